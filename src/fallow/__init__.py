@@ -1,0 +1,1 @@
+"""Fallow: containers on the capacity your servers leave idle."""

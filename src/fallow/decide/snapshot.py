@@ -1,0 +1,62 @@
+"""A read-only picture of everything stored at one revision, with the indexes decisions need."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.members import Member, MemberState, Role
+from fallow.model.tokens import ApiToken, JoinToken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Records by id, as they were at `revision`. Never changed after it is made."""
+
+    revision: int = 0
+    members: Mapping[str, Member] = field(default_factory=dict)
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    join_tokens: Mapping[str, JoinToken] = field(default_factory=dict)
+    api_tokens: Mapping[str, ApiToken] = field(default_factory=dict)
+
+    @cached_property
+    def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:
+        """Return the replicas of every deployment id, ended ones too."""
+        found: dict[str, list[Replica]] = defaultdict(list)
+        for replica in self.replicas.values():
+            found[replica.deployment_id].append(replica)
+        return found
+
+    @cached_property
+    def replicas_by_node(self) -> Mapping[str, list[Replica]]:
+        """Return the replicas that occupy every node id: placed and not ended."""
+        found: dict[str, list[Replica]] = defaultdict(list)
+        for replica in self.replicas.values():
+            if replica.node_id and not replica.ended:
+                found[replica.node_id].append(replica)
+        return found
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Member]:
+        """Return the members that run containers."""
+        return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
+
+    @cached_property
+    def live_gateways(self) -> list[Member]:
+        """Return the gateways that are ready."""
+        return [
+            member
+            for member in self.members.values()
+            if member.role is Role.GATEWAY and member.state is MemberState.READY
+        ]
+
+    def deployment_named(self, project: str, name: str) -> Deployment | None:
+        """Return the deployment called `project/name`, if there is one."""
+        return self._deployments_by_path.get((project, name))
+
+    @cached_property
+    def _deployments_by_path(self) -> Mapping[tuple[str, str], Deployment]:
+        return {(found.project, found.name): found for found in self.deployments.values()}

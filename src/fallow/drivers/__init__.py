@@ -1,0 +1,1 @@
+"""Drivers of proven parts: each folder has a contract, its real back-ends and a scripted fake."""

@@ -1,0 +1,1 @@
+"""Container engines over the Docker Engine API."""

@@ -1,0 +1,27 @@
+"""Every kind of record the store holds, by the name it has in keys and in watches."""
+
+from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.events import Event
+from fallow.model.members import Member
+from fallow.model.meta import Record
+from fallow.model.tokens import ApiToken, JoinToken
+
+KINDS: dict[str, type[Record]] = {
+    "members": Member,
+    "deployments": Deployment,
+    "templates": Template,
+    "replicas": Replica,
+    "join-tokens": JoinToken,
+    "api-tokens": ApiToken,
+    "events": Event,
+}
+KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
+
+# The layout of the stored data. A control plane refuses data of a newer version than it knows.
+SCHEMA_VERSION = 1
+SCHEMA_KEY = "meta/schema"
+
+
+def key_of(record: Record) -> str:
+    """Return the store key of a record: `replicas/web-0-x7k2q`."""
+    return f"{KIND_OF[type(record)]}/{record.id}"

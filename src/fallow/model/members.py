@@ -1,0 +1,154 @@
+"""Members: whatever joins with a token and keeps a session - nodes, gateways, servers, clusters."""
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from fallow.model.labels import Labels, Variable
+from fallow.model.meta import Name, Record
+
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+ShortText = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class Role(enum.StrEnum):
+    """What a member does."""
+
+    NODE = "node"
+    GATEWAY = "gateway"
+    SERVER = "server"
+    CLUSTER = "cluster"
+
+
+class MemberState(enum.StrEnum):
+    """How a member is, as its last sign of life tells; see `lifecycle.MEMBER_TRANSITIONS`."""
+
+    JOINING = "joining"  # has an identity, has not yet opened a session
+    READY = "ready"
+    SUSPECT = "suspect"  # silent for a while: no new work, no routing
+    DEAD = "dead"  # silent for longer: its replicas are replaced
+
+
+class Scheduling(enum.StrEnum):
+    """What an operator wants of a member."""
+
+    ACTIVE = "active"
+    CORDONED = "cordoned"  # keeps what it has, gets nothing new
+    DRAINING = "draining"  # gets nothing new, and what it has is moved
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine says of itself. Capacity is believed, since a node can only lie about its own; labels are not."""
+
+    hostname: ShortText = ""
+    os: ShortText = ""
+    kernel: ShortText = ""
+    architecture: ShortText = ""  # as OCI images name it: amd64, arm64
+    engine: ShortText = ""  # "podman 4.3.1", "haproxy 2.6.12"
+    agent_version: ShortText = ""
+    cpus: Annotated[float, msgspec.Meta(ge=0, le=65536)] = 0.0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+
+
+class PortRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Host ports `first` to `last`, both included, that belong to a node."""
+
+    first: int = 20000
+    last: int = 29999
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a member is reached, decided by the control plane."""
+
+    address: str
+    host_ports: PortRange = PortRange()
+
+
+class Member(Record, frozen=True, kw_only=True):
+    """One member of a cluster: desired side, identity, reported side, observed side."""
+
+    name: Name
+    role: Role
+    # desired: by token or operator
+    labels: Labels = {}
+    scheduling: Scheduling = Scheduling.ACTIVE
+    # identity
+    key_sha256: str
+    token_id: str
+    certificate_expires_at: float
+    lease: Lease
+    # reported by the member, bounded, never trusted for placement beyond its own capacity
+    function: Text = ""
+    facts: Facts = Facts()
+    variables: tuple[Variable, ...] = ()
+    # observed by the control plane
+    state: MemberState = MemberState.JOINING
+    state_since: float = 0.0
+    state_reason: str = ""
+
+
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a machine sends to become a member; the signature on the request proves that it holds the key."""
+
+    token: Annotated[str, msgspec.Meta(max_length=256)]
+    csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
+    role: Role
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""  # empty: made from the hostname
+    function: Text = ""
+    facts: Facts = Facts()
+    variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask for a new certificate for a key that is already known; needs no token."""
+
+    member_id: Annotated[str, msgspec.Meta(max_length=64)]
+    csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a join or a renewal: who you are, what proves it, and where to open the session."""
+
+    member_id: str
+    name: str
+    role: Role
+    certificate_pem: str
+    ca_pem: str
+    session_host: str  # empty: the host that answered
+    session_port: int
+    lease: Lease
+
+
+class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may change; `labels` sets the named labels, None removes one."""
+
+    labels: Annotated[dict[str, str | None], msgspec.Meta(max_length=64)] = {}
+    scheduling: Scheduling | None = None
+
+
+class MemberView(msgspec.Struct, frozen=True, kw_only=True):
+    """A member as the API shows it: the record without its key, and what it does now."""
+
+    id: str
+    name: str
+    role: Role
+    revision: int
+    created_at: float
+    labels: dict[str, str]
+    scheduling: Scheduling
+    address: str
+    state: MemberState
+    state_since: float
+    state_reason: str
+    function: str
+    facts: Facts
+    variables: tuple[Variable, ...]
+    connected: bool
+    last_seen_at: float  # 0: never
+    replicas: int = 0
+    reserved_cpus: float = 0.0
+    reserved_memory_bytes: int = 0
+    used_cpus: float = 0.0
+    used_memory_bytes: int = 0

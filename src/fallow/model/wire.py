@@ -1,0 +1,186 @@
+"""The session between a member and its control plane: every frame, and the only encoder and decoder.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack. The member opens the connection and sends Hello;
+the control plane answers Welcome or Reject. Everything after is idempotent: a frame may arrive twice.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from fallow.model.containers import ContainerSpec
+from fallow.model.deployments import Observation
+from fallow.model.labels import Variable
+from fallow.model.members import Facts, Identity, Lease
+from fallow.model.routes import ProxyReport, ProxyState
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
+    """Any message of a session."""
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica a node should run (`run`) or stop (not `run`)."""
+
+    replica_id: str
+    deployment: str  # project/name, for labels and people
+    generation: int
+    run: bool
+    container: ContainerSpec
+    host_ports: dict[str, int] = {}
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """One sample of what a machine uses."""
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    disk_free_bytes: int = 0
+    containers: int = 0
+
+
+# member -> control plane
+
+
+class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
+    """First frame of a member."""
+
+    protocol: int
+    agent_version: str
+    boot_id: str
+    facts: Facts
+    variables: tuple[Variable, ...] = ()
+    observations: tuple[Observation, ...] = ()  # of everything the agent knows
+
+
+class Heartbeat(Frame, frozen=True, kw_only=True, tag="beat"):
+    """A sign of life."""
+
+    usage: Usage = Usage()
+
+
+class Observed(Frame, frozen=True, kw_only=True, tag="observed"):
+    """Replicas that changed. Repeated until acknowledged."""
+
+    batch: int
+    observations: Annotated[tuple[Observation, ...], msgspec.Meta(max_length=10_000)]
+
+
+class ProxyReported(Frame, frozen=True, kw_only=True, tag="proxy"):
+    """What a gateway does now."""
+
+    report: ProxyReport
+
+
+class LogChunk(Frame, frozen=True, kw_only=True, tag="log"):
+    """Lines of a container's log; `end` closes the stream, with `error` when it broke."""
+
+    stream_id: str
+    lines: tuple[str, ...] = ()
+    end: bool = False
+    error: str = ""
+
+
+class RenewAsked(Frame, frozen=True, kw_only=True, tag="renew"):
+    """Ask for a new certificate for the same key."""
+
+    csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
+
+
+# control plane -> member
+
+
+class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
+    """The session is open."""
+
+    member_id: str
+    name: str
+    heartbeat_seconds: float
+    lease: Lease
+
+
+class Reject(Frame, frozen=True, kw_only=True, tag="reject"):
+    """The session is refused; `final` means that asking again will not help (removed, revoked)."""
+
+    reason: str
+    final: bool = False
+
+
+class Assign(Frame, frozen=True, kw_only=True, tag="assign"):
+    """What a node should run. `full` replaces everything; otherwise `assignments` change and `removed` leave."""
+
+    revision: int
+    full: bool
+    assignments: tuple[Assignment, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class SetProxy(Frame, frozen=True, kw_only=True, tag="set-proxy"):
+    """What a gateway should do."""
+
+    state: ProxyState
+
+
+class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):
+    """The observations of `batch` are stored."""
+
+    batch: int
+
+
+class OpenLog(Frame, frozen=True, kw_only=True, tag="open-log"):
+    """Send a replica's log as LogChunk frames under `stream_id`."""
+
+    stream_id: str
+    replica_id: str
+    follow: bool = False
+    tail: int = 100
+
+
+class CloseLog(Frame, frozen=True, kw_only=True, tag="close-log"):
+    """Nobody reads the stream any more."""
+
+    stream_id: str
+
+
+class Renewed(Frame, frozen=True, kw_only=True, tag="renewed"):
+    """A new certificate."""
+
+    identity: Identity
+
+
+class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
+    """Either side closes on purpose; a member that leaves so is not at once suspect."""
+
+    reason: str = ""
+
+
+FromMember = Hello | Heartbeat | Observed | ProxyReported | LogChunk | RenewAsked | Goodbye
+ToMember = Welcome | Reject | Assign | SetProxy | ObservedAck | OpenLog | CloseLog | Renewed | Goodbye
+
+_encoder = msgspec.msgpack.Encoder()
+_from_member: msgspec.msgpack.Decoder[FromMember] = msgspec.msgpack.Decoder(FromMember)
+_to_member: msgspec.msgpack.Decoder[ToMember] = msgspec.msgpack.Decoder(ToMember)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return the frame with its length before it.
+
+    Raises ValueError when it is larger than MAX_FRAME_BYTES.
+    """
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a {type(frame).__name__} frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(4, "big") + body
+
+
+def decode_from_member(body: bytes) -> FromMember:
+    """Read a frame's body as a member sends it. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
+    return _from_member.decode(body)
+
+
+def decode_to_member(body: bytes) -> ToMember:
+    """Read a frame's body as a control plane sends it. Raises msgspec.DecodeError."""
+    return _to_member.decode(body)
