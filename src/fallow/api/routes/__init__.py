@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""One module a noun, each with its routes."""

@@ -1,0 +1,66 @@
+# Fallow's workshop. `make` alone lists what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format lint types layers sizes unit property contract e2e reference benchmarks parts clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.done  ## install what is missing, then run the main job on real parts (four nodes, a gateway, real requests)
+	@bash scripts/install-parts.sh --for demo
+	@bash scripts/as-root.sh $(BIN)/python -m demo
+
+test: $(VENV)/.done check  ## install what is missing, then run every test on real parts
+	@bash scripts/install-parts.sh --for test
+	@bash scripts/as-root.sh $(BIN)/pytest tests/contract tests/e2e
+
+check: format lint types layers sizes reference unit property  ## what needs no real parts: under a minute
+
+format: $(VENV)/.done  ## formatting
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+
+lint: $(VENV)/.done  ## lint, with the bans of the decide/ floor
+	@$(BIN)/ruff check --quiet .
+
+types: $(VENV)/.done  ## strict types
+	@$(BIN)/mypy
+
+layers: $(VENV)/.done  ## import contracts
+	@$(BIN)/lint-imports --no-cache | tail -n 14 | sed '/^$$/d'
+
+sizes: $(VENV)/.done  ## the size budget of functions and files
+	@$(BIN)/python scripts/check_sizes.py
+
+reference: $(VENV)/.done  ## generated pages are up to date
+	@$(BIN)/python scripts/generate_cli_reference.py --check
+
+unit: $(VENV)/.done  ## unit tests
+	@$(BIN)/pytest -q tests/unit
+
+property: $(VENV)/.done  ## property tests
+	@$(BIN)/pytest -q tests/property
+
+contract: $(VENV)/.done  ## every back-end against its contract, on real parts
+	@bash scripts/install-parts.sh --for test
+	@bash scripts/as-root.sh $(BIN)/pytest tests/contract
+
+e2e: $(VENV)/.done  ## whole system on real parts
+	@bash scripts/install-parts.sh --for test
+	@bash scripts/as-root.sh $(BIN)/pytest tests/e2e
+
+benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
+	@mkdir -p benchmarks/results
+	@for name in placement store access; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+
+clean:  ## remove what the targets made in this folder
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.done: pyproject.toml requirements.txt scripts/install-parts.sh
+	@bash scripts/install-parts.sh --for python
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

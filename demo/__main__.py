@@ -1,0 +1,98 @@
+"""Run the demo; see `make demo`."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from demo.screen import Screen
+from demo.story import HOSTS, Story
+from testbed import parts
+from testbed.fabric import Fabric
+from testbed.processes import TestbedError
+
+NEEDED = ("namespaces", "registry", "haproxy", "busybox")
+
+
+def main() -> int:
+    """Play the story, show the figures, stay up for a person; return 1 when a figure is wrong."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Screen()
+    missing = [reason for part in NEEDED if (reason := parts.missing(part))]
+    if missing:
+        screen.console.print("The demo cannot run here:\n  " + "\n  ".join(missing))
+        return 1
+    for folder in Fabric.sweep():
+        screen.console.print(f"removed what an earlier run left behind in {folder}")
+    story: Story | None = None
+    with Fabric() as fabric:
+        try:
+            story = Story(fabric, screen)
+            story.play()
+            right = report(story)
+            if sys.stdout.isatty() and not os.environ.get("CI"):
+                stay(story)
+        except KeyboardInterrupt:
+            screen.console.print("\nstopping ...")
+            return 130
+        except TestbedError as error:
+            screen.console.print(f"the demo failed: {error}", markup=False)
+            return 1
+        finally:
+            if story is not None:
+                story.load.stop()
+                story.cluster.close()
+    screen.console.print("everything the demo made is removed")
+    return 0 if right else 1
+
+
+def report(story: Story) -> bool:
+    """Show the table and say whether every figure is as it must be."""
+    load, figures = story.load, story.figures
+    quiet = ("steady", "scale up", "scale down", "drain a node", "after")
+    dropped = {phase: load.failed(phase) for phase in quiet}
+    late = load.failed("power cut") - story.in_flight_failures()
+    right = not any(dropped.values()) and late == 0
+    joins = figures.join_to_ready
+    rows = [
+        ("join to ready", f"{min(joins):.1f} to {max(joins):.1f} s", ""),
+        ("deploy to serving", f"{figures.deploy_to_serving:.1f} s", ""),
+        ("requests sent", f"{load.sent.total()}", ""),
+    ]
+    rows += [
+        (f"failed, {phase}", f"{count} of {load.sent[phase]}", "ok" if count == 0 else "WRONG: must be 0")
+        for phase, count in dropped.items()
+    ]
+    rows += [
+        (
+            "failed, power cut",
+            f"{load.failed('power cut')} of {load.sent['power cut']}",
+            "ok: in flight on the dead node" if late == 0 else f"WRONG: {late} after it was suspected",
+        ),
+        ("power cut to suspected", f"{figures.suspected_at - figures.cut_at:.1f} s", ""),
+        ("power cut to full strength again", f"{figures.full_strength_again:.1f} s", ""),
+    ]
+    story.screen.table(rows)
+    for failure in load.failures[:10]:
+        story.screen.say(f"failed in {failure.phase!r}: {failure.why}")
+    return right
+
+
+def stay(story: Story) -> None:
+    """Keep everything up until Ctrl-C, and say what one might try."""
+    config = story.cluster.environment["XDG_CONFIG_HOME"]
+    story.screen.console.print("\nIt stays up until Ctrl-C. Try:", markup=False)
+    for host in HOSTS:
+        story.screen.say(f"curl http://{host}:{story.http_port}/")
+    story.screen.say(f"export XDG_CONFIG_HOME={config}")
+    for command in ("node list", "deployment list", "explain shop/web", "events -f", "logs shop/web -f"):
+        story.screen.say(f".venv/bin/fallow {command}")
+    signal.pause()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""What happens in the demo, in order; each step says what it does and measures how long it took."""
+
+import http.client
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from demo.load import Load
+from demo.screen import Screen
+from testbed import images
+from testbed.cluster import Cluster, free_port
+from testbed.fabric import Fabric
+from testbed.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = ROOT / "examples" / "shop" / "compose.yaml"
+NODES = ("n1", "n2", "n3", "n4")
+HOSTS = ("shop.localhost", "api.shop.localhost")
+REPLICAS = 8
+SETTLE_SECONDS = 2.0
+
+
+@dataclass
+class Figures:
+    """What the demo measured; times in seconds."""
+
+    join_to_ready: list[float] = field(default_factory=list)
+    deploy_to_serving: float = 0.0
+    full_strength_again: float = 0.0
+    suspected_after: float = 0.0
+    cut_at: float = 0.0
+    suspected_at: float = 0.0
+
+
+class Story:
+    """The stage and what is played on it."""
+
+    def __init__(self, fabric: Fabric, screen: Screen) -> None:
+        self.fabric = fabric
+        self.screen = screen
+        self.figures = Figures()
+        self.http_port = free_port(8080)
+        self.load = Load("127.0.0.1", self.http_port, HOSTS)
+        self.registry: Registry | None = None
+        self.cluster = Cluster(fabric, port=free_port(7443))
+
+    def play(self) -> None:
+        """Play everything up to the end of the load."""
+        self.prepare()
+        self.join_nodes()
+        self.deploy()
+        self.load.start()
+        self._phase("steady", lambda: time.sleep(SETTLE_SECONDS))
+        self._phase("scale up", lambda: self._scale(10))
+        self._phase("scale down", lambda: self._scale(6))
+        self._phase("drain a node", self.drain)
+        self._phase("power cut", self.power_cut)
+        self.load.phase = "after"
+        time.sleep(SETTLE_SECONDS)
+        self.load.stop()
+
+    def prepare(self) -> None:
+        """Start what is there before any node: a registry with an image, the control plane."""
+        with self.screen.step("starting a registry, building a web image from nothing and pushing it"):
+            self.registry = Registry(self.fabric)
+            self.image = images.push(self.registry.address, "shop:1", images.shop("1"))
+        self.cluster.insecure_registries = (self.registry.address,)
+        with self.screen.step("starting the control plane"):
+            self.cluster.start_server()
+
+    def join_nodes(self) -> None:
+        """Boot four machines and a gateway, and let them join."""
+        with self.screen.step(f"switching on {len(NODES)} machines, each with a container engine of its own"):
+            self.cluster.boot(*NODES)
+        with self.screen.step("joining them, and a gateway on this machine"):
+            began = {}
+            for name in NODES:
+                zone = "a" if name in NODES[:2] else "b"
+                token = self.cluster.token("node", "--label", f"zone={zone}")
+                began[name] = time.time()
+                self.cluster.join(name, "--name", name, "--function", "demo node", token=token)
+            token = self.cluster.token("gateway")
+            self.cluster.start_gateway("gw1", self.http_port, token)
+            self.cluster.wait_ready(*NODES, "gw1")
+            members = self.cluster.members()
+            self.figures.join_to_ready = [members[name]["state_since"] - began[name] for name in NODES]
+        self.screen.say(self.cluster.fallow("node", "list", "--role", "all"))
+
+    def deploy(self) -> None:
+        """Bring up the shop."""
+        began = time.time()
+        with self.screen.step("fallow deploy examples/shop/compose.yaml: 8 replicas of two services"):
+            self.cluster.fallow("deploy", str(COMPOSE), env={"SHOP_IMAGE": self.image})
+            for host in HOSTS:
+                self._wait(lambda host=host: _answers(self.http_port, host), f"{host} serving")
+        self.figures.deploy_to_serving = time.time() - began
+        self.screen.say(self.cluster.fallow("deployment", "list"))
+        self.screen.say(self.cluster.fallow("route", "list"))
+
+    def drain(self) -> None:
+        """Empty a node while it works; its replicas are replaced first."""
+        self.cluster.fallow("node", "drain", NODES[0], "--timeout", "60s")
+        self._wait_full()
+        self.cluster.fallow("node", "uncordon", NODES[0])
+
+    def power_cut(self) -> None:
+        """Cut the power of a node that holds replicas, without a word to anybody."""
+        node = self.cluster.nodes[NODES[1]]
+        self.figures.cut_at = time.time()
+        node.power_cut()
+        self._wait(lambda: self._state_of(NODES[1]) != "ready", "the dead node suspected")
+        self.figures.suspected_at = self.cluster.members()[NODES[1]]["state_since"]
+        self._wait(lambda: self._state_of(NODES[1]) == "dead", "the dead node declared dead")
+        self._wait_full()
+        self.figures.full_strength_again = time.time() - self.figures.cut_at
+
+    def in_flight_failures(self) -> int:
+        """Return the failures that a power cut may cost: begun before the dead node was suspected."""
+        return sum(
+            failure.phase == "power cut" and failure.at <= self.figures.suspected_at for failure in self.load.failures
+        )
+
+    def _phase(self, name: str, act: Callable[[], None]) -> None:
+        self.load.phase = name
+        with self.screen.step(name, lambda: f"{self.load.sent[name]} requests, {self.load.failed(name)} failed"):
+            act()
+            time.sleep(SETTLE_SECONDS)  # what a step leaves behind shows a little later, and counts for it
+
+    def _scale(self, replicas: int) -> None:
+        self.cluster.fallow("deployment", "scale", f"shop/web={replicas}")
+        self._wait_full()
+
+    def _wait_full(self) -> None:
+        """Wait until every deployment has what it wants, and nothing is leaving any more."""
+
+        def full() -> bool:
+            found = [item["counts"] for item in self.cluster.deployments().values()]
+            return all(counts["healthy"] == counts["wanted"] and counts["leaving"] == 0 for counts in found)
+
+        self._wait(full, "full strength")
+
+    def _state_of(self, name: str) -> str:
+        return str(self.cluster.members()[name]["state"])
+
+    def _wait(self, condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+        self.cluster.wait(condition, seconds, what)
+
+
+def _answers(port: int, host: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/", headers={"Host": host})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,124 @@
+"""The agent of a node: a session for wishes and reports, a shell for containers, and logs on request."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from fallow.agent import journal
+from fallow.agent.folder import lock
+from fallow.agent.identity import IdentityStore
+from fallow.agent.logs import LogStreams
+from fallow.agent.outbox import Outbox
+from fallow.agent.session import Session
+from fallow.agent.shell import Shell
+from fallow.agent.tasks import first_to_end
+from fallow.agent.vitals import Vitals
+from fallow.decide.agent import AgentMachine
+from fallow.decide.agent import messages as m
+from fallow.drivers.engine.contract import Engine
+from fallow.model.labels import Variable
+from fallow.model.wire import (
+    PROTOCOL_VERSION,
+    Assign,
+    CloseLog,
+    Hello,
+    OpenLog,
+    ToMember,
+    Usage,
+    Welcome,
+)
+from fallow.version import VERSION
+
+_log = structlog.get_logger("fallow.agent.node")
+
+ENGINE_WAIT_SECONDS = 5.0  # so long the first hello waits for what the engine can say of itself
+
+
+class NodeAgent:
+    """Runs what the control plane assigns, on one engine. `clock` gives UTC seconds.
+
+    Stopping it, or killing it, leaves every container running; the next one adopts them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        identity: IdentityStore,
+        *,
+        variables: tuple[Variable, ...] = (),
+        bind_address: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._variables = variables
+        self._machine = AgentMachine()
+        self._outbox = Outbox()
+        self._journal = journal.JournalWriter(folder)
+        self._shell = Shell(
+            engine, self._machine, self._journal, self._outbox.put, bind_address=bind_address, clock=clock
+        )
+        self._session = Session(identity, self, self._outbox, clock=clock)
+        self._logs = LogStreams(engine, self._session.send, self._machine.container_id)
+        self._vitals = Vitals(folder=folder)
+
+    @property
+    def connected(self) -> bool:
+        """Say whether a session is open."""
+        return self._session.connected
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""
+        with lock(self._folder):
+            known = journal.load(self._folder)
+            if known is not None:
+                self._shell.feed(
+                    m.JournalLoaded(assignments=known.assignments, failed=known.failed, serial=known.serial)
+                )
+            await first_to_end(self._shell.run(), self._hold_session(stop))
+
+    async def _hold_session(self, stop: asyncio.Event) -> None:
+        await first_to_end(self._shell.met.wait(), stop.wait(), timeout_seconds=ENGINE_WAIT_SECONDS)
+        if not self._shell.met.is_set():
+            _log.warning("no engine yet; connecting without it")
+        await self._session.run(stop)
+
+    # what the session asks of its member
+
+    def hello(self) -> Hello:
+        """Return the first frame: what this machine is, and everything it knows of its replicas."""
+        info = self._shell.info
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            agent_version=VERSION,
+            boot_id=self._vitals.boot_id(),
+            facts=self._vitals.facts(f"{info.name} {info.version}" if info else "", info),
+            variables=self._variables,
+            observations=self._machine.observations(),
+        )
+
+    def usage(self) -> Usage:
+        """Return one sample."""
+        return self._vitals.usage(self._machine.running)
+
+    def opened(self, welcome: Welcome) -> None:
+        """Nothing to do: assignments follow by themselves."""
+
+    def received(self, frame: ToMember) -> None:
+        """Take in assignments and requests for logs."""
+        match frame:
+            case Assign():
+                self._shell.feed(m.Assigned(full=frame.full, assignments=frame.assignments, removed=frame.removed))
+            case OpenLog():
+                self._logs.open(frame)
+            case CloseLog(stream_id=stream_id):
+                self._logs.close(stream_id)
+            case _:
+                _log.warning("frame not for a node", frame=type(frame).__name__)
+
+    def closed(self) -> None:
+        """End what belonged to the session; containers are none of it."""
+        self._logs.close_all()

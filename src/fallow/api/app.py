@@ -1,0 +1,40 @@
+"""The HTTP API as one ASGI application."""
+
+from litestar import Litestar
+from litestar.di import Provide
+
+from fallow.api.auth import guards
+from fallow.api.docs import openapi_config
+from fallow.api.errors import HANDLERS
+from fallow.api.metrics import ClusterCollector
+from fallow.api.routes import deployments, health, insight, joining, members, replicas, tokens, watch
+from fallow.api.services import Services
+from fallow.api.telemetry import Telemetry
+
+MAX_BODY = 2 * 1024 * 1024
+
+
+def build_app(services: Services) -> Litestar:
+    """Return the API over `services`. One registry serves one application: metrics are registered here."""
+    guarded = guards(services)
+    app = Litestar(
+        route_handlers=[
+            *health.HANDLERS,
+            *joining.HANDLERS,
+            *(
+                handler
+                for noun in (members, tokens, deployments, replicas, insight, watch)
+                for handler in noun.handlers(guarded)
+            ),
+        ],
+        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
+        exception_handlers=HANDLERS,
+        openapi_config=openapi_config(),
+        request_max_body_size=MAX_BODY,
+        logging_config=None,
+        debug=False,
+    )
+    services.registry.register(ClusterCollector(services))
+    # Not as Litestar middleware: that does not see requests for unknown paths.
+    app.asgi_handler = Telemetry(app.asgi_handler, services.registry)
+    return app

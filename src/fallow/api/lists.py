@@ -1,0 +1,44 @@
+"""The envelopes of lists: a revision from which a watch goes on, and the items."""
+
+from fallow.model.deployments import DeploymentView, ReplicaView
+from fallow.model.events import Event
+from fallow.model.members import MemberView
+from fallow.model.problems import Page
+from fallow.model.routes import RouteView
+from fallow.model.tokens import TokenView
+
+
+class MemberList(Page, frozen=True, kw_only=True):
+    """Members, by name."""
+
+    items: tuple[MemberView, ...]
+
+
+class TokenList(Page, frozen=True, kw_only=True):
+    """Tokens, oldest first."""
+
+    items: tuple[TokenView, ...]
+
+
+class DeploymentList(Page, frozen=True, kw_only=True):
+    """Deployments, by project and name."""
+
+    items: tuple[DeploymentView, ...]
+
+
+class ReplicaList(Page, frozen=True, kw_only=True):
+    """Replicas, by deployment and slot."""
+
+    items: tuple[ReplicaView, ...]
+
+
+class RouteList(Page, frozen=True, kw_only=True):
+    """Routes, by deployment."""
+
+    items: tuple[RouteView, ...]
+
+
+class EventList(Page, frozen=True, kw_only=True):
+    """Events, newest last."""
+
+    items: tuple[Event, ...]

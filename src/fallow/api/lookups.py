@@ -1,0 +1,48 @@
+"""Finding what a path names, and holding a caller to the revision it has seen."""
+
+import re
+
+from fallow.control.refusals import not_found, refuse
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment
+from fallow.model.members import Member
+from fallow.model.meta import Record, is_name
+
+_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+def member_called(snapshot: Snapshot, reference: str) -> Member:
+    """Return the member with this id or name. Raises Refused (404)."""
+    member = snapshot.members.get(reference)
+    if member is None:
+        member = next((found for found in snapshot.members.values() if found.name == reference), None)
+    if member is None:
+        raise not_found(f"member {reference[:80]!r}", "fallow node list and fallow gateway list show all")
+    return member
+
+
+def deployment_called(snapshot: Snapshot, project: str, name: str) -> Deployment:
+    """Return the deployment `project/name`. Raises Refused (404)."""
+    found = snapshot.deployment_named(project, name) if is_name(project) and is_name(name) else None
+    if found is None:
+        raise not_found(f"deployment {f'{project}/{name}'[:120]!r}", "fallow deployment list shows all")
+    return found
+
+
+def check_match(record: Record, if_match: str | None) -> None:
+    """Hold the caller to what `If-Match` says, if it says anything. Raises Refused (412)."""
+    if if_match is None or if_match.strip() == "*":
+        return
+    if str(record.revision) not in _ETAG.findall(if_match):
+        raise refuse(
+            412,
+            "changed",
+            "Changed meanwhile",
+            f"it is at revision {record.revision}, not {if_match[:80]}",
+            "read it again, then decide again",
+        )
+
+
+def etag(revision: int) -> dict[str, str]:
+    """Return the header that names a record's revision."""
+    return {"ETag": f'"{revision}"'}

@@ -1,0 +1,47 @@
+"""What a scrape tells of the cluster: counts by state, read from the snapshot at that moment; no names of workloads."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fallow.api.services import Services
+from fallow.model.deployments import ReplicaState
+from fallow.model.members import MemberState, Role
+
+
+class ClusterCollector(Collector):
+    """Counts members, replicas and sessions at scrape time."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield nothing: what is counted is known only once the store is open."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every gauge; states without a member or replica are there as 0."""
+        snapshot = self._services.cache.snapshot()
+        members = GaugeMetricFamily("fallow_members", "Members by role and state", labels=["role", "state"])
+        by_state = Counter((member.role, member.state) for member in snapshot.members.values())
+        for role in (Role.NODE, Role.GATEWAY):
+            for state in MemberState:
+                members.add_metric([role, state], by_state[role, state])
+        yield members
+        replicas = GaugeMetricFamily("fallow_replicas", "Replicas by state", labels=["state"])
+        by_life = Counter(replica.state for replica in snapshot.replicas.values())
+        for life in ReplicaState:
+            replicas.add_metric([life], by_life[life])
+        yield replicas
+        healthy = sum(replica.healthy for replica in snapshot.replicas.values())
+        yield _gauge("fallow_replicas_healthy", "Running replicas whose probes succeed", healthy)
+        yield _gauge("fallow_deployments", "Deployments", len(snapshot.deployments))
+        yield _gauge("fallow_store_revision", "Newest revision seen of the store", snapshot.revision)
+        yield _gauge("fallow_sessions", "Members with an open session", len(self._services.hub.connected()))
+        yield _gauge("fallow_api_streams", "Open watches and log streams", self._services.limits.streams)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,153 @@
+"""Deployments: deploying an application, reading, scaling and deleting what came of it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, delete, get, patch, post
+from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.types import Guard
+
+from fallow.api.auth import actor_of
+from fallow.api.lists import DeploymentList
+from fallow.api.lookups import check_match, deployment_called, etag
+from fallow.api.routes.members import IfMatch
+from fallow.api.services import Needs
+from fallow.control.commits import commit_again
+from fallow.control.refusals import refuse
+from fallow.decide.compose import Application, parse_compose
+from fallow.decide.deploy import Changes, changed, changes, deleted
+from fallow.decide.placement import foretell
+from fallow.decide.plan import Step
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.views import deployment_view
+from fallow.model.deployments import (
+    DeployedItem,
+    DeploymentChange,
+    DeploymentView,
+    DeployRequest,
+    DeployResult,
+)
+from fallow.model.tokens import ApiRole
+
+Caller = Request[Any, Any, Any]
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return every route of deployments."""
+    viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
+    one = "/v1/deployments/{project:str}/{name:str}"
+    return (
+        post("/v1/deploy", guards=operator, status_code=200)(deploy),
+        get("/v1/deployments", guards=viewer)(list_deployments),
+        get(one, guards=viewer)(read_deployment),
+        patch(one, guards=operator)(change_deployment),
+        delete(one, guards=operator, status_code=202)(delete_deployment),
+    )
+
+
+async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]) -> DeployResult:
+    """Make a Compose file the wish of its project, all of it or nothing; with `dry_run` only tell what would happen."""
+    # A large file takes a second to read; everybody else need not wait for it.
+    application = await asyncio.to_thread(
+        parse_compose, data.compose, project=data.project, variables=data.variables, env_files=data.env_files
+    )
+    actor = actor_of(request)
+
+    def decide() -> tuple[Step | None, Changes]:
+        done = changes(services.cache.snapshot(), application, services.clock(), services.new_id, data.prune, actor)
+        return (None if data.dry_run else done.step), done
+
+    async with services.deploying:
+        done = await commit_again(services.applier, decide)
+    items = done.items
+    if data.dry_run:
+        items = await asyncio.to_thread(_foretold, services.cache.snapshot(), application, items, services.clock())
+    return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
+
+
+async def list_deployments(services: Needs, project: FromQuery[str | None] = None) -> DeploymentList:
+    """List deployments, all or those of one project."""
+    snapshot = services.cache.snapshot()
+    chosen = [found for found in snapshot.deployments.values() if project is None or found.project == project]
+    chosen.sort(key=lambda found: found.path)
+    return DeploymentList(
+        revision=services.cache.revision, items=tuple(deployment_view(snapshot, found) for found in chosen)
+    )
+
+
+async def read_deployment(services: Needs, project: FromPath[str], name: FromPath[str]) -> Response[DeploymentView]:
+    """Read one deployment."""
+    return _answer(services, project, name)
+
+
+async def change_deployment(
+    services: Needs,
+    request: Caller,
+    project: FromPath[str],
+    name: FromPath[str],
+    data: JSONBody[DeploymentChange],
+    if_match: IfMatch = None,
+) -> Response[DeploymentView]:
+    """Change how many replicas are wanted."""
+    actor = actor_of(request)
+
+    def decide() -> tuple[Step | None, None]:
+        current = deployment_called(services.cache.snapshot(), project, name)
+        check_match(current, if_match)
+        if current.deleting:
+            raise refuse(
+                409,
+                "deleting",
+                "Still being deleted",
+                f"{current.path} is being deleted",
+                "deploy it again when it is gone",
+            )
+        if data.replicas is None:
+            return None, None
+        spec = msgspec.structs.replace(current.spec, replicas=data.replicas)
+        return changed(current, spec, services.clock(), services.new_id, actor).step, None
+
+    await commit_again(services.applier, decide)
+    return _answer(services, project, name)
+
+
+async def delete_deployment(
+    services: Needs, request: Caller, project: FromPath[str], name: FromPath[str], if_match: IfMatch = None
+) -> Response[DeploymentView]:
+    """Begin to delete a deployment; it is gone when its last replica has stopped."""
+    actor = actor_of(request)
+
+    def decide() -> tuple[Step | None, DeploymentView]:
+        snapshot = services.cache.snapshot()
+        current = deployment_called(snapshot, project, name)
+        check_match(current, if_match)
+        done = deleted(current, services.clock(), services.new_id, actor)
+        doomed = msgspec.structs.replace(current, deleting=True)
+        return done.step, deployment_view(snapshot, doomed)
+
+    view = await commit_again(services.applier, decide)
+    return Response(view, status_code=202)
+
+
+def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView]:
+    snapshot = services.cache.snapshot()
+    found = deployment_called(snapshot, project, name)
+    return Response(deployment_view(snapshot, found), headers=etag(found.revision))
+
+
+def _foretold(
+    snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float
+) -> tuple[DeployedItem, ...]:
+    """Return the items with where their replicas would be."""
+    told = foretell(snapshot, application.project, application.deployments, now)
+    found = []
+    for item in items:
+        future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None
+        if future is not None:
+            item = msgspec.structs.replace(  # noqa: PLW2901
+                item, placements=dict(future.placements), unplaced=future.unplaced, reasons=future.reasons
+            )
+        found.append(item)
+    return tuple(found)

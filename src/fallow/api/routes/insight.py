@@ -1,0 +1,63 @@
+"""What goes on and why: routes, events, explanations."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from litestar import get
+from litestar.params import QueryParameter
+from litestar.types import Guard
+
+from fallow.api.lists import EventList, RouteList
+from fallow.api.services import Needs
+from fallow.control.refusals import not_found
+from fallow.decide.explain import explain
+from fallow.decide.routes import conflicts, render
+from fallow.decide.views import route_views
+from fallow.model.deployments import Explanation
+from fallow.model.events import Event
+from fallow.model.tokens import ApiRole
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return every route that only tells."""
+    viewer = [guards[ApiRole.VIEWER]]
+    return (
+        get("/v1/explain", guards=viewer)(explain_subject),
+        get("/v1/routes", guards=viewer)(list_routes),
+        get("/v1/events", guards=viewer)(list_events),
+    )
+
+
+async def explain_subject(services: Needs, subject: Annotated[str, QueryParameter(max_length=200)]) -> Explanation:
+    """Explain a replica (by id), a deployment (`project/name`) or a member (by name): why it is as it is."""
+    found = explain(services.cache.snapshot(), subject, services.clock())
+    if found is None:
+        raise not_found(f"{subject!r}", "name a replica by its id, a deployment as project/name, a member by its name")
+    return found
+
+
+async def list_routes(services: Needs) -> RouteList:
+    """List every route with what all gateways count for it, and why it is not served when it is not."""
+    snapshot = services.cache.snapshot()
+    reports = {id_: report for id_ in snapshot.members if (report := services.hub.proxy_report(id_)) is not None}
+    return RouteList(
+        revision=services.cache.revision,
+        items=route_views(snapshot, reports, render(snapshot), conflicts(snapshot)),
+    )
+
+
+async def list_events(
+    services: Needs,
+    subject: Annotated[str | None, QueryParameter(max_length=200)] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 200,
+) -> EventList:
+    """List the newest events, newest last; `subject` is an id, a name or `project/name`."""
+    records = services.cache.records("events")
+    newest: list[Event] = []
+    for id_ in sorted(records, reverse=True):
+        found = records[id_]
+        if isinstance(found, Event) and (subject is None or subject in (found.subject, found.subject_id)):
+            newest.append(found)
+            if len(newest) == limit:
+                break
+    return EventList(revision=services.cache.revision, items=tuple(reversed(newest)))

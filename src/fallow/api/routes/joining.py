@@ -1,0 +1,52 @@
+"""How a machine becomes a member: it checks the CA, joins with a token, and renews with its key."""
+
+from typing import Any
+
+from litestar import MediaType, Request, get, post
+from litestar.params import JSONBody
+
+from fallow.api.auth import check_rate, source_of
+from fallow.api.services import Needs
+from fallow.control.refusals import Refused
+from fallow.model.members import Identity, JoinRequest, RenewRequest
+
+MAX_BODY = 64 * 1024
+# Whoever sends these does not hold what the request says: a guess, not a mistake.
+_GUESSES = frozenset({"urn:fallow:token-unknown", "urn:fallow:key-mismatch"})
+
+
+@get("/v1/ca", media_type=MediaType.TEXT, security=[{}])
+async def ca(services: Needs) -> str:
+    """Return the CA's certificate. Believe it only when its key's SHA-256 is the one in your join token."""
+    return services.ca_pem
+
+
+@post("/v1/join", request_max_body_size=MAX_BODY, security=[{}])
+async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[JoinRequest]) -> Identity:
+    """Become a member with a join token. The same token and key again give the same member."""
+    check_rate(services.limits.joins, request)
+    try:
+        return await services.admission.join(data, source_of(request))
+    except Refused as refused:
+        _count(services, request, refused)
+        raise
+
+
+@post("/v1/renew", status_code=200, request_max_body_size=MAX_BODY, security=[{}])
+async def renew(services: Needs, request: Request[Any, Any, Any], data: JSONBody[RenewRequest]) -> Identity:
+    """Get a new certificate; the request's signature proves possession of the member's key."""
+    check_rate(services.limits.joins, request)
+    try:
+        return await services.admission.renew(data)
+    except Refused as refused:
+        _count(services, request, refused)
+        raise
+
+
+def _count(services: Needs, request: Request[Any, Any, Any], refused: Refused) -> None:
+    """Count a guess. Raises RefusedWith (429) when there were too many."""
+    if refused.problem.type in _GUESSES:
+        check_rate(services.limits.failures, request)
+
+
+HANDLERS = (ca, join, renew)

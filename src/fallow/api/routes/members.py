@@ -1,0 +1,147 @@
+"""Members: reading them, labelling, cordoning and draining them, removing them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, patch
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody
+from litestar.types import Guard
+
+from fallow.api.auth import actor_of
+from fallow.api.lists import MemberList
+from fallow.api.lookups import check_match, etag, member_called
+from fallow.api.services import Needs
+from fallow.control.commits import commit_again
+from fallow.control.refusals import refuse
+from fallow.decide.events import event
+from fallow.decide.plan import Step
+from fallow.decide.views import member_view
+from fallow.model.labels import is_label
+from fallow.model.members import Member, MemberChange, MemberState, MemberView, Role
+from fallow.model.tokens import ApiRole
+
+MAX_LABELS = 64
+IfMatch = Annotated[str | None, HeaderParameter(name="If-Match")]
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return every route of members."""
+    viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
+    return (
+        get("/v1/members", guards=viewer)(list_members),
+        get("/v1/members/{reference:str}", guards=viewer)(read_member),
+        patch("/v1/members/{reference:str}", guards=operator)(change_member),
+        delete("/v1/members/{reference:str}", guards=operator)(remove_member),
+    )
+
+
+async def list_members(services: Needs, role: FromQuery[Role | None] = None) -> MemberList:
+    """List members, all or those of one role."""
+    chosen = [found for found in services.cache.snapshot().members.values() if role is None or found.role is role]
+    chosen.sort(key=lambda found: found.name)
+    return MemberList(revision=services.cache.revision, items=tuple(_view(services, found) for found in chosen))
+
+
+async def read_member(services: Needs, reference: FromPath[str]) -> Response[MemberView]:
+    """Read one member by id or name."""
+    member = member_called(services.cache.snapshot(), reference)
+    return Response(_view(services, member), headers=etag(member.revision))
+
+
+async def change_member(
+    services: Needs,
+    request: Request[Any, Any, Any],
+    reference: FromPath[str],
+    data: JSONBody[MemberChange],
+    if_match: IfMatch = None,
+) -> Response[MemberView]:
+    """Set or remove labels; cordon, drain or use a member again."""
+    actor = actor_of(request)
+
+    def decide() -> tuple[Step | None, str]:
+        member = member_called(services.cache.snapshot(), reference)
+        check_match(member, if_match)
+        changed, words = _changed(member, data)
+        if not words:
+            return None, member.id
+        now = services.clock()
+        changed = msgspec.structs.replace(changed, updated_at=now)
+        told = event(
+            services.new_id(), now, actor, "member", member.id, member.name, "MemberChanged",
+            f"{member.role} {member.name}: {', '.join(words)}",
+        )  # fmt: skip
+        return Step(puts=(changed, told)), member.id
+
+    member_id = await commit_again(services.applier, decide)
+    member = member_called(services.cache.snapshot(), member_id)
+    return Response(_view(services, member), headers=etag(member.revision))
+
+
+async def remove_member(
+    services: Needs,
+    request: Request[Any, Any, Any],
+    reference: FromPath[str],
+    if_match: IfMatch = None,
+    force: FromQuery[bool] = False,
+) -> None:
+    """Remove a member for good: its key is not accepted any more, and its replicas are replaced."""
+    actor = actor_of(request)
+
+    def decide() -> tuple[Step, str]:
+        snapshot = services.cache.snapshot()
+        member = member_called(snapshot, reference)
+        check_match(member, if_match)
+        held = len(snapshot.replicas_by_node.get(member.id, ()))
+        if held and member.state is not MemberState.DEAD and not force:
+            raise refuse(
+                409,
+                "holds-replicas",
+                "Still in use",
+                f"{member.name} holds {held} replicas",
+                f"fallow {member.role} drain {member.name}, wait until it is empty; or force it: they are replaced",
+            )
+        told = event(
+            services.new_id(), services.clock(), actor, "member", member.id, member.name, "MemberRemoved",
+            f"{member.role} {member.name} is removed" + (f" while it holds {held} replicas" if held else ""),
+        )  # fmt: skip
+        return Step(puts=(told,), deletes=(member,)), member.id
+
+    member_id = await commit_again(services.applier, decide)
+    services.hub.disconnect(member_id, "this member was removed; join again with a new token")
+
+
+def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
+    """Return the member as wished, and what is new in words. Raises Refused (400)."""
+    labels, words = dict(member.labels), []
+    for key, value in change.labels.items():
+        if not is_label(key, value or ""):
+            raise refuse(
+                400,
+                "bad-request",
+                "Not a usable label",
+                f"{key[:80]!r}={(value or '')[:80]!r}",
+                "a key has 1 to 63 letters, digits and . _ / -, a value up to 63 without /; both begin and end plainly",
+            )
+        if value is None and labels.pop(key, None) is not None:
+            words.append(f"label {key} removed")
+        elif value is not None and labels.get(key) != value:
+            labels[key] = value
+            words.append(f"label {key}={value}")
+    if len(labels) > MAX_LABELS:
+        raise refuse(400, "bad-request", "Too many labels", f"a member has at most {MAX_LABELS}")
+    scheduling = change.scheduling or member.scheduling
+    if scheduling is not member.scheduling:
+        words.append(f"{scheduling}, was {member.scheduling}")
+    return msgspec.structs.replace(member, labels=labels, scheduling=scheduling), words
+
+
+def _view(services: Needs, member: Member) -> MemberView:
+    hub = services.hub
+    return member_view(
+        services.cache.snapshot(),
+        member,
+        member.id in hub.connected(),
+        hub.last_seen(member.id),
+        hub.usage(member.id),
+    )

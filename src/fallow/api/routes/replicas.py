@@ -1,0 +1,95 @@
+"""Replicas and what they write to their logs."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from litestar import get
+from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.response import Stream
+from litestar.types import Guard
+
+from fallow.api.lists import ReplicaList
+from fallow.api.lookups import deployment_called
+from fallow.api.services import Needs
+from fallow.api.streams import merged, text_stream
+from fallow.control.hub import HubError
+from fallow.control.refusals import not_found, refuse
+from fallow.decide.views import replica_view
+from fallow.model.deployments import Replica
+from fallow.model.tokens import ApiRole
+
+Tail = Annotated[int, QueryParameter(ge=0, le=10_000)]
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return every route of replicas."""
+    viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
+    return (
+        get("/v1/replicas", guards=viewer)(list_replicas),
+        get("/v1/replicas/{replica_id:str}/logs", guards=operator, media_type="text/plain")(replica_logs),
+        get("/v1/deployments/{project:str}/{name:str}/logs", guards=operator, media_type="text/plain")(deployment_logs),
+    )
+
+
+async def list_replicas(
+    services: Needs,
+    project: FromQuery[str | None] = None,
+    deployment: FromQuery[str | None] = None,
+    node: FromQuery[str | None] = None,
+) -> ReplicaList:
+    """List replicas, all or those of a project, of a deployment by name, or of a node by name or id; ended ones too."""
+    snapshot = services.cache.snapshot()
+    ids = {found.id for found in snapshot.members.values() if node in (found.id, found.name)}
+    chosen = [
+        found
+        for found in snapshot.replicas.values()
+        if (project is None or found.project == project)
+        and (deployment is None or found.deployment == deployment)
+        and (node is None or found.node_id in ids)
+    ]
+    chosen.sort(key=lambda found: (found.project, found.deployment, found.slot, found.created_at, found.id))
+    return ReplicaList(revision=services.cache.revision, items=tuple(replica_view(snapshot, found) for found in chosen))
+
+
+async def replica_logs(
+    services: Needs, replica_id: FromPath[str], follow: FromQuery[bool] = False, tail: Tail = 100
+) -> Stream:
+    """Stream a replica's log: the last `tail` lines, and with `follow` everything after them."""
+    replica = services.cache.snapshot().replicas.get(replica_id)
+    if replica is None:
+        raise not_found(f"replica {replica_id[:80]!r}", "fallow replica list shows all")
+    _check_reachable(services, replica)
+    return await text_stream(services.limits, services.hub.logs(replica.node_id, replica.id, follow, tail))
+
+
+async def deployment_logs(
+    services: Needs, project: FromPath[str], name: FromPath[str], follow: FromQuery[bool] = False, tail: Tail = 100
+) -> Stream:
+    """Stream the logs of all replicas that a deployment has now, each line behind its replica's id."""
+    snapshot = services.cache.snapshot()
+    found = deployment_called(snapshot, project, name)
+    connected = services.hub.connected()
+    replicas = [
+        replica
+        for replica in snapshot.replicas_by_deployment.get(found.id, [])
+        if not replica.ended and replica.node_id in connected
+    ]
+    if not replicas:
+        raise HubError(f"{found.path} has no replica on a node that is connected just now")
+    replicas.sort(key=lambda replica: (replica.slot, replica.id))
+    sources = {replica.id: services.hub.logs(replica.node_id, replica.id, follow, tail) for replica in replicas}
+    return await text_stream(services.limits, merged(sources))
+
+
+def _check_reachable(services: Needs, replica: Replica) -> None:
+    """Raise Refused (409) when there cannot be a log, HubError when its node cannot be asked now."""
+    if not replica.node_id:
+        raise refuse(
+            409,
+            "not-placed",
+            "No log yet",
+            f"{replica.id} is {replica.state}; no node has it",
+            f"fallow explain {replica.id}",
+        )
+    if replica.node_id not in services.hub.connected():
+        raise HubError("the replica's node is not connected just now")

@@ -1,0 +1,38 @@
+"""Tokens: for machines that join, and for people and programs that use the API."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Request, delete, get, post
+from litestar.params import FromPath, JSONBody
+from litestar.types import Guard
+
+from fallow.api.auth import actor_of
+from fallow.api.lists import TokenList
+from fallow.api.services import Needs
+from fallow.model.tokens import ApiRole, TokenRequest, TokenView
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return every route of tokens."""
+    admin = [guards[ApiRole.ADMIN]]
+    return (
+        get("/v1/tokens", guards=admin)(list_tokens),
+        post("/v1/tokens", guards=admin)(create_token),
+        delete("/v1/tokens/{token_id:str}", guards=admin)(revoke_token),
+    )
+
+
+async def list_tokens(services: Needs) -> TokenList:
+    """List tokens, without secrets."""
+    return TokenList(revision=services.cache.revision, items=services.tokens.list())
+
+
+async def create_token(services: Needs, request: Request[Any, Any, Any], data: JSONBody[TokenRequest]) -> TokenView:
+    """Create a token. The answer holds its secret, which is never shown again."""
+    return await services.tokens.create(data, actor_of(request))
+
+
+async def revoke_token(services: Needs, request: Request[Any, Any, Any], token_id: FromPath[str]) -> None:
+    """Revoke a token at once. Members that joined with it stay."""
+    await services.tokens.revoke(token_id, actor_of(request))

@@ -1,0 +1,145 @@
+"""Watching: every change of the store from a revision on, as server-sent events, none of them twice or missing."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import get
+from litestar.params import HeaderParameter, QueryParameter
+from litestar.response import Stream
+from litestar.types import Guard
+
+from fallow.api.services import Needs
+from fallow.api.streams import Steps, check_room
+from fallow.control.refusals import Refused, refuse
+from fallow.model.kinds import KIND_OF, KINDS
+from fallow.model.members import Member
+from fallow.model.meta import Record
+from fallow.model.tokens import ApiRole, ApiToken, JoinToken
+from fallow.store.cache import decode_item
+from fallow.store.contract import Batch, Compacted, StoreError
+
+BOOKMARK_SECONDS = 15.0
+CATCH_UP_SECONDS = 2.0
+WATCHABLE = frozenset(KINDS) - {KIND_OF[JoinToken], KIND_OF[ApiToken]}
+_HIDDEN = frozenset({"key_sha256", "token_id"})  # of members: nobody outside needs them
+
+Revision = Annotated[int | None, QueryParameter(ge=0, le=2**62)]
+
+
+def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
+    """Return the route of the watch."""
+    return (get("/v1/watch", guards=[guards[ApiRole.VIEWER]], media_type="text/event-stream")(watch),)
+
+
+async def watch(
+    services: Needs,
+    kinds: Annotated[str | None, QueryParameter(max_length=200)] = None,
+    after: Revision = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
+) -> Stream:
+    """Stream changes after a revision (default: from now on) of the given kinds (default: all), comma-separated."""
+    wanted = _kinds(kinds)
+    begin = _revision(after, last_event_id, services.cache.revision)
+    check_room(services.limits)
+    try:
+        async with asyncio.timeout(CATCH_UP_SECONDS):
+            await services.cache.wait(begin)
+    except TimeoutError:
+        raise _gone(f"revision {begin} is newer than anything stored here") from None
+    steps = Steps(services.store.watch("", begin))
+    try:
+        await steps.begin()
+    except Compacted as error:
+        await steps.aclose()
+        raise _gone(str(error)) from error
+    except BaseException:
+        await steps.aclose()
+        raise
+    return Stream(_events(services, steps, wanted, begin), media_type="text/event-stream")
+
+
+async def _events(
+    services: Needs, steps: Steps[Batch], wanted: frozenset[str], begin: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events; a bookmark comes first, and whenever nothing else came for a while."""
+    seen = begin
+    with services.limits.stream():
+        try:
+            yield bookmark(seen)
+            while True:
+                try:
+                    batch = await steps.next(BOOKMARK_SECONDS)
+                except TimeoutError:
+                    yield bookmark(seen)
+                    continue
+                if batch is None:
+                    return
+                told = change_events(batch, wanted)
+                seen = batch.revision
+                if told:
+                    yield told
+        except Compacted:
+            yield b"event: compacted\ndata: {}\n\n"
+        except StoreError:
+            return  # the caller comes again with the last id it has seen
+        finally:
+            await steps.aclose()
+
+
+def bookmark(revision: int) -> bytes:
+    """Return the event that says: everything up to here has been sent."""
+    return b'event: bookmark\nid: %d\ndata: {"revision":%d}\n\n' % (revision, revision)
+
+
+def change_events(batch: Batch, wanted: frozenset[str]) -> bytes:
+    """Return one event for each changed record of the wanted kinds.
+
+    Only the last one carries the id: a caller cut off in the middle of a commit must get all of it again.
+    """
+    told = []
+    for change in batch.changes:
+        kind, _, id_ = change.key.partition("/")
+        if kind in wanted:
+            record = None if change.item is None else _public(decode_item(change.item))
+            body = {"kind": kind, "id": id_, "revision": batch.revision, "record": record}
+            told.append(b"event: change\ndata: " + msgspec.json.encode(body) + b"\n\n")
+    if told:
+        told[-1] = b"id: %d\n" % batch.revision + told[-1]
+    return b"".join(told)
+
+
+def _public(record: Record) -> object:
+    """Return what of a record may be told."""
+    if not isinstance(record, Member):
+        return record
+    fields: dict[str, object] = msgspec.to_builtins(record)
+    return {name: value for name, value in fields.items() if name not in _HIDDEN}
+
+
+def _kinds(text: str | None) -> frozenset[str]:
+    asked = frozenset(part.strip() for part in text.split(",")) - {""} if text else frozenset[str]()
+    unknown = sorted(asked - WATCHABLE)
+    if unknown:
+        raise refuse(
+            400,
+            "bad-request",
+            "Kinds that cannot be watched",
+            ", ".join(unknown),
+            f"these can: {', '.join(sorted(WATCHABLE))}",
+        )
+    return asked or WATCHABLE
+
+
+def _revision(after: int | None, last_event_id: str | None, newest: int) -> int:
+    """Return where to begin; what the caller has seen last counts more than where it first began."""
+    if last_event_id:
+        if not (last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 19):
+            raise refuse(400, "bad-request", "Last-Event-ID must be a revision")
+        return int(last_event_id)
+    return newest if after is None else after
+
+
+def _gone(detail: str) -> Refused:
+    return refuse(410, "compacted", "Revision not kept", detail, "list again, then watch from the list's revision")

@@ -1,0 +1,45 @@
+"""Everything the API calls; `main.py` puts it together."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+from prometheus_client import CollectorRegistry
+
+from fallow.api.limits import Limits
+from fallow.control.admission import Admission
+from fallow.control.hub import Hub
+from fallow.control.settings import Settings
+from fallow.control.tokens import Tokens
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+from fallow.store.contract import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The parts behind the API. `clock` gives UTC seconds, `ready` why we are not ready yet, or None when we are.
+
+    `registry` collects metrics: build only one API on it. One control plane deploys at a time, under `deploying`:
+    a name that is new to two requests at once has no record yet that could make one of them fail.
+    """
+
+    store: Store
+    cache: Cache
+    applier: Applier
+    admission: Admission
+    tokens: Tokens
+    hub: Hub
+    settings: Settings
+    ca_pem: str
+    clock: Callable[[], float]
+    new_id: Callable[[], str]
+    registry: CollectorRegistry
+    ready: Callable[[], str | None]
+    limits: Limits = field(default_factory=Limits)
+    deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+Needs = NamedDependency[SkipValidation[Services]]

@@ -1,0 +1,116 @@
+"""Long answers: begun only once their first step is known to work, and pulled as fast as the caller reads."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Generic, TypeVar
+
+import structlog
+from litestar.response import Stream
+
+from fallow.api.limits import Limits
+from fallow.control.hub import HubError
+from fallow.control.refusals import refuse
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("fallow.api")
+
+FIRST_STEP_SECONDS = 0.05
+MERGED_LINES = 1000
+
+
+class Steps(Generic[T]):
+    """An asynchronous iterator that can be waited on with a time limit, without losing a value."""
+
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self._source = source
+        self._pending: asyncio.Task[T | None] | None = None
+
+    async def begin(self) -> None:
+        """Wait a moment for the first value, and raise here what the source raises at its very start."""
+        self._pending = asyncio.create_task(self._advance())
+        done, _ = await asyncio.wait({self._pending}, timeout=FIRST_STEP_SECONDS)
+        if done:
+            self._pending.result()
+
+    async def next(self, timeout_seconds: float | None = None) -> T | None:
+        """Return the next value, or None at the end. Raises TimeoutError, and what the source raises."""
+        if self._pending is None:
+            self._pending = asyncio.create_task(self._advance())
+        done, _ = await asyncio.wait({self._pending}, timeout=timeout_seconds)
+        if not done:
+            raise TimeoutError
+        value, self._pending = self._pending.result(), None
+        return value
+
+    async def aclose(self) -> None:
+        """Stop the source and release what it holds."""
+        if self._pending is not None:
+            self._pending.cancel()
+            await asyncio.gather(self._pending, return_exceptions=True)
+        if isinstance(self._source, AsyncGenerator):
+            await self._source.aclose()
+
+    async def _advance(self) -> T | None:
+        async for value in self._source:
+            return value
+        return None
+
+
+def check_room(limits: Limits) -> None:
+    """Raise Refused (503) when as many streams are open as may be."""
+    if limits.full:
+        raise refuse(503, "too-many-streams", "Too many streams", "too many watches and logs are open", "try later")
+
+
+async def text_stream(limits: Limits, lines: AsyncIterator[str]) -> Stream:
+    """Answer with lines as they come. Raises HubError when the source fails at once."""
+    check_room(limits)
+    steps = Steps(lines)
+    try:
+        await steps.begin()
+    except BaseException:
+        await steps.aclose()
+        raise
+    return Stream(_text(limits, steps), media_type="text/plain; charset=utf-8")
+
+
+async def _text(limits: Limits, steps: Steps[str]) -> AsyncGenerator[str, None]:
+    with limits.stream():
+        try:
+            while (line := await steps.next()) is not None:
+                yield line + "\n"
+        except HubError as error:
+            yield f"(the log breaks off here: {error})\n"
+        finally:
+            await steps.aclose()
+
+
+async def merged(sources: Mapping[str, AsyncIterator[str]]) -> AsyncGenerator[str, None]:
+    """Yield the lines of every source as they come, each behind its source's name; a source that fails says so."""
+    lines: asyncio.Queue[str | None] = asyncio.Queue(MERGED_LINES)
+
+    async def pump(name: str, source: AsyncIterator[str]) -> None:
+        try:
+            async for line in source:
+                await lines.put(f"{name} | {line}")
+        except HubError as error:
+            await lines.put(f"{name} | (the log breaks off here: {error})")
+        except Exception:  # noqa: BLE001 - the reader must not wait for the end of this source for ever
+            _log.exception("log failed", replica=name)
+            await lines.put(f"{name} | (the log breaks off here)")
+        await lines.put(None)
+
+    tasks = [asyncio.create_task(pump(name, source)) for name, source in sources.items()]
+    try:
+        left = len(tasks)
+        while left:
+            line = await lines.get()
+            if line is None:
+                left -= 1
+            else:
+                yield line
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,84 @@
+"""Names for tab completion, asked of the control plane; silent and quick when it does not answer."""
+
+from collections.abc import Callable, Iterable
+
+import typer
+
+from fallow.cli.failures import Failure
+from fallow.cli.session import session_of
+from fallow.client.contexts import DEFAULT_PROJECT, load_contexts
+from fallow.client.errors import ClientError
+
+PATIENCE_SECONDS = 1.0
+
+
+def _quietly(find: Callable[[], Iterable[str]], incomplete: str) -> list[str]:
+    try:
+        return sorted({name for name in find() if name.startswith(incomplete)})
+    except (ClientError, Failure, OSError, ValueError):
+        return []
+
+
+def deployments(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return deployments as `project/name`, and as `name` in the project that commands mean."""
+
+    def find() -> Iterable[str]:
+        session = session_of(ctx)
+        project = session.context().project or DEFAULT_PROJECT
+        with session.client(seconds=PATIENCE_SECONDS) as client:
+            for found in client.deployments().items:
+                yield f"{found.project}/{found.name}"
+                if found.project == project:
+                    yield found.name
+
+    return _quietly(find, incomplete)
+
+
+def projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return projects that have deployments."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.project for found in client.deployments().items)
+
+    return _quietly(find, incomplete)
+
+
+def members(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all members."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.members().items)
+
+    return _quietly(find, incomplete)
+
+
+def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of all tokens."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.id for found in client.tokens().items)
+
+    return _quietly(find, incomplete)
+
+
+def log_sources(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return deployments, and the ids of replicas once something is typed."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.id for found in client.replicas().items)
+
+    return deployments(ctx, incomplete) + (_quietly(find, incomplete) if incomplete else [])
+
+
+def subjects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return everything that can be explained."""
+    return log_sources(ctx, incomplete) + members(ctx, incomplete)
+
+
+def contexts(incomplete: str) -> list[str]:
+    """Return the contexts in the file."""
+    return _quietly(lambda: (context.name for context in load_contexts().contexts), incomplete)

@@ -1,0 +1,79 @@
+"""Waiting for deployments to become what was asked, and telling why when they do not."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from fallow.cli import output
+from fallow.cli.explain import explained
+from fallow.cli.failures import Failure
+from fallow.cli.watching import wait_until
+from fallow.client.errors import ClientError
+from fallow.model.deployments import DeploymentView
+
+if TYPE_CHECKING:
+    from fallow.client.api import Client
+
+
+def settled(view: DeploymentView) -> bool:
+    """Say whether a deployment is what its owner asked for."""
+    counts = view.counts
+    if view.spec.replicas == 0:
+        return counts.running == 0 and counts.leaving == 0
+    return view.state == "serving" and counts.healthy >= view.spec.replicas
+
+
+def progress(view: DeploymentView) -> tuple[object, ...]:
+    """Return one deployment's line: path, state, healthy of wanted, what is under way."""
+    counts = view.counts
+    under_way = (
+        (counts.pending, "pending"),
+        (counts.placed, "starting"),
+        (counts.leaving, "leaving"),
+        (counts.failed, "failed"),
+    )
+    return (
+        f"{view.project}/{view.name}",
+        view.state,
+        f"{counts.healthy}/{view.spec.replicas} healthy",
+        ", ".join(f"{count} {name}" for count, name in under_way if count),
+        view.reason,
+    )
+
+
+def wait_for(client: "Client", project: str, serving: Collection[str], gone: Collection[str], timeout: float) -> None:
+    """Wait until the deployments named in `serving` are settled and those in `gone` are gone.
+
+    Raises Failure, after telling why of each that is not, when `timeout` seconds have passed.
+    """
+    unsettled: list[str] = []
+
+    def look() -> tuple[bool, Table]:
+        found = {view.name: view for view in client.deployments(project).items}
+        unsettled[:] = [name for name in serving if name not in found or not settled(found[name])]
+        unsettled.extend(name for name in gone if name in found)
+        lines: list[Sequence[object]] = [progress(found[name]) for name in (*serving, *gone) if name in found]
+        lines += [(f"{project}/{name}", "deleted", "", "", "") for name in gone if name not in found]
+        made = output.table("", "", "", "", "")
+        made.show_header = False
+        return not unsettled, output.rows(made, lines)
+
+    if wait_until(look, timeout):
+        return
+    for name in unsettled:
+        _tell_why(client, f"{project}/{name}")
+    raise Failure(
+        f"Not everything is serving after {timeout:g} seconds: {', '.join(unsettled)}",
+        detail="It goes on without this command.",
+        hint=f"`fallow explain {project}/{unsettled[0]}` and `fallow logs {project}/{unsettled[0]}` tell more.",
+    )
+
+
+def _tell_why(client: "Client", subject: str) -> None:
+    try:
+        told: RenderableType = explained(client.explain(subject))
+    except ClientError as error:
+        told = f"{subject}: {error}"
+    output.stderr().print(told, soft_wrap=True, markup=False)

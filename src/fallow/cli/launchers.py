@@ -1,0 +1,89 @@
+"""What the commands that run processes are asked to do; `main.py` supplies the callables that do it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """How a process tells what it does; `auto` is for people on a terminal and JSON elsewhere."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """One control plane. Addresses are `host:port`; `data` is the folder for its state and its CA."""
+
+    data: Path
+    listen: str = "0.0.0.0:7443"
+    session_listen: str = "0.0.0.0:7444"
+    store: str | None = None  # None: SQLite in `data`
+    names: tuple[str, ...] = ()  # further names and addresses its certificate carries
+    advertise: str = ""  # host[:port] members dial for their session; empty: the host they joined at
+    log: LogOptions = LogOptions()
+    heartbeat_seconds: float = 1.0
+    suspect_seconds: float = 3.0
+    dead_seconds: float = 8.0
+    write_context: bool = True  # store a context with an admin token for this user
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberOptions:
+    """What a node and a gateway have in common; without `url` and `token` the identity kept in `data` is used."""
+
+    url: str = ""
+    token: str = field(default="", repr=False)
+    name: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+    function: str = ""
+    data: Path
+    install: bool = False  # set up a system service instead of running here
+    log: LogOptions = LogOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions(MemberOptions):
+    """One node; `engine` is the URL of a Docker Engine API, None to look for one."""
+
+    engine: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayOptions(MemberOptions):
+    """One gateway, which runs `haproxy`."""
+
+    http_port: int = 80
+    haproxy: str = "haproxy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """A control plane, a node and a gateway together on this machine."""
+
+    data: Path
+    listen: str = "0.0.0.0:7443"
+    session_listen: str = "0.0.0.0:7444"
+    http_port: int = 8080
+    engine: str | None = None
+    haproxy: str = "haproxy"
+    log: LogOptions = LogOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launchers:
+    """Each runs until it is told to stop and returns the process's exit code.
+
+    They may raise `cli.failures.Failure` and every `ClientError`; both are shown without a traceback.
+    """
+
+    server: Callable[[ServerOptions], int]
+    join: Callable[[JoinOptions], int]
+    gateway: Callable[[GatewayOptions], int]
+    up: Callable[[UpOptions], int]

@@ -1,0 +1,238 @@
+"""`fallow node`: the machines that run containers, and other members."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fallow.cli import output
+from fallow.cli.failures import Failure, usage
+from fallow.cli.options import Json, Node, Watch, seconds
+from fallow.cli.replicas import ENDED, replica_table
+from fallow.cli.session import Session, session_of
+from fallow.cli.watching import show_list, wait_until
+from fallow.model.members import MemberChange, MemberView, Role, Scheduling
+from fallow.model.units import format_bytes
+
+app = typer.Typer(no_args_is_help=True, help="Look after the machines that run containers, and other members.")
+
+
+def node_table(found: Sequence[MemberView], *, with_role: bool) -> Table:
+    """Return a table of members, ordered by name."""
+    columns = ["NAME", "STATE", "REPLICAS", "CPUS", "MEMORY", "ADDRESS", "LABELS", "SEEN"]
+    made = output.table(*([columns[0], "ROLE", *columns[1:]] if with_role else columns))
+    for each in sorted(found, key=lambda member: member.name):
+        made.add_row(
+            output.cell(each.name),
+            *((output.cell(each.role.value),) if with_role else ()),
+            _state(each),
+            output.cell(each.replicas),
+            output.cell(_cpus(each)),
+            output.cell(_memory(each)),
+            output.cell(each.address),
+            output.cell(output.pairs(each.labels)),
+            output.cell(output.age(each.last_seen_at)),
+        )
+    return made
+
+
+def _state(member: MemberView) -> Text:
+    state = output.cell(member.state.value)
+    if member.scheduling is not Scheduling.ACTIVE:
+        state = Text.assemble(state, ", ", output.cell(member.scheduling.value))
+    return state
+
+
+def _cpus(member: MemberView) -> str:
+    return f"{member.used_cpus:.1f}/{member.facts.cpus:g}" if member.facts.cpus else ""
+
+
+def _memory(member: MemberView) -> str:
+    total = member.facts.memory_bytes
+    return f"{format_bytes(member.used_memory_bytes)}/{format_bytes(total)}" if total else ""
+
+
+@app.command(
+    "list",
+    epilog="""Examples:
+
+  fallow node list
+  fallow node list --watch
+  fallow node list --role all --json""",
+)
+def list_(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="node, gateway, or all.")] = "node",
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """List nodes, or members of another role."""
+    roles = [each.value for each in Role]
+    if role not in (*roles, "all"):
+        raise usage(f"{role!r} is not a role", f"Choose one of {', '.join(roles)}, all.")
+    show_list(
+        session_of(ctx),
+        lambda client: client.members("" if role == "all" else role),
+        lambda found: node_table(found, with_role=role == "all"),
+        as_json=as_json,
+        watch=("members", "replicas") if watch else (),
+    )
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow node show node-7
+  fallow node show node-7 --json"""
+)
+def show(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
+    """Show one member and what runs on it."""
+    with session_of(ctx).client() as client:
+        member = client.member(name)
+        if as_json:
+            output.write_json(member)
+            return
+        output.show(_described(member))
+        if member.role is Role.NODE:
+            running = [each for each in client.replicas(node=member.id).items if each.state not in ENDED]
+            if running:
+                output.write("")
+                output.show(replica_table(running))
+
+
+def _described(member: MemberView) -> Table:
+    told = member.facts
+    return output.facts(
+        (
+            ("name", member.name),
+            ("id", member.id),
+            ("role", member.role.value),
+            ("state", _state(member)),
+            ("why", member.state_reason),
+            ("connected", f"{'yes' if member.connected else 'no'}, seen {output.age(member.last_seen_at)} ago"),
+            ("address", member.address),
+            ("function", member.function),
+            ("labels", output.pairs(member.labels)),
+            ("variables", " ".join(f"{each.name}={each.value}" for each in member.variables)),
+            ("host", f"{told.hostname} ({' '.join(filter(None, (told.os, told.kernel, told.architecture)))})"),
+            ("engine", told.engine),
+            ("agent", told.agent_version),
+            ("replicas", member.replicas),
+            ("cpus", f"{_cpus(member)} used, {member.reserved_cpus:g} reserved" if told.cpus else ""),
+            (
+                "memory",
+                f"{_memory(member)} used, {format_bytes(member.reserved_memory_bytes)} reserved"
+                if told.memory_bytes
+                else "",
+            ),
+            ("joined", output.clock(member.created_at)),
+        )
+    )
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow node label node-7 zone=west tier=web
+  fallow node label node-7 tier-"""
+)
+def label(
+    ctx: typer.Context,
+    name: Node,
+    changes: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-", help="Labels to set, or KEY- to remove.")],
+    as_json: Json = False,
+) -> None:
+    """Set or remove labels, by which deployments choose nodes."""
+    labels: dict[str, str | None] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if equals and key:
+            labels[key] = value
+        elif len(change) > 1 and change.endswith("-") and not equals:
+            labels[change[:-1]] = None
+        else:
+            raise usage(f"{change!r} is not a label", "Write KEY=VALUE to set one and KEY- to remove it.")
+    with session_of(ctx).client() as client:
+        member = client.change_member(name, MemberChange(labels=labels))
+    if as_json:
+        output.write_json(member)
+    else:
+        output.write(f"{output.clean(member.name)}: {output.pairs(member.labels) or 'no labels'}")
+
+
+@app.command(epilog="Example:\n\n  fallow node cordon node-7")
+def cordon(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
+    """Give a node nothing new; what it runs stays."""
+    _schedule(session_of(ctx), name, Scheduling.CORDONED, as_json)
+
+
+@app.command(epilog="Example:\n\n  fallow node uncordon node-7")
+def uncordon(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
+    """Let a cordoned or draining node take work again."""
+    _schedule(session_of(ctx), name, Scheduling.ACTIVE, as_json)
+
+
+def _schedule(session: Session, name: str, scheduling: Scheduling, as_json: bool) -> None:
+    with session.client() as client:
+        member = client.change_member(name, MemberChange(scheduling=scheduling))
+    if as_json:
+        output.write_json(member)
+    else:
+        output.write(f"{output.clean(member.name)}: {member.scheduling.value}")
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow node drain node-7
+  fallow node drain node-7 --timeout 30m
+  fallow node drain node-7 --no-wait"""
+)
+def drain(
+    ctx: typer.Context,
+    name: Node,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left.")] = True,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")] = "10m",
+    as_json: Json = False,
+) -> None:
+    """Move everything off a node, replacements first, so that it can be stopped."""
+    patience = seconds(timeout)
+    session = session_of(ctx)
+    with session.client() as client:
+        member = client.change_member(name, MemberChange(scheduling=Scheduling.DRAINING))
+
+        def look() -> tuple[bool, Group]:
+            left = [each for each in client.replicas(node=member.id).items if each.state not in ENDED]
+            head = Text(f"draining {member.name}: {len(left)} replicas left")
+            return not left, Group(head, replica_table(left)) if left else Group(head)
+
+        if wait and not wait_until(look, patience):
+            raise Failure(
+                f"{member.name} still holds replicas after {timeout}",
+                detail="It goes on draining; a replica leaves when its replacement is healthy elsewhere.",
+                hint=f"See `fallow node show {member.name}`; `fallow node uncordon {member.name}` calls it off.",
+            )
+        if as_json:
+            output.write_json(client.member(member.id) if wait else member)
+        else:
+            output.write(f"{output.clean(member.name)}: {'drained' if wait else 'draining'}")
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow node remove node-7
+  fallow node remove node-7 --force"""
+)
+def remove(
+    ctx: typer.Context,
+    name: Node,
+    force: Annotated[bool, typer.Option("--force", help="Even while it holds replicas; they are replaced.")] = False,
+) -> None:
+    """Remove a member for good; its identity is worth nothing from then on."""
+    with session_of(ctx).client() as client:
+        client.remove_member(name, force=force)
+    output.write(f"{name}: removed")

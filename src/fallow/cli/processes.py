@@ -1,0 +1,277 @@
+"""`fallow up`, `server`, `join` and `gateway`: the commands that run until they are stopped."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from fallow.cli.failures import sentence, usage
+from fallow.cli.launchers import (
+    GatewayOptions,
+    JoinOptions,
+    LogFormat,
+    LogLevel,
+    LogOptions,
+    ServerOptions,
+    UpOptions,
+)
+from fallow.cli.options import key_values, seconds, secret
+from fallow.cli.session import session_of
+from fallow.model.credentials import parse_join_credential
+from fallow.model.labels import Variable
+from fallow.model.meta import is_name
+
+JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Where to keep state.",
+        show_default="/var/lib/fallow, or ~/.local/share/fallow when not root",
+    ),
+]
+Listen = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where the API and the console are served.")]
+SessionListen = Annotated[
+    str, typer.Option("--session-listen", metavar="HOST:PORT", help="Where members open their sessions.")
+]
+Level = Annotated[LogLevel, typer.Option("--log-level", help="How much is logged.", rich_help_panel="Log")]
+Format = Annotated[
+    LogFormat, typer.Option("--log-format", help="auto: for people on a terminal, else JSON.", rich_help_panel="Log")
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="URL",
+        help="The Docker or Podman API, such as unix:///run/podman/podman.sock.",
+        show_default="found by itself",
+    ),
+]
+Haproxy = Annotated[str, typer.Option("--haproxy", metavar="PROGRAM", help="The HAProxy to run.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="The control plane, https://HOST:7443.", show_default=False)]
+Token = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKEN",
+        help="The join token; - reads it from standard input. Left out: FALLOW_JOIN_TOKEN, which `ps` does not show.",
+        show_default=False,
+    ),
+]
+MemberName = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default="made from the host name")
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--var", metavar="NAME=VALUE", help="Something to tell about this machine; may be repeated."),
+]
+Function = Annotated[str, typer.Option("--function", metavar="TEXT", help="What this machine is for, in words.")]
+Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
+
+
+def server(
+    ctx: typer.Context,
+    data: Data = None,
+    listen: Listen = "0.0.0.0:7443",
+    session_listen: SessionListen = "0.0.0.0:7444",
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", help="Where state is stored.", show_default="SQLite in the data folder"),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="A further name or address of this machine; may be repeated."),
+    ] = None,
+    advertise: Annotated[
+        str,
+        typer.Option(
+            "--advertise",
+            metavar="HOST[:PORT]",
+            help="Where members open their sessions.",
+            show_default="the host they joined at",
+        ),
+    ] = "",
+    heartbeat: Annotated[str, typer.Option("--heartbeat", metavar="DURATION", help="How often members report.")] = "1s",
+    suspect: Annotated[
+        str, typer.Option("--suspect-after", metavar="DURATION", help="Silence after which nothing is routed there.")
+    ] = "3s",
+    dead: Annotated[
+        str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
+    ] = "8s",
+    write_context: Annotated[
+        bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
+    ] = True,
+    log_level: Level = "info",
+    log_format: Format = "auto",
+) -> None:
+    """Run a control plane."""
+    silences = seconds(heartbeat), seconds(suspect), seconds(dead)
+    if not 0 < silences[0] < silences[1] < silences[2]:
+        raise usage("--heartbeat, --suspect-after and --dead-after must grow in this order")
+    options = ServerOptions(
+        data=data or _data("server"),
+        listen=_address(listen),
+        session_listen=_address(session_listen),
+        store=store,
+        names=tuple(name or ()),
+        advertise=_advertised(advertise),
+        heartbeat_seconds=silences[0],
+        suspect_seconds=silences[1],
+        dead_seconds=silences[2],
+        write_context=write_context,
+        log=LogOptions(level=log_level, format=log_format),
+    )
+    raise typer.Exit(session_of(ctx).launchers.server(options))
+
+
+def join(
+    ctx: typer.Context,
+    url: Url = "",
+    token: Token = "",
+    name: MemberName = "",
+    var: Variables = None,
+    function: Function = "",
+    engine: Engine = None,
+    data: Data = None,
+    install: Install = False,
+    log_level: Level = "info",
+    log_format: Format = "auto",
+) -> None:
+    """Make this machine a node, and run its agent.
+
+    Without URL and TOKEN it goes on with the identity it has from an earlier join.
+    """
+    options = JoinOptions(
+        url=_url(url),
+        token=_join_token(url, token),
+        name=_name(name),
+        variables=_variables(var),
+        function=function,
+        engine=engine,
+        data=data or _data("node"),
+        install=install,
+        log=LogOptions(level=log_level, format=log_format),
+    )
+    raise typer.Exit(session_of(ctx).launchers.join(options))
+
+
+def gateway(
+    ctx: typer.Context,
+    url: Url = "",
+    token: Token = "",
+    name: MemberName = "",
+    var: Variables = None,
+    function: Function = "",
+    http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535, help="Where HTTP requests come in.")] = 80,
+    haproxy: Haproxy = "haproxy",
+    data: Data = None,
+    install: Install = False,
+    log_level: Level = "info",
+    log_format: Format = "auto",
+) -> None:
+    """Make this machine a gateway, and run its agent and HAProxy.
+
+    Without URL and TOKEN it goes on with the identity it has from an earlier join.
+    """
+    options = GatewayOptions(
+        url=_url(url),
+        token=_join_token(url, token),
+        name=_name(name),
+        variables=_variables(var),
+        function=function,
+        http_port=http_port,
+        haproxy=haproxy,
+        data=data or _data("gateway"),
+        install=install,
+        log=LogOptions(level=log_level, format=log_format),
+    )
+    raise typer.Exit(session_of(ctx).launchers.gateway(options))
+
+
+def up(
+    ctx: typer.Context,
+    data: Data = None,
+    listen: Listen = "0.0.0.0:7443",
+    session_listen: SessionListen = "0.0.0.0:7444",
+    http_port: Annotated[
+        int, typer.Option("--http-port", min=1, max=65535, help="Where HTTP requests come in.")
+    ] = 8080,
+    engine: Engine = None,
+    haproxy: Haproxy = "haproxy",
+    log_level: Level = "info",
+    log_format: Format = "auto",
+) -> None:
+    """Run everything here: a control plane, a node and a gateway. More machines may join."""
+    options = UpOptions(
+        data=data or _data("up"),
+        listen=_address(listen),
+        session_listen=_address(session_listen),
+        http_port=http_port,
+        engine=engine,
+        haproxy=haproxy,
+        log=LogOptions(level=log_level, format=log_format),
+    )
+    raise typer.Exit(session_of(ctx).launchers.up(options))
+
+
+def _data(part: str) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/fallow") / part
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "fallow" / part
+
+
+def _address(text: str) -> str:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 <= int(match[2]) <= 65535:
+        raise usage(
+            f"{text!r} is not an address to listen at", "Write HOST:PORT, for example 0.0.0.0:7443 or [::]:7443."
+        )
+    return text
+
+
+def _advertised(text: str) -> str:
+    if text and _ADDRESS.fullmatch(text if text.rpartition("]")[2].count(":") else f"{text}:1") is None:
+        raise usage(f"{text!r} is not a host members can dial", "Write HOST or HOST:PORT.")
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https://[^\s/@?#]+/?", text):
+        raise usage(f"{text!r} is not the URL of a control plane", "Write https://HOST:7443.")
+    return text.rstrip("/")
+
+
+def _join_token(url: str, given: str) -> str:
+    text = secret(given, os.environ.get(JOIN_TOKEN, "") if url else "", "")
+    if not text:
+        if given == "-":
+            raise usage("There is no join token on standard input")
+        return ""
+    try:
+        return parse_join_credential(text).text()
+    except ValueError as error:
+        raise usage(sentence(str(error)), "`fallow token create` makes one.") from error
+
+
+def _name(text: str) -> str:
+    if text and not is_name(text):
+        raise usage(f"{text!r} cannot be a name", "Use at most 40 of a-z, 0-9 and -, beginning with a letter.")
+    return text
+
+
+def _variables(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    found = key_values(texts or [], "variable")
+    for name, value in found:
+        try:
+            msgspec.convert({"name": name, "value": value}, Variable)
+        except msgspec.ValidationError:
+            raise usage(
+                f"{name}={value} cannot be a variable", "A name is made of letters, digits and ._-/, a value is short."
+            ) from None
+    return found

@@ -1,0 +1,138 @@
+"""`fallow token`: what lets machines join and people use the API."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fallow.cli import completion, output
+from fallow.cli.failures import usage
+from fallow.cli.options import Json, key_values, seconds
+from fallow.cli.session import session_of
+from fallow.cli.watching import show_list
+from fallow.model.tokens import TokenRequest, TokenView
+from fallow.model.units import format_duration
+
+JOINING = {"node": "join", "gateway": "gateway"}  # role -> the command that uses its token
+ROLES = (*JOINING, "viewer", "operator", "admin")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+app = typer.Typer(
+    no_args_is_help=True, help="Hand out and take back tokens: for machines to join, for people to use the API."
+)
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow token create --role node
+  fallow token create --role node --uses 10 --ttl 2h --label zone=west
+  fallow token create --role operator --ttl 720h --name ci
+  TOKEN=$(fallow token create --role node --quiet)"""
+)
+def create(
+    ctx: typer.Context,
+    role: Annotated[
+        str,
+        typer.Option(
+            "--role",
+            metavar="ROLE",
+            help="node or gateway to join; viewer, operator or admin for the API.",
+            autocompletion=lambda: list(ROLES),
+        ),
+    ] = "node",
+    ttl: Annotated[
+        str,
+        typer.Option(
+            "--ttl", metavar="DURATION", help="How long it is valid.", show_default="30m to join, else without end"
+        ),
+    ] = "",
+    uses: Annotated[int, typer.Option("--uses", min=1, max=100_000, help="How many machines may join with it.")] = 1,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label its machines get; may be repeated."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="What an API token is for.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the token and nothing else.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Create a token. It is shown this once."""
+    if role not in ROLES:
+        raise usage(f"{role!r} is not a role", f"Choose one of {', '.join(ROLES)}.")
+    lifetime = seconds(ttl) if ttl else None
+    request = TokenRequest(
+        role=role, ttl_seconds=lifetime, uses=uses, labels=dict(key_values(label or [], "label")), name=name
+    )
+    with session_of(ctx).client() as client:
+        token = client.create_token(request)
+        url = client.url
+    if as_json:
+        output.write_json(token)
+        return
+    output.write(token.secret or "")
+    if not quiet:
+        _tell_use(token, url)
+
+
+def _tell_use(token: TokenView, url: str) -> None:
+    until = f"valid for {format_duration(token.expires_at - time.time() + 0.5)}" if token.expires_at else "without end"
+    if token.role not in JOINING:
+        output.note(f"API token {token.id}, role {token.role}, {until}. It is not shown again.")
+        output.note(f"To use it elsewhere: fallow context add NAME {url} --ca-file CA.pem")
+        return
+    uses = "1 machine" if token.uses_left == 1 else f"{token.uses_left} machines"
+    output.note(f"Join token {token.id} for {uses}, {until}. On the machine that joins, run:")
+    console = output.stderr()
+    console.print(
+        Text(f"\n  fallow {JOINING[token.role]} {url} {token.secret}\n", style="bold"), soft_wrap=True, crop=False
+    )
+    if urlsplit(url).hostname in LOOPBACK:
+        output.note("From another machine, put an address of this one in place of the loopback address.")
+
+
+@app.command(
+    "list",
+    epilog="""Examples:
+
+  fallow token list
+  fallow token list --json""",
+)
+def list_(ctx: typer.Context, as_json: Json = False) -> None:
+    """List tokens, without their secrets."""
+    show_list(session_of(ctx), lambda client: client.tokens(), _table, as_json=as_json)
+
+
+def _table(found: Sequence[TokenView]) -> Table:
+    now = time.time()
+    return output.rows(
+        output.table("ID", "ROLE", "STATE", "NAME", "LABELS", "USES LEFT", "EXPIRES IN", "CREATED BY", "AGE"),
+        (
+            (
+                each.id,
+                each.role,
+                each.state,
+                each.name,
+                output.pairs(each.labels),
+                each.uses_left,
+                format_duration(each.expires_at - now) if each.expires_at and each.expires_at > now else "",
+                each.created_by,
+                output.age(each.created_at, now),
+            )
+            for each in sorted(found, key=lambda token: token.created_at)
+        ),
+    )
+
+
+@app.command(epilog="Example:\n\n  fallow token revoke t-4f2a")
+def revoke(
+    ctx: typer.Context,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id.", autocompletion=completion.tokens)],
+) -> None:
+    """Make a token worthless; machines that have joined with it stay."""
+    with session_of(ctx).client() as client:
+        client.revoke_token(token_id)
+    output.write(f"{token_id}: revoked")

@@ -1,0 +1,223 @@
+"""The typed client: one method for every row of `docs/design/api.md`.
+
+Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
+`BadAnswer`.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from fallow.client.errors import BadAnswer
+from fallow.client.streams import split_lines
+from fallow.client.transport import READ_SECONDS, Transport
+from fallow.client.watching import Change, Watching
+from fallow.model.deployments import (
+    DeploymentChange,
+    DeploymentView,
+    DeployRequest,
+    DeployResult,
+    Explanation,
+    ReplicaView,
+)
+from fallow.model.events import Event
+from fallow.model.members import MemberChange, MemberView
+from fallow.model.problems import Page
+from fallow.model.routes import RouteView
+from fallow.model.tokens import TokenRequest, TokenView
+
+T = TypeVar("T")
+
+
+class Listing(Page, Generic[T], frozen=True, kw_only=True):
+    """A list as it was at `revision`, from which a watch goes on without a gap."""
+
+    items: tuple[T, ...]
+
+
+class ServerVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """Which release a control plane is, and which shape its store has."""
+
+    version: str
+    schema: int | str
+
+
+class Client:
+    """Speaks to one control plane; synchronous, and safe to use from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        ca_pem: str = "",
+        *,
+        seconds: float = READ_SECONDS,
+        inner: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
+        self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
+        self.url = self._transport.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Keep the token out of logs and tracebacks."""
+        return f"Client({self.url!r})"
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._transport.close()
+
+    # the control plane itself
+
+    def health(self) -> str:
+        """Return `ok` when the process lives."""
+        return self._transport.send("GET", "/healthz").text
+
+    def ready(self) -> str:
+        """Return `ok` when requests can be served; otherwise ApiError (503) says why not."""
+        return self._transport.send("GET", "/readyz").text
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus text form."""
+        return self._transport.send("GET", "/metrics").text
+
+    def version(self) -> ServerVersion:
+        """Return which release answers."""
+        return self._get(ServerVersion, "/v1/version")
+
+    def ca(self) -> str:
+        """Return the CA's certificate, PEM."""
+        return self._transport.send("GET", "/v1/ca").text
+
+    # members
+
+    def members(self, role: str = "") -> Listing[MemberView]:
+        """Return the members of one role, or all."""
+        return self._get(Listing[MemberView], "/v1/members", role=role)
+
+    def member(self, ref: str) -> MemberView:
+        """Return the member with that id or name."""
+        return self._get(MemberView, f"/v1/members/{_part(ref)}")
+
+    def change_member(self, ref: str, change: MemberChange, if_match: int | None = None) -> MemberView:
+        """Set labels or scheduling; with `if_match` only when that is still the member's revision."""
+        return self._send(MemberView, "PATCH", f"/v1/members/{_part(ref)}", change, if_match)
+
+    def remove_member(self, ref: str, *, force: bool = False) -> None:
+        """Remove a member for good; refused (409) while it holds replicas and is not dead, unless `force`."""
+        self._transport.send("DELETE", f"/v1/members/{_part(ref)}", query=_query(force="true" if force else ""))
+
+    # tokens
+
+    def tokens(self) -> Listing[TokenView]:
+        """Return all tokens, without their secrets."""
+        return self._get(Listing[TokenView], "/v1/tokens")
+
+    def create_token(self, request: TokenRequest) -> TokenView:
+        """Create a token; its secret is in this answer and never again."""
+        return self._send(TokenView, "POST", "/v1/tokens", request)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Make a token worthless."""
+        self._transport.send("DELETE", f"/v1/tokens/{_part(token_id)}")
+
+    # deployments and replicas
+
+    def deploy(self, request: DeployRequest) -> DeployResult:
+        """Make deployments be as a Compose file says, or foretell what that would do."""
+        return self._send(DeployResult, "POST", "/v1/deploy", request)
+
+    def deployments(self, project: str = "") -> Listing[DeploymentView]:
+        """Return the deployments of one project, or all."""
+        return self._get(Listing[DeploymentView], "/v1/deployments", project=project)
+
+    def deployment(self, project: str, name: str) -> DeploymentView:
+        """Return one deployment."""
+        return self._get(DeploymentView, _deployment(project, name))
+
+    def change_deployment(
+        self, project: str, name: str, change: DeploymentChange, if_match: int | None = None
+    ) -> DeploymentView:
+        """Scale a deployment; with `if_match` only when that is still its revision."""
+        return self._send(DeploymentView, "PATCH", _deployment(project, name), change, if_match)
+
+    def delete_deployment(self, project: str, name: str) -> None:
+        """Ask for a deployment's end; it is gone when its last replica has stopped."""
+        self._transport.send("DELETE", _deployment(project, name))
+
+    def replicas(self, project: str = "", deployment: str = "", node: str = "") -> Listing[ReplicaView]:
+        """Return replicas, ended ones that are still remembered too."""
+        return self._get(Listing[ReplicaView], "/v1/replicas", project=project, deployment=deployment, node=node)
+
+    def logs(self, replica_id: str, *, follow: bool = False, tail: int = 100) -> Iterator[str]:
+        """Yield the last `tail` lines of a replica's log; with `follow` also those to come."""
+        return self._lines(f"/v1/replicas/{_part(replica_id)}/logs", follow, tail)
+
+    def deployment_logs(self, project: str, name: str, *, follow: bool = False, tail: int = 100) -> Iterator[str]:
+        """Yield the lines of all replicas of a deployment as `replica | line`."""
+        return self._lines(f"{_deployment(project, name)}/logs", follow, tail)
+
+    # what is told about them
+
+    def explain(self, subject: str) -> Explanation:
+        """Say why a replica (by id), a deployment (`project/name`) or a member (by name) is as it is."""
+        return self._get(Explanation, "/v1/explain", subject=subject)
+
+    def routes(self) -> Listing[RouteView]:
+        """Return every route with what the gateways report of it."""
+        return self._get(Listing[RouteView], "/v1/routes")
+
+    def events(self, subject: str = "", limit: int | None = None) -> Listing[Event]:
+        """Return what happened, newest last."""
+        return self._get(Listing[Event], "/v1/events", subject=subject, limit="" if limit is None else str(limit))
+
+    def watch(self, kinds: Sequence[str], after: int, *, patience_seconds: float | None = None) -> Iterator[Change]:
+        """Yield every change of records of `kinds` after revision `after`, in order, without a gap.
+
+        A broken connection is made anew from the last revision seen, for `patience_seconds` (None: for ever); the first
+        one must succeed. Raises WatchLost when changes are no longer kept.
+        """
+        return Watching(self._transport, kinds, after, patience_seconds).changes()
+
+    def _lines(self, path: str, follow: bool, tail: int) -> Iterator[str]:
+        query = {"follow": "true" if follow else "false", "tail": str(tail)}
+        silence = None if follow else READ_SECONDS
+        with self._transport.stream(
+            path, query=query, headers={"Accept": "text/plain"}, silence_seconds=silence
+        ) as pieces:
+            yield from split_lines(pieces)
+
+    def _get(self, kind: type[T], path: str, **query: str) -> T:
+        return self._decode(kind, self._transport.send("GET", path, query=_query(**query)))
+
+    def _send(self, kind: type[T], method: str, path: str, body: object, if_match: int | None = None) -> T:
+        return self._decode(kind, self._transport.send(method, path, body=body, if_match=if_match))
+
+    def _decode(self, kind: type[T], response: httpx.Response) -> T:
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadAnswer(self.url, str(error)) from error
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _deployment(project: str, name: str) -> str:
+    return f"/v1/deployments/{_part(project)}/{_part(name)}"
+
+
+def _query(**query: str) -> dict[str, str]:
+    return {key: value for key, value in query.items() if value}

@@ -1,0 +1,187 @@
+"""One HTTP connection pool to a control plane: whom it trusts, and what its failures mean."""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from fallow.client.errors import ApiError, ClientError, Unreachable, Untrusted
+from fallow.model.credentials import SERVER_NAME
+from fallow.model.problems import Problem
+from fallow.version import VERSION
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+
+_problem = msgspec.json.Decoder(Problem)
+
+
+def check_url(url: str) -> str:
+    """Return `url` without a slash at its end.
+
+    Raises ValueError unless it is https, or http to this very machine: a token must not cross a network in the clear.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from None
+    if parts.scheme not in ("https", "http") or not host:
+        raise ValueError(f"{url!r} is not a URL of a control plane (example: https://control.example:7443)")
+    if parts.scheme == "http" and host not in LOOPBACK:
+        raise ValueError(f"{url!r} would send the token unprotected; use https")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"{parts.scheme}://{host}: a control plane's URL has no user, query or fragment")
+    return url.rstrip("/")
+
+
+def tls_context(ca_pem: str) -> ssl.SSLContext:
+    """Return a context that trusts `ca_pem` alone, or the system's authorities when it is empty.
+
+    Raises ValueError when `ca_pem` holds no certificate.
+    """
+    if not ca_pem:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks name and chain
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("the CA is not a certificate in PEM form") from None
+    return context
+
+
+class Transport:
+    """Sends requests and turns every failure into a ClientError.
+
+    With a CA of its own the server must prove to be SERVER_NAME, whatever host the URL names; without one the system's
+    authorities and the URL's host count. Proxies and netrc of the environment are not used: neither may see the token.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        ca_pem: str,
+        *,
+        seconds: float = READ_SECONDS,
+        inner: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = check_url(url)
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise ValueError("the API token has characters no token has; it may have been copied with a line break")
+        self._extensions = {"sni_hostname": SERVER_NAME} if ca_pem else {}
+        self._seconds = seconds
+        headers = {"User-Agent": f"fallow/{VERSION}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            # Loading the system's authorities takes longer than a request; plain HTTP, to this machine, trusts none.
+            verify=tls_context(ca_pem) if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            timeout=httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
+            trust_env=False,
+            transport=inner,
+        )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        if_match: int | None = None,
+    ) -> httpx.Response:
+        """Send one request and return the whole answer, whose status is a success. Raises ClientError."""
+        headers = {"Accept": "application/json"}
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["Content-Type"] = "application/json"
+        if if_match is not None:
+            headers["If-Match"] = f'"{if_match}"'
+        with self._failures():
+            response = self._http.request(
+                method, path, params=query, content=content, headers=headers, extensions=dict(self._extensions)
+            )
+        if not response.is_success:
+            raise ApiError(problem_of(response))
+        return response
+
+    @contextmanager
+    def stream(
+        self, path: str, *, query: Mapping[str, str], headers: Mapping[str, str], silence_seconds: float | None
+    ) -> Iterator[Iterator[bytes]]:
+        """Yield the pieces of a long answer as they arrive; more silence than `silence_seconds` is a failure.
+
+        Raises ClientError, also while the pieces are read.
+        """
+        timeout = httpx.Timeout(silence_seconds, connect=min(CONNECT_SECONDS, self._seconds), write=self._seconds)
+        with (
+            self._failures(),
+            self._http.stream(
+                "GET",
+                path,
+                params=query,
+                headers=dict(headers),
+                timeout=timeout,
+                extensions=dict(self._extensions),
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise ApiError(problem_of(response))
+            yield response.iter_bytes()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise self._failure(error) from error
+        except httpx.InvalidURL as error:
+            raise Unreachable(self.url, str(error)) from error
+
+    def _failure(self, error: httpx.HTTPError) -> ClientError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return Untrusted(self.url, cause.verify_message or "its certificate does not verify")
+            if isinstance(cause, ssl.SSLError):
+                return Unreachable(self.url, "it does not speak TLS as a control plane does")
+            if isinstance(cause, ConnectionRefusedError):
+                return Unreachable(self.url, "nothing listens there (connection refused)")
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, httpx.TimeoutException):
+            return Unreachable(self.url, "it did not answer in time")
+        return Unreachable(self.url, str(error) or type(error).__name__)
+
+
+def problem_of(response: httpx.Response) -> Problem:
+    """Return the problem an answer tells of; one is made up from the status when something else answered."""
+    try:
+        return _problem.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        status = response.status_code
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = "(a status of its own)"
+        plain = response.headers.get("content-type", "").startswith("text/plain")
+        return Problem(
+            type="about:blank",
+            title=f"the server answered {status} {phrase}",
+            status=status,
+            detail=response.text[:500].strip() if plain else "",
+        )

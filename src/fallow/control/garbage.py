@@ -1,0 +1,21 @@
+"""The loop that forgets what nobody will ask for."""
+
+from fallow.control.runner import Controller
+from fallow.decide.garbage import sweep
+from fallow.store.cache import Cache
+from fallow.store.contract import Delete, Store
+
+KEEP_EVENTS = 10_000
+
+
+def garbage_controller() -> Controller:
+    """Return the loop over records that are part of a snapshot."""
+    return Controller(name="garbage", kinds=frozenset(), every_seconds=60.0, decide=sweep)
+
+
+async def trim_events(store: Store, cache: Cache) -> int:
+    """Delete the oldest events beyond KEEP_EVENTS and return how many; their ids sort by time."""
+    surplus = sorted(cache.records("events"))[:-KEEP_EVENTS]
+    for start in range(0, len(surplus), 500):
+        await store.commit((), [Delete(f"events/{id_}") for id_ in surplus[start : start + 500]])
+    return len(surplus)

@@ -1,0 +1,160 @@
+"""Live facts of sessions, in memory only: who is connected, when last heard, what it uses, what its proxy does.
+
+Ten thousand nodes must not write ten thousand rows a second; only changes of state are stored.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from fallow.control.ids import new_id
+from fallow.model.routes import ProxyReport
+from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember, Usage
+
+LOG_BACKLOG_CHUNKS = 1000
+
+
+class HubError(Exception):
+    """The member cannot be reached; the text says why."""
+
+
+class Link(Protocol):
+    """One open session."""
+
+    member_id: str
+
+    def send(self, frame: ToMember) -> None:
+        """Queue a frame; a member that does not read is cut off."""
+
+    def close(self, reason: str, final: bool = False) -> None:
+        """End the session; `final` tells the member not to come back."""
+
+
+class Hub:
+    """Every open session by member id, and what was heard on it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._links: dict[str, Link] = {}
+        self._seen: dict[str, float] = {}
+        self._usage: dict[str, Usage] = {}
+        self._proxies: dict[str, ProxyReport] = {}
+        self._logs: dict[str, tuple[str, asyncio.Queue[LogChunk]]] = {}  # stream id -> member id, chunks
+        self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
+
+    def open(self, link: Link) -> None:
+        """Take in a new session; an older one of the same member is closed."""
+        older = self._links.get(link.member_id)
+        self._links[link.member_id] = link
+        if older is not None:
+            older.close("a newer session took its place")
+        self.heard(link.member_id)
+        self._changed()
+
+    def closed(self, link: Link) -> None:
+        """Forget a session that has ended; what it said last stays known."""
+        if self._links.get(link.member_id) is not link:
+            return
+        del self._links[link.member_id]
+        for stream_id, (member_id, chunks) in list(self._logs.items()):
+            if member_id == link.member_id:
+                _offer(chunks, LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
+
+    def link(self, member_id: str) -> Link | None:
+        """Return the member's open session."""
+        return self._links.get(member_id)
+
+    def links(self) -> list[Link]:
+        """Return every open session."""
+        return list(self._links.values())
+
+    def connected(self) -> frozenset[str]:
+        """Return the ids of members with an open session."""
+        return frozenset(self._links)
+
+    def heard(self, member_id: str) -> None:
+        """Note a sign of life."""
+        self._seen[member_id] = self._clock()
+
+    def last_seen(self, member_id: str) -> float:
+        """Return when the member was last heard, in UTC seconds; 0: never by this process."""
+        return self._seen.get(member_id, 0.0)
+
+    def all_last_seen(self) -> dict[str, float]:
+        """Return the last sign of life of every member heard by this process."""
+        return dict(self._seen)
+
+    def used(self, member_id: str, usage: Usage) -> None:
+        """Note what a member uses."""
+        self._usage[member_id] = usage
+
+    def usage(self, member_id: str) -> Usage | None:
+        """Return what a member last said it uses."""
+        return self._usage.get(member_id)
+
+    def proxied(self, member_id: str, report: ProxyReport) -> None:
+        """Note what a gateway does."""
+        before = self._proxies.get(member_id)
+        self._proxies[member_id] = report
+        if before is None or (before.applied_revision, before.draining) != (report.applied_revision, report.draining):
+            self._changed()
+
+    def proxy_report(self, member_id: str) -> ProxyReport | None:
+        """Return what a gateway last said it does."""
+        return self._proxies.get(member_id)
+
+    def proxy_reports(self) -> dict[str, ProxyReport]:
+        """Return what every gateway last said it does."""
+        return dict(self._proxies)
+
+    def forget(self, member_id: str) -> None:
+        """Drop everything known of a member that was removed."""
+        for known in (self._seen, self._usage, self._proxies):
+            known.pop(member_id, None)
+
+    def disconnect(self, member_id: str, reason: str) -> None:
+        """End a member's session for good."""
+        link = self._links.get(member_id)
+        if link is not None:
+            link.close(reason, final=True)
+
+    def log_chunk(self, member_id: str, chunk: LogChunk) -> None:
+        """Hand lines of a log to whoever asked for them."""
+        owner, chunks = self._logs.get(chunk.stream_id, ("", None))
+        if chunks is not None and owner == member_id:
+            _offer(chunks, chunk)
+
+    async def logs(self, member_id: str, replica_id: str, follow: bool, tail: int) -> AsyncIterator[str]:
+        """Yield a replica's log lines from its node. Raises HubError when the node is not connected."""
+        link = self._links.get(member_id)
+        if link is None:
+            raise HubError("the replica's node is not connected just now")
+        stream_id = new_id(12)
+        chunks: asyncio.Queue[LogChunk] = asyncio.Queue(LOG_BACKLOG_CHUNKS)
+        self._logs[stream_id] = (member_id, chunks)
+        try:
+            link.send(OpenLog(stream_id=stream_id, replica_id=replica_id, follow=follow, tail=tail))
+            while True:
+                chunk = await chunks.get()
+                for line in chunk.lines:
+                    yield line
+                if chunk.error:
+                    raise HubError(chunk.error)
+                if chunk.end:
+                    return
+        finally:
+            del self._logs[stream_id]
+            current = self._links.get(member_id)
+            if current is not None:
+                current.send(CloseLog(stream_id=stream_id))
+
+    def _changed(self) -> None:
+        for call in self.on_change:
+            call()
+
+
+def _offer(chunks: asyncio.Queue[LogChunk], chunk: LogChunk) -> None:
+    """Queue a chunk; a reader too slow to keep up loses the oldest, and never slows the session down."""
+    if chunks.full():
+        chunks.get_nowait()
+    chunks.put_nowait(chunk)

@@ -1,0 +1,10 @@
+"""Ids that people can read out: lower case letters and digits without look-alikes."""
+
+import secrets
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+def new_id(length: int = 7) -> str:
+    """Return a random id; seven characters are 34 bits, enough beside a name or within one kind."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

@@ -1,0 +1,88 @@
+"""The loop that gives pending replicas a node."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import msgspec
+
+from fallow.control.runner import Controller
+from fallow.decide.events import event
+from fallow.decide.placement import Binding, Placement, fits, place
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Replica, ReplicaState
+from fallow.model.meta import Reason
+
+
+def placement_controller(new_id: Callable[[], str]) -> Controller:
+    """Return the loop."""
+    return Controller(
+        name="placement",
+        kinds=frozenset({"replicas", "members"}),
+        every_seconds=10.0,
+        decide=lambda snapshot, now: plan_of(snapshot, place(snapshot, now), now, new_id),
+    )
+
+
+def plan_of(snapshot: Snapshot, placement: Placement, now: float, new_id: Callable[[], str]) -> Plan:
+    """Return the writes a placement needs: its bindings, changed reasons of what stays pending, and what to tell."""
+    placed = [(snapshot.replicas[binding.replica_id], binding) for binding in placement.bindings]
+    steps = [Step(puts=(_bound(replica, binding, now),)) for replica, binding in placed]
+    told: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for replica, binding in placed:
+        node = snapshot.members[binding.node_id].name
+        told[replica.deployment_id, replica.project, replica.deployment][node] += 1
+    for (deployment_id, project, name), nodes in told.items():
+        where = ", ".join(f"{count} on {node}" for node, count in sorted(nodes.items())[:10])
+        more = f" and {len(nodes) - 10} more nodes" if len(nodes) > 10 else ""
+        text = f"{nodes.total()} replicas of {project}/{name} placed: {where}{more}"
+        steps.append(
+            Step(puts=(event(new_id(), now, "loop:placement", "deployment", deployment_id, f"{project}/{name}",
+                             "ReplicasPlaced", text),))
+        )  # fmt: skip
+    steps.extend(_pending_reasons(snapshot, placement, now))
+    return Plan(steps=steps)
+
+
+def _bound(replica: Replica, binding: Binding, now: float) -> Replica:
+    return msgspec.structs.replace(
+        replica,
+        node_id=binding.node_id,
+        address=binding.address,
+        host_ports=binding.host_ports,
+        state=ReplicaState.PLACED,
+        state_since=now,
+        updated_at=now,
+        reason=None,
+    )
+
+
+def _pending_reasons(snapshot: Snapshot, placement: Placement, now: float) -> list[Step]:
+    """Store why replicas are pending, once for every change of the reason."""
+    reasons = {rejection.template_id: rejection.reason for rejection in placement.rejections}
+    bound = {binding.replica_id for binding in placement.bindings}
+    steps = []
+    for replica in snapshot.replicas.values():
+        if replica.state is ReplicaState.PENDING and replica.id not in bound:
+            reason = reasons.get(replica.template_id)
+            if reason is not None and reason != replica.reason:
+                steps.append(Step(puts=(msgspec.structs.replace(replica, reason=reason, updated_at=now),)))
+    return steps
+
+
+def still_fits(snapshot: Snapshot, step: Step) -> Reason | None:
+    """Re-check a step's bindings against the newest snapshot; the applier drops what no longer fits."""
+    for record in step.puts:
+        if isinstance(record, Replica) and record.state is ReplicaState.PLACED and record.observed is None:
+            before = snapshot.replicas.get(record.id)
+            if before is not None and before.state is ReplicaState.PENDING:
+                return fits(
+                    snapshot,
+                    Binding(
+                        replica_id=record.id,
+                        node_id=record.node_id,
+                        address=record.address,
+                        host_ports=record.host_ports,
+                    ),
+                )
+    return None

@@ -1,0 +1,60 @@
+"""The loop that tells gateways where requests go, and lets replicas stop once no gateway sends them any."""
+
+from fallow.control.hub import Hub, Link
+from fallow.control.runner import Controller
+from fallow.control.settings import Settings
+from fallow.decide.plan import Plan
+from fallow.decide.routes import render, withdrawn
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import ReplicaState
+from fallow.model.members import Role
+from fallow.model.routes import ProxyState
+from fallow.model.wire import SetProxy
+
+
+class RoutesLoop:
+    """Renders what gateways should do and sends it to each that does not know it yet."""
+
+    def __init__(self, hub: Hub, settings: Settings) -> None:
+        self._hub = hub
+        self._settings = settings
+        self._sent: dict[Link, ProxyState] = {}  # what each open session was last told
+        self.state = ProxyState()
+
+    def controller(self) -> Controller:
+        """Return the loop."""
+        controller = Controller(
+            name="routes",
+            kinds=frozenset({"replicas", "members", "deployments"}),
+            every_seconds=5.0,
+            decide=self._decide,
+        )
+        self._hub.on_change.append(controller.wake)
+        return controller
+
+    def _decide(self, snapshot: Snapshot, now: float) -> Plan:
+        self.state = render(snapshot)
+        newest_leaving = max(
+            (replica.revision for replica in snapshot.replicas.values() if replica.state is ReplicaState.LEAVING),
+            default=0,
+        )
+        self._publish(snapshot, newest_leaving)
+        return withdrawn(snapshot, self._hub.proxy_reports(), now, self._settings.drain_seconds)
+
+    def _publish(self, snapshot: Snapshot, newest_leaving: int) -> None:
+        """Send the state to gateways that were told something else, or must confirm that a replica is withdrawn."""
+        open_now: dict[Link, ProxyState] = {}
+        for link in self._hub.links():
+            member = snapshot.members.get(link.member_id)
+            if member is None or member.role is not Role.GATEWAY:
+                continue
+            told = self._sent.get(link)
+            if told is None or told.revision < newest_leaving or not _same(told, self.state):
+                link.send(SetProxy(state=self.state))
+                told = self.state
+            open_now[link] = told
+        self._sent = open_now
+
+
+def _same(before: ProxyState, after: ProxyState) -> bool:
+    return (before.http, before.tcp, before.backends) == (after.http, after.tcp, after.backends)

@@ -1,0 +1,111 @@
+"""The only loop: wait for a change or for time to pass, take a snapshot, decide, apply. Everything else plugs in here.
+
+Level-triggered: a controller may be woken twice, late, or after a crash, and does the same.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from fallow.decide.plan import Plan
+from fallow.decide.snapshot import Snapshot
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+from fallow.store.contract import StoreError
+
+_log = structlog.get_logger("fallow.control")
+
+RETRY_SECONDS = 1.0
+
+
+@dataclass(kw_only=True)
+class Controller:
+    """One control loop: `decide` is called after a change of one of `kinds`, and at least every `every_seconds`."""
+
+    name: str
+    kinds: frozenset[str]
+    every_seconds: float
+    decide: Callable[[Snapshot, float], Plan]
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Ask to be run soon, for a reason the store does not know."""
+        self.awake.set()
+
+
+class Runner:
+    """Runs controllers side by side, each never twice at once, until stopped."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        applier: Applier,
+        controllers: Sequence[Controller],
+        clock: Callable[[], float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._cache = cache
+        self._applier = applier
+        self._controllers = controllers
+        self._clock = clock
+        self._seconds = Histogram(
+            "fallow_loop_seconds", "Time of one run of a control loop", ["loop"], registry=registry
+        )
+        self._steps = Counter(
+            "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake_on_changes())
+            for controller in self._controllers:
+                group.create_task(self._repeat(controller), name=f"loop:{controller.name}")
+
+    async def _wake_on_changes(self) -> None:
+        subscription = self._cache.subscribe()
+        try:
+            async for changed in subscription:
+                kinds = {kind for kind, _ in changed}
+                for controller in self._controllers:
+                    if controller.kinds & kinds:
+                        controller.wake()
+        finally:
+            subscription.close()
+
+    async def _repeat(self, controller: Controller) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            pause = await self._once(controller)
+            spent = loop.time() - began
+            # A loop takes at most half of the time: what changes meanwhile is decided together in the next run.
+            await asyncio.sleep(min(spent, 1.0))
+            try:
+                async with asyncio.timeout(pause):
+                    await controller.awake.wait()
+            except TimeoutError:
+                pass
+
+    async def _once(self, controller: Controller) -> float:
+        """Run one controller once and return after how many seconds to run it again at the latest."""
+        controller.awake.clear()
+        try:
+            with self._seconds.labels(controller.name).time():
+                plan = controller.decide(self._cache.snapshot(), self._clock())
+            if plan.steps:
+                applied = await self._applier.apply(plan)
+                self._steps.labels(controller.name, "committed").inc(applied.committed)
+                self._steps.labels(controller.name, "dropped").inc(applied.dropped)
+                if applied.dropped:
+                    controller.wake()
+        except StoreError as error:
+            _log.warning("store refused a plan", loop=controller.name, error=str(error))
+            return RETRY_SECONDS
+        except Exception:  # noqa: BLE001 - one loop's bug must not stop the others; it is logged whole
+            _log.exception("control loop failed; it is run again", loop=controller.name)
+            return RETRY_SECONDS
+        return min(controller.every_seconds, plan.wake_after_seconds or controller.every_seconds)

@@ -1,0 +1,40 @@
+"""What an operator may set about a control plane."""
+
+from dataclasses import dataclass
+
+from fallow.model.members import PortRange
+
+DEFAULT_HOST_PORTS = PortRange(first=20000, last=29999)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """One control plane's settings; the same for its whole life. Times are in seconds.
+
+    `session_host`: where members open their sessions; empty: the host that answered them. `public_url`: what people
+    and machines are told to call, such as `https://10.0.0.5:8443`. A node gets `host_ports_per_node` ports of
+    `host_ports`, none of them shared with another node of the same address.
+    """
+
+    name: str = "default"
+    session_host: str = ""
+    session_port: int = 8444
+    public_url: str = ""
+    heartbeat_seconds: float = 1.0
+    suspect_after_seconds: float = 3.0
+    dead_after_seconds: float = 8.0
+    certificate_seconds: float = 86400.0
+    join_token_seconds: float = 1800.0
+    host_ports: PortRange = DEFAULT_HOST_PORTS
+    host_ports_per_node: int = 1000
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other. Raises ValueError."""
+        if not 0 < self.heartbeat_seconds < self.suspect_after_seconds < self.dead_after_seconds:
+            raise ValueError("heartbeat, suspect and dead times must be positive, and each longer than the one before")
+        if min(self.certificate_seconds, self.join_token_seconds) <= 0 or self.drain_seconds < 0:
+            raise ValueError("certificate and join token times must be positive, the drain time not negative")
+        first, last = self.host_ports.first, self.host_ports.last
+        if not (1 <= first <= last <= 65535 and 1 <= self.host_ports_per_node <= last - first + 1):
+            raise ValueError(f"host ports {first}-{last} do not hold {self.host_ports_per_node} ports for one node")

@@ -1,0 +1,220 @@
+"""How many replicas there should be, which of them go, and which are replaced before they go.
+
+A slot is a replica's number in its deployment. At any time a slot has one owner, and beside it at most one
+replacement that takes over once it is healthy (make before break). Replicas that are leaving no longer own their slot,
+but its number is not given away until they have ended.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+import msgspec
+
+from fallow.decide.events import event
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment, Replica, ReplicaState
+from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.meta import Reason
+
+UPDATE_SURGE = 0.25  # this share of a deployment, at least one replica, is renewed at a time
+
+_LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
+
+
+def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan:
+    """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step."""
+    steps: list[Step] = list(_lost(snapshot, now, new_id))
+    lost = {record.id for step in steps for record in step.puts}
+    for deployment in snapshot.deployments.values():
+        replicas = [
+            replica for replica in snapshot.replicas_by_deployment.get(deployment.id, ()) if replica.id not in lost
+        ]
+        view = _View(deployment=deployment, members=snapshot.members, replicas=replicas, now=now, new_id=new_id)
+        steps.extend(_finish_deletion(snapshot, view) if deployment.deleting else _changes(view))
+    return Plan(steps=steps)
+
+
+@dataclass(kw_only=True)
+class _View:
+    """One deployment, its replicas, and what making decisions about it needs."""
+
+    deployment: Deployment
+    members: Mapping[str, Member]
+    replicas: list[Replica]
+    now: float
+    new_id: Callable[[], str]
+    slots: dict[int, list[Replica]] = field(init=False)  # live replicas by slot, a replacement last
+
+    def __post_init__(self) -> None:
+        self.slots = defaultdict(list)
+        live = {replica.id: replica for replica in self.replicas if replica.state in _LIVE}
+        # Not by age alone: clocks may jump back between the making of a replica and of its replacement.
+        for replica in sorted(live.values(), key=lambda found: (found.replaces in live, found.created_at, found.id)):
+            self.slots[replica.slot].append(replica)
+
+    @property
+    def failed_slots(self) -> set[int]:
+        """Return slots whose replica of this generation has ended for good: trying again would not help."""
+        return {
+            replica.slot
+            for replica in self.replicas
+            if replica.state is ReplicaState.FAILED and replica.generation == self.deployment.generation
+        }
+
+    def leaves_its_node(self, replica: Replica) -> bool:
+        """Say whether the replica's node is being drained."""
+        node = self.members.get(replica.node_id)
+        return node is not None and node.scheduling is Scheduling.DRAINING
+
+    def outdated(self, replica: Replica) -> bool:
+        """Say whether the replica is made from an older generation."""
+        return replica.generation < self.deployment.generation
+
+
+def _lost(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
+    """Give up replicas whose node is dead or gone."""
+    for node_id, replicas in snapshot.replicas_by_node.items():
+        node = snapshot.members.get(node_id)
+        if node is not None and node.state is not MemberState.DEAD:
+            continue
+        why = "its node is dead" if node is not None else "its node was removed"
+        for replica in replicas:
+            lost = _moved(replica, ReplicaState.LOST, now, Reason(code="NodeLost", text=why))
+            told = event(
+                new_id(), now, "loop:deployments", "replica", replica.id, replica.id, "ReplicaLost",
+                f"{replica.id} is lost: {why}", "warning",
+            )  # fmt: skip
+            yield Step(puts=(lost, told))
+
+
+def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
+    """Retire everything; forget the deployment once nothing of it is left."""
+    live = [replica for replicas in view.slots.values() for replica in replicas]
+    reason = Reason(code="Deleted", text="its deployment is deleted")
+    for replica in live:
+        yield from _retire(view, replica, reason)
+    if all(replica.ended for replica in view.replicas):
+        templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
+        told = event(
+            view.new_id(), view.now, "loop:deployments", "deployment", view.deployment.id, view.deployment.path,
+            "DeploymentDeleted", f"{view.deployment.path} is gone",
+        )  # fmt: skip
+        yield Step(puts=(told,), deletes=(view.deployment, *templates, *view.replicas))
+
+
+def _changes(view: _View) -> Iterator[Step]:
+    """Count first, then renew: a slot that goes away needs no replacement."""
+    surplus = len(view.slots) - view.deployment.spec.replicas
+    gone = _victims(view, surplus) if surplus > 0 else []
+    for slot in gone:
+        for replica in view.slots.pop(slot):
+            yield from _retire(view, replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
+    if surplus < 0:
+        yield from _create_missing(view, -surplus)
+    yield from _settle_moves(view)
+    yield from _begin_moves(view)
+
+
+def _victims(view: _View, count: int) -> list[int]:
+    """Choose the slots whose loss matters least: not yet running, unwell, on a bad or crowded node, youngest."""
+    crowd = Counter(replica.node_id for replicas in view.slots.values() for replica in replicas)
+
+    def badness(slot: int) -> tuple[object, ...]:
+        best = max(view.slots[slot], key=lambda found: (found.healthy, found.state is ReplicaState.RUNNING))
+        node = view.members.get(best.node_id)
+        unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
+        return (
+            best.state is ReplicaState.PENDING, not best.healthy, unwell, view.outdated(best),
+            crowd[best.node_id], best.created_at, slot,
+        )  # fmt: skip
+
+    chosen: list[int] = []
+    for _ in range(count):
+        worst = max((slot for slot in view.slots if slot not in chosen), key=badness)
+        crowd.subtract(replica.node_id for replica in view.slots[worst])
+        chosen.append(worst)
+    return chosen
+
+
+def _create_missing(view: _View, count: int) -> Iterator[Step]:
+    """Create replicas in the lowest free slots; a slot that failed for good stays empty and counts as filled."""
+    taken = {replica.slot for replica in view.replicas if not replica.ended} | view.failed_slots
+    count -= len(view.failed_slots - set(view.slots))
+    slot = 0
+    while count > 0:
+        if slot not in taken:
+            yield Step(puts=(_new_replica(view, slot),), guards=(view.deployment,))
+            count -= 1
+        slot += 1
+
+
+def _settle_moves(view: _View) -> Iterator[Step]:
+    """Where a slot has two live replicas, retire the one that is no longer needed."""
+    for replicas in view.slots.values():
+        if len(replicas) < 2:
+            continue
+        new = replicas[-1]
+        for old in replicas[:-1]:
+            if new.healthy:
+                yield from _retire(view, old, Reason(code="Replaced", text=f"{new.id} has taken over"))
+            elif not view.leaves_its_node(old) and not view.outdated(old):
+                yield from _retire(view, new, Reason(code="NotNeeded", text=f"{old.id} may stay after all"))
+                break
+            elif view.leaves_its_node(new) or view.outdated(new):
+                yield from _retire(view, new, Reason(code="NotNeeded", text="it would have to move on at once"))
+                break
+
+
+def _begin_moves(view: _View) -> Iterator[Step]:
+    """Create replacements beside replicas that have to go: all of a draining node's, some of the outdated ones."""
+    allowed = max(1, ceil(view.deployment.spec.replicas * UPDATE_SURGE))
+    allowed -= sum(len(replicas) > 1 for replicas in view.slots.values())
+    for slot in sorted(view.slots):
+        (owner, *more) = view.slots[slot]
+        if more or slot in view.failed_slots:
+            continue
+        if owner.state is ReplicaState.PENDING:
+            if view.outdated(owner):
+                yield from _retire(view, owner, Reason(code="Outdated", text="a newer generation is wanted"))
+        elif view.leaves_its_node(owner):
+            yield Step(puts=(_new_replica(view, slot, owner.id),), guards=(view.deployment, owner))
+        elif view.outdated(owner) and allowed > 0:
+            allowed -= 1
+            yield Step(puts=(_new_replica(view, slot, owner.id),), guards=(view.deployment, owner))
+
+
+def _new_replica(view: _View, slot: int, replaces: str = "") -> Replica:
+    deployment = view.deployment
+    return Replica(
+        id=f"{deployment.name}-{slot}-{view.new_id()}",
+        created_at=view.now,
+        updated_at=view.now,
+        deployment_id=deployment.id,
+        project=deployment.project,
+        deployment=deployment.name,
+        slot=slot,
+        generation=deployment.generation,
+        template_id=f"{deployment.id}.{deployment.generation}",
+        replaces=replaces,
+        state_since=view.now,
+    )
+
+
+def _retire(view: _View, replica: Replica, reason: Reason) -> Iterator[Step]:
+    """Let a live replica go: at once when it has no node yet, by way of the gateways otherwise."""
+    pending = replica.state is ReplicaState.PENDING
+    after = ReplicaState.STOPPED if pending else ReplicaState.LEAVING
+    told = event(
+        view.new_id(), view.now, "loop:deployments", "replica", replica.id, replica.id, f"Replica{after.title()}",
+        f"{replica.id} goes: {reason.text}",
+    )  # fmt: skip
+    yield Step(puts=(_moved(replica, after, view.now, reason), told))
+
+
+def _moved(replica: Replica, state: ReplicaState, now: float, reason: Reason) -> Replica:
+    return msgspec.structs.replace(
+        replica, state=state, state_since=now, updated_at=now, reason=reason, healthy_since=0.0
+    )

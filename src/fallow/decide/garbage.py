@@ -1,0 +1,51 @@
+"""What may be forgotten: ended replicas, templates nobody uses, tokens long past use."""
+
+from collections import defaultdict
+
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Replica
+
+KEEP_ENDED_SECONDS = 3600.0
+KEEP_ENDED_PER_DEPLOYMENT = 20
+KEEP_GENERATIONS = 10
+KEEP_TOKENS_SECONDS = 7 * 86400.0
+
+
+def sweep(snapshot: Snapshot, now: float) -> Plan:
+    """Return the deletions due now."""
+    steps = [Step(deletes=(replica,)) for replica in _forgettable_replicas(snapshot, now)]
+    used = {replica.template_id for replica in snapshot.replicas.values()}
+    for template in snapshot.templates.values():
+        deployment = snapshot.deployments.get(template.deployment_id)
+        oldest = deployment.generation - KEEP_GENERATIONS if deployment is not None else 0
+        if template.id not in used and (deployment is None or template.generation < oldest):
+            steps.append(Step(deletes=(template,)))
+    steps.extend(
+        Step(deletes=(token,))
+        for token in snapshot.join_tokens.values()
+        if now - token.expires_at > KEEP_TOKENS_SECONDS
+    )
+    return Plan(steps=steps)
+
+
+def _forgettable_replicas(snapshot: Snapshot, now: float) -> list[Replica]:
+    ended: dict[str, list[Replica]] = defaultdict(list)
+    for replica in snapshot.replicas.values():
+        if replica.ended and not _blocks_its_slot(snapshot, replica):
+            ended[replica.deployment_id].append(replica)
+    found = []
+    for replicas in ended.values():
+        replicas.sort(key=lambda replica: replica.state_since, reverse=True)
+        found.extend(
+            replica
+            for position, replica in enumerate(replicas)
+            if position >= KEEP_ENDED_PER_DEPLOYMENT or now - replica.state_since > KEEP_ENDED_SECONDS
+        )
+    return found
+
+
+def _blocks_its_slot(snapshot: Snapshot, replica: Replica) -> bool:
+    """A replica that failed for good tells why its slot is empty; forgetting it would start it all over again."""
+    deployment = snapshot.deployments.get(replica.deployment_id)
+    return deployment is not None and replica.state == "failed" and replica.generation == deployment.generation

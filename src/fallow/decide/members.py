@@ -1,0 +1,79 @@
+"""Liveness: who is ready, who is suspect, who is dead - told from the last sign of life alone.
+
+Suspect stops new work and routing; dead has replicas replaced. When most members fall silent at once the fault is
+taken to be our own, and nobody is declared dead until they are heard again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from fallow.decide.events import event
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.members import Member, MemberState
+from fallow.model.units import format_duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liveness:
+    """Thresholds, in seconds since the last sign of life, and what the watcher itself has been through.
+
+    `watching_since`: when this process began to listen; members not heard since then get `grace_factor` times as long.
+    `outage_at`: when most members were last silent together; silence counts from there again.
+    """
+
+    suspect_after_seconds: float
+    dead_after_seconds: float
+    watching_since: float
+    outage_at: float = 0.0
+    grace_factor: float = 3.0
+
+
+def in_outage(members: Mapping[str, Member], last_seen: Mapping[str, float], now: float, rules: Liveness) -> bool:
+    """Say whether so many members are silent at once that the fault is more likely ours.
+
+    That is: all that were alive, or at least two and more than half of them.
+    """
+    alive = [found for found in members.values() if found.state in (MemberState.READY, MemberState.SUSPECT)]
+    silent = sum(now - last_seen.get(found.id, rules.watching_since) > rules.suspect_after_seconds for found in alive)
+    return bool(alive) and (silent == len(alive) or (silent >= 2 and silent * 2 > len(alive)))
+
+
+def judge(
+    snapshot: Snapshot, last_seen: Mapping[str, float], now: float, rules: Liveness, new_id: Callable[[], str]
+) -> Plan:
+    """Return the state changes of all members; `last_seen` maps member id to UTC seconds, absent when never heard."""
+    outage = in_outage(snapshot.members, last_seen, now, rules)
+    steps = []
+    for member in snapshot.members.values():
+        state, reason = _state_of(member, last_seen.get(member.id), now, rules, outage)
+        if state is member.state:
+            continue
+        changed = msgspec.structs.replace(member, state=state, state_since=now, state_reason=reason, updated_at=now)
+        told = event(
+            new_id(), now, "loop:members", "member", member.id, member.name,
+            f"{member.role.title()}{state.title()}", reason,
+            "info" if state is MemberState.READY else "warning",
+        )  # fmt: skip
+        steps.append(Step(puts=(changed, told)))
+    return Plan(steps=steps)
+
+
+def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, outage: bool) -> tuple[MemberState, str]:
+    """Return the state `member` should have, and why."""
+    if seen is not None and now - seen <= rules.suspect_after_seconds:
+        return MemberState.READY, "its session is open"
+    if member.state in (MemberState.JOINING, MemberState.DEAD):
+        return member.state, member.state_reason
+    factor = 1.0 if seen is not None else rules.grace_factor
+    silence = now - max(seen or 0.0, rules.watching_since)
+    counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at)
+    if silence <= rules.suspect_after_seconds * factor:
+        return member.state, member.state_reason
+    if counted > rules.dead_after_seconds * factor and not outage:
+        return MemberState.DEAD, f"no sign of life for {format_duration(silence)}; its replicas are replaced"
+    if member.state is MemberState.SUSPECT:
+        return MemberState.SUSPECT, member.state_reason
+    return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"

@@ -1,0 +1,107 @@
+"""Say of one binding whether it still holds: the rules of placement, for one node, without a table."""
+
+from collections.abc import Iterable
+
+from fallow.decide.placement import phrases
+from fallow.decide.placement.request import Request, going, protocol_bit, replaced_by, request_of
+from fallow.decide.placement.result import Binding
+from fallow.decide.placement.table import free_room
+from fallow.decide.selectors import matches
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Replica, ReplicaState
+from fallow.model.labels import Selector
+from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.meta import Reason
+
+
+def fits(snapshot: Snapshot, binding: Binding) -> Reason | None:
+    """Return why `binding` does not hold on `snapshot`, None when it does. Looks only at what is on its node."""
+    replica = snapshot.replicas.get(binding.replica_id)
+    if replica is None:
+        return Reason(code="ReplicaGone", text="the replica is no longer wanted")
+    if replica.state is not ReplicaState.PENDING:
+        return Reason(code="ReplicaNotPending", text=f"the replica is {replica.state}, not pending")
+    template = snapshot.templates.get(replica.template_id)
+    if template is None:
+        return Reason(code="NoTemplate", text="what it is made of is no longer stored")
+    node = snapshot.nodes.get(binding.node_id)
+    if node is None:
+        return Reason(code="NodeGone", text="the node was removed")
+    others = [found for found in snapshot.replicas_by_node.get(node.id, ()) if found.id != replica.id]
+    request = request_of(template)
+    return (
+        _in_service(node, binding)
+        or _wanted(node, request)
+        or _room(snapshot, node, request, others)
+        or _crowd(snapshot, request, replica, others)
+        or _ports(node, request, binding, others)
+    )
+
+
+def _in_service(node: Member, binding: Binding) -> Reason | None:
+    if node.state is not MemberState.READY:
+        return Reason(code="NodeNotReady", text=f"{node.name}: {phrases.STATES[node.state]}")
+    if node.scheduling is not Scheduling.ACTIVE:
+        text = phrases.CORDONED if node.scheduling is Scheduling.CORDONED else phrases.DRAINING
+        return Reason(code="NodeNotSchedulable", text=f"{node.name}: {text}")
+    if not node.lease.address:
+        return Reason(code="NodeNotReachable", text=f"{node.name}: {phrases.NO_ADDRESS}")
+    if node.lease.address != binding.address:
+        return Reason(code="AddressChanged", text=f"{node.name}: its address is now {node.lease.address}")
+    return None
+
+
+def _wanted(node: Member, request: Request) -> Reason | None:
+    for requirement in request.policy.selector.requirements:
+        if not matches(Selector(requirements=(requirement,)), node.labels):
+            return Reason(code="SelectorMismatch", text=f"{node.name}: {phrases.requirement(requirement)}")
+    architectures = request.policy.architectures
+    if architectures and node.facts.architecture not in architectures:
+        return Reason(code="ArchitectureMismatch", text=f"{node.name}: {phrases.architecture(architectures)}")
+    return None
+
+
+def _room(snapshot: Snapshot, node: Member, request: Request, others: Iterable[Replica]) -> Reason | None:
+    if not request.reserves:
+        return None
+    cpus, memory = free_room(node, others, snapshot.templates)
+    if 0 < request.cpus > cpus:
+        return Reason(code="NotEnoughCpu", text=f"{node.name}: {phrases.cpus(request.cpus, cpus)}")
+    if 0 < request.memory_bytes > memory:
+        return Reason(code="NotEnoughMemory", text=f"{node.name}: {phrases.memory(request.memory_bytes, memory)}")
+    return None
+
+
+def _crowd(snapshot: Snapshot, request: Request, replica: Replica, others: Iterable[Replica]) -> Reason | None:
+    limit = request.policy.max_per_node
+    if not limit:
+        return None
+    same = {found.id for found in others if found.deployment_id == replica.deployment_id and not going(found)}
+    if len(same) >= limit:  # only now, since it looks at the whole deployment
+        same -= replaced_by(snapshot.replicas_by_deployment.get(replica.deployment_id, ()))
+    if len(same) >= limit:
+        return Reason(code="TooManyPerNode", text=phrases.crowded(limit))
+    return None
+
+
+def _ports(node: Member, request: Request, binding: Binding, others: Iterable[Replica]) -> Reason | None:
+    given = binding.host_ports
+    if given.keys() != {spec.key for spec in request.ports}:
+        return Reason(code="PortsChanged", text="the binding's host ports are not those the container asks for")
+    for key, number, _ in request.fixed_ports:
+        if given[key] != number:
+            return Reason(code="PortsChanged", text=f"{key} asks for host port {number}")
+    picked = {key for key, _ in request.free_ports}
+    leased = node.lease.host_ports
+    owned: dict[int, int] = {}
+    for other in others:
+        for key, number in other.host_ports.items():
+            owned[number] = owned.get(number, 0) | protocol_bit(key)
+    for key, number in sorted(given.items(), key=lambda item: item[0] in picked):
+        if key in picked and not leased.first <= number <= leased.last:
+            return Reason(code="PortOutOfRange", text=f"{node.name}: {number} is not in {leased.first}-{leased.last}")
+        bits = owned.get(number, 0)
+        if bits if key in picked else bits & protocol_bit(key):
+            return Reason(code="PortTaken", text=f"{node.name}: {phrases.taken(number, key)}")
+        owned[number] = bits | protocol_bit(key)
+    return None

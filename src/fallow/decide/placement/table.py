@@ -1,0 +1,155 @@
+"""The fleet as numpy columns: one row a node, in the order of node ids."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fallow.decide.placement.columns import LabelColumns
+from fallow.decide.placement.ports import PortBook
+from fallow.decide.placement.request import MOST, NANO, Request, reservation
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Replica, Template
+from fallow.model.members import Member, MemberState, Scheduling
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_STATES = {state: code for code, state in enumerate(MemberState)}
+_SCHEDULING = {wish: code for code, wish in enumerate(Scheduling)}
+_TIE = 2.0**-40  # what a replica weighs where shares are equal; what a share weighs is 2**-10 where counts are
+
+
+class NodeTable:
+    """Free room, counts and labels of every node; it changes as replicas are given to nodes.
+
+    `free_cpus` is in billionths of a processor, `free_memory` in bytes; both are negative where a node has shrunk.
+    `touched` lists the rows in the order in which they changed, for those who keep something made of them.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.nodes: list[Member] = sorted(snapshot.nodes.values(), key=lambda node: node.id)
+        self.rows: dict[str, int] = {node.id: row for row, node in enumerate(self.nodes)}
+        self.labels = LabelColumns(self.nodes)
+        self.ports = PortBook([node.lease.host_ports for node in self.nodes])
+        self.touched: list[int] = []
+        self._read_nodes()
+        self._read_replicas(snapshot)
+        self._score_all()
+
+    def __len__(self) -> int:
+        """Return the number of nodes."""
+        return len(self.nodes)
+
+    def in_state(self, state: MemberState) -> Mask:
+        """Return which nodes are in `state`."""
+        return np.equal(self._states, _STATES[state])
+
+    def wished(self, scheduling: Scheduling) -> Mask:
+        """Return which nodes an operator wants to be `scheduling`."""
+        return np.equal(self._scheduling, _SCHEDULING[scheduling])
+
+    def built_for(self, architectures: Iterable[str]) -> Mask:
+        """Return which nodes have one of the architectures."""
+        codes = [self._architecture_codes[name] for name in architectures if name in self._architecture_codes]
+        return np.isin(self._architectures, codes)
+
+    def take(self, row: int, request: Request) -> None:
+        """Reserve room for one replica on one node. Its ports are taken by `ports.allocate`."""
+        self.free_cpus[row] -= request.cpus
+        self.free_memory[row] -= request.memory_bytes
+        self.counts[row] += 1
+        count = self.counts.item(row)
+        share = max(
+            (self._all_cpus.item(row) - self.free_cpus.item(row)) * self._per_cpu.item(row),
+            (self._all_memory.item(row) - self.free_memory.item(row)) * self._per_byte.item(row),
+        )
+        self.by_share[row] = share + count * _TIE
+        self.by_count[row] = count + share * 2.0**-10
+        self.touched.append(row)
+
+    def take_many(self, rows: Ints, given: Ints, request: Request) -> None:
+        """Reserve room for `given[i]` replicas on node `rows[i]`; no row twice."""
+        self.free_cpus[rows] -= given * request.cpus
+        self.free_memory[rows] -= given * request.memory_bytes
+        self.counts[rows] += given
+        share = self.share_with(rows, None, request)
+        self.by_share[rows] = share + self.counts[rows] * _TIE
+        self.by_count[rows] = self.counts[rows] + share * 2.0**-10
+        self.touched.extend(rows.tolist())
+
+    def share_with(self, rows: Ints, given: Ints | None, request: Request) -> Floats:
+        """Return the larger of the reserved shares of processor and memory, with `given` more replicas on each row."""
+        cpus = self._all_cpus[rows] - self.free_cpus[rows]
+        memory = self._all_memory[rows] - self.free_memory[rows]
+        if given is not None:
+            cpus = cpus + given * request.cpus
+            memory = memory + given * request.memory_bytes
+        return np.maximum(cpus * self._per_cpu[rows], memory * self._per_byte[rows])
+
+    def score_with(self, rows: Ints, given: Ints, request: Request) -> Floats:
+        """Return the load by which `request` compares nodes, with `given` more replicas on each row."""
+        share, counts = self.share_with(rows, given, request), self.counts[rows] + given
+        return share + counts * _TIE if request.reserves else counts + share * 2.0**-10
+
+    def _read_nodes(self) -> None:
+        nodes, codes = self.nodes, dict[str, int]()
+        self._states = np.array([_STATES[node.state] for node in nodes], dtype=np.int8)
+        self._scheduling = np.array([_SCHEDULING[node.scheduling] for node in nodes], dtype=np.int8)
+        self.reachable: Mask = np.array([bool(node.lease.address) for node in nodes], dtype=np.bool_)
+        self._architectures = np.array(
+            [codes.setdefault(node.facts.architecture, len(codes)) for node in nodes], dtype=np.int32
+        )
+        self._architecture_codes = codes
+        self._all_cpus: Ints = np.array([round(node.facts.cpus * NANO) for node in nodes], dtype=np.int64)
+        self._all_memory: Ints = np.array([node.facts.memory_bytes for node in nodes], dtype=np.int64)
+        self._per_cpu = _inverse(self._all_cpus)
+        self._per_byte = _inverse(self._all_memory)
+
+    def _read_replicas(self, snapshot: Snapshot) -> None:
+        cpus, memory, counts = ([0] * len(self.nodes) for _ in range(3))
+        reserved: dict[str, tuple[int, int]] = {}
+        for node_id, replicas in snapshot.replicas_by_node.items():
+            row = self.rows.get(node_id)
+            if row is None:
+                continue
+            counts[row] = len(replicas)
+            for replica in replicas:
+                held = reserved.get(replica.template_id)
+                if held is None:
+                    held = reserved[replica.template_id] = reserved_by(replica, snapshot.templates)
+                cpus[row] += held[0]
+                memory[row] += held[1]
+                if replica.host_ports:
+                    self.ports.occupy(row, replica.host_ports)
+        self.counts: Ints = np.array(counts, dtype=np.int64)
+        self.free_cpus: Ints = self._all_cpus - np.array([min(held, MOST) for held in cpus], dtype=np.int64)
+        self.free_memory: Ints = self._all_memory - np.array([min(held, MOST) for held in memory], dtype=np.int64)
+
+    def _score_all(self) -> None:
+        cpus, memory = self._all_cpus - self.free_cpus, self._all_memory - self.free_memory
+        share = np.maximum(cpus * self._per_cpu, memory * self._per_byte)
+        self.by_share: Floats = share + self.counts * _TIE
+        self.by_count: Floats = self.counts + share * 2.0**-10
+
+
+def reserved_by(replica: Replica, templates: Mapping[str, Template]) -> tuple[int, int]:
+    """Return what a replica holds: (billionths of a processor, bytes); nothing is known without its template."""
+    template = templates.get(replica.template_id)
+    return reservation(template.container.resources) if template is not None else (0, 0)
+
+
+def free_room(node: Member, held: Iterable[Replica], templates: Mapping[str, Template]) -> tuple[int, int]:
+    """Return what replicas leave of a node: (billionths of a processor, bytes), negative where it has shrunk."""
+    cpus, memory = round(node.facts.cpus * NANO), node.facts.memory_bytes
+    for replica in held:
+        reserved = reserved_by(replica, templates)
+        cpus -= reserved[0]
+        memory -= reserved[1]
+    return cpus, memory
+
+
+def _inverse(whole: Ints) -> Floats:
+    """Return 1/x, and 0 for 0: a node that does not tell its capacity has no share of it."""
+    return np.divide(1.0, whole, out=np.zeros(len(whole)), where=whole > 0)

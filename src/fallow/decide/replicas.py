@@ -1,0 +1,53 @@
+"""What an agent's word about a replica changes in its record."""
+
+import msgspec
+
+from fallow.model.deployments import Activity, Health, Observation, Replica, ReplicaState
+from fallow.model.lifecycle import may_replica_move
+from fallow.model.meta import Reason
+
+_ALIVE = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.LEAVING)
+
+
+def observe(replica: Replica, observation: Observation, now: float) -> Replica | None:
+    """Return the replica with `observation` taken in, or None when it says nothing new.
+
+    An observation older than the last one, or of a replica that has ended or was never placed, is nothing new.
+    """
+    before = replica.observed
+    if replica.ended or not replica.node_id or (before is not None and observation.serial <= before.serial):
+        return None
+    if before is not None and _same(before, observation):
+        return None
+    state, reason = _next_state(replica, observation)
+    healthy = observation.health is Health.HEALTHY and observation.activity is Activity.RUNNING
+    return msgspec.structs.replace(
+        replica,
+        state=state,
+        state_since=now if state is not replica.state else replica.state_since,
+        reason=reason if state is not replica.state else replica.reason,
+        observed=observation,
+        healthy_since=(replica.healthy_since or now) if healthy else 0.0,
+        updated_at=now,
+    )
+
+
+def _same(before: Observation, after: Observation) -> bool:
+    return msgspec.structs.replace(after, serial=before.serial, at=before.at) == before
+
+
+def _next_state(replica: Replica, seen: Observation) -> tuple[ReplicaState, Reason | None]:
+    """Return the state this observation leads to; the same one where it leads nowhere."""
+    after, reason = replica.state, None
+    if replica.state in _ALIVE and seen.activity is Activity.FAILED:
+        after, reason = ReplicaState.FAILED, Reason(code="Failed", text=seen.message or "it failed")
+    elif replica.state in _ALIVE and seen.activity is Activity.STOPPED:
+        text = f"it ended by itself with exit code {seen.exit_code}; its restart policy does not start it again"
+        after, reason = ReplicaState.FAILED, Reason(code="Completed", text=text)
+    elif replica.state is ReplicaState.STOPPING and seen.activity in (Activity.STOPPED, Activity.FAILED):
+        after = ReplicaState.STOPPED
+    elif replica.state is ReplicaState.PLACED and seen.started:
+        after = ReplicaState.RUNNING
+    if after is not replica.state and not may_replica_move(replica.state, after, "observations"):
+        return replica.state, None
+    return after, reason

@@ -1,0 +1,54 @@
+"""Public keys: which are accepted, and the hash by which a key, and so a member, is known.
+
+The hash is always the hex SHA-256 of the key's DER SubjectPublicKeyInfo, never of a certificate: a certificate may be
+issued again for the same key, and an ECDSA signature has more than one valid encoding.
+"""
+
+import hashlib
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fallow.drivers.authority.files import AuthorityError
+
+
+def key_sha256(key: object) -> str:
+    """Return a public key's hash. Raises AuthorityError when it is not ECDSA P-256."""
+    der = p256(key).public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def key_sha256_of_request(csr_pem: str) -> str:
+    """Return the key hash of a signing request whose signature proves possession. Raises AuthorityError."""
+    return key_sha256(public_key_of_request(csr_pem))
+
+
+def key_sha256_of_certificate(der: bytes) -> str:
+    """Return the key hash of a certificate in DER, as a TLS peer presents it. Raises AuthorityError."""
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise AuthorityError("not a certificate") from error
+    return key_sha256(key)
+
+
+def public_key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
+    """Return the key of a request (PEM, PKCS #10) after checking kind, curve and signature. Raises AuthorityError."""
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        key = p256(request.public_key())
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        raise AuthorityError("the certificate signing request cannot be read; it must be PEM, PKCS #10") from error
+    if not valid:
+        raise AuthorityError("the certificate signing request is not signed by its own key")
+    return key
+
+
+def p256(key: object) -> ec.EllipticCurvePublicKey:
+    """Return the key as what it is. Raises AuthorityError when it is not ECDSA P-256."""
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AuthorityError("the key must be ECDSA on the curve P-256")
+    return key

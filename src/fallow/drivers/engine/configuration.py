@@ -1,0 +1,191 @@
+"""From our values to the Docker Engine API's JSON, and back. No input or output here.
+
+Fields: https://docs.docker.com/reference/api/engine/version/v1.41/ (ContainerCreate, ContainerInspect).
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fallow.drivers.engine.contract import (
+    LABEL_DEPLOYMENT,
+    LABEL_NODE,
+    LABEL_REPLICA,
+    LABEL_SPEC,
+    Container,
+    ContainerRequest,
+)
+from fallow.drivers.engine.references import qualified
+from fallow.model.containers import ContainerSpec, Resources
+
+# What usual images need to start as root, drop to a user of their own and listen on port 80. The engines' own set is
+# larger: raw packets, device nodes, file capabilities and changing roots are not in ours.
+DEFAULT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+
+# As Kubernetes does: who reserved nothing gets what others leave (a weight of 2 where a whole processor has 1024).
+_SHARES_PER_CPU = 1024
+_MIN_SHARES = 2
+_MAX_SHARES = 262_144
+
+_STATUS: dict[str, Literal["created", "running", "paused", "exited"]] = {
+    "created": "created",
+    "configured": "created",
+    "initialized": "created",
+    "running": "running",
+    "stopping": "running",
+    "restarting": "running",
+    "paused": "paused",
+}
+
+
+def container_name(replica_id: str) -> str:
+    """Return the name of a replica's container; it makes a second one impossible."""
+    return f"fallow-{replica_id}"
+
+
+def capabilities(spec: ContainerSpec) -> list[str]:
+    """Return the capabilities a container keeps, without `CAP_`: the default ones, less `cap_drop`, with `cap_add`."""
+    dropped = {_capability(name) for name in spec.cap_drop}
+    kept = set() if "ALL" in dropped else set(DEFAULT_CAPABILITIES) - dropped
+    return sorted(kept | {_capability(name) for name in spec.cap_add})
+
+
+def create_body(request: ContainerRequest, node_id: str, log_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of `POST /containers/create`."""
+    spec = request.spec
+    body: dict[str, Any] = {
+        "Image": qualified(spec.image),
+        "Hostname": spec.hostname or request.replica_id[:63],
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "ExposedPorts": {port.key: {} for port in spec.ports},
+        "Labels": {**spec.labels, **_labels(request, node_id)},
+        "User": spec.user,
+        "WorkingDir": spec.working_dir,
+        "StopTimeout": math.ceil(spec.stop_grace_seconds),
+        "Healthcheck": {"Test": ["NONE"]},  # the agent probes
+        "HostConfig": _host_config(request, log_config),
+    }
+    if spec.command is not None:
+        body["Cmd"] = list(spec.command)
+    if spec.entrypoint is not None:
+        body["Entrypoint"] = list(spec.entrypoint)
+    if spec.stop_signal:
+        body["StopSignal"] = spec.stop_signal
+    return body
+
+
+def unapplied(asked: Resources, container: Container) -> tuple[str, ...]:
+    """Return, in words, every limit that was asked for and is not there."""
+    faults = []
+    if asked.cpu_limit and abs(container.applied_cpus - asked.cpu_limit) > 0.01 * asked.cpu_limit + 0.001:
+        faults.append(f"cpu limit {asked.cpu_limit:g} (applied: {container.applied_cpus:g})")
+    if asked.memory_limit_bytes and container.applied_memory_bytes != asked.memory_limit_bytes:
+        faults.append(f"memory limit {asked.memory_limit_bytes} bytes (applied: {container.applied_memory_bytes})")
+    if asked.pids_limit and container.applied_pids != asked.pids_limit:
+        faults.append(f"pids limit {asked.pids_limit} (applied: {container.applied_pids})")
+    return tuple(faults)
+
+
+def belongs_to(raw: Mapping[str, Any], node_id: str) -> bool:
+    """Say whether an inspected container is one of this node's."""
+    return bool(_labels_of(raw).get(LABEL_NODE) == node_id and LABEL_REPLICA in _labels_of(raw))
+
+
+def read_container(raw: Mapping[str, Any]) -> Container:
+    """Read what `GET /containers/{id}/json` answers."""
+    labels, state, host = _labels_of(raw), raw["State"], raw["HostConfig"]
+    status = _STATUS.get(state["Status"], "exited")
+    return Container(
+        id=raw["Id"],
+        replica_id=labels.get(LABEL_REPLICA, ""),
+        deployment=labels.get(LABEL_DEPLOYMENT, ""),
+        spec_hash=labels.get(LABEL_SPEC, ""),
+        status=status,
+        address=_address(raw.get("NetworkSettings") or {}),
+        host_ports=_host_ports(host.get("PortBindings") or {}),
+        started_at=read_time(state.get("StartedAt", "")),
+        exit_code=state.get("ExitCode") if status == "exited" else None,
+        out_of_memory=bool(state.get("OOMKilled")),
+        applied_cpus=_applied_cpus(host),
+        applied_memory_bytes=host.get("Memory") or 0,
+        applied_pids=max(0, host.get("PidsLimit") or 0),  # -1: none
+    )
+
+
+def read_time(text: str) -> float:
+    """Return seconds since the epoch of an RFC 3339 time; 0 for the year 1, which stands for never, and for none."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+
+
+def architecture_name(text: str) -> str:
+    """Return an architecture as OCI images name it; engines also use the kernel's name."""
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}.get(text, text)
+
+
+def _capability(name: str) -> str:
+    return name.upper().removeprefix("CAP_")
+
+
+def _labels(request: ContainerRequest, node_id: str) -> dict[str, str]:
+    return {
+        LABEL_NODE: node_id,
+        LABEL_REPLICA: request.replica_id,
+        LABEL_DEPLOYMENT: request.deployment,
+        LABEL_SPEC: request.spec_hash,
+    }
+
+
+def _labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    return raw["Config"].get("Labels") or {}
+
+
+def _host_config(request: ContainerRequest, log_config: Mapping[str, Any]) -> dict[str, Any]:
+    spec, asked = request.spec, request.spec.resources
+    config: dict[str, Any] = {
+        "PortBindings": {
+            key: [{"HostIp": request.bind_address, "HostPort": str(port)}] for key, port in request.host_ports.items()
+        },
+        "CpuShares": min(_MAX_SHARES, max(_MIN_SHARES, round(asked.cpus * _SHARES_PER_CPU))),
+        "CapDrop": ["ALL"],
+        "CapAdd": capabilities(spec),
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": spec.read_only,
+        "Tmpfs": dict(_tmpfs(entry) for entry in spec.tmpfs),
+        "Init": spec.init,
+        "RestartPolicy": {"Name": "no"},  # the agent restarts
+    }
+    if asked.cpu_limit:
+        config["NanoCpus"] = round(asked.cpu_limit * 1e9)
+    if asked.memory_limit_bytes:
+        # As much with swap as without: otherwise the engines let it swap the same amount again.
+        config["Memory"] = config["MemorySwap"] = asked.memory_limit_bytes
+    if asked.pids_limit:
+        config["PidsLimit"] = asked.pids_limit
+    if log_config:
+        config["LogConfig"] = dict(log_config)
+    return config
+
+
+def _tmpfs(entry: str) -> tuple[str, str]:
+    """Read `/tmp` or `/tmp:size=64m,mode=1777`."""
+    path, _, options = entry.partition(":")
+    return path, options
+
+
+def _address(network: Mapping[str, Any]) -> str:
+    addresses = [network.get("IPAddress"), *(net.get("IPAddress") for net in (network.get("Networks") or {}).values())]
+    return next((address for address in addresses if address), "")
+
+
+def _host_ports(bindings: Mapping[str, Any]) -> dict[str, int]:
+    return {key: int(hosts[0]["HostPort"]) for key, hosts in bindings.items() if hosts and hosts[0].get("HostPort")}
+
+
+def _applied_cpus(host: Mapping[str, Any]) -> float:
+    if host.get("NanoCpus"):
+        return float(host["NanoCpus"]) / 1e9
+    quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 0
+    return float(quota) / float(period) if quota > 0 and period > 0 else 0.0

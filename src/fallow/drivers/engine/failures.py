@@ -1,0 +1,97 @@
+"""What an engine's refusals mean. Docker and Podman say them by status and, more often, only in words."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import aiodocker
+import aiohttp
+
+from fallow.drivers.engine.contract import EngineError, ErrorKind
+
+_CANNOT_CONNECT = 900  # aiodocker's status when there was no answer at all
+_SHORTEST_SECRET = 6  # shorter values occur in any text, and hiding them would hide the text
+
+# First match wins; the texts are lower case.
+_WORDS: tuple[tuple[ErrorKind, tuple[str, ...]], ...] = (
+    ("no-space", ("no space left on device", "disk quota exceeded")),
+    ("port-in-use", ("port is already allocated", "address already in use", "cannot listen on the")),
+)
+_PULL_WORDS: tuple[tuple[ErrorKind, tuple[str, ...]], ...] = (
+    (
+        "wrong-platform",
+        ("no matching manifest for", "no image found in", "does not match the specified platform", "choosing an image"),
+    ),
+    (
+        "denied",
+        (
+            "unauthorized",
+            "authentication required",
+            "no basic auth credentials",
+            "access denied",
+            "denied:",
+            "403 (forbidden)",
+            "incorrect username or password",
+        ),
+    ),
+    ("not-found", ("manifest unknown", "name unknown", "manifest for", "repository name not known")),
+    ("bad-request", ("invalid reference format", "normalizing name")),
+)
+_OTHER_WORDS: tuple[tuple[ErrorKind, tuple[str, ...]], ...] = (
+    ("not-found", ("no such image", "image not known", "no such container")),
+    ("conflict", ("already in use", "container state improper", "is already in progress")),
+    (
+        "bad-request",
+        (
+            "unknown capability",
+            "invalid reference format",
+            "invalid container path",
+            "invalid environment variable",
+            "no such file or directory",
+            "executable file not found",
+            "minimum memory limit",
+            "unable to set memory limit",
+        ),
+    ),
+)
+_STATUS: dict[int, ErrorKind] = {
+    _CANNOT_CONNECT: "unreachable",
+    400: "bad-request",
+    401: "denied",
+    403: "denied",
+    404: "not-found",
+    409: "conflict",
+}
+
+
+def kind_of(status: int, text: str, *, pulling: bool = False) -> ErrorKind:
+    """Sort a refusal. `status` is HTTP's, or 0 when it came inside a stream that began well."""
+    if status == _CANNOT_CONNECT:
+        return "unreachable"
+    lower = text.lower()
+    for kind, phrases in (*_WORDS, *(_PULL_WORDS if pulling else _OTHER_WORDS)):
+        if any(phrase in lower for phrase in phrases):
+            return kind
+    return _STATUS.get(status, "failed")
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with every secret replaced, since engines like to repeat what they were given."""
+    for secret in sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+@contextmanager
+def translated(*, secrets: Iterable[str] = (), pulling: bool = False) -> Iterator[None]:
+    """Turn what the client raises into EngineError, whose text has none of `secrets`."""
+    try:
+        yield
+    except aiodocker.DockerError as error:
+        kind = kind_of(error.status, error.message, pulling=pulling)
+        raise EngineError(kind, without(error.message.strip(), secrets)) from None
+    except TimeoutError:
+        raise EngineError("unreachable", "the engine did not answer in time") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineError("unreachable", without(f"the engine cannot be reached: {error}", secrets)) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError("failed", f"the engine's answer makes no sense: {type(error).__name__}") from None

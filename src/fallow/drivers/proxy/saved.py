@@ -1,0 +1,59 @@
+"""What survives us on disk: the state last asked for, and how it was laid out in HAProxy."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from fallow.drivers.proxy.config import Layout
+from fallow.model.routes import ProxyState
+
+_FILE = "last-known.json"
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """The state, the HTTP backend (by number) of each backend key, and the layout of the configuration."""
+
+    state: ProxyState
+    slots: dict[str, int]
+    generation: int
+    backends: int
+    listens: tuple[int, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """Return the layout."""
+        return Layout(generation=self.generation, backends=self.backends, listens=self.listens)
+
+
+def save(folder: Path, state: ProxyState, slots: dict[str, int], layout: Layout) -> None:
+    """Write it so that a power cut leaves either the old file or the new one. Raises OSError."""
+    saved = Saved(
+        state=state, slots=slots, generation=layout.generation, backends=layout.backends, listens=layout.listens
+    )
+    write_whole(folder / _FILE, msgspec.json.encode(saved), durable=True)
+
+
+def load(folder: Path) -> Saved | None:
+    """Return what was saved; None when there is nothing, or nothing that can be read."""
+    try:
+        return msgspec.json.decode((folder / _FILE).read_bytes(), type=Saved)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_whole(path: Path, content: bytes, durable: bool = False) -> None:
+    """Replace a file in one step; `durable` waits until it is on the disk. Raises OSError."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as out:
+        out.write(content)
+        out.flush()
+        if durable:
+            os.fsync(out.fileno())
+    fresh.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,151 @@
+"""The one part that commits what decisions want, as far as it still holds."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.kinds import key_of
+from fallow.model.meta import Reason
+from fallow.store.cache import Cache
+from fallow.store.contract import Check, Conflict, Delete, Put, Store, Write
+from fallow.store.trial import Trial
+
+# A commit takes no more than this, but for a single step that is larger by itself.
+BATCH_STEPS = 256
+BATCH_BYTES = 1024 * 1024
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """How many steps of a plan were committed and dropped, and the revision of the last commit (0: none)."""
+
+    committed: int
+    dropped: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A step as the store takes it; `expects` is the revision every key it touches must have."""
+
+    step: Step
+    expects: dict[str, int]
+    writes: tuple[Write, ...]
+    size: int
+
+
+class Applier:
+    """Commits steps and waits until the cache has seen them, so that the next decision knows of them.
+
+    `check` says why a step no longer fits the newest snapshot, None when it does. Commits of plans take turns, so that
+    no two of them use the same room; single steps do not wait for each other.
+    """
+
+    def __init__(
+        self, store: Store, cache: Cache, check: Callable[[Snapshot, Step], Reason | None] | None = None
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._check = check
+        self._turn = asyncio.Lock()
+
+    async def commit(self, step: Step) -> int:
+        """Commit one step and return its revision. Raises Conflict, when nothing was written."""
+        return await self._commit([_encode(step)])
+
+    async def apply(self, plan: Plan) -> Applied:
+        """Commit every step that still holds, in order, many in one commit; drop those that do not.
+
+        The outcome is that of committing each step by itself. Raises StoreError when the store fails; what was
+        committed until then stays.
+        """
+        waiting = deque(_encode(step) for step in plan.steps)
+        known: dict[str, int] = {}  # revisions that our own commits have given to keys
+        committed, revision = 0, 0
+        while waiting:
+            batch = _take(waiting, known)
+            async with self._turn:
+                done, at = await self._settle(batch)
+            if done:
+                committed, revision = committed + len(done), at
+            for encoded in done:
+                for write in encoded.writes:
+                    known[write.key] = at if isinstance(write, Put) else 0
+        return Applied(committed=committed, dropped=len(plan.steps) - committed, revision=revision)
+
+    async def _settle(self, batch: Sequence[_Encoded]) -> tuple[Sequence[_Encoded], int]:
+        """Commit what holds of a batch; return that and its revision."""
+        while batch := self._fitting(batch):
+            try:
+                return batch, await self._commit(batch)
+            except Conflict as conflict:
+                keys = set(conflict.keys)
+                batch = [encoded for encoded in batch if keys.isdisjoint(encoded.expects)]
+        return [], 0
+
+    def _fitting(self, batch: Sequence[_Encoded]) -> Sequence[_Encoded]:
+        if self._check is None:
+            return batch
+        trial = Trial(self._cache.snapshot())
+        fitting = []
+        for encoded in batch:
+            if self._check(trial.snapshot, encoded.step) is None:
+                trial.accept(encoded.step)
+                fitting.append(encoded)
+        return fitting
+
+    async def _commit(self, batch: Sequence[_Encoded]) -> int:
+        expects = {key: revision for encoded in batch for key, revision in encoded.expects.items()}
+        writes = [write for encoded in batch for write in encoded.writes]
+        try:
+            revision = await self._store.commit([Check(key, at) for key, at in expects.items()], writes)
+        except Conflict as conflict:
+            await self._see(conflict.keys)
+            raise
+        if writes:
+            await self._cache.wait(revision)
+        return revision
+
+    async def _see(self, keys: Sequence[str]) -> None:
+        """Wait until the cache has seen what we collided with, or whoever decides again would collide again."""
+        items = await asyncio.gather(*(self._store.get(key) for key in keys))
+        await self._cache.wait(max((item.revision for item in items if item is not None), default=0))
+
+
+def _encode(step: Step) -> _Encoded:
+    puts = [Put(key_of(record), _encoder.encode(record)) for record in step.puts]
+    deletes = [Delete(key_of(record)) for record in step.deletes]
+    expects = {key_of(record): record.revision for record in (*step.guards, *step.puts, *step.deletes)}
+    return _Encoded(step, expects, (*puts, *deletes), sum(len(put.value) + len(put.key) for put in puts))
+
+
+def _take(waiting: deque[_Encoded], known: dict[str, int]) -> list[_Encoded]:
+    """Take from the front the steps that one commit may hold, leaving out those our own commits have made stale.
+
+    It ends before a step that touches what an earlier one writes, or that expects of a key what an earlier one does
+    not: whether that one still holds is known only after the commit.
+    """
+    batch: list[_Encoded] = []
+    expects: dict[str, int] = {}
+    written: set[str] = set()
+    size = 0
+    while waiting and len(batch) < BATCH_STEPS:
+        head = waiting[0]
+        if any(known.get(key, revision) != revision for key, revision in head.expects.items()):
+            waiting.popleft()
+            continue
+        overlaps = any(key in written or expects.get(key, at) != at for key, at in head.expects.items())
+        if batch and (overlaps or size + head.size > BATCH_BYTES):
+            break
+        batch.append(waiting.popleft())
+        expects.update(head.expects)
+        written.update(write.key for write in head.writes)
+        size += head.size
+    return batch

@@ -1,0 +1,180 @@
+"""A whole Fallow on a fabric: control plane, nodes and gateways as real processes, started as a user starts them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import processes
+from testbed.engines import EngineNode, engine_node
+from testbed.fabric import Fabric
+from testbed.processes import InsideProcess, TestbedError
+
+FALLOW = str(Path(sys.executable).parent / "fallow")
+
+
+@dataclass
+class Cluster:
+    """One control plane on the fabric's host address, and what has joined it."""
+
+    fabric: Fabric
+    insecure_registries: Sequence[str] = ()
+    port: int = 7443
+    server_options: Sequence[str] = ()
+    nodes: dict[str, EngineNode] = field(default_factory=dict)
+    agents: dict[str, InsideProcess] = field(default_factory=dict)
+    gateways: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Return the control plane's address."""
+        return f"https://{self.fabric.host_address}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what makes the command line talk to this cluster."""
+        return {"XDG_CONFIG_HOME": str(self.fabric.folder / "config"), "NO_COLOR": "1"}
+
+    def start_server(self) -> None:
+        """Start the control plane, or start it again, and wait until it is ready."""
+        folder = self.fabric.folder
+        self.server = processes.start(
+            [
+                FALLOW, "server", "--data", str(folder / "server"),
+                "--listen", f"{self.fabric.host_address}:{self.port}",
+                "--session-listen", f"{self.fabric.host_address}:{self.port + 1}", *self.server_options,
+            ],
+            folder / "server.log",
+            self.environment,
+        )  # fmt: skip
+        self.fabric.remember(self.server.pid)
+        self.wait(self._server_answers, 20, "control plane", self.fabric.folder / "server.log")
+
+    def _server_answers(self) -> bool:
+        if self.server is None or self.server.poll() is not None:
+            raise TestbedError("the control plane ended:\n" + tail(self.fabric.folder / "server.log"))
+        return self.call("version", "--json", check=False) is not None
+
+    def kill_server(self) -> None:
+        """Kill the control plane without a chance to say goodbye."""
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait(10)
+
+    def boot(self, *names: str) -> None:
+        """Make machines with a container engine each, and switch them on side by side."""
+        for name in names:
+            self.nodes[name] = engine_node(self.fabric, name, insecure_registries=self.insecure_registries)
+            self.nodes[name].power_on(wait=False)
+        for name in names:
+            self.nodes[name].wait_ready()
+
+    def join(self, name: str, *options: str, token: str | None = None) -> None:
+        """Start the agent on a machine; with a token it joins, without one it uses the identity it has."""
+        node = self.nodes[name]
+        with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
+        self.agents[name] = node.run_inside(
+            [FALLOW, "join", self.url, "--data", str(node.folder / "agent"), *options],
+            node.folder / "agent.log",
+            self.environment | with_token,
+        )
+
+    def start_gateway(self, name: str, http_port: int, token: str | None = None) -> None:
+        """Start a gateway on this machine, serving HTTP on `http_port`."""
+        folder = self.fabric.folder / name
+        folder.mkdir(exist_ok=True)
+        with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
+        self.gateways[name] = processes.start(
+            [
+                FALLOW, "gateway", self.url, "--data", str(folder), "--name", name, "--http-port", str(http_port),
+            ],
+            folder / "gateway.log",
+            self.environment | with_token,
+        )  # fmt: skip
+        self.fabric.remember(self.gateways[name].pid)
+
+    def token(self, role: str, *options: str) -> str:
+        """Return a new join token."""
+        return self.fallow("token", "create", "--role", role, "--quiet", *options).strip()
+
+    def fallow(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> str:
+        """Run the command line and return its output. Raises TestbedError with its error text."""
+        done = subprocess.run(
+            [FALLOW, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
+            env={**os.environ, **self.environment, **(env or {})},
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise TestbedError(f"fallow {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def call(self, *arguments: str, check: bool = True) -> Any:
+        """Run a command that prints JSON and return what it says; None when it fails and `check` is off."""
+        try:
+            return json.loads(self.fallow(*arguments))
+        except TestbedError:
+            if check:
+                raise
+            return None
+
+    def members(self, role: str = "all") -> dict[str, dict[str, Any]]:
+        """Return members by name."""
+        return {found["name"]: found for found in self.call("node", "list", "--role", role, "--json")["items"]}
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """Return deployments by `project/name`."""
+        items = self.call("deployment", "list", "--json")["items"]
+        return {f"{found['project']}/{found['name']}": found for found in items}
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Return all replicas, ended ones too."""
+        return list(self.call("replica", "list", "--all", "--json")["items"])
+
+    def wait_ready(self, *names: str, seconds: float = 30) -> None:
+        """Wait until these members are ready."""
+
+        def ready() -> bool:
+            members = self.members()
+            return all(members.get(name, {}).get("state") == "ready" for name in names)
+
+        self.wait(ready, seconds, f"members {', '.join(names)} ready")
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None) -> None:
+        """Wait until `condition()`; say what was waited for, with the end of a log, when it does not come."""
+        try:
+            processes.wait_until(condition, seconds, what)
+        except TestbedError as error:
+            logs = [log] if log is not None else [self.fabric.folder / "server.log"]
+            raise TestbedError(f"{error}\n" + "\n".join(tail(path) for path in logs)) from None
+
+    def close(self) -> None:
+        """Stop everything, agents before engines; the fabric is closed by whoever made it."""
+        for process in (*self.agents.values(), *self.gateways.values()):
+            processes.stop(process, 10)
+        if self.server is not None:
+            processes.stop(self.server)
+        for node in self.nodes.values():
+            node.power_cut()
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """Return the end of a log file."""
+    if not path.exists():
+        return f"(no {path.name})"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def free_port(preferred: int) -> int:
+    """Return `preferred` if nobody listens there, else a free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", preferred))
+        except OSError:
+            probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,217 @@
+"""Random fleets for placement, and a slow judge of one binding at a time that shares no code with it."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from fallow.decide.placement import Binding
+from fallow.decide.selectors import matches
+from fallow.decide.snapshot import Snapshot
+from fallow.model.containers import ContainerSpec, PortSpec, Resources
+from fallow.model.deployments import PlacementPolicy, Replica, ReplicaState, Template
+from fallow.model.labels import Requirement, Selector
+from fallow.model.members import Facts, Lease, Member, MemberState, PortRange, Role, Scheduling
+
+FIRST_PORT = 20000
+LEAVING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
+ENDED = (ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.LOST)
+mostly = st.sampled_from
+
+requirements = st.one_of(
+    st.builds(
+        Requirement, key=mostly(["zone", "role"]), operator=mostly(["in", "notin"]),
+        values=st.lists(mostly(["a", "b", "web"]), min_size=1, max_size=2, unique=True).map(tuple),
+    ),
+    st.builds(Requirement, key=mostly(["zone", "gpu"]), operator=mostly(["exists", "absent"])),
+    st.builds(
+        Requirement, key=st.just("size"), operator=mostly(["gt", "ge", "lt", "le"]),
+        values=mostly([("2",), ("1Ki",), ("0.5",)]),
+    ),
+)  # fmt: skip
+labels = st.fixed_dictionaries(
+    {},
+    optional={
+        "zone": mostly(["a", "b", "c"]), "role": mostly(["web", "db"]), "gpu": st.just("1"),
+        "size": mostly(["1", "2", "3", "2Ki", "big"]),
+    },
+)  # fmt: skip
+policies = st.builds(
+    PlacementPolicy,
+    selector=st.one_of(
+        st.just(Selector()),
+        st.just(Selector()),
+        st.lists(requirements, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
+    ),
+    strategy=mostly(["spread", "spread", "pack"]),
+    spread_by=mostly([(), (), ("zone",), ("zone", "role")]),
+    max_per_node=mostly([0, 0, 0, 1, 2]),
+    architectures=mostly([(), (), (), (), ("amd64",), ("arm64", "riscv64")]),
+)
+port_lists = mostly(
+    [
+        (), (), (PortSpec(container=80),), (PortSpec(container=80), PortSpec(container=80, protocol="udp")),
+        (PortSpec(container=80, host=80),), (PortSpec(container=53, host=20001), PortSpec(container=80)),
+        (PortSpec(container=53, host=20001), PortSpec(container=53, host=20001, protocol="udp")),
+        (PortSpec(container=53, host=20001, protocol="udp"), PortSpec(container=54)),
+        (PortSpec(container=1, host=80), PortSpec(container=2, host=80)),
+    ]
+)  # fmt: skip
+
+
+def a_member(number: int, **changes: Any) -> Member:
+    values: dict[str, Any] = {
+        "id": f"n-{number}", "name": f"node-{number}", "created_at": 0.0, "updated_at": 0.0, "role": Role.NODE,
+        "key_sha256": "", "token_id": "", "certificate_expires_at": 0.0, "lease": Lease(address=f"10.0.0.{number + 1}"),
+        "state": MemberState.READY, "facts": Facts(architecture="amd64", cpus=4.0, memory_bytes=8),
+    }  # fmt: skip
+    return Member(**(values | changes))
+
+
+def a_template(number: int, container: ContainerSpec, placement: PlacementPolicy, generation: int = 1) -> Template:
+    return Template(
+        id=f"d-{number}.{generation}", created_at=0.0, updated_at=0.0, deployment_id=f"d-{number}",
+        generation=generation, container=container, placement=placement,
+    )  # fmt: skip
+
+
+def a_replica(id_: str, of: Template, **changes: Any) -> Replica:
+    values: dict[str, Any] = {
+        "id": id_, "created_at": 0.0, "updated_at": 0.0, "deployment_id": of.deployment_id, "project": "default",
+        "deployment": of.deployment_id, "slot": 0, "generation": of.generation, "template_id": of.id,
+    }  # fmt: skip
+    return Replica(**(values | changes))
+
+
+@st.composite
+def nodes(draw: st.DrawFn, number: int) -> Member:
+    size = draw(mostly([0, 1, 2, 3, 50]))
+    return a_member(
+        number,
+        role=draw(mostly([Role.NODE] * 19 + [Role.GATEWAY])),
+        state=draw(mostly([MemberState.READY] * 20 + list(MemberState))),
+        scheduling=draw(mostly([Scheduling.ACTIVE] * 20 + list(Scheduling))),
+        labels=draw(labels),
+        lease=Lease(
+            address=draw(mostly([f"10.0.0.{number + 1}"] * 19 + [""])),
+            host_ports=PortRange(first=FIRST_PORT, last=FIRST_PORT + size - 1),
+        ),
+        facts=Facts(
+            architecture=draw(mostly(["amd64", "amd64", "arm64"])),
+            cpus=draw(mostly([0.0, 0.3, 0.5, 1.0, 8.0])),
+            memory_bytes=draw(mostly([0, 2, 3, 5, 50])),
+        ),
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """A fleet with replicas of all sorts, of which no two own the same port of a node."""
+    members = {f"n-{number}": draw(nodes(number)) for number in range(draw(st.integers(0, 6)))}
+    templates: dict[str, Template] = {}
+    replicas: dict[str, Replica] = {}
+    for number in range(draw(st.integers(1, 5))):
+        container = ContainerSpec(
+            image="app:1",
+            ports=draw(port_lists),
+            resources=Resources(
+                cpus=draw(mostly([0.0, 0.0, 0.1, 0.3, 0.5])), memory_bytes=draw(mostly([0, 0, 1, 2, 3]))
+            ),
+        )
+        template = a_template(draw(mostly([number, number, 0])), container, draw(policies), generation=number)
+        templates[template.id] = template
+        for slot in range(draw(mostly([1, 1, 2, 3, 7]))):
+            replica = a_replica(f"r-{number}-{slot}", template, slot=slot, created_at=float(draw(st.integers(0, 3))))
+            placed = [found.id for found in replicas.values() if found.node_id]
+            replica = msgspec.structs.replace(replica, replaces=draw(mostly(["", "", *placed])))
+            replicas[replica.id] = draw(placed_or_not(replica, sorted(members), number * 10 + slot))
+    return Snapshot(members=members, templates=templates, replicas=replicas)
+
+
+@st.composite
+def placed_or_not(draw: st.DrawFn, replica: Replica, node_ids: list[str], number: int) -> Replica:
+    state = draw(mostly([ReplicaState.PENDING] * 8 + list(ReplicaState)))
+    if state is ReplicaState.PENDING or not node_ids:
+        return replica
+    return msgspec.structs.replace(
+        replica,
+        state=state,
+        node_id=node_ids[number % len(node_ids)],
+        host_ports={"9/tcp": FIRST_PORT + number if number else 80},  # every number has one owner
+    )
+
+
+def with_bindings(snapshot: Snapshot, bindings: Iterable[Binding]) -> Snapshot:
+    """Return the snapshot as it is once the bindings are stored."""
+    replicas = dict(snapshot.replicas)
+    for binding in bindings:
+        replicas[binding.replica_id] = msgspec.structs.replace(
+            replicas[binding.replica_id], node_id=binding.node_id, address=binding.address,
+            host_ports=binding.host_ports, state=ReplicaState.PLACED,
+        )  # fmt: skip
+    return Snapshot(members=snapshot.members, templates=snapshot.templates, replicas=replicas)
+
+
+def residents(snapshot: Snapshot, node_id: str) -> list[Replica]:
+    return [found for found in snapshot.replicas.values() if found.node_id == node_id and found.state not in ENDED]
+
+
+def counted(snapshot: Snapshot, replica: Replica, node_id: str) -> int:
+    """How many of the replica's deployment are on the node to stay."""
+    coming = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
+    replaced = {found.replaces for found in snapshot.replicas.values() if found.state in coming}
+    return sum(
+        found.deployment_id == replica.deployment_id and found.state not in LEAVING and found.id not in replaced
+        for found in residents(snapshot, node_id)
+    )
+
+
+def may_run(snapshot: Snapshot, replica: Replica, node: Member) -> bool:
+    """Everything but the ports: whether one more replica is allowed on the node."""
+    template = snapshot.templates[replica.template_id]
+    policy, need = template.placement, template.container.resources
+    if node.role is not Role.NODE or node.state is not MemberState.READY or not node.lease.address:
+        return False
+    if node.scheduling is not Scheduling.ACTIVE or not matches(policy.selector, node.labels):
+        return False
+    if policy.architectures and node.facts.architecture not in policy.architectures:
+        return False
+    if policy.max_per_node and counted(snapshot, replica, node.id) >= policy.max_per_node:
+        return False
+    held = [snapshot.templates[found.template_id].container.resources for found in residents(snapshot, node.id)]
+    free_cpus = exact(node.facts.cpus) - sum(exact(other.cpus) for other in held)
+    free_memory = node.facts.memory_bytes - sum(other.memory_bytes for other in held)
+    return not (need.cpus and exact(need.cpus) > free_cpus) and not (need.memory_bytes > max(free_memory, 0))
+
+
+def exact(share: float) -> Fraction:
+    return Fraction(str(share))
+
+
+def owners(snapshot: Snapshot, node_id: str) -> list[tuple[int, str]]:
+    return [
+        (number, key.split("/")[1])
+        for found in residents(snapshot, node_id)
+        for key, number in found.host_ports.items()
+    ]  # fmt: skip
+
+
+def ports_for(snapshot: Snapshot, replica: Replica, node: Member) -> dict[str, int] | None:
+    """The ports one more replica would get, None when there are not enough."""
+    given: dict[str, int] = {}
+    taken = owners(snapshot, node.id)
+    specs = snapshot.templates[replica.template_id].container.ports
+    for spec in sorted(specs, key=lambda found: found.host is None):
+        number = spec.host
+        if number is None:
+            free = set(range(node.lease.host_ports.first, node.lease.host_ports.last + 1)) - {port for port, _ in taken}
+            if not free:
+                return None
+            number = min(free)
+        elif (number, spec.protocol) in taken:
+            return None
+        given[spec.key] = number
+        taken.append((number, spec.protocol))
+    return given

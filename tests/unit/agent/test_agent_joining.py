@@ -1,0 +1,229 @@
+"""Joining and renewing against a small HTTPS server that answers as a control plane does."""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from cryptography import x509
+from session_peer import TestCa
+
+from fallow.agent.identity import IdentityError, IdentityStore
+from fallow.agent.joining import Application, join
+from fallow.agent.renewal import Renewal
+from fallow.client import joining
+from fallow.client.errors import BadAnswer, Unreachable, Untrusted
+from fallow.model.credentials import SERVER_NAME, JoinCredential
+from fallow.model.members import JoinRequest, RenewRequest, Role
+from fallow.model.problems import Problem
+
+
+@dataclass
+class Control:
+    """Answers /v1/ca, /v1/join and /v1/renew."""
+
+    ca: TestCa
+    names: tuple = (SERVER_NAME,)
+    requests: list = field(default_factory=list)
+    refuse: Problem | None = None
+    lose_answers: int = 0
+    ca_pem: str = ""
+    url: str = ""
+
+    async def start(self):
+        context = self.ca.server_context(self.names, demand=False)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        self.url = f"https://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _serve(self, reader, writer):
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            size = next(
+                (int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length")), 0
+            )
+            path, body = head.split()[1], await reader.readexactly(size)
+            self.requests.append((path, body))
+            status, answer = self._answer(path, body)
+            if path != "/v1/ca" and self.lose_answers:
+                self.lose_answers -= 1
+                return
+            writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(answer)))
+            writer.write(answer)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, path, body):
+        if path == "/v1/ca":
+            return 200, (self.ca_pem or self.ca.pem).encode()
+        if self.refuse is not None:
+            return self.refuse.status, msgspec.json.encode(self.refuse)
+        kind = JoinRequest if path == "/v1/join" else RenewRequest
+        request = msgspec.json.decode(body, type=kind)
+        return 201, msgspec.json.encode(self.ca.identity(request.csr_pem, 7444))
+
+    def asked(self, path):
+        return [body for found, body in self.requests if found == path]
+
+
+@pytest.fixture
+def ca(tmp_path):
+    return TestCa(tmp_path)
+
+
+@pytest.fixture
+async def control(ca):
+    made = await Control(ca).start()
+    yield made
+    made.server.close()
+
+
+def token(ca, sha256=""):
+    return JoinCredential(token_id="t1", secret="s3cret", ca_sha256=sha256 or ca.sha256).text()
+
+
+def key_of(csr_pem):
+    return x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+
+
+NODE = Application(role=Role.NODE, name="web-1")
+
+
+async def test_a_token_becomes_an_identity(control, ca, tmp_path):
+    joined = await join(control.url, token(ca) + "\n", NODE, tmp_path / "data")
+    assert not joined.reused
+    assert joined.identity.member_id == "n-1"
+    request = msgspec.json.decode(control.asked("/v1/join")[0], type=JoinRequest)
+    assert (request.token, request.role, request.name) == (token(ca), Role.NODE, "web-1")
+    store = IdentityStore(tmp_path / "data")
+    assert store.identity == joined.identity
+    assert store.session_address() == ("127.0.0.1", 7444)
+    assert store.tls().check_hostname
+    for name in ("key.pem", "identity.json", "certificate.pem"):
+        assert os.stat(tmp_path / "data" / name).st_mode & 0o777 == 0o600
+
+
+async def test_joining_again_reuses_the_identity_and_not_the_token(control, ca, tmp_path):
+    await join(control.url, token(ca), NODE, tmp_path / "data")
+    again = await join(control.url, token(ca), NODE, tmp_path / "data")
+    assert again.reused
+    assert "the token was not used" in again.message
+    assert len(control.asked("/v1/join")) == 1
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_key(control, ca, tmp_path):
+    control.lose_answers = 1
+    with pytest.raises(Unreachable):
+        await join(control.url, token(ca), NODE, tmp_path / "data")
+    await join(control.url, token(ca), NODE, tmp_path / "data")
+    first, second = (msgspec.json.decode(body, type=JoinRequest).csr_pem for body in control.asked("/v1/join"))
+    assert key_of(first) == key_of(second)
+
+
+async def test_a_machine_of_another_cluster_or_role_is_left_alone(control, ca, tmp_path):
+    await join(control.url, token(ca), NODE, tmp_path / "data")
+    with pytest.raises(IdentityError, match="another cluster"):
+        await join(control.url, token(ca, "0" * 64), NODE, tmp_path / "data")
+    with pytest.raises(IdentityError, match="of a node, not of a gateway"):
+        await join(control.url, token(ca), Application(role=Role.GATEWAY), tmp_path / "data")
+
+
+async def test_a_refused_machine_joins_anew_with_a_token(control, ca, tmp_path):
+    await join(control.url, token(ca), NODE, tmp_path / "data")
+    store = IdentityStore(tmp_path / "data")
+    before = store.csr_pem()
+    store.note_refusal("this member was removed")
+    joined = await join(control.url, token(ca), NODE, tmp_path / "data")
+    assert not joined.reused
+    assert len(control.asked("/v1/join")) == 2
+    assert key_of(IdentityStore(tmp_path / "data").csr_pem()) != key_of(before)
+    assert (tmp_path / "data" / "identity.json.1").exists()
+
+
+async def test_another_ca_gets_no_secret(control, ca, tmp_path):
+    with pytest.raises(Untrusted, match="not the one this token was made for"):
+        await join(control.url, token(ca, "0" * 64), NODE, tmp_path / "data")
+    assert [path for path, _ in control.requests] == ["/v1/ca"]
+    assert not any(b"s3cret" in body for _, body in control.requests)
+
+
+async def test_a_server_that_only_shows_the_ca_gets_no_secret(ca, tmp_path):
+    """Somebody in between may repeat the CA's certificate, which is public, but cannot prove its name."""
+    other = tmp_path / "other"
+    other.mkdir()
+    thief = await Control(TestCa(other), ca_pem=ca.pem).start()
+    namesake = await Control(ca, names=("localhost", "127.0.0.1")).start()
+    for server in (thief, namesake):
+        with pytest.raises(Untrusted):
+            await join(server.url, token(ca), NODE, tmp_path / "data")
+        assert [path for path, _ in server.requests] == ["/v1/ca"]
+        server.server.close()
+
+
+async def test_a_refusal_is_told_in_the_servers_words(control, ca, tmp_path):
+    control.refuse = Problem(
+        type="urn:fallow:token-used", title="Token used", status=403, detail="t1 was used", hint="make another"
+    )
+    with pytest.raises(joining.JoinError, match="Token used: t1 was used: make another") as refused:
+        await join(control.url, token(ca), NODE, tmp_path / "data")
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_what_is_no_control_plane_is_named(control, ca, tmp_path):
+    control.ca_pem = "hello"
+    with pytest.raises(BadAnswer, match="is this a control plane"):
+        await join(control.url, token(ca), NODE, tmp_path / "data")
+    control.server.close()
+    await control.server.wait_closed()
+    with pytest.raises(Unreachable, match="connection refused"):
+        await join(control.url, token(ca), NODE, tmp_path / "data")
+
+
+@pytest.mark.parametrize("url", ["http://x:1", "https://", "ftp://x", "https://u:p@x", "https://x?y=1"])
+async def test_a_bad_url_or_token_is_refused_before_anything_is_sent(url, ca, tmp_path):
+    with pytest.raises(ValueError, match="control plane"):
+        await join(url, token(ca), NODE, tmp_path / "data")
+    with pytest.raises(ValueError, match="join token"):
+        await join("https://x", "nonsense", NODE, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    assert joining.join_url("control.example:7443/") == "https://control.example:7443"
+
+
+async def test_an_expired_certificate_is_renewed_without_a_session(control, ca, tmp_path):
+    now = [1000.0]
+    store = IdentityStore(tmp_path / "data", clock=lambda: now[0])
+    store.save(control.url, ca.identity(store.csr_pem(), 7444, seconds=60))
+    renewal = Renewal(store, lambda: now[0], lambda: 0.0)
+    assert renewal.due_in() == pytest.approx((store.expires_at() - 1000) / 2)
+    await renewal.without_session()
+    assert not control.requests, "not due yet"
+    now[0] = store.expires_at() + 5
+    before = store.expires_at()
+    await renewal.without_session()
+    assert store.expires_at() > before
+    control.refuse = Problem(type="urn:fallow:member-removed", title="Member removed", status=403)
+    now[0] = store.expires_at() + 5
+    with pytest.raises(joining.JoinError, match="Member removed"):
+        await renewal.without_session()
+    await renewal.without_session()
+    assert len(control.asked("/v1/renew")) == 2, "not again at once"
+
+
+def test_a_damaged_identity_says_what_to_do(ca, tmp_path):
+    store = IdentityStore(tmp_path / "data")
+    with pytest.raises(IdentityError, match="has not joined"):
+        _ = store.identity
+    store.key()
+    (tmp_path / "data" / "identity.json").write_bytes(b"{")
+    with pytest.raises(IdentityError, match="join again"):
+        _ = store.identity
+    stranger = IdentityStore(tmp_path / "stranger")
+    with pytest.raises(IdentityError, match="another key"):
+        store.save("https://x", ca.identity(stranger.csr_pem(), 1))
+    (tmp_path / "data" / "key.pem").write_bytes(b"junk")
+    with pytest.raises(IdentityError, match="cannot be read"):
+        store.csr_pem()

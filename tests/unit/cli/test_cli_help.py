@@ -1,0 +1,66 @@
+"""Every command helps, with an example, and quickly."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from conftest import Fallow
+from typer.main import get_command
+
+from fallow.cli.app import build_cli
+from fallow.cli.launchers import Launchers
+
+
+def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path
+    for name, child in children.items():
+        yield from _paths(child, (*path, name))
+
+
+def _none(_: object) -> int:
+    return 0
+
+
+PATHS = list(_paths(get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none)))))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_help_has_an_example_of_the_command_itself(alone: Fallow, path: tuple[str, ...]) -> None:
+    ran = alone(*path, "--help")
+    assert ran.code == 0
+    examples = re.split(r"Examples?:", ran.out)[-1]
+    assert f"fallow {' '.join(path)}" in examples
+
+
+def test_all_commands_are_there() -> None:
+    expected = """up server join gateway deploy logs explain events version
+        token-create token-list token-revoke
+        node-list node-show node-label node-cordon node-drain node-uncordon node-remove
+        deployment-list deployment-show deployment-scale deployment-delete
+        replica-list route-list context-list context-use context-show context-add context-remove"""
+    assert {"-".join(path) for path in PATHS} == set(expected.split())
+
+
+def test_help_loads_no_http_library() -> None:
+    code = (
+        "import sys\nfrom fallow.cli.app import build_cli\nfrom fallow.cli.launchers import Launchers\n"
+        "app = build_cli(Launchers(server=None, join=None, gateway=None, up=None))\n"
+        "try:\n    app(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'httpx', 'asyncio', 'cryptography'} & set(sys.modules), 'slow'"
+    )
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.monotonic() - start < 5  # far above the half second it takes on a machine at rest
+
+
+def test_the_version(alone: Fallow, app: typer.Typer) -> None:
+    from fallow.version import VERSION
+
+    assert alone("--version").out == VERSION + "\n"

@@ -1,0 +1,121 @@
+"""The commands that run processes hand over what they were told."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Fallow
+
+from fallow.cli.launchers import GatewayOptions, JoinOptions, LogOptions, ServerOptions, UpOptions
+
+JOIN = f"fallow-join.t1.hunter2.{'a' * 64}"
+URL = "https://control.example:7443"
+
+
+def test_server(alone: Fallow, launched: list[object]) -> None:
+    ran = alone(
+        *("server", "--data", "/srv/x", "--listen", "[::]:1", "--session-listen", "127.0.0.1:2", "--host", "a"),
+        *("--host", "10.0.0.9", "--advertise", "a:9", "--heartbeat", "500ms", "--suspect-after", "3s"),
+        *("--dead-after", "1m", "--no-write-context", "--log-level", "debug", "--log-format", "json"),
+    )
+    assert ran.code == 0, ran
+    assert launched == [
+        ServerOptions(
+            data=Path("/srv/x"),
+            listen="[::]:1",
+            session_listen="127.0.0.1:2",
+            names=("a", "10.0.0.9"),
+            advertise="a:9",
+            heartbeat_seconds=0.5,
+            suspect_seconds=3,
+            dead_seconds=60,
+            write_context=False,
+            log=LogOptions(level="debug", format="json"),
+        )
+    ]
+
+
+def test_defaults_are_those_of_the_options(alone: Fallow, launched: list[object]) -> None:
+    for command in ("server", "up", "join", "gateway"):
+        assert alone(command, "--data", "d").code == 0
+    data = Path("d")
+    assert launched == [
+        ServerOptions(data=data),
+        UpOptions(data=data),
+        JoinOptions(data=data),
+        GatewayOptions(data=data),
+    ]
+
+
+@pytest.mark.parametrize(("euid", "data"), [(0, "/var/lib/fallow/node"), (1000, "data/fallow/node")])
+def test_where_state_goes(
+    alone: Fallow, launched: list[object], home: Path, monkeypatch: pytest.MonkeyPatch, euid: int, data: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: euid)
+    assert alone("join", URL, JOIN).code == 0
+    (options,) = launched
+    assert isinstance(options, JoinOptions)
+    assert options.data == home / data
+
+
+def test_join(alone: Fallow, launched: list[object]) -> None:
+    ran = alone(
+        *("join", URL + "/", JOIN, "--name", "n1", "--var", "rack=r12", "--var", "disk.free=1GiB"),
+        *("--function", "build machine", "--engine", "unix:///run/x.sock", "--data", "d", "--install"),
+    )
+    assert ran.code == 0, ran
+    assert launched == [
+        JoinOptions(
+            url=URL,
+            token=JOIN,
+            name="n1",
+            variables=(("rack", "r12"), ("disk.free", "1GiB")),
+            function="build machine",
+            engine="unix:///run/x.sock",
+            data=Path("d"),
+            install=True,
+        )
+    ]
+    assert "hunter2" not in repr(launched)
+
+
+@pytest.mark.parametrize("way", ["stdin", "environment"])
+def test_the_token_need_not_be_an_argument(
+    alone: Fallow, launched: list[object], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "stdin":
+        ran = alone("gateway", URL, "-", "--http-port", "8080", stdin=JOIN + "\n")
+    else:
+        monkeypatch.setenv("FALLOW_JOIN_TOKEN", JOIN)
+        ran = alone("gateway", URL, "--http-port", "8080")
+    assert ran.code == 0, ran
+    (options,) = launched
+    assert isinstance(options, GatewayOptions)
+    assert (options.token, options.http_port) == (JOIN, 8080)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("join", "http://x", JOIN), "not the URL"),
+        (("join", URL, "fallow-join.t1.hunter2"), "not a join token"),
+        (("join", URL, "fallow-api.t1.hunter2"), "API token"),
+        (("join", URL, "-"), "standard input"),
+        (("join", URL, JOIN, "--var", "x"), "'x' is not a variable"),
+        (("join", URL, JOIN, "--var", "a b=c"), "cannot be a variable"),
+        (("join", URL, JOIN, "--name", "Node_1"), "cannot be a name"),
+        (("server", "--listen", "7443"), "not an address"),
+        (("server", "--listen", "x:99999"), "not an address"),
+        (("server", "--advertise", "a/b"), "not a host"),
+        (("server", "--suspect-after", "90s"), "must grow"),
+        (("server", "--heartbeat", "soon"), "not a duration"),
+        (("up", "--http-port", "0"), "--http-port"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(
+    alone: Fallow, launched: list[object], arguments: tuple[str, ...], told: str
+) -> None:
+    ran = alone(*arguments, stdin="")
+    assert ran.code == 2
+    assert told in ran.err
+    assert "hunter2" not in ran.err
+    assert launched == []

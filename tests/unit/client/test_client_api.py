@@ -1,0 +1,169 @@
+"""Every method asks for the right thing and reads the answer; every failure has a type."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from client_tls_server import http, serving
+
+from fallow.client.api import Client
+from fallow.client.errors import ApiError, BadAnswer, Unreachable
+from fallow.client.transport import problem_of
+from fallow.model.deployments import DeploymentChange, DeployRequest
+from fallow.model.members import MemberChange, Scheduling
+from fallow.model.tokens import TokenRequest
+
+EMPTY = '{"revision":3,"items":[]}'
+ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
+    (lambda c: c.health(), "GET", "/healthz", "ok"),
+    (lambda c: c.ready(), "GET", "/readyz", "ok"),
+    (lambda c: c.metrics(), "GET", "/metrics", "ok"),
+    (lambda c: c.ca(), "GET", "/v1/ca", "ok"),
+    (lambda c: c.members(), "GET", "/v1/members", EMPTY),
+    (lambda c: c.members("node"), "GET", "/v1/members?role=node", EMPTY),
+    (lambda c: c.remove_member("a b"), "DELETE", "/v1/members/a%20b", ""),
+    (lambda c: c.remove_member("a", force=True), "DELETE", "/v1/members/a?force=true", ""),
+    (lambda c: c.tokens(), "GET", "/v1/tokens", EMPTY),
+    (lambda c: c.revoke_token("t/1"), "DELETE", "/v1/tokens/t%2F1", ""),
+    (lambda c: c.deployments("shop"), "GET", "/v1/deployments?project=shop", EMPTY),
+    (lambda c: c.delete_deployment("shop", "web"), "DELETE", "/v1/deployments/shop/web", ""),
+    (lambda c: c.replicas("a", "b", "c"), "GET", "/v1/replicas?project=a&deployment=b&node=c", EMPTY),
+    (lambda c: list(c.logs("r")), "GET", "/v1/replicas/r/logs?follow=false&tail=100", ""),
+    (
+        lambda c: list(c.deployment_logs("a", "b", follow=True, tail=5)),
+        "GET",
+        "/v1/deployments/a/b/logs?follow=true&tail=5",
+        "",
+    ),
+    (lambda c: c.explain("a/b"), "GET", "/v1/explain?subject=a%2Fb", '{"subject":"x","state":"y","lines":[]}'),
+    (lambda c: c.routes(), "GET", "/v1/routes", EMPTY),
+    (lambda c: c.events("a", 5), "GET", "/v1/events?subject=a&limit=5", EMPTY),
+    (
+        lambda c: c.deploy(DeployRequest(compose="x")),
+        "POST",
+        "/v1/deploy",
+        '{"project":"default","items":[]}',
+    ),
+    (
+        lambda c: c.create_token(TokenRequest(role="node")),
+        "POST",
+        "/v1/tokens",
+        '{"id":"t","role":"node","created_at":1}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "method", "path", "answer"), ROWS, ids=[f"{row[1]} {row[2]}" for row in ROWS])
+def test_rows(call: Callable[[Client], Any], method: str, path: str, answer: str) -> None:
+    asked: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, text=answer)
+
+    with Client("https://x:1/base/", "fallow-api.a.b", inner=httpx.MockTransport(handle)) as client:
+        call(client)
+    assert asked[0].method == method
+    assert asked[0].url.raw_path.decode() == f"/base{path}"
+    assert asked[0].headers["authorization"] == "Bearer fallow-api.a.b"
+
+
+@pytest.mark.parametrize("if_match", [None, 7])
+def test_changes_can_be_conditional(if_match: int | None) -> None:
+    asked: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(412, json={"type": "urn:x", "title": "It changed", "status": 412})
+
+    with Client("https://x:1", inner=httpx.MockTransport(handle)) as client:
+        with pytest.raises(ApiError, match="It changed"):
+            client.change_member("n", MemberChange(scheduling=Scheduling.CORDONED), if_match)
+        with pytest.raises(ApiError):
+            client.change_deployment("a", "b", DeploymentChange(replicas=2), if_match)
+    assert [request.headers.get("if-match") for request in asked] == [f'"{if_match}"' if if_match else None] * 2
+    assert [json.loads(request.content) for request in asked] == [
+        {"labels": {}, "scheduling": "cordoned"},
+        {"replicas": 2},
+    ]
+
+
+def test_problems_are_read_whole() -> None:
+    body = {"type": "urn:fallow:x", "title": "No", "status": 409, "detail": "d", "hint": "h", "errors": ["e"]}
+    with (
+        serving(None, http(json.dumps(body).encode(), "409 Conflict", "application/problem+json"), []) as port,
+        Client(f"http://127.0.0.1:{port}") as client,
+        pytest.raises(ApiError) as caught,
+    ):
+        client.member("x")
+    problem = caught.value.problem
+    assert (problem.status, problem.title, problem.detail, problem.hint, problem.errors) == (
+        409,
+        "No",
+        "d",
+        "h",
+        ("e",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "detail"),
+    [("text/html", "<h1>Bad Gateway</h1>", ""), ("text/plain", "not yet\n", "not yet"), ("application/json", "[]", "")],
+)
+def test_refusals_of_something_else(kind: str, body: str, detail: str) -> None:
+    problem = problem_of(httpx.Response(502, text=body, headers={"content-type": kind}))
+    assert (problem.status, problem.title, problem.detail) == (502, "the server answered 502 Bad Gateway", detail)
+    assert "599" in problem_of(httpx.Response(599)).title
+
+
+@pytest.mark.parametrize("body", ["", "hello", "[]", '{"revision":1,"items":[{}]}', b"\xff\xfe"])
+def test_answers_that_cannot_be_read(body: str | bytes) -> None:
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=body)
+
+    with Client("https://x:1", inner=httpx.MockTransport(handle)) as client, pytest.raises(BadAnswer):
+        client.members()
+
+
+def test_redirects_are_not_followed() -> None:
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(307, headers={"location": "https://elsewhere"})
+
+    with Client("https://x:1", "t", inner=httpx.MockTransport(handle)) as client, pytest.raises(ApiError, match="307"):
+        client.members()
+
+
+def test_nobody_there() -> None:
+    with Client("http://127.0.0.1:1") as client:
+        with pytest.raises(Unreachable, match="refused"):
+            client.members()
+        with pytest.raises(Unreachable, match="refused"):
+            next(client.logs("r"))
+
+
+def test_no_answer_in_time() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("", request=request)
+
+    with (
+        Client("https://x:1", inner=httpx.MockTransport(handle)) as client,
+        pytest.raises(Unreachable, match="in time"),
+    ):
+        client.members()
+
+
+def test_a_stream_that_breaks_is_unreachable() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"one\ntwo"
+        raise httpx.ReadError("reset")
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=pieces())
+
+    with Client("https://x:1", inner=httpx.MockTransport(handle)) as client:
+        lines = client.logs("r", follow=True)
+        assert next(lines) == "one"
+        with pytest.raises(Unreachable, match="reset"):
+            next(lines)

@@ -1,0 +1,213 @@
+"""Admission: one-shot tokens bound to keys, names, leases, renewal, and every refusal by its name."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from admission_rig import NOW, Parts, admitting, csr_of, new_key
+from cryptography import x509
+
+from fallow.control.admission import Refused
+from fallow.decide.plan import Step
+from fallow.model.credentials import parse_join_credential
+from fallow.model.members import MemberState, PortRange, RenewRequest, Role
+from fallow.store.contract import Conflict
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
+    async with admitting(tmp_path / "ca", session_host="c.example") as found:
+        yield found
+
+
+async def refused(call: Any, status: int, code: str) -> str:
+    """Check how a call is refused and return all that was said."""
+    with pytest.raises(Refused) as caught:
+        await call
+    problem = caught.value.problem
+    assert (problem.status, problem.type) == (status, f"urn:fallow:{code}")
+    return f"{problem.title} {problem.detail} {problem.hint}"
+
+
+async def test_join_makes_a_member(parts: Parts) -> None:
+    key = new_key()
+    token = await parts.token(labels={"zone": "a"})
+    identity = await parts.join(token, csr_of(key), function="web", hostname="Web_01.lan")
+    member = parts.cache.snapshot().members[identity.member_id]
+    assert (member.name, member.role, member.state, member.labels) == (
+        "web-01",
+        Role.NODE,
+        MemberState.JOINING,
+        {"zone": "a"},
+    )
+    assert (member.function, member.facts.hostname, member.lease.address) == ("web", "Web_01.lan", "10.0.0.5")
+    assert member.certificate_expires_at == NOW + 86400
+    certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [f"fallow://member/node/{member.id}"]
+    assert (identity.ca_pem, identity.session_host, identity.lease) == (
+        parts.authority.ca_pem,
+        "c.example",
+        member.lease,
+    )
+    (stored,) = parts.cache.snapshot().join_tokens.values()
+    assert stored.used_by == {member.key_sha256: member.id}
+    assert parts.reasons() == ["TokenCreated", "MemberJoined"]
+
+
+async def test_join_again_with_the_same_key_is_the_same_member(parts: Parts) -> None:
+    key, token = new_key(), await parts.token()
+    first = await parts.join(token, csr_of(key))
+    parts.now += 7200  # long after the token's end: the answer was lost, the token was not
+    again = await parts.join(token, csr_of(key), hostname="renamed")
+    assert (again.member_id, again.name, again.lease) == (first.member_id, first.name, first.lease)
+    assert again.certificate_pem != first.certificate_pem
+    assert parts.cache.snapshot().members[first.member_id].certificate_expires_at == NOW + 7200 + 86400
+    said = await refused(parts.join(token, csr_of(new_key())), 403, "token-used")
+    assert "box" in said
+
+
+async def test_join_refuses_unfit_tokens(parts: Parts) -> None:
+    csr, token = csr_of(new_key()), await parts.token()
+    wrong = token.replace(token.split(".")[2], "x" * 32)
+    unknown = token.replace(token.split(".")[1], "nobody")
+    answers = {await refused(parts.join(bad, csr), 403, "token-unknown") for bad in (wrong, unknown)}
+    assert len(answers) == 1
+    assert not any(part in answers.pop() for part in token.split("."))
+    await refused(parts.join(token[:-1], csr), 400, "token-malformed")
+    await refused(parts.join("fallow-api.a.b", csr), 400, "token-malformed")
+    other = token.replace(parts.authority.ca_sha256, "0" * 64)
+    await refused(parts.join(other, csr), 403, "wrong-ca")
+    said = await refused(parts.join(token, csr, role=Role.GATEWAY), 403, "token-role")
+    assert "--role gateway" in said
+    parts.now = NOW + 1800
+    said = await refused(parts.join(token, csr), 403, "token-expired")
+    assert "expired at 2027-01-15 08:30:00 UTC" in said
+    await parts.tokens.revoke(parse_join_credential(token).token_id, "api:test")
+    await refused(parts.join(token, csr), 403, "token-revoked")
+    assert not parts.cache.snapshot().members
+
+
+async def test_join_refuses_bad_requests_and_keeps_the_token(parts: Parts) -> None:
+    token = await parts.token()
+    await refused(parts.join(token, "x"), 400, "bad-csr")
+    await refused(parts.join(token, csr_of(new_key()), address="nowhere"), 400, "bad-address")
+    for name in ("UPPER", "-a", "a_b", "a" * 41, "a\n"):
+        await refused(parts.join(token, csr_of(new_key()), name=name), 400, "name-invalid")
+    await parts.join(token, csr_of(new_key()), name="fine")
+
+
+async def test_join_of_a_key_that_is_a_member_already(parts: Parts) -> None:
+    key = new_key()
+    first, second = await parts.token(), await parts.token()
+    await parts.join(first, csr_of(key))
+    assert "box" in await refused(parts.join(second, csr_of(key)), 409, "key-known")
+
+
+async def test_join_after_removal_is_final(parts: Parts) -> None:
+    key, token = new_key(), await parts.token(uses=2)
+    identity = await parts.join(token, csr_of(key))
+    await parts.applier.commit(Step(deletes=(parts.cache.snapshot().members[identity.member_id],)))
+    await refused(parts.join(token, csr_of(key)), 403, "member-removed")
+    renewal = RenewRequest(member_id=identity.member_id, csr_pem=csr_of(key))
+    await refused(parts.admission.renew(renewal), 403, "member-removed")
+
+
+async def test_join_names(parts: Parts) -> None:
+    token = await parts.token(uses=9)
+    names = [
+        (await parts.join(token, csr_of(new_key()), hostname=name)).name for name in ("a", "a", "a.b", "7", "", "é")
+    ]
+    assert names == ["a", "a-2", "a-3", "node-7", "node", "node-2"]
+    said = await refused(parts.join(token, csr_of(new_key()), name="a-2"), 409, "name-taken")
+    assert "fallow node remove a-2" in said
+
+
+async def test_nodes_of_one_address_share_no_ports(parts: Parts) -> None:
+    token, gate = await parts.token(uses=20), await parts.token(role="gateway")
+    await parts.join(gate, csr_of(new_key()), role=Role.GATEWAY)
+    leases = [(await parts.join(token, csr_of(new_key()))).lease for _ in range(10)]
+    assert [lease.host_ports.first for lease in leases] == list(range(20000, 30000, 1000))
+    assert leases[-1].host_ports == PortRange(first=29000, last=29999)
+    await refused(parts.join(token, csr_of(new_key())), 409, "ports-exhausted")
+    elsewhere = await parts.join(token, csr_of(new_key()), address="10.0.0.6")
+    assert elsewhere.lease.host_ports.first == 20000
+    third = next(found for found in parts.cache.snapshot().members.values() if found.lease == leases[2])
+    await parts.applier.commit(Step(deletes=(third,)))
+    assert (await parts.join(token, csr_of(new_key()))).lease == leases[2]
+
+
+async def test_many_joins_at_once_use_the_token_exactly_as_often_as_allowed(parts: Parts) -> None:
+    token = await parts.token(uses=5)
+    done = await asyncio.gather(*(parts.join(token, csr_of(new_key())) for _ in range(12)), return_exceptions=True)
+    joined = [one for one in done if not isinstance(one, BaseException)]
+    assert len(joined) == 5
+    assert len({one.name for one in joined}) == len({one.lease.host_ports.first for one in joined}) == 5
+    assert {one.problem.type for one in done if isinstance(one, Refused)} == {"urn:fallow:token-used"}
+
+
+async def test_two_control_planes_cannot_use_a_token_twice(parts: Parts) -> None:
+    """The token's revision guards its uses even where the lock does not reach."""
+    other = Parts(parts.cache, parts.applier, parts.authority, parts.settings)
+    token = await parts.token()
+    calls = (parts.join(token, csr_of(new_key())), other.join(token, csr_of(new_key())))
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in done) == ["Identity", "Refused"]
+    assert len(parts.cache.snapshot().members) == 1
+
+
+async def test_renewal_of_an_expired_certificate(parts: Parts) -> None:
+    key = new_key()
+    identity = await parts.join(await parts.token(), csr_of(key))
+    parts.now += 30 * 86400
+    renewed = await parts.admission.renew(RenewRequest(member_id=identity.member_id, csr_pem=csr_of(key)))
+    assert (renewed.member_id, renewed.name) == (identity.member_id, identity.name)
+    certificate = x509.load_pem_x509_certificate(renewed.certificate_pem.encode())
+    assert certificate.not_valid_after_utc.timestamp() == parts.now + 86400
+    assert parts.reasons()[-1] == "CertificateRenewed"
+
+
+async def test_renewal_with_another_key(parts: Parts) -> None:
+    identity = await parts.join(await parts.token(), csr_of(new_key()))
+    await refused(
+        parts.admission.renew(RenewRequest(member_id=identity.member_id, csr_pem=csr_of(new_key()))),
+        403,
+        "key-mismatch",
+    )
+    await refused(parts.admission.renew(RenewRequest(member_id=identity.member_id, csr_pem="x")), 400, "bad-csr")
+
+
+async def test_renewal_survives_changes_meanwhile(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = new_key()
+    identity = await parts.join(await parts.token(), csr_of(key))
+    commit, collisions = parts.applier.commit, []
+
+    async def collide(step: Step) -> int:
+        if len(collisions) < 2:
+            collisions.append(step)
+            member = parts.cache.snapshot().members[identity.member_id]
+            await commit(Step(puts=(msgspec.structs.replace(member, labels={"n": str(len(collisions))}),)))
+        return await commit(step)
+
+    monkeypatch.setattr(parts.applier, "commit", collide)
+    await parts.admission.renew(RenewRequest(member_id=identity.member_id, csr_pem=csr_of(key)))
+    member = parts.cache.snapshot().members[identity.member_id]
+    assert (member.labels, len(collisions)) == ({"n": "2"}, 2)
+
+
+async def test_join_writes_all_or_nothing(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = await parts.token()
+
+    async def collide(step: Step) -> int:
+        assert len(step.puts) == 3  # member, token, event
+        raise Conflict(["x"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.applier, "commit", collide)
+        patch.setattr("fallow.control.commits.FIRST_PAUSE_SECONDS", 0.0)
+        await refused(parts.join(token, csr_of(new_key())), 409, "conflict")
+    assert not parts.cache.snapshot().members
+    await parts.join(token, csr_of(new_key()))

@@ -1,0 +1,135 @@
+"""How many replicas there are, which go, and that a replacement serves before the old one leaves."""
+
+import msgspec
+from records import NOW, applied, deployment, ids, member, puts, replica, snapshot, template
+
+from fallow.decide.deployments import reconcile
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment, Replica, ReplicaState
+from fallow.model.members import MemberState, Scheduling
+
+A, B = member("a"), member("b")
+
+
+def run(before: Snapshot) -> list[Replica]:
+    return puts(reconcile(before, NOW + 1, ids()), Replica)
+
+
+def by_state(replicas: list[Replica]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in replicas:
+        found.setdefault(item.state, []).append(item.id)
+    return found
+
+
+def test_missing_replicas_are_created_in_the_lowest_free_slots() -> None:
+    web = deployment(replicas=4)
+    new = run(snapshot(A, web, template(web), replica(web, 1), replica(web, 3)))
+    assert [(found.slot, found.state) for found in new] == [(0, "pending"), (2, "pending")]
+    assert all(found.template_id == "d-web.1" for found in new)
+
+
+def test_what_is_as_wanted_is_left_alone() -> None:
+    web = deployment(replicas=2)
+    assert run(snapshot(A, web, template(web), replica(web, 0), replica(web, 1))) == []
+
+
+def test_scaling_down_takes_the_replicas_that_matter_least() -> None:
+    web = deployment(replicas=1)
+    waiting = replica(web, 0, ReplicaState.PENDING)
+    unwell = replica(web, 1, healthy_since=0.0)
+    well = replica(web, 2)
+    assert by_state(run(snapshot(A, web, waiting, unwell, well))) == {"stopped": ["web-0"], "leaving": ["web-1"]}
+
+
+def test_scaling_down_evens_out_nodes() -> None:
+    web = deployment(replicas=2)
+    replicas = [replica(web, slot, node_id="n-a" if slot < 3 else "n-b") for slot in range(4)]
+    gone = by_state(run(snapshot(A, B, web, *replicas)))["leaving"]
+    left = [found for found in replicas if found.id not in gone]
+    assert sorted(found.node_id for found in left) == ["n-a", "n-b"]
+
+
+def test_a_slot_whose_replica_is_leaving_is_not_given_away() -> None:
+    web = deployment(replicas=1)
+    (new,) = run(snapshot(A, web, replica(web, 0, ReplicaState.LEAVING)))
+    assert new.slot == 1
+
+
+def test_a_dead_or_removed_node_loses_its_replicas_and_they_are_made_anew() -> None:
+    web = deployment(replicas=2)
+    dead = member("a", state=MemberState.DEAD)
+    changed = run(snapshot(dead, web, replica(web, 0), replica(web, 1, node_id="n-gone")))
+    assert by_state(changed)["lost"] == ["web-0", "web-1"]
+    assert len(by_state(changed)["pending"]) == 2
+
+
+def test_a_suspect_node_keeps_its_replicas() -> None:
+    web = deployment(replicas=1)
+    assert run(snapshot(member("a", state=MemberState.SUSPECT), web, replica(web, 0))) == []
+
+
+def test_draining_makes_the_replacement_before_the_old_one_leaves() -> None:
+    web = deployment(replicas=1)
+    draining = member("a", scheduling=Scheduling.DRAINING)
+    old = replica(web, 0)
+    (new,) = run(snapshot(draining, B, web, old))
+    assert (new.slot, new.replaces, new.state) == (0, old.id, "pending")
+    started = msgspec.structs.replace(new, state=ReplicaState.RUNNING, node_id="n-b")
+    assert run(snapshot(draining, B, web, old, started)) == []
+    ready = msgspec.structs.replace(started, healthy_since=NOW)
+    assert by_state(run(snapshot(draining, B, web, old, ready))) == {"leaving": [old.id]}
+
+
+def test_a_replacement_is_known_by_what_it_replaces_not_by_its_age() -> None:
+    web = deployment(replicas=1)
+    draining = member("a", scheduling=Scheduling.DRAINING)
+    old = replica(web, 0)
+    new = replica(web, 0, id="web-0-new", replaces=old.id, node_id="n-b", created_at=NOW - 3600)
+    assert by_state(run(snapshot(draining, B, web, old, new))) == {"leaving": [old.id]}
+
+
+def test_uncordoning_in_time_calls_the_replacement_off() -> None:
+    web = deployment(replicas=1)
+    old = replica(web, 0)
+    new = replica(web, 0, ReplicaState.PENDING, id="web-0-new", replaces=old.id)
+    assert by_state(run(snapshot(A, B, web, old, new))) == {"stopped": ["web-0-new"]}
+
+
+def test_a_new_generation_renews_a_quarter_at_a_time() -> None:
+    web = deployment(replicas=8, generation=2)
+    old = [replica(web, slot, generation=1, template_id="d-web.1") for slot in range(8)]
+    new = run(snapshot(A, B, web, template(web), *old))
+    assert [(found.slot, found.generation) for found in new] == [(0, 2), (1, 2)]
+    assert run(snapshot(A, B, web, template(web), *old, *new)) == []
+
+
+def test_a_pending_replica_of_an_old_generation_is_dropped_at_once() -> None:
+    web = deployment(replicas=1, generation=2)
+    old = replica(web, 0, ReplicaState.PENDING, generation=1)
+    assert by_state(run(snapshot(A, web, old))) == {"stopped": ["web-0"]}
+
+
+def test_a_replica_that_failed_for_good_is_not_made_again_until_the_generation_changes() -> None:
+    web = deployment(replicas=2)
+    failed = replica(web, 0, ReplicaState.FAILED)
+    assert run(snapshot(A, web, failed, replica(web, 1))) == []
+    newer = deployment(replicas=2, generation=2)
+    assert len(run(snapshot(A, newer, failed, replica(newer, 1)))) == 1
+
+
+def test_a_deleted_deployment_goes_once_its_replicas_are_gone() -> None:
+    web = deployment(replicas=2, deleting=True)
+    first = snapshot(A, web, template(web), replica(web, 0), replica(web, 1, ReplicaState.PENDING))
+    assert by_state(run(first)) == {"leaving": ["web-0"], "stopped": ["web-1"]}
+    waiting = snapshot(A, web, template(web), replica(web, 0, ReplicaState.STOPPING))
+    assert reconcile(waiting, NOW, ids()).steps == []
+    last = snapshot(A, web, template(web), replica(web, 0, ReplicaState.STOPPED))
+    after = applied(last, reconcile(last, NOW, ids()))
+    assert (after.deployments, after.templates, after.replicas) == ({}, {}, {})
+
+
+def test_new_replicas_are_guarded_by_their_deployment() -> None:
+    web = deployment(replicas=1)
+    (step,) = reconcile(snapshot(A, web), NOW, ids()).steps
+    assert [type(record) for record in step.guards] == [Deployment]

@@ -1,0 +1,91 @@
+"""Liveness: ready, suspect, dead, and our own outage."""
+
+from records import NOW, applied, ids, member, puts, snapshot
+
+from fallow.decide.members import Liveness, in_outage, judge
+from fallow.decide.snapshot import Snapshot
+from fallow.model.members import Member, MemberState
+
+RULES = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 1000)
+FLEET = [member(name) for name in "abcd"]
+
+
+def states(fleet: Snapshot, seen: dict[str, float], now: float = NOW, rules: Liveness = RULES) -> dict[str, str]:
+    changed = puts(judge(fleet, seen, now, rules, ids()), Member)
+    return {found.name: found.state.value for found in changed}
+
+
+def heard(**ages: float) -> dict[str, float]:
+    return {f"n-{name}": NOW - ages.get(name, 0.0) for name in "abcd"}
+
+
+def test_a_recent_sign_of_life_changes_nothing() -> None:
+    assert states(snapshot(*FLEET), heard(a=2.9)) == {}
+
+
+def test_silence_makes_suspect_then_dead() -> None:
+    fleet = snapshot(*FLEET)
+    assert states(fleet, heard(a=3.1)) == {"a": "suspect"}
+    suspect = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
+    assert states(suspect, heard(a=7.9)) == {}
+    assert states(suspect, heard(a=8.1)) == {"a": "dead"}
+
+
+def test_a_member_that_is_heard_again_is_ready() -> None:
+    for state in (MemberState.SUSPECT, MemberState.DEAD, MemberState.JOINING):
+        assert states(snapshot(member("a", state=state), *FLEET[1:]), heard(a=0.5)) == {"a": "ready"}
+
+
+def test_a_member_that_never_opened_a_session_stays_joining() -> None:
+    fleet = snapshot(member("a", state=MemberState.JOINING), *FLEET[1:])
+    seen = heard()
+    del seen["n-a"]
+    assert states(fleet, seen) == {}
+
+
+def test_when_all_fall_silent_nobody_is_declared_dead() -> None:
+    fleet = snapshot(*FLEET)
+    silent = heard(a=20, b=20, c=20, d=20)
+    assert in_outage(fleet.members, silent, NOW, RULES)
+    assert set(states(fleet, silent).values()) == {"suspect"}
+    after = applied(fleet, judge(fleet, silent, NOW, RULES, ids()))
+    assert states(after, silent, NOW + 500) == {}
+
+
+def test_one_of_two_may_die_but_two_of_three_at_once_may_not() -> None:
+    two = snapshot(*FLEET[:2])
+    assert not in_outage(two.members, heard(a=20), NOW, RULES)
+    three = snapshot(*FLEET[:3])
+    assert in_outage(three.members, heard(a=20, b=20), NOW, RULES)
+    assert not in_outage(snapshot(*FLEET).members, heard(a=20, b=20), NOW, RULES)
+
+
+def test_dead_members_do_not_count_towards_an_outage() -> None:
+    fleet = snapshot(*(member(name, state=MemberState.DEAD) for name in "abc"), FLEET[3], member("e"))
+    assert not in_outage(fleet.members, heard(a=99, b=99, c=99) | {"n-e": NOW}, NOW, RULES)
+
+
+def test_after_an_outage_silence_counts_from_its_end() -> None:
+    fleet = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
+    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=0, outage_at=NOW - 5)
+    assert states(fleet, heard(a=60), rules=rules) == {}
+    assert states(fleet, heard(a=60), now=NOW, rules=Liveness(
+        suspect_after_seconds=3, dead_after_seconds=8, watching_since=0, outage_at=NOW - 9)) == {"a": "dead"}  # fmt: skip
+
+
+def test_a_new_watcher_gives_wider_grace() -> None:
+    fleet = snapshot(*FLEET)
+    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 20)
+    seen = heard()
+    del seen["n-a"]
+    assert states(fleet, seen, rules=rules) == {"a": "suspect"}
+    suspect = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
+    assert states(suspect, seen, rules=rules) == {}
+    later = {id_: NOW + 10 for id_ in seen}
+    assert states(suspect, later, now=NOW + 10, rules=rules) == {"a": "dead"}
+
+
+def test_every_change_tells_an_event() -> None:
+    plan = judge(snapshot(*FLEET), heard(a=9), NOW, RULES, ids())
+    (step,) = plan.steps
+    assert [type(record).__name__ for record in step.puts] == ["Member", "Event"]

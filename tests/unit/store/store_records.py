@@ -1,0 +1,62 @@
+"""Records and waiting, for the tests of the cache and the applier."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from fallow.model.deployments import Replica, ReplicaState
+from fallow.model.events import Event
+from fallow.model.kinds import key_of
+from fallow.model.meta import Record
+from fallow.model.tokens import ApiRole, ApiToken
+from fallow.store.contract import Delete, Put, Store
+
+
+def replica(id_: str, *, node: str = "", revision: int = 0, slot: int = 0) -> Replica:
+    return Replica(
+        id=id_,
+        created_at=1.0,
+        updated_at=1.0,
+        revision=revision,
+        deployment_id="d-1",
+        project="default",
+        deployment="web",
+        slot=slot,
+        generation=1,
+        template_id="t-1",
+        node_id=node,
+        state=ReplicaState.PLACED if node else ReplicaState.PENDING,
+    )
+
+
+def event(id_: str) -> Event:
+    return Event(
+        id=id_,
+        created_at=1.0,
+        updated_at=1.0,
+        actor="loop:test",
+        subject_kind="replica",
+        subject_id="r",
+        subject="r",
+        reason="Tested",
+        message="",
+    )
+
+
+def api_token(id_: str) -> ApiToken:
+    return ApiToken(id=id_, created_at=1.0, updated_at=1.0, name=id_, secret_sha256="0" * 64, role=ApiRole.VIEWER)
+
+
+async def put(store: Store, *records: Record) -> int:
+    return await store.commit([], [Put(key_of(record), msgspec.msgpack.encode(record)) for record in records])
+
+
+async def delete(store: Store, *records: Record) -> int:
+    return await store.commit([], [Delete(key_of(record)) for record in records])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - any condition can be asked, none of them tells
+            await asyncio.sleep(0)
