@@ -18,9 +18,10 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from machine import describe
+
 from fallow.store.contract import Check, Put
 from fallow.store.sqlite import SqliteStore
-from machine import describe
 
 VALUE = bytes(100)
 

@@ -49,7 +49,8 @@ class Load:
         """End, after the requests under way."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(TIMEOUT_SECONDS + 5)
+            if thread.ident is not None:
+                thread.join(TIMEOUT_SECONDS + 5)
 
     def failed(self, phase: str) -> int:
         """Return how many requests of a phase failed."""

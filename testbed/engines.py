@@ -88,7 +88,7 @@ class EngineNode:
         }
         argv = [*machine, "sh", "-c", _BOOT, "sh", *self._engine_command()]
         self._process = processes.start(argv, self.log, {**self._engine_environment(), **place})
-        self.fabric.remember(self._process.pid)
+        self.fabric.remember(self._process)
         if wait:
             self.wait_ready()
 
@@ -129,7 +129,7 @@ class EngineNode:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
-        self.fabric.remember(process.pid)
+        self.fabric.remember(process)
         return process
 
     def run(self, *argv: str, check: bool = True) -> str:

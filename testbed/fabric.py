@@ -52,6 +52,7 @@ class Fabric:
         self.host_address = str(self.subnet[1])
         self.namespace = f"fw{self.number}"
         self._nodes: dict[str, NodeNetwork] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
         try:
             self._build()
         except BaseException:
@@ -102,17 +103,20 @@ class Fabric:
         """Start a command in a node's network and nothing else of it; see `EngineNode.run_inside` for all of it."""
         # `ip netns exec` would mount another /sys and so hide the cgroups.
         process = processes.start(["nsenter", f"--net={network.path}", *argv], log, env)
-        self.remember(process.pid)
+        self.remember(process)
         return process
 
-    def remember(self, pid: int) -> None:
+    def remember(self, process: subprocess.Popen[bytes]) -> None:
         """Note a process, so that it is ended with the fabric, or by `sweep` should this program be killed."""
+        self._processes.append(process)
         with (self.folder / "processes").open("a") as file:
-            file.write(f"{pid} {processes.start_time(pid)}\n")
+            file.write(f"{process.pid} {processes.start_time(process.pid)}\n")
 
     def close(self) -> None:
         """Remove everything. Does no harm when done twice."""
         _remove(self.folder)
+        for process in self._processes:
+            process.wait(10)
 
     def __enter__(self) -> Self:
         return self

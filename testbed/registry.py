@@ -29,7 +29,7 @@ class Registry:
         self._process: subprocess.Popen[bytes] = processes.start(
             ["docker-registry", "serve", str(config)], self.folder / "log", {"OTEL_TRACES_EXPORTER": "none"}
         )
-        fabric.remember(self._process.pid)
+        fabric.remember(self._process)
         processes.wait_until(self._answers, 20, f"registry on {self.address}")
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 # ruff: noqa: T201, TID251
 """A small web shop that sells nothing: it says which replica answered.
 
-    GET  /                 {"app": "shop", "version": "1", "replica": "web-0"}
+    GET  / and /api        {"app": "shop", "version": "1", "replica": "web-0"}
     GET  /healthz          200 while well, 503 once sick
     GET  /slow?seconds=2   the same as /, later
     POST /sick             from now on /healthz answers 503
@@ -49,7 +49,7 @@ class Shop:
             except ValueError:
                 return 400, "seconds is not a number\n"
             await asyncio.sleep(min(max(0.0, seconds), MAX_SLOW_SECONDS))
-        elif url.path != "/":
+        elif url.path not in ("/", "/api"):
             return 404, "not here\n"
         return 200, json.dumps(self.answer) + "\n"
 

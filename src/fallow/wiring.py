@@ -179,6 +179,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path, address: tuple[s
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # or a caller could choose the address its lease is made of
             timeout_graceful_shutdown=STOP_SECONDS,
             lifespan="on",
         )
@@ -344,7 +345,9 @@ def configure_logs(options: LogOptions) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if not people else structlog.dev.set_exc_info,
-            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if people
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

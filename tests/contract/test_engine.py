@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import itertools
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 from engine_backends import (
@@ -406,6 +408,24 @@ async def test_execute_gives_the_exit_code(engine: Engine, backend: Backend) -> 
     assert await engine.execute(container.id, ("sleep", "60"), 0.2) == 124
     await engine.stop(container.id, 5)
     await refused("conflict", engine.execute(container.id, ("true",), 10))
+
+
+async def test_a_command_that_takes_too_long_is_killed(real: Backend, engine: Engine, tmp_path: Path) -> None:
+    """It is where the engine's processes are in sight: on the node, as an agent runs."""
+    assert real.node is not None
+    container = await run(engine, real)
+    code = (
+        "import asyncio, sys; from fallow.drivers.engine.detect import find_engine\n"
+        "async def main():\n"
+        "    engine = await find_engine(node_id=sys.argv[1], environment={})\n"
+        "    code = await engine.execute(sys.argv[2], ('sleep', '61'), 0.5)\n"
+        "    await engine.close(); sys.exit(code)\n"
+        "asyncio.run(main())"
+    )
+    log, node_id = tmp_path / "log", engine._node_id  # type: ignore[attr-defined]
+    process = real.node.run_inside([sys.executable, "-c", code, node_id, container.id], log)
+    assert await asyncio.to_thread(process.wait, 60) == 124, log.read_text()
+    await until(lambda: "sleep 61" not in real.node.run("ps", "-eo", "args"), "the command was killed")
 
 
 async def test_events_tell_a_life(engine: Engine, backend: Backend) -> None:

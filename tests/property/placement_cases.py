@@ -124,7 +124,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         templates[template.id] = template
         for slot in range(draw(mostly([1, 1, 2, 3, 7]))):
             replica = a_replica(f"r-{number}-{slot}", template, slot=slot, created_at=float(draw(st.integers(0, 3))))
-            placed = [found.id for found in replicas.values() if found.node_id]
+            placed = [
+                old.id for old in replicas.values() if old.node_id and old.deployment_id == template.deployment_id
+            ]
             replica = msgspec.structs.replace(replica, replaces=draw(mostly(["", "", *placed])))
             replicas[replica.id] = draw(placed_or_not(replica, sorted(members), number * 10 + slot))
     return Snapshot(members=members, templates=templates, replicas=replicas)

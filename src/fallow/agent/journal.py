@@ -54,6 +54,7 @@ class JournalWriter:
         self._wanted = 0
         self._saved = 0
         self._lock = asyncio.Lock()
+        self._writing: asyncio.Task[None] | None = None
 
     def put(self, journal: Journal) -> None:
         """Take in what is to be written by the next `flush`."""
@@ -67,8 +68,11 @@ class JournalWriter:
             if self._saved >= wanted or self._newest is None:
                 return
             writing, data = self._wanted, msgspec.json.encode(self._newest)
+            if self._writing is not None and not self._writing.done():
+                await asyncio.wait({self._writing})  # its caller was cancelled; the write itself cannot be
+            self._writing = asyncio.create_task(asyncio.to_thread(write_private, self._path, data))
             try:
-                await asyncio.to_thread(write_private, self._path, data)
+                await asyncio.shield(self._writing)
             except OSError as error:
                 raise JournalError(f"the agent's journal {self._path} cannot be written: {error.strerror}") from error
             self._saved = writing

@@ -111,6 +111,7 @@ class Shell:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._save()
 
     def _take(self, order: m.Instruction) -> None:
         match order:

@@ -55,7 +55,7 @@ class Vitals:
             disk = info.disk_bytes or disk
         return Facts(
             hostname=socket.gethostname()[:_TEXT_CHARS],
-            os=(info.os if info and info.os else _os_name())[:_TEXT_CHARS],
+            os=_os_name()[:_TEXT_CHARS],
             kernel=platform.release()[:_TEXT_CHARS],
             architecture=info.architecture if info and info.architecture else architecture(platform.machine()),
             engine=engine[:_TEXT_CHARS],

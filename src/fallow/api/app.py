@@ -1,6 +1,6 @@
 """The HTTP API as one ASGI application."""
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.di import Provide
 
 from fallow.api.auth import guards
@@ -19,12 +19,11 @@ def build_app(services: Services) -> Litestar:
     guarded = guards(services)
     app = Litestar(
         route_handlers=[
-            *health.HANDLERS,
-            *joining.HANDLERS,
+            Router("/", route_handlers=health.HANDLERS, tags=["health"]),
+            Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
-                handler
+                Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
                 for noun in (members, tokens, deployments, replicas, insight, watch)
-                for handler in noun.handlers(guarded)
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -17,7 +17,7 @@ def member_called(snapshot: Snapshot, reference: str) -> Member:
     if member is None:
         member = next((found for found in snapshot.members.values() if found.name == reference), None)
     if member is None:
-        raise not_found(f"member {reference[:80]!r}", "fallow node list and fallow gateway list show all")
+        raise not_found(f"member {reference[:80]!r}", "fallow node list shows nodes, with --role gateway gateways")
     return member
 
 

@@ -97,4 +97,6 @@ def _tell(scope: "Scope", request_id: str, status: int, seconds: float) -> None:
     caller = scope["state"].get("caller")
     if caller is not None:
         said["actor"] = f"api:{caller.name}"
-    (_log.debug if scope["path"] in _QUIET else _log.info)("request", **said)
+    # What only reads is worth a line to whoever looks for it; what changes something, or fails, to everybody.
+    quiet = scope["path"] in _QUIET or (scope.get("method") == "GET" and status < 400)
+    (_log.debug if quiet else _log.info)("request", **said)

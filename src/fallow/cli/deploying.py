@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from fallow.cli import output
 from fallow.cli.explain import explained
@@ -58,14 +59,14 @@ def wait_for(client: "Client", project: str, serving: Collection[str], gone: Col
         lines += [(f"{project}/{name}", "deleted", "", "", "") for name in gone if name not in found]
         made = output.table("", "", "", "", "")
         made.show_header = False
-        return not unsettled, output.rows(made, lines)
+        return not unsettled, output.rows(made, ([value or Text("") for value in line] for line in lines))
 
     if wait_until(look, timeout):
         return
     for name in unsettled:
         _tell_why(client, f"{project}/{name}")
     raise Failure(
-        f"Not everything is serving after {timeout:g} seconds: {', '.join(unsettled)}",
+        f"Not everything is as asked after {timeout:g} seconds: {', '.join(unsettled)}",
         detail="It goes on without this command.",
         hint=f"`fallow explain {project}/{unsettled[0]}` and `fallow logs {project}/{unsettled[0]}` tell more.",
     )

@@ -10,7 +10,7 @@ from fallow.cli import completion, output
 from fallow.cli.deploying import wait_for
 from fallow.cli.failures import usage
 from fallow.cli.names import deployment_path, suggesting
-from fallow.cli.options import Deployment, Json, Project, Watch, seconds
+from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seconds
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
@@ -30,7 +30,7 @@ app = typer.Typer(no_args_is_help=True, help="Look after sets of identical repli
   fallow deployment list --project shop --watch
   fallow deployment list --json""",
 )
-def list_(ctx: typer.Context, project: Project = "", watch: Watch = False, as_json: Json = False) -> None:
+def list_(ctx: typer.Context, project: InProject = "", watch: Watch = False, as_json: Json = False) -> None:
     """List deployments, of all projects unless one is named."""
     show_list(
         session_of(ctx),

@@ -52,6 +52,17 @@ Json = Annotated[
     typer.Option("--json", help="Print JSON instead of a table.", callback=_remember_json, rich_help_panel="Output"),
 ]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.", rich_help_panel="Output")]
+InProject = Annotated[
+    str,
+    typer.Option(
+        "--project",
+        "-p",
+        help="Only of this project.",
+        metavar="NAME",
+        show_default=False,
+        autocompletion=completion.projects,
+    ),
+]
 Project = Annotated[
     str,
     typer.Option(

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fallow.cli import completion, output
 from fallow.cli.names import deployment_path, suggesting
-from fallow.cli.options import Json, Project, Watch
+from fallow.cli.options import InProject, Json, Project, Watch
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.client.errors import ApiError
@@ -67,7 +67,7 @@ def list_(
     node: Annotated[
         str, typer.Option("--node", metavar="NAME", help="Only on this node.", autocompletion=completion.members)
     ] = "",
-    project: Project = "",
+    project: InProject = "",
     everything: Annotated[bool, typer.Option("--all", help="Show those that have ended, too.")] = False,
     watch: Watch = False,
     as_json: Json = False,

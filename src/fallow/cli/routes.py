@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from fallow.cli import output
-from fallow.cli.options import Json, Project, Watch
+from fallow.cli.options import InProject, Json, Watch
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.model.routes import RouteView
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at the addresses under which 
   fallow route list
   fallow route list --project shop --watch""",
 )
-def list_(ctx: typer.Context, project: Project = "", watch: Watch = False, as_json: Json = False) -> None:
+def list_(ctx: typer.Context, project: InProject = "", watch: Watch = False, as_json: Json = False) -> None:
     """List routes and how many endpoints serve them."""
 
     def table(found: Sequence[RouteView]) -> Table:

@@ -155,7 +155,7 @@ class Admission:
                     "key-known",
                     "Already a member",
                     f"this machine's key belongs to member {member.name}, which joined with another token",
-                    f"start its agent without a token, or first: fallow {member.role} remove {member.name}",
+                    f"start its agent without a token, or first: fallow node remove {member.name}",
                 )
         return None
 
@@ -269,7 +269,7 @@ def _name(snapshot: Snapshot, request: JoinRequest) -> str:
             "name-taken",
             "Name taken",
             f"another member is called {request.name}",
-            f"choose another name, or first remove what is gone: fallow {request.role} remove {request.name}",
+            f"choose another name, or first remove what is gone: fallow node remove {request.name}",
         )
     return request.name
 

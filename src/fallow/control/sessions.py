@@ -54,7 +54,7 @@ UNSTORED_BATCHES = 16
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
 # thousands of sessions that say a few hundred bytes a second.
-asyncio.sslproto.SSLProtocol.max_size = 16 * 1024  # type: ignore[attr-defined]
+asyncio.sslproto.SSLProtocol.max_size = 16 * 1024
 
 
 class SessionRefused(Exception):  # noqa: N818 - an outcome, told to the member

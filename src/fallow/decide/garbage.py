@@ -34,7 +34,7 @@ def _forgettable_replicas(snapshot: Snapshot, now: float) -> list[Replica]:
     for replica in snapshot.replicas.values():
         if replica.ended and not _blocks_its_slot(snapshot, replica):
             ended[replica.deployment_id].append(replica)
-    found = []
+    found: list[Replica] = []
     for replicas in ended.values():
         replicas.sort(key=lambda replica: replica.state_since, reverse=True)
         found.extend(

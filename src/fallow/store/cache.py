@@ -14,6 +14,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import KINDS
 from fallow.model.meta import Record
 from fallow.store.contract import Batch, Compacted, Item, Store, StoreError
+from fallow.store.indexes import REPLICA_INDEXES, carry, move
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
 
 # Kinds that decisions see, by the field of Snapshot that holds them.
 _SNAPSHOT_FIELDS = {field.name: kind for field in fields(Snapshot) if (kind := field.name.replace("_", "-")) in KINDS}
+
+_FIELD_OF = {kind: name for name, kind in _SNAPSHOT_FIELDS.items()}
 
 
 def decode_item(item: Item) -> Record:
@@ -93,7 +96,7 @@ class Cache:
         self.revision = 0
         self._records: dict[str, dict[str, Record]] = {kind: {} for kind in KINDS}
         self._snapshot = Snapshot()
-        self._stale: set[str] = set()  # fields of the snapshot that changed since it was built
+        self._stale: dict[str, set[str]] = {}  # field of the snapshot -> ids that changed since it was built
         self._subscriptions: set[Subscription] = set()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -122,12 +125,15 @@ class Cache:
         It was so at its revision and is so still, though the cache may have seen later commits that it does not show.
         """
         if self._stale:
+            before = self._snapshot
             pictures: dict[str, Any] = {
-                name: self._records[kind].copy() if name in self._stale else getattr(self._snapshot, name)
+                name: self._records[kind].copy() if name in self._stale else getattr(before, name)
                 for name, kind in _SNAPSHOT_FIELDS.items()
             }
             self._snapshot = Snapshot(revision=self.revision, **pictures)
-            self._stale.clear()
+            carry(before, self._snapshot, self._stale)
+            self._move_replicas(before, self._snapshot, self._stale.get("replicas", ()))
+            self._stale = {}
         return self._snapshot
 
     def get(self, kind: str, id_: str) -> Record | None:
@@ -209,10 +215,20 @@ class Cache:
                 self._records[kind][id_] = record
         self._advance(batch.revision, [(kind, id_) for kind, id_, _ in decoded])
 
+    @staticmethod
+    def _move_replicas(before: Snapshot, after: Snapshot, ids: Iterable[str]) -> None:
+        moved = [(before.replicas.get(id_), after.replicas.get(id_)) for id_ in sorted(ids)]
+        for name, key_of in REPLICA_INDEXES.items():
+            if moved and name in vars(before):
+                index = vars(before)[name].copy()
+                move(index, moved, key_of)
+                vars(after)[name] = index
+
     def _advance(self, revision: int, changed: list[tuple[str, str]]) -> None:
         self.revision = revision
-        kinds = {kind for kind, _ in changed}
-        self._stale.update(name for name, kind in _SNAPSHOT_FIELDS.items() if kind in kinds)
+        for kind, id_ in changed:
+            if kind in _FIELD_OF:
+                self._stale.setdefault(_FIELD_OF[kind], set()).add(id_)
         if changed:
             for subscription in self._subscriptions:
                 subscription.note(changed)

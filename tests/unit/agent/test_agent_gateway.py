@@ -144,8 +144,11 @@ async def test_it_serves_before_and_after_any_session(setting):
     await until(lambda: proxy.starts == 1)
     peer.refuse_with = None
     await peer.until(lambda: peer.sessions >= 1 and peer.writer is not None)
+    known = len(peer.hellos)
     peer.drop()
-    await peer.until(lambda: len(peer.hellos) >= 2)
+    await peer.until(lambda: len(peer.hellos) > known)
+    beats = len(peer.of(wire.Heartbeat))
+    await peer.until(lambda: len(peer.of(wire.Heartbeat)) > beats)
     stop.set()
     await asyncio.wait_for(task, 5)
     assert not proxy.stopped

@@ -11,7 +11,9 @@ from session_peer import TestCa
 
 from fallow.agent.identity import IdentityError, IdentityStore
 from fallow.agent.joining import Application, join
+from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
+from fallow.agent.session import Session, SessionRefused
 from fallow.client import joining
 from fallow.client.errors import BadAnswer, Unreachable, Untrusted
 from fallow.model.credentials import SERVER_NAME, JoinCredential
@@ -211,6 +213,16 @@ async def test_an_expired_certificate_is_renewed_without_a_session(control, ca, 
         await renewal.without_session()
     await renewal.without_session()
     assert len(control.asked("/v1/renew")) == 2, "not again at once"
+
+
+async def test_an_expired_member_that_was_removed_ends(control, ca, tmp_path):
+    control.refuse = Problem(type="urn:fallow:member-removed", title="Member removed", status=403)
+    store = IdentityStore(tmp_path / "data")
+    store.save(control.url, ca.identity(store.csr_pem(), 1, seconds=-10))
+    session = Session(store, None, Outbox())
+    with pytest.raises(SessionRefused, match="Member removed"):
+        await asyncio.wait_for(session.run(asyncio.Event()), 10)
+    assert "Member removed" in store.refusal
 
 
 def test_a_damaged_identity_says_what_to_do(ca, tmp_path):

@@ -301,9 +301,11 @@ async def test_a_certificate_is_renewed_through_the_session(setting, ca):
     before = setting.identity.expires_at()
     stranger = ca.identity(asked.csr_pem, setting.port, member_id="n-2")
     setting.peer.send(wire.Renewed(identity=stranger))
+    setting.peer.send(assign(assignment()))
+    await setting.is_("r1", Activity.RUNNING)
+    assert setting.identity.identity.member_id == "n-1", "another member's certificate is not kept"
     setting.peer.send(wire.Renewed(identity=ca.identity(asked.csr_pem, setting.port, seconds=7200)))
     await until(lambda: setting.identity.expires_at() > before)
-    assert setting.identity.identity.member_id == "n-1"
     setting.peer.drop()
     await setting.peer.until(lambda: setting.peer.sessions == 2)
     assert setting.peer.certificates[1] != setting.peer.certificates[0]

@@ -1,6 +1,7 @@
 """The small parts of an agent: outbox, journal, vitals, probes, and the systemd unit."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -188,11 +189,12 @@ def test_architectures_are_named_as_images_name_them():
 
 async def serve(answer, hold=False):
     async def handle(reader, writer):
-        if answer is not None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-        if hold:
-            await reader.read()
+        with contextlib.suppress(OSError, EOFError):  # a probe hangs up when it knows enough
+            if answer is not None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+            if hold:
+                await reader.read()
         writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)

@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from api_rig import Rig, deployment, node, problem, running
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fallow.store.contract import Conflict, StoreError
@@ -162,28 +163,25 @@ TARGETS = [
 ]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(TARGETS), bodies | json_values | st.binary(max_size=50))
-def test_no_body_is_our_fault(tmp_path_factory: pytest.TempPathFactory, target: tuple[str, str], body: Any) -> None:
-    async def send() -> None:
-        async with running(_ca(tmp_path_factory)) as rig:
-            await rig.put(node(), deployment("default", "a"))
+def test_no_body_is_our_fault(tmp_path: Path) -> None:
+    with asyncio.Runner() as runner:
+        running_rig = running(tmp_path)
+        rig = runner.run(running_rig.__aenter__())
+        runner.run(rig.put(node(), deployment("default", "a")))
+
+        @settings(max_examples=100, deadline=None)
+        @given(st.sampled_from(TARGETS), bodies | json_values | st.binary(max_size=50))
+        def send(target: tuple[str, str], body: Any) -> None:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            answer = await rig.call(*target, content=content)
+            answer = runner.run(rig.call(*target, content=content))
             assert answer.status_code < 500, answer.text
             if answer.status_code >= 400:
                 assert answer.headers["content-type"] == "application/problem+json"
 
-    asyncio.run(send())
-
-
-_folders: list[Any] = []
-
-
-def _ca(factory: pytest.TempPathFactory) -> Any:
-    if not _folders:
-        _folders.append(factory.mktemp("ca"))
-    return _folders[0]
+        try:
+            send()
+        finally:
+            runner.run(running_rig.__aexit__(None, None, None))
 
 
 async def test_not_ready(make_rig: Callable[..., Any]) -> None:

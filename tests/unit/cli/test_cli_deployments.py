@@ -105,7 +105,7 @@ def test_delete_waits_until_it_is_gone(api: FakeApi, fallow: Fallow) -> None:
     api.on("GET /v1/deployments", lambda _: listing(*next(left)))
     ran = fallow("deployment", "delete", "shop/web", "--wait")
     assert ran.code == 0, ran
-    assert ran.err.splitlines()[-1].split() == ["shop/web", "deleted", "-", "-", "-"]
+    assert ran.err.splitlines()[-1].split() == ["shop/web", "deleted"]
 
 
 def test_replicas_that_have_ended_are_hidden(api: FakeApi, fallow: Fallow) -> None:

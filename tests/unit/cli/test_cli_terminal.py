@@ -85,7 +85,7 @@ def test_a_deploy_shows_its_progress_in_place(api: FakeApi) -> None:
     assert "0/2 healthy" in terminal.seen
     assert "2/2 healthy" in terminal.seen
     assert "\x1b[2K" in terminal.seen  # a line was erased to be drawn anew
-    assert "\x1b[36m" in terminal.seen  # `create` has its colour
+    assert "\x1b[32mcreate\x1b[0m" in terminal.seen
 
 
 def test_a_watched_list_is_drawn_anew_and_ends_quietly(api: FakeApi) -> None:

@@ -51,7 +51,7 @@ class Parts:
     def reasons(self) -> list[str]:
         """Return the reasons of all events, oldest first."""
         records = self.cache.records("events")
-        return [records[id_].reason for id_ in sorted(records)]  # type: ignore[attr-defined]
+        return [one.reason for one in sorted(records.values(), key=lambda one: one.revision)]  # type: ignore[attr-defined]
 
 
 @asynccontextmanager

@@ -101,5 +101,5 @@ def test_settings_refuse_contradictions() -> None:
         {"host_ports": PortRange(first=30000, last=20000)},
         {"host_ports_per_node": 10_001},
     ):
-        with pytest.raises(ValueError, match="must be|do not hold"):
+        with pytest.raises(ValueError, match=r"must be|do not hold"):
             Settings(**bad)  # type: ignore[arg-type]

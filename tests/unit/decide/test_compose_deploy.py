@@ -146,7 +146,8 @@ REFUSED = [
     ("cpus: .inf", "must be a number"),
     ("cpus: 1e3", "must be a number"),
     ("mem_limit: much", "mem_limit (line 4): 'much' is not an amount of bytes (examples: 64m, 1.5GiB, 200kb)"),
-    ("mem_limit: " + "9" * 400, "must be at most 1048576 TiB"),
+    ("mem_limit: " + "9" * 400, "has too many digits"),
+    ("mem_limit: 1." + "0" * 50 + "k", "has too many digits"),
     ("mem_limit: 2000000t", "must be at most 1048576 TiB"),
     ("pids_limit: -2", "must be a whole number from -1 to 4194304"),
     (

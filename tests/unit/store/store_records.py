@@ -8,6 +8,7 @@ import msgspec
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.events import Event
 from fallow.model.kinds import key_of
+from fallow.model.members import Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.tokens import ApiRole, ApiToken
 from fallow.store.contract import Delete, Put, Store
@@ -27,6 +28,21 @@ def replica(id_: str, *, node: str = "", revision: int = 0, slot: int = 0) -> Re
         template_id="t-1",
         node_id=node,
         state=ReplicaState.PLACED if node else ReplicaState.PENDING,
+    )
+
+
+def member(id_: str, role: Role = Role.NODE) -> Member:
+    return Member(
+        id=id_,
+        created_at=1.0,
+        updated_at=1.0,
+        name=id_,
+        role=role,
+        key_sha256="",
+        token_id="",
+        certificate_expires_at=0.0,
+        lease=Lease(address=""),
+        state=MemberState.READY,
     )
 
 

@@ -1,12 +1,15 @@
 import asyncio
 import random
+from dataclasses import replace
 
 import msgspec
 import pytest
-from store_records import api_token, delete, event, put, replica, until
+from store_records import api_token, delete, event, member, put, replica, until
 
 from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import ReplicaState
 from fallow.model.kinds import KINDS
+from fallow.model.members import Role
 from fallow.store import cache as cache_module
 from fallow.store.cache import Cache, decode_item
 from fallow.store.contract import Batch, Item, Put, StoreError
@@ -246,6 +249,56 @@ async def test_it_always_shows_exactly_what_was_stored_at_its_revision(store, ca
     await watching
     assert told == state
     assert pictures > 10
+
+
+def indexes(snapshot: Snapshot):
+    """All indexes, with lists in an order that does not depend on how they came about."""
+
+    def ordered(index):
+        assert all(index.values()), "nothing is listed under a key that has nothing"
+        return {key: sorted(found, key=lambda record: record.id) for key, found in index.items()}
+
+    return (
+        ordered(snapshot.replicas_by_node),
+        ordered(snapshot.replicas_by_deployment),
+        snapshot.nodes,
+        sorted(snapshot.live_gateways, key=lambda record: record.id),
+        snapshot.deployment_named("default", "web"),
+    )
+
+
+async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_anew(store, cache):
+    chance = random.Random(11)
+    for turn in range(300):
+        records = [
+            replica(f"r{chance.randrange(8)}", node=chance.choice(["", "m1", "m2", "m3"]), slot=turn),
+            msgspec.structs.replace(replica(f"r{chance.randrange(8, 12)}", node="m1"), state=ReplicaState.STOPPED),
+            member(f"m{chance.randrange(4)}", chance.choice([Role.NODE, Role.GATEWAY])),
+            event(f"e{turn}"),
+        ]
+        some = chance.sample(records, chance.randrange(1, 3))
+        revision = await (delete if chance.random() < 0.4 else put)(store, *some)
+        if chance.random() < 0.6:
+            await cache.wait(revision)
+            before = cache.snapshot()
+            anew = replace(before)
+            assert indexes(before) == indexes(anew)
+            assert indexes(before) == indexes(cache.snapshot())
+    assert "nodes" in vars(before)
+
+
+async def test_an_index_is_not_built_for_a_snapshot_that_nobody_asked(store, cache):
+    await cache.wait(await put(store, replica("r1", node="m1")))
+    first = cache.snapshot()
+    await cache.wait(await put(store, replica("r2", node="m1")))
+    assert "replicas_by_node" not in vars(cache.snapshot())
+    second = cache.snapshot()
+    assert [found.id for found in second.replicas_by_node["m1"]] == ["r1", "r2"]
+    await cache.wait(await put(store, replica("r3", node="m1")))
+    assert "replicas_by_node" in vars(cache.snapshot())
+    assert [found.id for found in cache.snapshot().replicas_by_node["m1"]] == ["r1", "r2", "r3"]
+    assert [found.id for found in second.replicas_by_node["m1"]] == ["r1", "r2"]
+    assert [found.id for found in first.replicas_by_node["m1"]] == ["r1"]
 
 
 async def test_batches_of_other_kinds_move_the_revision_only(cache, store):

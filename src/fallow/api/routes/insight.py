@@ -1,5 +1,6 @@
 """What goes on and why: routes, events, explanations."""
 
+import heapq
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -52,12 +53,8 @@ async def list_events(
     limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 200,
 ) -> EventList:
     """List the newest events, newest last; `subject` is an id, a name or `project/name`."""
-    records = services.cache.records("events")
-    newest: list[Event] = []
-    for id_ in sorted(records, reverse=True):
-        found = records[id_]
-        if isinstance(found, Event) and (subject is None or subject in (found.subject, found.subject_id)):
-            newest.append(found)
-            if len(newest) == limit:
-                break
+    records = [found for found in services.cache.records("events").values() if isinstance(found, Event)]
+    chosen = (found for found in records if subject is None or subject in (found.subject, found.subject_id))
+    # Events of one millisecond are in the order they were stored in.
+    newest = heapq.nlargest(limit, chosen, key=lambda found: (found.created_at, found.revision, found.id))
     return EventList(revision=services.cache.revision, items=tuple(reversed(newest)))

@@ -99,7 +99,7 @@ async def remove_member(
                 "holds-replicas",
                 "Still in use",
                 f"{member.name} holds {held} replicas",
-                f"fallow {member.role} drain {member.name}, wait until it is empty; or force it: they are replaced",
+                f"fallow node drain {member.name}, wait until it is empty; or force it: they are replaced",
             )
         told = event(
             services.new_id(), services.clock(), actor, "member", member.id, member.name, "MemberRemoved",

@@ -11,6 +11,7 @@ from fallow.decide.compose.problems import shown
 
 Handler = Callable[[Field, Draft], None]
 
+MAX_COMMAND = 64 * 1024
 MAX_REFERENCE = 512
 MAX_NAME = 255  # of an image, without tag and digest
 
@@ -53,8 +54,11 @@ def _words(field: Field) -> tuple[str, ...] | None:
         return None
     if field.is_list:
         return tuple(each(field.items(), _argument))
+    text = field.content()
+    if len(text) > MAX_COMMAND:
+        raise field.refusal(f"has {len(text)} characters; at most {MAX_COMMAND} are allowed")
     try:
-        return tuple(shlex.split(field.content()))
+        return tuple(shlex.split(text))
     except ValueError as error:
         raise field.refusal(f"cannot be split into words: {str(error).lower()}") from None
 

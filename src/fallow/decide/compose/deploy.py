@@ -173,7 +173,7 @@ def _spread(field: Field, draft: Draft) -> None:
     text = field.text()
     if not text.startswith(_NODE_LABEL):
         raise field.refusal(f"must be node.labels.KEY, not {shown(text)}")
-    add_spread(draft, [label_key(field, text.removeprefix(_NODE_LABEL))])
+    add_spread(draft, field, [label_key(field, text.removeprefix(_NODE_LABEL))])
 
 
 def _max_replicas_per_node(field: Field, draft: Draft) -> None:

@@ -14,6 +14,7 @@ from fallow.model.labels import KEY_PATTERN
 ARCHITECTURES = ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")
 _OTHER_NAMES = {"x86_64": "amd64", "x64": "amd64", "aarch64": "arm64", "i386": "386"}
 MAX_PER_NODE = 100_000
+MAX_SPREAD = 16
 
 _LABEL_KEY = re.compile(KEY_PATTERN)
 
@@ -47,10 +48,13 @@ def add_architectures(draft: Draft, where: Field, wanted: list[str]) -> None:
         raise where.refusal(f"names other architectures than the service does elsewhere ({', '.join(known)})")
 
 
-def add_spread(draft: Draft, keys: list[str]) -> None:
-    """Add label keys whose values should hold equally many replicas."""
+def add_spread(draft: Draft, where: Field, keys: list[str]) -> None:
+    """Add label keys whose values should hold equally many replicas. Raises Refusal when they are too many."""
     known: tuple[str, ...] = draft.placement.get("spread_by", ())
-    draft.placement["spread_by"] = tuple(dict.fromkeys((*known, *keys)))
+    together = tuple(dict.fromkeys((*known, *keys)))
+    if len(together) > MAX_SPREAD:
+        raise where.refusal(f"spreads over more than {MAX_SPREAD} labels")
+    draft.placement["spread_by"] = together
 
 
 def set_max_per_node(draft: Draft, where: Field) -> None:
@@ -69,7 +73,7 @@ def _selector(field: Field, draft: Draft) -> None:
 
 
 def _spread(field: Field, draft: Draft) -> None:
-    add_spread(draft, each(field.items_or_one(), label_key))
+    add_spread(draft, field, each(field.items_or_one(), label_key))
 
 
 def _strategy(field: Field, draft: Draft) -> None:

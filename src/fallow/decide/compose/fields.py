@@ -15,7 +15,9 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})")
 _TRUE = ("true", "yes", "on", "y")
 _FALSE = ("false", "no", "off", "n")
 MAX_AMOUNT_LENGTH = 40
+MAX_BYTE_COUNT = 2**60
 
+N = TypeVar("N", int, float)
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -112,25 +114,27 @@ class Field:
 
     def seconds(self, low: float, high: float) -> float:
         """Return a duration such as `1m30s` in seconds, within bounds."""
-        found = self.text()
-        try:
-            seconds = parse_seconds(found[: MAX_AMOUNT_LENGTH + 1])
-        except ValueError as error:
-            raise self.refusal(str(error)) from None
-        if len(found) > MAX_AMOUNT_LENGTH or not low <= seconds <= high:
-            raise self.refusal(f"must be a duration from {low:g}s to {high:g}s, not {shown(found)}")
-        return seconds
+        found = self._amount(parse_seconds)
+        if not low <= found <= high:
+            raise self.refusal(f"must be a duration from {low:g}s to {high:g}s, not {shown(self.text())}")
+        return found
 
     def byte_count(self) -> int:
         """Return an amount such as `64m` in bytes."""
+        found = self._amount(parse_bytes)
+        if found > MAX_BYTE_COUNT:
+            raise self.refusal(f"must be at most {MAX_BYTE_COUNT >> 40} TiB, not {shown(self.text())}")
+        return found
+
+    def _amount(self, parse: Callable[[str], N]) -> N:
+        """Return what `parse` reads; the length is bounded first, since huge numbers do not fit a float."""
         found = self.text()
+        if len(found) > MAX_AMOUNT_LENGTH:
+            raise self.refusal(f"{shown(found)} has too many digits")
         try:
-            amount = parse_bytes(found[: MAX_AMOUNT_LENGTH + 1])
+            return parse(found)
         except ValueError as error:
             raise self.refusal(str(error)) from None
-        if len(found) > MAX_AMOUNT_LENGTH or amount > 2**60:
-            raise self.refusal(f"must be at most 1048576 TiB, not {shown(found)}")
-        return amount
 
     def choice(self, *allowed: str) -> str:
         """Return one of the words in `allowed`."""

@@ -32,7 +32,6 @@ from fallow.model.labels import Selector
 
 MAX_SPEC_BYTES = 256 * 1024  # what a replica is made of goes to its node in one frame with many others
 MAX_REQUIREMENTS = 64
-MAX_SPREAD = 16
 
 HANDLERS: dict[str, Callable[[Field, Draft], None]] = {
     **CONTAINER,
@@ -99,8 +98,6 @@ def _placement(draft: Draft) -> PlacementPolicy:
         raise draft.service.refusal(
             f"has {len(draft.requirements)} constraints; at most {MAX_REQUIREMENTS} are allowed"
         )
-    if len(draft.placement.get("spread_by", ())) > MAX_SPREAD:
-        raise draft.service.refusal(f"spreads over more than {MAX_SPREAD} labels")
     return PlacementPolicy(**draft.placement, selector=Selector(requirements=tuple(draft.requirements)))
 
 

@@ -68,7 +68,7 @@ async def _connect(url: str, node_id: str) -> DockerApiEngine:
     except (OSError, ValueError) as error:  # TLS asked for by the environment, and its files are not there
         raise EngineError("bad-request", str(error)) from None
     try:
-        await engine.info()
+        await engine.architecture()  # that it answers is what matters; asking for more takes Podman a second
     except BaseException:
         await engine.close()
         raise

@@ -67,6 +67,7 @@ class DockerApiEngine:
         self._node_id = node_id
         self._creates = asyncio.Semaphore(max_creates_in_flight)
         self._inspects = asyncio.Semaphore(_INSPECTS_IN_FLIGHT)
+        self._architecture = ""
         self._log_config: Mapping[str, Any] | None = None
         path = url.removeprefix("unix://")
         # aiodocker's own connector allows a hundred connections, and every log that is followed holds one.
@@ -100,6 +101,13 @@ class DockerApiEngine:
                 disk_free_bytes=free,
             )
 
+    async def architecture(self) -> str:
+        """Return the machine's architecture as OCI images name it; asked of the engine once."""
+        if not self._architecture:
+            with translated():
+                self._architecture = configuration.architecture_name((await self._docker.version())["Arch"])
+        return self._architecture
+
     async def image(self, reference: str) -> Image | None:
         """Return the image if the engine has it."""
         try:
@@ -129,7 +137,7 @@ class DockerApiEngine:
                 progress = counter.add(message)
                 if on_progress is not None:
                     on_progress(progress)
-        image, machine = await self.image(reference), (await self.info()).architecture
+        image, machine = await self.image(reference), await self.architecture()
         if image is None:
             raise EngineError("failed", f"the pull of {reference} broke off: the engine does not have the image")
         if image.architecture != machine:

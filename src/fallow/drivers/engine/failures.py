@@ -88,10 +88,18 @@ def translated(*, secrets: Iterable[str] = (), pulling: bool = False) -> Iterato
         yield
     except aiodocker.DockerError as error:
         kind = kind_of(error.status, error.message, pulling=pulling)
-        raise EngineError(kind, without(error.message.strip(), secrets)) from None
+        raise EngineError(kind, without(_text(error), secrets)) from None
     except TimeoutError:
         raise EngineError("unreachable", "the engine did not answer in time") from None
     except (aiohttp.ClientError, OSError) as error:
         raise EngineError("unreachable", without(f"the engine cannot be reached: {error}", secrets)) from None
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError("failed", f"the engine's answer makes no sense: {type(error).__name__}") from None
+
+
+def _text(error: aiodocker.DockerError) -> str:
+    """Return the engine's own words, or the reason in brackets when aiodocker had no answer."""
+    if error.status == _CANNOT_CONNECT:
+        reason = error.message.partition("[")[2].rpartition("]")[0]
+        return f"the engine cannot be reached: {reason or error.message}"
+    return error.message.strip()

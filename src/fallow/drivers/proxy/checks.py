@@ -15,9 +15,6 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PATH = re.compile(r"/[A-Za-z0-9._~%+:@=,/!$&()*-]{0,254}")
-_FOLDER = re.compile(r"/[A-Za-z0-9._/+@-]+")
-_MAX_SOCKET_PATH = 107  # sun_path of unix(7), without the final zero
-_LONGEST_SOCKET_NAME = "/run-1000000.sock.1000000.tmp"  # HAProxy binds a temporary name and renames it
 
 
 def check_state(state: ProxyState) -> None:
@@ -37,14 +34,6 @@ def check_state(state: ProxyState) -> None:
     for found, mode in wanted:
         if (found.backend, mode) not in known:
             raise ProxyError(f"a route leads to {found.backend!r}, which is no {mode} backend of this state")
-
-
-def check_folder(folder: str) -> None:
-    """Raise ProxyError unless `folder` can be written into a configuration file and can hold sockets."""
-    if not _FOLDER.fullmatch(folder):
-        raise ProxyError(f"the proxy's folder {folder!r} must be an absolute path of letters, digits and . _ / + @ -")
-    if len(folder + _LONGEST_SOCKET_NAME) > _MAX_SOCKET_PATH:
-        raise ProxyError(f"the path of the proxy's folder {folder!r} is too long for the sockets in it")
 
 
 def check_bind(address: str) -> None:

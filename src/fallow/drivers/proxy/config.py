@@ -3,6 +3,8 @@
 HAProxy cannot make backends at run time, so the file holds spare ones, `b000` upwards, and the map says which of them
 serves which host and path; a `t5432` passes on connections to port 5432. A key of the map is `host/path/`, and what is
 looked up ends in a slash too, so that the longest prefix found ends where a segment of the path ends.
+
+All names of files are relative: HAProxy runs in the folder, whose own path may be of any length and form.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ _SERVER_LINE = "    server "
 _HEAD = """\
 # Written by fallow; changes by hand are lost.
 global
-    stats socket {folder}/run-{generation}.sock mode 600 level admin expose-fd listeners
+    stats socket unix@{socket} mode 600 level admin expose-fd listeners
     hard-stop-after {hard_stop_seconds}s
 
 defaults common
@@ -61,9 +63,9 @@ frontend http from web
     bind {bind}
     http-request set-var(txn.host) req.hdr(host),host_only,lower,rtrim(.)
     http-request set-var-fmt(txn.place) %[var(txn.host)]%[path]/
-    http-request set-var(txn.backend) var(txn.place),map_beg({folder}/{map_file})
+    http-request set-var(txn.backend) var(txn.place),map_beg({map_file})
     http-request set-var-fmt(txn.place) {any_host}%[path]/ if !{{ var(txn.backend) -m found }}
-    http-request set-var(txn.backend) var(txn.place),map_beg({folder}/{map_file}) if !{{ var(txn.backend) -m found }}
+    http-request set-var(txn.backend) var(txn.place),map_beg({map_file}) if !{{ var(txn.backend) -m found }}
     http-request return status 404 content-type text/plain string "Nothing is served at this address.\\n" \
 if !{{ var(txn.backend) -m found }}
     http-request del-header Forwarded
@@ -82,14 +84,13 @@ if !{{ var(txn.backend) -m found }}
 class Settings:
     """What stays the same as long as the proxy lives. An empty `bind_address` is every IPv4 address."""
 
-    folder: str
-    http_port: int = 8080
-    bind_address: str = ""
-    spare_backends: int = 64
-    drain_seconds: float = 30.0
+    http_port: int
+    bind_address: str
+    spare_backends: int
+    drain_seconds: float
+    program: str
     stop_seconds: float = 5.0
     hard_stop_seconds: int = 3600  # how long connections older than a reload may go on
-    program: str = "haproxy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +103,11 @@ class Layout:
     generation: int
     backends: int
     listens: tuple[int, ...] = ()
+
+
+def worker_socket(generation: int) -> str:
+    """Return the name of the command socket of a generation's worker."""
+    return f"worker-{generation}.sock"
 
 
 def slot_name(slot: int) -> str:
@@ -145,8 +151,7 @@ def render_config(settings: Settings, layout: Layout, servers: Mapping[str, Iter
     """Return the configuration file; `servers` are by the name of their backend."""
     parts = [
         _HEAD.format(
-            folder=settings.folder,
-            generation=layout.generation,
+            socket=worker_socket(layout.generation),
             hard_stop_seconds=settings.hard_stop_seconds,
             bind=bind_words(settings, settings.http_port),
             map_file=MAP_FILE,

@@ -1,4 +1,4 @@
-"""Counters by backend key that go on where HAProxy begins at zero: after a reload, a restart, a backend's new tenant."""
+"""Counters by backend key that go on where HAProxy begins at zero: after a reload or a restart."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

@@ -2,11 +2,21 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from fallow.drivers.proxy import saved
-from fallow.drivers.proxy.checks import check_bind, check_folder, check_state
-from fallow.drivers.proxy.config import CONFIG_FILE, MAP_FILE, Layout, Settings, map_entries, render_config, skeleton
+from fallow.drivers.proxy.checks import check_bind, check_state
+from fallow.drivers.proxy.config import (
+    CONFIG_FILE,
+    MAP_FILE,
+    Layout,
+    Settings,
+    map_entries,
+    render_config,
+    skeleton,
+    worker_socket,
+)
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.drivers.proxy.counters import Counters
 from fallow.drivers.proxy.process import Process, read_version
@@ -25,15 +35,33 @@ _CANDIDATE_FILE = "candidate.cfg"
 class HAProxy:
     """One HAProxy and its folder, which nobody else may use. The folder is made when it is not there."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raise ProxyError when a setting cannot be written into a configuration."""
-        check_folder(settings.folder)
-        check_bind(settings.bind_address)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        http_port: int = 8080,
+        bind_address: str = "",
+        spare_backends: int = 64,
+        drain_seconds: float = 30.0,
+        program: str = "haproxy",
+    ) -> None:
+        """Listen on `bind_address`, an IP address (empty: every IPv4 address). Raises ProxyError when it is none.
+
+        A new deployment needs no reload while there are spare backends; a drain may take `drain_seconds`.
+        """
+        check_bind(bind_address)
+        settings = Settings(
+            http_port=http_port,
+            bind_address=bind_address,
+            spare_backends=spare_backends,
+            drain_seconds=drain_seconds,
+            program=program,
+        )
         self._settings = settings
-        self._folder = Path(settings.folder)
+        self._folder = folder.absolute()
         self._wake = asyncio.Event()
-        self._runtime = Runtime(settings.folder)
-        self._process = Process(settings, self._runtime, self._wake.set)
+        self._runtime = Runtime()
+        self._process = Process(self._folder, settings, self._runtime, self._wake.set)
         self._servers = Servers(self._runtime, settings.drain_seconds)
         self._counters = Counters()
         self._lock = asyncio.Lock()
@@ -57,8 +85,9 @@ class HAProxy:
             raise ProxyError("the proxy is started already")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._runtime.open(self._folder)
         except OSError as error:
-            raise ProxyError(f"the proxy's folder {self._folder} cannot be made: {error.strerror}") from error
+            raise ProxyError(f"the proxy's folder {self._folder} cannot be used: {error.strerror}") from error
         before = saved.load(self._folder)
         state = last_known or (before.state if before else ProxyState())
         check_state(state)
@@ -123,11 +152,13 @@ class HAProxy:
         await self._end_task()
         async with self._lock:
             await self._process.stop()
+            self._runtime.close()
 
     async def release(self) -> None:
         """Leave HAProxy running, for a successor to adopt."""
         await self._end_task()
         self._process.release()
+        self._runtime.close()
 
     async def _end_task(self) -> None:
         if self._task is not None:
@@ -164,7 +195,6 @@ class HAProxy:
                 except ProxyError as error:
                     self._settled = False
                     self._trouble = str(error)
-                    await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tend_once(self, again: bool) -> None:
         if self._process.died.is_set():
@@ -184,11 +214,11 @@ class HAProxy:
         entries = map_entries(self._state.http, plan.slots)
         self._write_config(plan.layout, plan.endpoints, entries)
         self._runtime.generation = plan.layout.generation
+        await self._save(plan)
         await self._process.start()
         self._counters.begin_anew()
         self._refused = frozenset()
         self._servers.reloaded(plan.endpoints, held=(), now=self._now())
-        await self._save(plan)
         self._arrived(plan, entries)
 
     async def _recover(self) -> None:
@@ -208,7 +238,7 @@ class HAProxy:
         self._settled = False
         plan = arrange(self._settings, self._state, self._done, self._servers.occupied, running=True)
         if reload and plan.layout.generation == self._done.layout.generation:
-            plan = with_next_generation(plan)
+            plan = plan.reloaded()
         missing = self._servers.missing(plan.endpoints)
         reached = await reachable(missing.values())
         refused = {key for key, found in missing.items() if (found.address, found.port) not in reached}
@@ -217,5 +247,90 @@ class HAProxy:
         entries = map_entries(self._state.http, plan.slots)
         await self._save(plan)
         if plan.layout.generation != self._done.layout.generation:
-            await self._reload(plan, serving | {key: self._servers.table[key].endpoint for key in held}, entries)
-            self._servers.reloaded(self._servers.in_service_of(serving, held), held, self._now())
+            in_file = serving | {key: self._servers.table[key].endpoint for key in held}
+            await self._reload(plan.layout, in_file, entries)
+            self._servers.reloaded(in_file, held, self._now())
+        else:
+            await self._servers.serve(serving)
+            if plan.slots != self._done.slots:
+                self._count(await self._runtime.statistics())
+            if entries != self._entries:
+                await self._runtime.swap_map(MAP_FILE, entries)
+            await self._servers.retire(plan.endpoints, held, self._now())
+        self._refused = frozenset(plan.endpoints[key].id for key in refused)
+        self._arrived(plan, entries)
+
+    def _arrived(self, plan: Arrangement, entries: list[str]) -> None:
+        self._done, self._entries = plan, entries
+        self._applied_revision = self._state.revision
+        self._settled = True
+        self._wake.set()
+        try:
+            # Whoever reloads or restarts HAProxy by hand gets what it does now.
+            self._write_config(plan.layout, self._servers.in_service, entries)
+        except ProxyError as error:
+            self._disk_trouble = str(error)
+
+    async def _reload(self, layout: Layout, endpoints: Mapping[Key, Endpoint], entries: list[str]) -> None:
+        """Reload with another layout. Raises ProxyError, then HAProxy goes on as before."""
+        with contextlib.suppress(ProxyError):
+            self._count(await self._runtime.statistics())
+        text = render_config(self._settings, layout, by_backend(endpoints))
+        self._write(_CANDIDATE_FILE, text.encode())
+        self._write(MAP_FILE, _lines(entries))
+        await self._process.check(_CANDIDATE_FILE)
+        before, generation = self._files.get(CONFIG_FILE), self._runtime.generation
+        self._write(CONFIG_FILE, text.encode())
+        self._runtime.generation = layout.generation
+        try:
+            await self._process.reload()
+        except ProxyError:
+            self._runtime.generation = generation
+            if before is not None:
+                self._write(CONFIG_FILE, before)
+            raise
+        (self._folder / worker_socket(generation)).unlink(missing_ok=True)
+        self._counters.begin_anew()
+
+    def _write_config(self, layout: Layout, endpoints: Mapping[Key, Endpoint], entries: list[str]) -> None:
+        self._write(MAP_FILE, _lines(entries))
+        self._write(CONFIG_FILE, render_config(self._settings, layout, by_backend(endpoints)).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder unless it says so already. Raises ProxyError."""
+        if self._files.get(name) == content:
+            return
+        try:
+            saved.write_whole(self._folder / name, content)
+        except OSError as error:
+            raise ProxyError(f"{self._folder / name} cannot be written: {error.strerror}") from error
+        self._files[name] = content
+
+    async def _save(self, plan: Arrangement) -> None:
+        """Keep what is wanted for our successor. A full disk must not stop requests: it is reported, no more."""
+        wanted = (self._state, plan.slots, plan.layout)
+        if wanted == self._saved:
+            return
+        try:
+            await asyncio.to_thread(saved.save, self._folder, *wanted)
+            self._saved, self._disk_trouble = wanted, ""
+        except OSError as error:
+            self._disk_trouble = f"the last known routes cannot be saved: {error.strerror}"
+
+    def _count(self, rows: list[dict[str, str]]) -> None:
+        self._counters.update(rows, keys_by_name(self._state, self._done.slots))
+
+    def _look_for_drift(self, rows: list[dict[str, str]]) -> None:
+        """Have everything read back when HAProxy has other servers than we remember: somebody else reloaded it."""
+        there = {(row["pxname"], row["svname"]) for row in rows if ":" in row["svname"]}
+        if self._settled and there != {key for key, server in self._servers.table.items() if server.here}:
+            self._settled = False
+            self._wake.set()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _lines(entries: list[str]) -> bytes:
+    return "".join(f"{entry}\n" for entry in entries).encode()

@@ -1,7 +1,7 @@
 """HAProxy's master process: started so that it outlives us, found again, reloaded, stopped, and watched.
 
-The master runs in a session of its own. Whoever comes after us finds it by the master socket in the folder; a process id
-is believed only when that socket tells it.
+The master runs in a session of its own. Whoever comes after us finds it by the master socket in the folder; a process
+id is believed only when that socket tells it.
 """
 
 import asyncio
@@ -19,17 +19,16 @@ from fallow.drivers.proxy.runtime import Processes, Runtime
 _START_SECONDS = 15.0
 _POLL_SECONDS = 0.02
 _LOG_FILE = "haproxy.log"
-_PLACE_IN_FILE = re.compile(r"\S*/haproxy\.cfg\S*")
 
 
 class Process:
     """The master of one folder."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, on_end: Callable[[], None]) -> None:
-        self._on_end = on_end
+    def __init__(self, folder: Path, settings: Settings, runtime: Runtime, on_end: Callable[[], None]) -> None:
+        self._folder = folder
         self._settings = settings
         self._runtime = runtime
-        self._folder = Path(settings.folder)
+        self._on_end = on_end
         self._pidfd = -1
         self.died = asyncio.Event()
 
@@ -45,16 +44,18 @@ class Process:
         self.release()
         for leftover in self._folder.glob("*.sock*"):
             leftover.unlink(missing_ok=True)
-        master_socket = f"{self._folder}/{MASTER_SOCKET},mode,600,level,admin"
-        await self._run("-W", "-D", "-S", master_socket, "-f", self._config)
+        await self._run("-W", "-D", "-S", f"unix@{MASTER_SOCKET},mode,600,level,admin", "-f", CONFIG_FILE)
         async with _deadline("HAProxy did not begin to answer"):
-            while (found := await self.find()) is None or not await self._answers():
+            while True:
+                found = await self.find()
+                if found is not None and await self._answers():
+                    self.watch(found.master)
+                    return
                 await asyncio.sleep(_POLL_SECONDS)
-        self.watch(found.master)
 
-    async def check(self, path: Path) -> None:
-        """Raise ProxyError, with HAProxy's words, unless it accepts the configuration file."""
-        await self._run("-c", "-q", "-f", str(path))
+    async def check(self, name: str) -> None:
+        """Raise ProxyError, with HAProxy's words, unless it accepts the configuration in that file of the folder."""
+        await self._run("-c", "-q", "-f", name)
 
     async def reload(self) -> None:
         """Make it read its configuration anew, keeping listeners and connections. Raises ProxyError.
@@ -118,10 +119,6 @@ class Process:
         self.died.set()
         self._on_end()
 
-    @property
-    def _config(self) -> str:
-        return str(self._folder / CONFIG_FILE)
-
     async def _answers(self) -> bool:
         try:
             return "Pid:" in await self._runtime.ask("show info")
@@ -152,10 +149,10 @@ class Process:
             raise ProxyError(f"HAProxy refused its configuration: {self._said()}")
 
     def _said(self) -> str:
-        """Return the alarms in what HAProxy said last, without the places in the file."""
+        """Return the alarms in what HAProxy said last."""
         lines = (self._folder / _LOG_FILE).read_text(errors="replace").splitlines()
         alarms = [line.partition(": ")[2].strip() for line in lines if line.startswith("[ALERT]")]
-        return _PLACE_IN_FILE.sub("its configuration", "; ".join(alarms))[:1000] or "it gave no reason"
+        return "; ".join(alarms)[:1000] or "it gave no reason"
 
 
 async def read_version(program: str) -> str:

@@ -2,11 +2,13 @@
 
 import asyncio
 import csv
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from fallow.drivers.proxy.config import MASTER_SOCKET
+from fallow.drivers.proxy.config import MASTER_SOCKET, worker_socket
 from fallow.drivers.proxy.contract import ProxyError
 
 TIMEOUT_SECONDS = 5.0
@@ -68,21 +70,32 @@ def payloads(entries: Iterable[str]) -> Iterator[str]:
 class Runtime:
     """Talks to the worker of one generation, and to the master."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self.generation = 0
+        self._folder = -1
+
+    def open(self, folder: Path) -> None:
+        """Use the sockets of a folder. Raises OSError."""
+        self.close()
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        """Use them no longer."""
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
     async def ask(self, *commands: str) -> str:
         """Say commands to the current worker and return all answers together. Raises ProxyError."""
-        return await self._exchange(f"{self._folder}/run-{self.generation}.sock", ";".join(commands) + "\n")
+        return await self._exchange(worker_socket(self.generation), ";".join(commands) + "\n")
 
     async def ask_old(self, pid: int, line: str) -> str:
         """Say one command to a worker from before a reload. Raises ProxyError."""
-        return await self._exchange(f"{self._folder}/{MASTER_SOCKET}", f"@!{pid} {line}\n")
+        return await self._exchange(MASTER_SOCKET, f"@!{pid} {line}\n")
 
     async def ask_master(self, line: str) -> str:
         """Say one command to the master. Raises ProxyError."""
-        return await self._exchange(f"{self._folder}/{MASTER_SOCKET}", f"{line}\n")
+        return await self._exchange(MASTER_SOCKET, f"{line}\n")
 
     async def processes(self) -> Processes:
         """Return the processes that the master knows. Raises ProxyError."""
@@ -115,7 +128,7 @@ class Runtime:
         version = f"@{made[1]}"
         for block in payloads(entries):
             answer = await self._exchange(
-                f"{self._folder}/run-{self.generation}.sock",
+                worker_socket(self.generation),
                 command("add", "map", version, path) + f" <<\n{block}\n\n",
             )
             if answer.strip():
@@ -124,7 +137,9 @@ class Runtime:
         if answer.strip():
             raise Drift(f"HAProxy refused new routes: {answer.strip()}")
 
-    async def _exchange(self, path: str, text: str) -> str:
+    async def _exchange(self, name: str, text: str) -> str:
+        # The path of a socket may have 107 bytes at most, that of a folder more: hence the way by its descriptor.
+        path = f"/proc/self/fd/{self._folder}/{name}"
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(path)

@@ -50,7 +50,9 @@ class Servers:
     def in_service(self) -> dict[Key, Endpoint]:
         """Return the endpoints that get requests from the current worker."""
         return {
-            key: server.endpoint for key, server in self.table.items() if server.here and server.phase is not Phase.DRAINING
+            key: server.endpoint
+            for key, server in self.table.items()
+            if server.here and server.phase is not Phase.DRAINING
         }
 
     @property
@@ -165,7 +167,7 @@ class Servers:
             self.changes += 1
 
     async def read_back(self, now: float) -> None:
-        """Make the table what the current worker really has; an endpoint we did not know of is drained unless wanted."""
+        """Make the table what the current worker really has, endpoints that we did not know of included."""
         rows = {(row.backend, row.name): row for row in await self._runtime.servers() if ":" in row.name}
         for key in [key for key, server in self.table.items() if server.here and key not in rows]:
             del self.table[key]

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fallow.drivers.proxy.config import Layout, Settings, listen_name, slot_name
 from fallow.drivers.proxy.servers import Key, place_of
@@ -20,6 +20,10 @@ class Arrangement:
     layout: Layout
     endpoints: dict[Key, Endpoint]
     closed: dict[int, str]
+
+    def reloaded(self) -> "Arrangement":
+        """Return the same for a worker that has yet to be made."""
+        return replace(self, layout=replace(self.layout, generation=self.layout.generation + 1))
 
 
 def arrange(

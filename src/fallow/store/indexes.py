@@ -1,0 +1,72 @@
+"""The indexes of a snapshot, carried over to the next one instead of being built anew.
+
+A snapshot builds an index when it is first asked for it, by looking at every record. The next one differs in a few, so
+the cache and the applier hand on what has been built and put those few right. An index that is not named here is
+built anew, no more.
+"""
+
+from collections.abc import Callable, Collection, Iterable, MutableMapping
+
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Replica
+
+# Index -> the field of Snapshot it is made of.
+_FIELD_OF = {
+    "replicas_by_deployment": "replicas",
+    "replicas_by_node": "replicas",
+    "nodes": "members",
+    "live_gateways": "members",
+    "_deployments_by_path": "deployments",
+}
+
+# A replica before and after; None: it was not, or is no more.
+Moved = tuple[Replica | None, Replica | None]
+Index = MutableMapping[str, list[Replica]]
+
+
+def node_of(replica: Replica) -> str:
+    """Return where `replicas_by_node` lists a replica; empty: nowhere."""
+    return "" if replica.ended else replica.node_id
+
+
+def deployment_of(replica: Replica) -> str:
+    """Return where `replicas_by_deployment` lists a replica."""
+    return replica.deployment_id
+
+
+# Index of replicas -> the key under which it lists one.
+REPLICA_INDEXES: dict[str, Callable[[Replica], str]] = {
+    "replicas_by_node": node_of,
+    "replicas_by_deployment": deployment_of,
+}
+
+
+def carry(before: Snapshot, after: Snapshot, touched: Collection[str]) -> None:
+    """Give `after` what `before` has built, but for indexes of the fields in `touched`."""
+    for name, field in _FIELD_OF.items():
+        if field not in touched and name in vars(before):
+            vars(after)[name] = vars(before)[name]
+
+
+def move(index: Index, moved: Iterable[Moved], key_of: Callable[[Replica], str]) -> None:
+    """Put an index right for replicas that changed. Its lists may be shared, so they are replaced and not changed."""
+    gone: dict[str, set[str]] = {}
+    come: dict[str, dict[str, Replica]] = {}
+    for before, after in moved:
+        if before is not None and key_of(before):
+            gone.setdefault(key_of(before), set()).add(before.id)
+        if after is not None and key_of(after):
+            come.setdefault(key_of(after), {})[after.id] = after
+    for key in dict.fromkeys([*gone, *come]):  # in an order that does not differ from run to run
+        news, olds = come.get(key, {}), gone.get(key, set())
+        listed = []
+        for replica in index.get(key, ()):
+            if replica.id not in olds:
+                listed.append(replica)
+            elif replica.id in news:
+                listed.append(news.pop(replica.id))
+        listed += news.values()
+        if listed:
+            index[key] = listed
+        else:
+            index.pop(key, None)

@@ -1,0 +1,92 @@
+"""Live facts of sessions: who is connected, what was heard, and logs on their way through."""
+
+import asyncio
+
+import pytest
+
+from fallow.control.hub import Hub, HubError
+from fallow.model.routes import ProxyReport
+from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember
+
+
+class Line:
+    """A session that keeps what it is told."""
+
+    def __init__(self, member_id: str) -> None:
+        self.member_id = member_id
+        self.sent: list[ToMember] = []
+        self.ended: list[tuple[str, bool]] = []
+
+    def send(self, frame: ToMember) -> None:
+        self.sent.append(frame)
+
+    def close(self, reason: str, final: bool = False) -> None:
+        self.ended.append((reason, final))
+
+
+async def asked(line: Line, kind: type[ToMember], count: int = 1) -> list[ToMember]:
+    """Return the frames of a kind once there are so many."""
+    async with asyncio.timeout(5):
+        while len(found := [frame for frame in line.sent if isinstance(frame, kind)]) < count:
+            await asyncio.sleep(0)
+    return found
+
+
+def test_a_newer_session_takes_the_place_of_an_older_one() -> None:
+    hub = Hub(lambda: 5.0)
+    old, new = Line("n1"), Line("n1")
+    hub.open(old)
+    hub.open(new)
+    assert old.ended
+    hub.closed(old)
+    assert hub.connected() == {"n1"}
+    assert hub.last_seen("n1") == 5.0
+    hub.closed(new)
+    assert hub.connected() == frozenset()
+    assert hub.last_seen("n1") == 5.0
+
+
+def test_loops_are_woken_by_what_changes_and_not_by_repetition() -> None:
+    hub = Hub(lambda: 1.0)
+    calls: list[int] = []
+    hub.on_change.append(lambda: calls.append(1))
+    hub.open(Line("g1"))
+    hub.proxied("g1", ProxyReport(applied_revision=3))
+    hub.proxied("g1", ProxyReport(applied_revision=3, message="the same"))
+    assert len(calls) == 2
+    hub.proxied("g1", ProxyReport(applied_revision=4))
+    assert len(calls) == 3
+
+
+async def test_log_lines_reach_who_asked_until_the_end() -> None:
+    hub = Hub(lambda: 1.0)
+    line = Line("n1")
+    hub.open(line)
+    reading = asyncio.create_task(collect(hub, "n1"))
+    (opened,) = await asked(line, OpenLog)
+    assert isinstance(opened, OpenLog)
+    hub.log_chunk("n2", LogChunk(stream_id=opened.stream_id, lines=("forged",)))
+    hub.log_chunk("n1", LogChunk(stream_id=opened.stream_id, lines=("one", "two")))
+    hub.log_chunk("n1", LogChunk(stream_id=opened.stream_id, end=True))
+    assert await reading == ["one", "two"]
+    assert await asked(line, CloseLog)
+
+
+async def test_a_broken_session_ends_its_logs_with_the_reason() -> None:
+    hub = Hub(lambda: 1.0)
+    line = Line("n1")
+    hub.open(line)
+    reading = asyncio.create_task(collect(hub, "n1"))
+    await asked(line, OpenLog)
+    hub.closed(line)
+    with pytest.raises(HubError, match="session ended"):
+        await reading
+
+
+async def test_logs_of_a_node_that_is_not_connected_are_refused() -> None:
+    with pytest.raises(HubError, match="not connected"):
+        await collect(Hub(lambda: 1.0), "n1")
+
+
+async def collect(hub: Hub, member_id: str) -> list[str]:
+    return [line async for line in hub.logs(member_id, "web-0", follow=False, tail=10)]
