@@ -53,13 +53,13 @@ class Cluster:
             folder / "server.log",
             self.environment,
         )  # fmt: skip
-        self.fabric.remember(self.server.pid)
+        self.fabric.remember(self.server)
         self.wait(self._server_answers, 20, "control plane", self.fabric.folder / "server.log")
 
     def _server_answers(self) -> bool:
         if self.server is None or self.server.poll() is not None:
             raise TestbedError("the control plane ended:\n" + tail(self.fabric.folder / "server.log"))
-        return self.call("version", "--json", check=False) is not None
+        return self.call("node", "list", "--json", check=False) is not None
 
     def kill_server(self) -> None:
         """Kill the control plane without a chance to say goodbye."""
@@ -97,7 +97,7 @@ class Cluster:
             folder / "gateway.log",
             self.environment | with_token,
         )  # fmt: skip
-        self.fabric.remember(self.gateways[name].pid)
+        self.fabric.remember(self.gateways[name])
 
     def token(self, role: str, *options: str) -> str:
         """Return a new join token."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,7 +53,7 @@ class Fabric:
         self.host_address = str(self.subnet[1])
         self.namespace = f"fw{self.number}"
         self._nodes: dict[str, NodeNetwork] = {}
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._children: list[subprocess.Popen[bytes]] = []
         try:
             self._build()
         except BaseException:
@@ -108,14 +109,14 @@ class Fabric:
 
     def remember(self, process: subprocess.Popen[bytes]) -> None:
         """Note a process, so that it is ended with the fabric, or by `sweep` should this program be killed."""
-        self._processes.append(process)
+        self._children.append(process)
         with (self.folder / "processes").open("a") as file:
             file.write(f"{process.pid} {processes.start_time(process.pid)}\n")
 
     def close(self) -> None:
         """Remove everything. Does no harm when done twice."""
         _remove(self.folder)
-        for process in self._processes:
+        for process in self._children:
             process.wait(10)
 
     def __enter__(self) -> Self:
@@ -195,7 +196,11 @@ def _kill_processes(folder: Path) -> None:
                 continue
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-            processes.wait_until(lambda pid=pid, s=started: processes.start_time(int(pid)) != s, 10, f"end of {pid}")
+            processes.wait_until(partial(_has_ended, int(pid), started), 10, f"end of {pid}")
+
+
+def _has_ended(pid: int, started: str) -> bool:
+    return processes.start_time(pid) != started
 
 
 def _remove_cgroups(folder: Path) -> bool:

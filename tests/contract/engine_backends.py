@@ -2,14 +2,10 @@
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the testbed lies beside the tests
 
 from fallow.drivers.engine.contract import ContainerRequest, Credentials, Engine
 from fallow.drivers.engine.docker_api import DockerApiEngine
@@ -145,12 +141,6 @@ def _cli(node: EngineNode, *command: str) -> str:
     program = ["podman", "--remote", "--url", node.url] if node.kind == "podman" else ["docker", "--host", node.url]
     done = subprocess.run([*program, *command], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
-
-
-def http_get(url: str) -> str:
-    """Return what a URL answers; empty when it does not."""
-    done = subprocess.run(["curl", "-sf", "-m", "5", url], capture_output=True, text=True, check=False, timeout=30)
-    return done.stdout
 
 
 PORT = PortSpec(container=8080)

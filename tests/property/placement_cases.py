@@ -40,11 +40,7 @@ labels = st.fixed_dictionaries(
 )  # fmt: skip
 policies = st.builds(
     PlacementPolicy,
-    selector=st.one_of(
-        st.just(Selector()),
-        st.just(Selector()),
-        st.lists(requirements, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
-    ),
+    selector=st.lists(requirements, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
     strategy=mostly(["spread", "spread", "pack"]),
     spread_by=mostly([(), (), ("zone",), ("zone", "role")]),
     max_per_node=mostly([0, 0, 0, 1, 2]),
@@ -85,56 +81,81 @@ def a_replica(id_: str, of: Template, **changes: Any) -> Replica:
     return Replica(**(values | changes))
 
 
-@st.composite
-def nodes(draw: st.DrawFn, number: int) -> Member:
-    size = draw(mostly([0, 1, 2, 3, 50]))
-    return a_member(
-        number,
-        role=draw(mostly([Role.NODE] * 19 + [Role.GATEWAY])),
-        state=draw(mostly([MemberState.READY] * 20 + list(MemberState))),
-        scheduling=draw(mostly([Scheduling.ACTIVE] * 20 + list(Scheduling))),
-        labels=draw(labels),
-        lease=Lease(
-            address=draw(mostly([f"10.0.0.{number + 1}"] * 19 + [""])),
-            host_ports=PortRange(first=FIRST_PORT, last=FIRST_PORT + size - 1),
-        ),
-        facts=Facts(
-            architecture=draw(mostly(["amd64", "amd64", "arm64"])),
-            cpus=draw(mostly([0.0, 0.3, 0.5, 1.0, 8.0])),
-            memory_bytes=draw(mostly([0, 2, 3, 5, 50])),
-        ),
-    )
+class Case:
+    """Draws values; most fleets lack one thing only, since where everything lacks little is ever placed."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.scarce = draw(mostly(["cpus", "memory", "ports", "crowd", "labels", "service", "everything"]))
+
+    def pick(self, scarce: str, hard: Any, easy: Any) -> Any:
+        """One of `hard` where that is what lacks, `easy` elsewhere."""
+        return self.draw(hard) if self.scarce in (scarce, "everything") else easy
+
+    def node(self, number: int) -> Member:
+        address = f"10.0.0.{number + 1}"
+        last = FIRST_PORT - 1 + self.pick("ports", mostly([0, 1, 2, 3, 5]), 50)
+        return a_member(
+            number,
+            role=self.pick("service", mostly([Role.NODE] * 4 + [Role.GATEWAY]), Role.NODE),
+            state=self.pick("service", mostly([MemberState.READY] * 4 + list(MemberState)), MemberState.READY),
+            scheduling=self.pick("service", mostly([Scheduling.ACTIVE] * 4 + list(Scheduling)), Scheduling.ACTIVE),
+            labels=self.pick("labels", labels, {"zone": "ab"[number % 2]}),
+            lease=Lease(
+                address=self.pick("service", mostly([address] * 4 + [""]), address),
+                host_ports=PortRange(first=FIRST_PORT, last=last),
+            ),
+            facts=Facts(
+                architecture=self.pick("labels", mostly(["amd64", "amd64", "arm64"]), "amd64"),
+                cpus=self.pick("cpus", mostly([0.0, 0.3, 0.5, 1.0]), 1000.0),
+                memory_bytes=self.pick("memory", mostly([0, 2, 3, 5]), 1000),
+            ),
+        )
+
+    def template(self, number: int) -> Template:
+        container = ContainerSpec(
+            image="app:1",
+            ports=self.pick("ports", port_lists, self.draw(mostly([(), (PortSpec(container=80),)]))),
+            resources=Resources(
+                cpus=self.pick("cpus", mostly([0.0, 0.1, 0.3, 0.5]), 0.0),
+                memory_bytes=self.pick("memory", mostly([0, 1, 2, 3]), 0),
+            ),
+        )
+        policy = self.draw(policies)
+        policy = msgspec.structs.replace(
+            policy,
+            selector=self.pick("labels", st.just(policy.selector), Selector()),
+            architectures=self.pick("labels", st.just(policy.architectures), ()),
+            max_per_node=self.pick("crowd", mostly([0, 1, 1, 2]), 0),
+        )
+        return a_template(self.draw(mostly([number, number, 0])), container, policy, generation=number)
 
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     """A fleet with replicas of all sorts, of which no two own the same port of a node."""
-    members = {f"n-{number}": draw(nodes(number)) for number in range(draw(st.integers(0, 6)))}
+    case = Case(draw)
+    members = {f"n-{number}": case.node(number) for number in range(draw(mostly([0, 1, 2, 3, 5])))}
     templates: dict[str, Template] = {}
     replicas: dict[str, Replica] = {}
-    for number in range(draw(st.integers(1, 5))):
-        container = ContainerSpec(
-            image="app:1",
-            ports=draw(port_lists),
-            resources=Resources(
-                cpus=draw(mostly([0.0, 0.0, 0.1, 0.3, 0.5])), memory_bytes=draw(mostly([0, 0, 1, 2, 3]))
-            ),
-        )
-        template = a_template(draw(mostly([number, number, 0])), container, draw(policies), generation=number)
+    for number in range(draw(mostly([1, 2, 3, 4]))):
+        template = case.template(number)
         templates[template.id] = template
         for slot in range(draw(mostly([1, 1, 2, 3, 7]))):
-            replica = a_replica(f"r-{number}-{slot}", template, slot=slot, created_at=float(draw(st.integers(0, 3))))
             placed = [
                 old.id for old in replicas.values() if old.node_id and old.deployment_id == template.deployment_id
             ]
-            replica = msgspec.structs.replace(replica, replaces=draw(mostly(["", "", *placed])))
+            replica = a_replica(
+                f"r-{number}-{slot}", template, slot=slot, created_at=draw(mostly([0.0, 1.0])),
+                replaces=draw(mostly(["", *placed])),
+            )  # fmt: skip
             replicas[replica.id] = draw(placed_or_not(replica, sorted(members), number * 10 + slot))
     return Snapshot(members=members, templates=templates, replicas=replicas)
 
 
 @st.composite
 def placed_or_not(draw: st.DrawFn, replica: Replica, node_ids: list[str], number: int) -> Replica:
-    state = draw(mostly([ReplicaState.PENDING] * 8 + list(ReplicaState)))
+    state = draw(mostly([ReplicaState.PENDING] * 12 + list(ReplicaState)))
     if state is ReplicaState.PENDING or not node_ids:
         return replica
     return msgspec.structs.replace(
