@@ -1,7 +1,7 @@
 # ruff: noqa: T201, TID251
 """A small web shop that sells nothing: it says which replica answered.
 
-    GET  / and /api        {"app": "shop", "version": "1", "replica": "web-0"}
+    GET  / (or any other)  {"app": "shop", "version": "1", "replica": "web-0"}
     GET  /healthz          200 while well, 503 once sick
     GET  /slow?seconds=2   the same as /, later
     POST /sick             from now on /healthz answers 503
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 LINGER_SECONDS = 0.5  # how long requests already on their way are still taken after SIGTERM
 MAX_SLOW_SECONDS = 60.0
-REASONS = {200: "OK", 404: "Not Found", 400: "Bad Request", 503: "Service Unavailable"}
+REASONS = {200: "OK", 400: "Bad Request", 503: "Service Unavailable"}
 
 
 class Shop:
@@ -49,8 +49,6 @@ class Shop:
             except ValueError:
                 return 400, "seconds is not a number\n"
             await asyncio.sleep(min(max(0.0, seconds), MAX_SLOW_SECONDS))
-        elif url.path not in ("/", "/api"):
-            return 404, "not here\n"
         return 200, json.dumps(self.answer) + "\n"
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -204,12 +204,14 @@ async def node(options: JoinOptions, stop: asyncio.Event) -> int:
     """Join as a node and run its agent until `stop`; its containers outlive it."""
     from fallow.agent.node import NodeAgent
     from fallow.drivers.engine.detect import find_engine
+    from fallow.drivers.engine.docker_api import DockerApiEngine
 
-    await (await find_engine(options.engine)).close()  # without an engine no token should be used up
+    found = await find_engine(options.engine)  # without an engine no token should be used up
+    await found.close()
     identity = await join(options, Role.NODE)
     if options.install:
         return _install(options, ["join", *(["--engine", options.engine] if options.engine else [])])
-    engine = await find_engine(options.engine, node_id=identity.identity.member_id)
+    engine = DockerApiEngine(found.url, identity.identity.member_id)
     try:
         await NodeAgent(engine, options.data, identity, variables=_variables(options)).run(stop)
     finally:

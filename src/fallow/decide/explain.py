@@ -14,6 +14,7 @@ from fallow.model.units import format_bytes, format_duration
 
 DEFAULT_PROJECT = "default"
 _MOST = 20  # lines about replicas of one kind
+_LONGEST = 400  # characters of a line
 
 _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 _GONE = (ReplicaState.FAILED, ReplicaState.LOST)
@@ -51,16 +52,17 @@ def _replica(snapshot: Snapshot, replica: Replica, now: float) -> Explanation:
     lines.extend(_observed(replica, now))
     if replica.node_id and not replica.ended:
         lines.extend(_why_there(snapshot, replica))
-    if replica.replaces:
+    if replica.replaces and not replica.ended:
         lines.append(f"takes over from {replica.replaces} once it is healthy")
     lines.append(f"{replica.state} for {format_duration(now - replica.state_since)}, generation {replica.generation}")
-    return Explanation(subject=replica.id, state=replica.state, lines=tuple(lines))
+    return Explanation(subject=replica.id, state=replica.state, lines=tuple(map(_one_line, lines)))
 
 
 def _where(snapshot: Snapshot, replica: Replica) -> str:
     ports = ", ".join(f"{key} on host port {number}" for key, number in sorted(replica.host_ports.items()))
-    place_ = f"{'was' if replica.ended else 'is'} on {_node_name(snapshot, replica)}"
-    return f"{place_} at {replica.address}" + (f", {ports}" if ports else "")
+    parts = [f"{'was' if replica.ended else 'is'} on {_node_name(snapshot, replica)}"]
+    parts += [f" at {replica.address}"] if replica.address else []
+    return "".join([*parts, f", {ports}" if ports else ""])
 
 
 def _why_there(snapshot: Snapshot, replica: Replica) -> list[str]:
@@ -71,7 +73,7 @@ def _why_there(snapshot: Snapshot, replica: Replica) -> list[str]:
     found = judge(snapshot, replica, template)
     policy = template.placement
     spread = " over ".join(["spread", ", ".join(policy.spread_by)]) if policy.spread_by else policy.strategy
-    lines = [f"placed by {spread}; {found.eligible} of {found.nodes} nodes could hold it now"]
+    lines = [f"placed by {spread}; {found.eligible} of {_count(found.nodes, 'node')} could hold it now"]
     return [*lines, f"the others: {found.text()}"] if found.misses else lines
 
 
@@ -119,7 +121,7 @@ def _deployment(snapshot: Snapshot, deployment: Deployment, now: float) -> Expla
     if held:
         lines.append(f"on {_listed([f'{name} ({count})' for name, count in sorted(held.items())])}")
     lines.append(f"generation {deployment.generation} of {deployment.spec.container.image}")
-    return Explanation(subject=deployment.path, state=view.state, lines=tuple(lines))
+    return Explanation(subject=deployment.path, state=view.state, lines=tuple(map(_one_line, lines)))
 
 
 def _pending_lines(snapshot: Snapshot, replicas: Sequence[Replica], now: float) -> list[str]:
@@ -193,7 +195,7 @@ def _member(snapshot: Snapshot, member: Member, now: float) -> Explanation:
     lines.append(
         f"{member.role} at {member.lease.address or 'no address yet'}" + (f", labels {labels}" if labels else "")
     )
-    return Explanation(subject=member.name, state=member.state, lines=tuple(lines))
+    return Explanation(subject=member.name, state=member.state, lines=tuple(map(_one_line, lines)))
 
 
 def _scheduling(snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float) -> list[str]:
@@ -253,6 +255,12 @@ def _node_name(snapshot: Snapshot, replica: Replica) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:_MOST]) + (f" and {len(parts) - _MOST} more" if len(parts) > _MOST else "")
+
+
+def _one_line(text: str) -> str:
+    """Keep what agents and engines tell to one line of bearable length."""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
 
 
 def _count(number: int, noun: str) -> str:

@@ -120,6 +120,7 @@ class Peer:
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     greet_with: list = field(default_factory=list)
     server: asyncio.Server | None = None
+    serving: dict = field(default_factory=dict)
 
     async def start(self, names=(SERVER_NAME,)):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.ca.server_context(names))
@@ -127,9 +128,13 @@ class Peer:
 
     async def stop(self):
         self.server.close()
-        self.drop()
+        for writer in self.serving.values():
+            writer.transport.abort()
+        await asyncio.gather(*self.serving)
+        self.writer = None
 
     async def _serve(self, reader, writer):
+        self.serving[asyncio.current_task()] = writer
         try:
             self.certificates.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
             hello = await self._next(reader)
@@ -157,6 +162,7 @@ class Peer:
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
+            self.serving.pop(asyncio.current_task())
             writer.close()
 
     async def _next(self, reader):

@@ -32,6 +32,7 @@ class Control:
     lose_answers: int = 0
     ca_pem: str = ""
     url: str = ""
+    serving: set = field(default_factory=set)
 
     async def start(self):
         context = self.ca.server_context(self.names, demand=False)
@@ -40,6 +41,7 @@ class Control:
         return self
 
     async def _serve(self, reader, writer):
+        self.serving.add(asyncio.current_task())
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             size = next(
@@ -58,6 +60,11 @@ class Control:
             pass
         finally:
             writer.close()
+            self.serving.discard(asyncio.current_task())
+
+    async def stop(self):
+        self.server.close()
+        await asyncio.gather(*self.serving)
 
     def _answer(self, path, body):
         if path == "/v1/ca":
@@ -81,7 +88,7 @@ def ca(tmp_path):
 async def control(ca):
     made = await Control(ca).start()
     yield made
-    made.server.close()
+    await made.stop()
 
 
 def token(ca, sha256=""):
@@ -163,7 +170,7 @@ async def test_a_server_that_only_shows_the_ca_gets_no_secret(ca, tmp_path):
         with pytest.raises(Untrusted):
             await join(server.url, token(ca), NODE, tmp_path / "data")
         assert [path for path, _ in server.requests] == ["/v1/ca"]
-        server.server.close()
+        await server.stop()
 
 
 async def test_a_refusal_is_told_in_the_servers_words(control, ca, tmp_path):

@@ -187,8 +187,13 @@ def test_architectures_are_named_as_images_name_them():
 # probes
 
 
+@contextlib.asynccontextmanager
 async def serve(answer, hold=False):
+    """Listen as a container would; yields the port."""
+    handling = set()
+
     async def handle(reader, writer):
+        handling.add(asyncio.current_task())
         with contextlib.suppress(OSError, EOFError):  # a probe hangs up when it knows enough
             if answer is not None:
                 await reader.readuntil(b"\r\n\r\n")
@@ -198,7 +203,11 @@ async def serve(answer, hold=False):
         writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    return server, server.sockets[0].getsockname()[1]
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.gather(*handling)
 
 
 def order(check, host_ports=None, address="", port=8080):
@@ -221,44 +230,34 @@ def order(check, host_ports=None, address="", port=8080):
     ],
 )
 async def test_network_probes(kind, answer, hold, outcome, text):
-    server, port = await serve(answer, hold)
-    try:
+    async with serve(answer, hold) as port:
         check = HealthCheck(kind=kind, path="/ready?x=ä b")
         result = await Prober(ScriptedEngine()).probe(order(check, {"8080/tcp": port}))
         assert (result.outcome, result.serial) == (outcome, 1)
         assert text in result.text
         inside = await Prober(ScriptedEngine()).probe(order(check, address="127.0.0.1", port=port))
         assert inside.outcome == outcome
-    finally:
-        server.close()
 
 
 async def test_a_published_port_that_refuses_falls_back_to_the_containers_address():
-    closed, free = await serve(None)
-    closed.close()
-    await closed.wait_closed()
-    server, port = await serve(None, hold=True)
-    try:
+    async with serve(None) as free:
+        pass
+    async with serve(None, hold=True) as port:
         check = HealthCheck(kind="tcp")
         both = order(check, {f"{port}/tcp": free}, address="127.0.0.1", port=port)
         assert (await Prober(ScriptedEngine()).probe(both)).outcome == "ok"
         refused = await Prober(ScriptedEngine()).probe(order(check, {"8080/tcp": free}))
         assert refused.outcome == "failed"
         assert f"127.0.0.1:{free}" in refused.text
-    finally:
-        server.close()
 
 
 async def test_probes_without_a_port_or_an_answer():
     prober = Prober(ScriptedEngine())
     assert "names no port" in (await prober.probe(order(HealthCheck(kind="tcp"), port=None))).text
     assert "not published" in (await prober.probe(order(HealthCheck(kind="tcp")))).text
-    server, port = await serve(b"", hold=True)
-    try:
+    async with serve(b"", hold=True) as port:
         slow = await prober.probe(order(HealthCheck(kind="http", timeout_seconds=0.1), {"8080/tcp": port}))
         assert (slow.outcome, slow.text) == ("failed", "no answer in 0.1 s")
-    finally:
-        server.close()
 
 
 async def test_command_probes():

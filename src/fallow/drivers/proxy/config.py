@@ -4,6 +4,10 @@ HAProxy cannot make backends at run time, so the file holds spare ones, `b000` u
 serves which host and path; a `t5432` passes on connections to port 5432. A key of the map is `host/path/`, and what is
 looked up ends in a slash too, so that the longest prefix found ends where a segment of the path ends.
 
+A worker that a reload has replaced still gets requests on the connections it has. It passes them on to the new worker,
+over a socket of their own that tells who the client is: so only the newest worker chooses endpoints, and no connection
+need be closed while a request may be on its way.
+
 All names of files are relative: HAProxy runs in the folder, whose own path may be of any length and form.
 """
 
@@ -45,8 +49,9 @@ defaults web from common
     mode http
     http-reuse safe
     retry-on conn-failure empty-response
+    option idle-close-on-response
     timeout http-request 10s
-    timeout http-keep-alive 60s
+    timeout http-keep-alive 30s
     timeout client 5m
     timeout server 5m
     timeout tunnel 1h
@@ -61,13 +66,14 @@ defaults wire from common
 
 frontend http from web
     bind {bind}
+    bind unix@handover.sock mode 600 accept-proxy
     http-request set-var(txn.host) req.hdr(host),host_only,lower,rtrim(.)
     http-request set-var-fmt(txn.place) %[var(txn.host)]%[path]/
     http-request set-var(txn.backend) var(txn.place),map_beg({map_file})
     http-request set-var-fmt(txn.place) {any_host}%[path]/ if !{{ var(txn.backend) -m found }}
     http-request set-var(txn.backend) var(txn.place),map_beg({map_file}) if !{{ var(txn.backend) -m found }}
     http-request return status 404 content-type text/plain string "Nothing is served at this address.\\n" \
-if !{{ var(txn.backend) -m found }}
+if !{{ var(txn.backend) -m found }} !{{ stopping }}
     http-request del-header Forwarded
     http-request del-header Proxy
     http-request del-header X-Real-IP
@@ -76,7 +82,11 @@ if !{{ var(txn.backend) -m found }}
     http-request set-header X-Forwarded-Proto http
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS }}
+    use_backend handover if {{ stopping }}
     use_backend %[var(txn.backend)]
+
+backend handover from web
+    server next unix@handover.sock send-proxy-v2
 """
 
 

@@ -23,7 +23,14 @@ from fallow.drivers.proxy.process import Process, read_version
 from fallow.drivers.proxy.reach import reachable
 from fallow.drivers.proxy.runtime import Drift, Runtime
 from fallow.drivers.proxy.servers import Key, Servers
-from fallow.drivers.proxy.slots import Arrangement, arrange, by_backend, keys_by_name, same_content
+from fallow.drivers.proxy.slots import (
+    Arrangement,
+    arrange,
+    by_backend,
+    keys_by_name,
+    names_in,
+    same_content,
+)
 from fallow.model.routes import Endpoint, ProxyReport, ProxyState
 
 _RETRY_SECONDS = 1.0  # for endpoints not reachable, ports not free, and an HAProxy that does not do as told
@@ -95,13 +102,8 @@ class HAProxy:
             self._state = state
             if before is not None:
                 self._done = Arrangement(slots=before.slots, layout=before.layout, endpoints={}, closed={})
-            found = await self._process.find()
-            if found is None:
-                await self._launch()
-            else:
-                self._process.watch(found.master)
-                self._runtime.generation = self._done.layout.generation
-                await self._recover()
+            self._runtime.generation = self._done.layout.generation
+            await self._recover()
         self._task = asyncio.create_task(self._tend(), name="haproxy")
 
     async def apply(self, state: ProxyState) -> None:
@@ -113,11 +115,8 @@ class HAProxy:
                 self._applied_revision = state.revision
                 return
             self._state = state
-            if self._process.died.is_set():
-                await self._launch()
-                return
             try:
-                await self._converge()
+                await (self._converge() if self._settled else self._recover())
             except Drift:
                 await self._recover()
 
@@ -148,19 +147,21 @@ class HAProxy:
         return f"haproxy {await read_version(self._settings.program)}"
 
     async def stop(self) -> None:
-        """Stop HAProxy; connections get `settings.stop_seconds` to finish."""
-        await self._end_task()
+        """Stop HAProxy; connections get `Settings.stop_seconds` to finish."""
         async with self._lock:
+            await self._end_task()
             await self._process.stop()
             self._runtime.close()
 
     async def release(self) -> None:
         """Leave HAProxy running, for a successor to adopt."""
-        await self._end_task()
-        self._process.release()
-        self._runtime.close()
+        async with self._lock:
+            await self._end_task()
+            self._process.release()
+            self._runtime.close()
 
     async def _end_task(self) -> None:
+        """End tending; the lock is held, so that it is not in the middle of something."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -197,9 +198,7 @@ class HAProxy:
                     self._trouble = str(error)
 
     async def _tend_once(self, again: bool) -> None:
-        if self._process.died.is_set():
-            await self._launch()
-        elif not self._settled:
+        if not self._settled or self._process.died.is_set():
             await self._recover()
         else:
             await self._servers.advance(self._now())
@@ -218,13 +217,19 @@ class HAProxy:
         await self._process.start()
         self._counters.begin_anew()
         self._refused = frozenset()
-        self._servers.reloaded(plan.endpoints, held=(), now=self._now())
+        self._servers.reloaded(plan.endpoints)
         self._arrived(plan, entries)
 
     async def _recover(self) -> None:
-        """Read back what HAProxy has and mend it; one made by another version or with other settings is reloaded."""
+        """Read back what HAProxy has and mend it, or start it when it does not run.
+
+        One made by another version or with other settings is reloaded.
+        """
         self._settled = False
         self._entries = None
+        if not await self._process.adopt():
+            await self._launch()
+            return
         try:
             await self._servers.read_back(self._now())
             running = skeleton((self._folder / CONFIG_FILE).read_text())
@@ -246,17 +251,15 @@ class HAProxy:
         held = self._servers.held(plan.endpoints, serving, self._now())
         entries = map_entries(self._state.http, plan.slots)
         await self._save(plan)
+        if plan.slots != self._done.slots:
+            self._count(await self._runtime.statistics())
         if plan.layout.generation != self._done.layout.generation:
-            in_file = serving | {key: self._servers.table[key].endpoint for key in held}
-            await self._reload(plan.layout, in_file, entries)
-            self._servers.reloaded(in_file, held, self._now())
+            await self._reload(plan, serving, entries)
         else:
             await self._servers.serve(serving)
-            if plan.slots != self._done.slots:
-                self._count(await self._runtime.statistics())
             if entries != self._entries:
                 await self._runtime.swap_map(MAP_FILE, entries)
-            await self._servers.retire(plan.endpoints, held, self._now())
+        await self._servers.retire(plan.endpoints, held, self._now())
         self._refused = frozenset(plan.endpoints[key].id for key in refused)
         self._arrived(plan, entries)
 
@@ -271,26 +274,37 @@ class HAProxy:
         except ProxyError as error:
             self._disk_trouble = str(error)
 
-    async def _reload(self, layout: Layout, endpoints: Mapping[Key, Endpoint], entries: list[str]) -> None:
-        """Reload with another layout. Raises ProxyError, then HAProxy goes on as before."""
+    async def _reload(self, plan: Arrangement, serving: Mapping[Key, Endpoint], entries: list[str]) -> None:
+        """Reload with another layout. Raises ProxyError, then HAProxy goes on as before.
+
+        What is not wanted any more serves on in the new worker, as in the old one, until it is drained.
+        """
         with contextlib.suppress(ProxyError):
             self._count(await self._runtime.statistics())
-        text = render_config(self._settings, layout, by_backend(endpoints))
-        self._write(_CANDIDATE_FILE, text.encode())
+        names = names_in(plan.layout)
+        endpoints = {key: found for key, found in self._servers.in_service.items() if key[0] in names} | dict(serving)
+        config = render_config(self._settings, plan.layout, by_backend(endpoints)).encode()
+        self._write(_CANDIDATE_FILE, config)
         self._write(MAP_FILE, _lines(entries))
         await self._process.check(_CANDIDATE_FILE)
-        before, generation = self._files.get(CONFIG_FILE), self._runtime.generation
-        self._write(CONFIG_FILE, text.encode())
-        self._runtime.generation = layout.generation
+        await self._switch(config, plan.layout.generation)
+        self._done, self._entries = plan, entries
+        self._servers.reloaded(endpoints)
+        self._counters.begin_anew()
+
+    async def _switch(self, config: bytes, generation: int) -> None:
+        """Have HAProxy read another configuration; put the old one back when it does not take it."""
+        before, old = self._files.get(CONFIG_FILE), self._runtime.generation
+        self._write(CONFIG_FILE, config)
+        self._runtime.generation = generation
         try:
             await self._process.reload()
         except ProxyError:
-            self._runtime.generation = generation
+            self._runtime.generation = old
             if before is not None:
                 self._write(CONFIG_FILE, before)
             raise
-        (self._folder / worker_socket(generation)).unlink(missing_ok=True)
-        self._counters.begin_anew()
+        (self._folder / worker_socket(old)).unlink(missing_ok=True)
 
     def _write_config(self, layout: Layout, endpoints: Mapping[Key, Endpoint], entries: list[str]) -> None:
         self._write(MAP_FILE, _lines(entries))

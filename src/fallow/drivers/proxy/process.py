@@ -33,11 +33,22 @@ class Process:
         self.died = asyncio.Event()
 
     async def find(self) -> Processes | None:
-        """Return the processes that a predecessor left running, None when there are none."""
+        """Return the processes of the running master, None when there is none."""
         try:
             return await self._runtime.processes()
         except ProxyError:
             return None
+
+    async def adopt(self) -> bool:
+        """Watch the running master, whoever started it; say whether there is one."""
+        if self.died.is_set():
+            return False
+        if self._pidfd < 0:
+            found = await self.find()
+            if found is None:
+                return False
+            self.watch(found.master)
+        return True
 
     async def start(self) -> None:
         """Start it with the configuration in the folder and wait until it answers. Raises ProxyError."""

@@ -12,8 +12,10 @@ from fallow.drivers.proxy.config import MASTER_SOCKET, worker_socket
 from fallow.drivers.proxy.contract import ProxyError
 
 TIMEOUT_SECONDS = 5.0
+_SERVER_STATISTICS = "show stat -1 4 -1"
 _PAYLOAD_BYTES = 8000  # a command must fit HAProxy's buffer of 16 KiB
 _WORD = re.compile(r"[A-Za-z0-9@!._~%+:=,/$&()*\[\]-]+")
+_SESSION = re.compile(r"(?P<id>0x[0-9a-f]+): .* be=(?P<backend>\S+) srv=(?P<server>\S+) ")
 _VERSION = re.compile(r"New version created: (\d+)")
 _MAINTENANCE_OR_DRAIN = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20  # SRV_ADMF_* in HAProxy's server-t.h
 
@@ -90,7 +92,7 @@ class Runtime:
         return await self._exchange(worker_socket(self.generation), ";".join(commands) + "\n")
 
     async def ask_old(self, pid: int, line: str) -> str:
-        """Say one command to a worker from before a reload. Raises ProxyError."""
+        """Say one command to a worker from before a reload, which only tells and ends sessions. Raises ProxyError."""
         return await self._exchange(MASTER_SOCKET, f"@!{pid} {line}\n")
 
     async def ask_master(self, line: str) -> str:
@@ -110,32 +112,35 @@ class Runtime:
         return parse_servers(await self.ask("show servers state"))
 
     async def sessions(self, old_workers: Iterable[int]) -> Mapping[tuple[str, str], int]:
-        """Return how many sessions each server has, those of old workers added. Raises ProxyError."""
-        answers = [await self.ask("show stat -1 4 -1")]
-        answers += [await self.ask_old(pid, "show stat -1 4 -1") for pid in old_workers]
+        """Return how many sessions each server has, those in old workers added. Raises ProxyError."""
+        answers = [await self.ask(_SERVER_STATISTICS)]
+        answers += [await self.ask_old(pid, _SERVER_STATISTICS) for pid in old_workers]
         found: dict[tuple[str, str], int] = {}
         for row in (row for answer in answers for row in parse_statistics(answer)):
             key = (row["pxname"], row["svname"])
             found[key] = found.get(key, 0) + int(row["scur"] or 0) + int(row["qcur"] or 0)
         return found
 
-    async def swap_map(self, path: str, entries: Iterable[str]) -> None:
+    async def end_old_sessions(self, backend: str, server: str, old_workers: Iterable[int]) -> None:
+        """End a server's sessions in old workers. Raises ProxyError."""
+        for pid in old_workers:
+            for line in (await self.ask_old(pid, "show sess")).splitlines():
+                found = _SESSION.match(line)
+                if found and found["backend"] == backend and found["server"] == server:
+                    await self.ask_old(pid, command("shutdown", "session", found["id"]))
+
+    async def swap_map(self, name: str, entries: Iterable[str]) -> None:
         """Replace the whole map in one step. Raises ProxyError, then the map is as it was."""
-        answer = await self.ask(command("prepare", "map", path))
+        answer = await self.ask(command("prepare", "map", name))
         made = _VERSION.search(answer)
         if made is None:
             raise Drift(f"HAProxy began no new version of its routes: {answer.strip()}")
         version = f"@{made[1]}"
-        for block in payloads(entries):
-            answer = await self._exchange(
-                worker_socket(self.generation),
-                command("add", "map", version, path) + f" <<\n{block}\n\n",
-            )
+        commands = [f"{command('add', 'map', version, name)} <<\n{block}\n" for block in payloads(entries)]
+        for line in [*commands, command("commit", "map", version, name)]:
+            answer = await self.ask(line)
             if answer.strip():
-                raise Drift(f"HAProxy refused routes: {answer.strip()}")
-        answer = await self.ask(command("commit", "map", version, path))
-        if answer.strip():
-            raise Drift(f"HAProxy refused new routes: {answer.strip()}")
+                raise Drift(f"HAProxy refused new routes: {answer.strip()}")
 
     async def _exchange(self, name: str, text: str) -> str:
         # The path of a socket may have 107 bytes at most, that of a folder more: hence the way by its descriptor.

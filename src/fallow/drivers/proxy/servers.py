@@ -1,7 +1,7 @@
 """The servers inside HAProxy: what is there, and how one comes, is drained and goes.
 
-A server leaves in steps: no new requests (drain), no sessions left or its time is over, maintenance, deleted. Sessions
-that a reload left with an older worker count too: the endpoint is in use until those have ended.
+A server leaves in steps: no new requests (drain), no sessions left or its time is over, maintenance, deleted. Requests
+and connections that a worker from before a reload is still busy with count too.
 """
 
 import enum
@@ -15,6 +15,7 @@ from fallow.model.routes import Endpoint
 
 Key = tuple[str, str]  # names of backend and server
 
+_CUT_SECONDS = 3.0  # after its deadline, to end sessions again: an old worker tries a GET again where it was
 _QUIET_READINGS = 2  # a request may be on its way to its server while the first reading is taken
 
 
@@ -123,27 +124,23 @@ class Servers:
         for key, server in self.table.items():
             if key in wanted or server.phase is Phase.DRAINING:
                 continue
-            if key not in held and server.here:
-                await self._tell(command("set", "server", "/".join(key), "state", "drain"))
-            self._leave(server, key in held, now)
+            if server.phase is Phase.SERVING:
+                server.deadline = now + self._drain_seconds
+            if key in held:
+                server.phase = Phase.HELD
+            else:
+                if server.here:
+                    await self._tell(command("set", "server", "/".join(key), "state", "drain"))
+                server.phase, server.quiet = Phase.DRAINING, 0
+            self.changes += 1
 
-    def reloaded(self, in_file: Mapping[Key, Endpoint], held: Collection[Key], now: float) -> None:
+    def reloaded(self, in_file: Mapping[Key, Endpoint]) -> None:
         """Note that a new worker runs, which has the servers `in_file`; all others only old workers have."""
         for key, server in self.table.items():
             server.here = key in in_file
-            if key not in in_file or key in held:
-                self._leave(server, key in held, now)
         for key, endpoint in in_file.items():
-            if key not in held:
+            if key not in self.table or self.table[key].phase is Phase.DRAINING:
                 self.table[key] = Server(endpoint)
-        self.changes += 1
-
-    def _leave(self, server: Server, hold: bool, now: float) -> None:
-        if server.phase is Phase.SERVING:
-            server.deadline = now + self._drain_seconds
-        if not hold:
-            server.quiet = 0
-        server.phase = Phase.HELD if hold else Phase.DRAINING
         self.changes += 1
 
     async def advance(self, now: float) -> None:
@@ -155,11 +152,10 @@ class Servers:
         sessions = await self._runtime.sessions(old_workers)
         for key, server in draining:
             busy = sessions.get(key, 0) > 0
-            late = now >= server.deadline
             server.quiet = 0 if busy else server.quiet + 1
-            if busy and late:
+            if busy and now >= server.deadline:
                 await self._cut(key, server, old_workers)
-            if server.quiet < _QUIET_READINGS and not late:
+            if server.quiet < _QUIET_READINGS and now < server.deadline + _CUT_SECONDS:
                 continue
             if server.here and not await self._delete(key):
                 continue
@@ -192,11 +188,13 @@ class Servers:
         return "Server deleted." in answer or "No such server." in answer
 
     async def _cut(self, key: Key, server: Server, old_workers: Iterable[int]) -> None:
-        line = command("shutdown", "sessions", "server", "/".join(key))
-        for pid in old_workers:
-            await self._runtime.ask_old(pid, line)
+        """End its sessions. A GET that is cut off is tried again: on another endpoint, as this is in maintenance."""
+        place = "/".join(key)
         if server.here:
-            await self._runtime.ask(line)
+            await self._runtime.ask(
+                command("set", "server", place, "state", "maint"), command("shutdown", "sessions", "server", place)
+            )
+        await self._runtime.end_old_sessions(*key, old_workers)
 
     async def _tell(self, *commands: str) -> None:
         answer = (await self._runtime.ask(*commands)).strip()

@@ -91,6 +91,11 @@ def by_backend(endpoints: Mapping[Key, Endpoint]) -> dict[str, list[Endpoint]]:
     return found
 
 
+def names_in(layout: Layout) -> set[str]:
+    """Return the names of the backends that a worker of this layout has."""
+    return {slot_name(slot) for slot in range(layout.backends)} | {listen_name(port) for port in layout.listens}
+
+
 def same_content(one: ProxyState, other: ProxyState) -> bool:
     """Say whether two states ask for the same, whatever their revisions."""
     return (one.http, one.tcp, one.backends) == (other.http, other.tcp, other.backends)
