@@ -17,7 +17,7 @@ test: $(VENV)/.done check  ## install what is missing, then run every test on re
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest tests/contract tests/e2e
 
-check: format lint types layers sizes reference unit property  ## what needs no real parts: under a minute
+check: format lint types layers sizes reference pure  ## what needs no real parts: under a minute
 
 format: $(VENV)/.done  ## formatting
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -36,6 +36,9 @@ sizes: $(VENV)/.done  ## the size budget of functions and files
 
 reference: $(VENV)/.done  ## generated pages are up to date
 	@$(BIN)/python scripts/generate_cli_reference.py --check
+
+pure: $(VENV)/.done  ## unit and property tests, on all cores
+	@$(BIN)/pytest -q -n auto tests/unit tests/property
 
 unit: $(VENV)/.done  ## unit tests
 	@$(BIN)/pytest -q tests/unit

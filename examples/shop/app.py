@@ -1,4 +1,3 @@
-# ruff: noqa: T201, TID251
 """A small web shop that sells nothing: it says which replica answered.
 
     GET  / (or any other)  {"app": "shop", "version": "1", "replica": "web-0"}

@@ -89,5 +89,5 @@ async def take(watch: AsyncIterator[Batch], count: int) -> list[Batch]:
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until `condition` holds; fails when it does not come to."""
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():  # noqa: ASYNC110 - any store can be asked, none of them tells
+        while not await condition():
             await asyncio.sleep(0.001)

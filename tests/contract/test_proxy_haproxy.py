@@ -169,20 +169,38 @@ async def test_when_spare_backends_run_out_it_reloads_and_goes_on(make: Any) -> 
 
 
 async def test_a_reload_keeps_connections_and_still_waits_for_their_requests(rig: HAProxyRig) -> None:
-    old, new, listen = await rig.endpoint("old"), await rig.endpoint("new"), free_port()
+    old, new, listen, other = await rig.endpoint("old"), await rig.endpoint("new"), free_port(), free_port()
     await rig.proxy.start(both(1, web(1, old), wire(1, listen, old)))
     held = await rig.hold(HOST)
     stream = rig.client(keep=True, port=listen)
     assert (await stream.request("any.test")).body == "old"
-    await rig.proxy.apply(both(2, web(2, new), wire(2, free_port(), new)))
+    await rig.proxy.apply(both(2, web(2, new), wire(2, other, new)))
 
     assert (await rig.get(HOST)).body == "new"
     assert (await stream.request("any.test")).body == "old"
     assert (await rig.proxy.report()).draining == ("old",)
     assert (await held.finish()).body == "old"
-    assert (await rig.proxy.report()).draining == ("old",), "the TCP connection is still open"
+    extra = await rig.endpoint("extra")
+    for state in (web(3, new, extra), web(4, new)):
+        await rig.proxy.apply(both(state.revision, state, wire(2, other, new)))
+    report = await reported(rig.proxy, lambda found: "extra" not in found.draining)
+    assert report.draining == ("old",), "the TCP connection is still open"
     await stream.close()
     await reported(rig.proxy, lambda found: found.draining == ())
+
+
+async def test_a_connection_older_than_a_reload_reaches_what_is_new(rig: HAProxyRig) -> None:
+    old, new = await rig.endpoint("old"), await rig.endpoint("new")
+    await rig.proxy.start(web(1, old))
+    client = rig.client(keep=True)
+    assert (await client.request(HOST)).body == "old"
+    state = both(2, web(2, new), wire(2, free_port(), new))
+    await rig.proxy.apply(both(2, state, web(2, new, host="fresh.test", key="fresh")))
+    await reported(rig.proxy, lambda found: found.draining == ())
+    await rig.kill(old)
+    answer = await client.request("fresh.test")
+    assert (answer.status, answer.body) == (200, "new")
+    assert "x-forwarded-for: 127.0.0.1\r\n" in rig.servers["new"].requests[-1].lower()
 
 
 async def test_a_drain_ends_at_its_deadline(make: Any) -> None:
@@ -254,10 +272,9 @@ async def test_what_somebody_else_changed_is_mended(rig: HAProxyRig) -> None:
     async def mended() -> bool:
         await rig.proxy.report()
         names = {row.name.partition(":")[0] for row in await runtime.servers() if row.ready and ":" in row.name}
-        return names == {"one", "other"}
+        return names == {"one", "other"} and (await rig.get(HOST)).status == 200
 
     await until(mended)
-    assert (await rig.get(HOST)).status == 200
 
 
 async def test_what_is_wanted_survives_a_reload_by_hand(rig: HAProxyRig) -> None:

@@ -21,7 +21,7 @@ from fallow.version import VERSION
 
 _log = structlog.get_logger("fallow.agent.gateway")
 
-BUSY_SECONDS = 1.0  # between reports while something drains, waits or changes
+BUSY_SECONDS = 0.25  # between reports while something drains, waits or changes
 QUIET_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 PROXY_WAIT_SECONDS = 5.0  # so long the first hello waits for the proxy

@@ -31,6 +31,7 @@ class ServerOptions:
     heartbeat_seconds: float = 1.0
     suspect_seconds: float = 3.0
     dead_seconds: float = 8.0
+    public_url: str = ""  # what people and machines are told to call; empty: made from `listen`
     write_context: bool = True  # store a context with an admin token for this user
 
 

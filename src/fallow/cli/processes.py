@@ -206,7 +206,9 @@ def up(
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:
-    """Run everything here: a control plane, a node and a gateway. More machines may join."""
+    """Run everything here: a control plane, a node and a gateway.
+
+    For more machines than this one, start with `fallow server`."""
     options = UpOptions(
         data=data or _data("up"),
         listen=_address(listen),

@@ -13,6 +13,8 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason
 
+REASON_SECONDS = 10.0
+
 
 def placement_controller(new_id: Callable[[], str]) -> Controller:
     """Return the loop."""
@@ -58,14 +60,17 @@ def _bound(replica: Replica, binding: Binding, now: float) -> Replica:
 
 
 def _pending_reasons(snapshot: Snapshot, placement: Placement, now: float) -> list[Step]:
-    """Store why replicas are pending, once for every change of the reason."""
+    """Store why replicas are pending: at once when the reason is another, at times when only its numbers changed."""
     reasons = {rejection.template_id: rejection.reason for rejection in placement.rejections}
     bound = {binding.replica_id for binding in placement.bindings}
     steps = []
     for replica in snapshot.replicas.values():
         if replica.state is ReplicaState.PENDING and replica.id not in bound:
             reason = reasons.get(replica.template_id)
-            if reason is not None and reason != replica.reason:
+            if reason is None or reason == replica.reason:
+                continue
+            another = replica.reason is None or reason.code != replica.reason.code
+            if another or now - replica.updated_at > REASON_SECONDS:
                 steps.append(Step(puts=(msgspec.structs.replace(replica, reason=reason, updated_at=now),)))
     return steps
 

@@ -40,7 +40,7 @@ class Changes:
     after: tuple[Deployment, ...]
 
 
-def changes(  # noqa: PLR0913 - what is, what is wanted, and who wants it when
+def changes(
     snapshot: Snapshot,
     application: Application,
     now: float,

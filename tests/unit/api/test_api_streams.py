@@ -69,7 +69,7 @@ def api_token(id_: str) -> ApiToken:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what is waited for lies in the server
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -177,10 +177,10 @@ def test_compose_examples_are_accepted_without_warnings(name: str) -> None:
 def test_compose_example_shop_has_its_routes() -> None:
     found = dict(parse_compose((ROOT / "examples/shop/compose.yaml").read_text()).deployments)
     assert {name: spec.replicas for name, spec in found.items()} == {"web": 6, "api": 2}
-    assert [(r.host, r.path) for r in found["web"].routes] == [("shop.example.test", "/")]
+    assert [(r.host, r.path) for r in found["web"].routes] == [("shop.localhost", "/")]
     assert [(r.host, r.path) for r in found["api"].routes] == [
-        ("shop.example.test", "/api"),
-        ("api.shop.example.test", "/"),
+        ("shop.localhost", "/api"),
+        ("api.shop.localhost", "/"),
     ]
     assert {spec.container.image for spec in found.values()} == {"localhost:5000/shop:1"}
 

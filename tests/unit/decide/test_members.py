@@ -69,8 +69,8 @@ def test_after_an_outage_silence_counts_from_its_end() -> None:
     fleet = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
     rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=0, outage_at=NOW - 5)
     assert states(fleet, heard(a=60), rules=rules) == {}
-    assert states(fleet, heard(a=60), now=NOW, rules=Liveness(
-        suspect_after_seconds=3, dead_after_seconds=8, watching_since=0, outage_at=NOW - 9)) == {"a": "dead"}  # fmt: skip
+    later = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=0, outage_at=NOW - 9)
+    assert states(fleet, heard(a=60), rules=later) == {"a": "dead"}
 
 
 def test_a_new_watcher_gives_wider_grace() -> None:
@@ -81,7 +81,7 @@ def test_a_new_watcher_gives_wider_grace() -> None:
     assert states(fleet, seen, rules=rules) == {"a": "suspect"}
     suspect = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
     assert states(suspect, seen, rules=rules) == {}
-    later = {id_: NOW + 10 for id_ in seen}
+    later = dict.fromkeys(seen, NOW + 10)
     assert states(suspect, later, now=NOW + 10, rules=rules) == {"a": "dead"}
 
 

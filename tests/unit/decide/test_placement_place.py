@@ -61,6 +61,7 @@ def test_spread_takes_the_node_with_fewest_of_the_deployment_then_the_least_load
     web, other = app("web", cpus=1), app("other", cpus=3)
     nodes = node("a"), node("b"), node("c")
     assert where(place(fleet(*nodes, web, pending(web, 7)), NOW)) == {"a": 3, "b": 2, "c": 2}
+    assert where(place(fleet(node("a"), node("b", cpus=16), web, pending(web, 3)), NOW)) == {"a": 1, "b": 2}
     loaded = fleet(*nodes, web, other, on(other, "a"), pending(web, 2))
     assert where(place(loaded, NOW)) == {"b": 1, "c": 1}
     crowded = fleet(*nodes, web, other, on(other, "a"), on(web, "b"), on(web, "c", 101), pending(web))
@@ -120,7 +121,7 @@ def test_values_of_the_first_label_are_balanced_before_those_of_the_second() -> 
 def test_nodes_without_the_label_are_a_value_of_their_own() -> None:
     nodes = node("a", labels={"zone": "z1"}), node("b", labels={"zone": "z1"}), node("c")
     web = app("web", spread_by=("zone",))
-    assert where(place(fleet(*nodes, web, pending(web, 4)), NOW)) == {"a": 1, "b": 1, "c": 2}
+    assert where(place(fleet(*nodes, web, pending(web, 6)), NOW)) == {"a": 2, "b": 1, "c": 3}
 
 
 def test_replicas_where_nothing_may_go_count_for_spreading() -> None:

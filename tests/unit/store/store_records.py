@@ -74,5 +74,5 @@ async def delete(store: Store, *records: Record) -> int:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - any condition can be asked, none of them tells
+        while not condition():
             await asyncio.sleep(0)

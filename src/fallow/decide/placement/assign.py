@@ -33,10 +33,10 @@ def assign(job: Job, count: int) -> tuple[Ints, Ints]:
     return rows, given[rows]
 
 
-def fill(held: Ints, room: Ints, count: int, order: Callable[[Ints], Floats]) -> Ints:
+def fill(held: Ints, room: Ints, count: int, order: Callable[[Ints, Ints], Floats]) -> Ints:
     """Return how much each place gets of `count`, so that the lowest level of held + given is as high as it can be.
 
-    Where a level cannot be filled whole, the places lowest in `order(given)` go first, then the first.
+    Where a level cannot be filled whole, the places lowest in `order(places, given)` go first, then the first.
     """
     if int(room.sum()) <= count:
         return room.copy()
@@ -45,7 +45,7 @@ def fill(held: Ints, room: Ints, count: int, order: Callable[[Ints], Floats]) ->
     left = count - int(given.sum())
     if left:
         next_ones = np.flatnonzero((held + given == level) & (room > given))
-        given[next_ones[lowest(order(given)[next_ones], left)]] += 1
+        given[next_ones[lowest(order(next_ones, given[next_ones]), left)]] += 1
     return given
 
 
@@ -69,15 +69,12 @@ def _branch(job: Job, rows: Ints, count: int, keys: tuple[str, ...], given: Ints
     if not keys:
         _leaf(job, rows, count, given)
         return
-    codes = job.table.labels.column(keys[0])[0][rows]
-    by_code = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[by_code], prepend=-1))
-    sorted_rows = rows[by_code]
+    sorted_rows, starts = job.table.labels.groups(keys[0], rows)
     quotas = fill(
         np.add.reduceat(job.held[sorted_rows], starts),
         np.add.reduceat(job.room[sorted_rows], starts),
         count,
-        lambda _: np.minimum.reduceat(_order(job, sorted_rows), starts),
+        lambda places, _: np.minimum.reduceat(_order(job, sorted_rows), starts)[places],
     )
     for quota, part in zip(quotas.tolist(), np.split(sorted_rows, starts[1:]), strict=True):
         if quota:
@@ -93,12 +90,18 @@ def _leaf(job: Job, rows: Ints, count: int, given: Ints) -> None:
         before = np.cumsum(room[fullest_first]) - room[fullest_first]
         given[rows[fullest_first]] = np.minimum(np.maximum(count - before, 0), room[fullest_first])
         return
-    given[rows] = fill(job.held[rows], room, count, lambda so_far: job.table.score_with(rows, so_far, job.request))
+
+    def load(places: Ints, so_far: Ints) -> Floats:
+        if not so_far.any():
+            return job.table.score(rows[places], job.request)
+        return job.table.score_with(rows[places], so_far, job.request)
+
+    given[rows] = fill(job.held[rows], room, count, load)
 
 
 def _order(job: Job, rows: Ints) -> Floats:
     """Return what compares nodes, smaller is better; a node without room is last."""
-    scores = job.table.score_with(rows, np.zeros(len(rows), dtype=np.int64), job.request)
+    scores = job.table.score(rows, job.request)
     pack = job.request.policy.strategy == "pack"
     scores = -scores if pack else scores + job.held[rows] * 2.0**20
     return np.where(job.room[rows] > 0, scores, np.inf)

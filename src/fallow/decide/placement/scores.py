@@ -82,6 +82,8 @@ def lowest(keys: Floats, count: int) -> Ints:
     """Return the positions of the `count` lowest keys, the earlier of equals first; in the order of positions."""
     if count >= len(keys):
         return np.arange(len(keys))
+    if count == 1:
+        return np.array([keys.argmin()])
     limit = np.partition(keys, count - 1)[count - 1]
     below = keys < limit
     equal = np.flatnonzero(keys == limit)[: count - int(np.count_nonzero(below))]

@@ -74,24 +74,25 @@ class NodeTable:
         self.free_cpus[rows] -= given * request.cpus
         self.free_memory[rows] -= given * request.memory_bytes
         self.counts[rows] += given
-        share = self.share_with(rows, None, request)
+        share = self._share(rows, 0, request)
         self.by_share[rows] = share + self.counts[rows] * _TIE
         self.by_count[rows] = self.counts[rows] + share * 2.0**-10
         self.touched.extend(rows.tolist())
 
-    def share_with(self, rows: Ints, given: Ints | None, request: Request) -> Floats:
-        """Return the larger of the reserved shares of processor and memory, with `given` more replicas on each row."""
-        cpus = self._all_cpus[rows] - self.free_cpus[rows]
-        memory = self._all_memory[rows] - self.free_memory[rows]
-        if given is not None:
-            cpus = cpus + given * request.cpus
-            memory = memory + given * request.memory_bytes
-        return np.maximum(cpus * self._per_cpu[rows], memory * self._per_byte[rows])
+    def score(self, rows: Ints, request: Request) -> Floats:
+        """Return the load by which `request` compares nodes."""
+        return (self.by_share if request.reserves else self.by_count)[rows]
 
     def score_with(self, rows: Ints, given: Ints, request: Request) -> Floats:
-        """Return the load by which `request` compares nodes, with `given` more replicas on each row."""
-        share, counts = self.share_with(rows, given, request), self.counts[rows] + given
+        """Return that load as it were with `given[i]` more replicas of `request` on node `rows[i]`."""
+        share, counts = self._share(rows, given, request), self.counts[rows] + given
         return share + counts * _TIE if request.reserves else counts + share * 2.0**-10
+
+    def _share(self, rows: Ints, given: Ints | int, request: Request) -> Floats:
+        """Return the larger of the reserved shares of processor and memory."""
+        cpus = self._all_cpus[rows] - self.free_cpus[rows] + given * request.cpus
+        memory = self._all_memory[rows] - self.free_memory[rows] + given * request.memory_bytes
+        return np.maximum(cpus * self._per_cpu[rows], memory * self._per_byte[rows])
 
     def _read_nodes(self) -> None:
         nodes, codes = self.nodes, dict[str, int]()

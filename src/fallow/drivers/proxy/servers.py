@@ -165,8 +165,11 @@ class Servers:
     async def read_back(self, now: float) -> None:
         """Make the table what the current worker really has, endpoints that we did not know of included."""
         rows = {(row.backend, row.name): row for row in await self._runtime.servers() if ":" in row.name}
-        for key in [key for key, server in self.table.items() if server.here and key not in rows]:
-            del self.table[key]
+        for key, server in list(self.table.items()):
+            if server.here and key not in rows:
+                server.here = False  # what drained may still have sessions in an old worker
+                if server.phase is not Phase.DRAINING:
+                    del self.table[key]
         for key, row in rows.items():
             known = self.table.get(key)
             server = known if known is not None and known.here else Server(_endpoint(row.name, row.address, row.port))

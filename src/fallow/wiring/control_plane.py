@@ -1,0 +1,166 @@
+"""A control plane: store, CA, loops, sessions and API."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fallow.cli.launchers import ServerOptions
+from fallow.wiring.addresses import EVERY_ADDRESS, bracketed, listener, primary_address, split_address
+from fallow.wiring.logs import say
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from fallow.control.plane import ControlPlane
+    from fallow.control.settings import Settings
+
+STOP_SECONDS = 5
+
+Beside = Callable[["ControlPlane", str], Coroutine[Any, Any, int]]
+
+
+async def serve(options: ServerOptions, stop: asyncio.Event, beside: Beside | None = None) -> int:
+    """Run a control plane until `stop`; `beside` is run with it, told its address, and gives the exit code."""
+    with listener(*split_address(options.listen)) as door:
+        async with control_plane(options) as (plane, api):
+            serving = asyncio.create_task(api.serve(sockets=[door]), name="api")
+            work = beside(plane, plane.settings.public_url) if beside is not None else _wait(stop)
+            working = asyncio.create_task(work, name="beside")
+            await asyncio.wait({serving, working}, return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            api.should_exit = True
+            await serving
+            return await working
+
+
+@contextlib.asynccontextmanager
+async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlPlane, uvicorn.Server]]":
+    """Give a started control plane and its API, ready to serve; stop it in the end."""
+    from fallow.control.plane import ControlPlane, session_context
+    from fallow.drivers.authority import Authority
+    from fallow.store.open import open_store
+
+    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = _settings(options)
+    authority = Authority.create_or_load(options.data / "ca")
+    store = await open_store(options.store or f"sqlite:{options.data / 'fallow.db'}")
+    plane = ControlPlane(store, authority, settings, time.time)
+    try:
+        await plane.start()
+        pair = _write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
+        session_host, session_port = split_address(options.session_listen)
+        await plane.listen(session_host, session_port, session_context(pair, authority.ca_pem))
+        await _first_context(plane, authority.ca_pem, options.write_context)
+        yield plane, _api_server(plane, authority.ca_pem, pair)
+    finally:
+        await plane.stop()
+
+
+def _settings(options: ServerOptions) -> "Settings":
+    from fallow.control.settings import Settings
+
+    host, port = split_address(options.listen)
+    _, session_port = split_address(options.session_listen)
+    advertised_host, advertised_port = split_address(options.advertise, session_port)
+    called = primary_address() if host in EVERY_ADDRESS else host
+    return Settings(
+        session_host=advertised_host,
+        session_port=advertised_port,
+        public_url=options.public_url or f"https://{bracketed(called)}:{port}",
+        heartbeat_seconds=options.heartbeat_seconds,
+        suspect_after_seconds=options.suspect_seconds,
+        dead_after_seconds=options.dead_seconds,
+    )
+
+
+def _names(options: ServerOptions) -> list[str]:
+    """Return what the server's certificate is for, beside the name that every member asks for."""
+    host, _ = split_address(options.listen)
+    advertised, _ = split_address(options.advertise)
+    called = {primary_address()} if host in EVERY_ADDRESS else {host}
+    return sorted({*options.names, *called, *filter(None, [advertised])})
+
+
+def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Server":
+    import uvicorn
+
+    from fallow.api.app import build_app
+    from fallow.api.services import Services
+    from fallow.control.ids import new_id
+
+    services = Services(
+        store=plane.store,
+        cache=plane.cache,
+        applier=plane.applier,
+        admission=plane.admission,
+        tokens=plane.tokens,
+        hub=plane.hub,
+        settings=plane.settings,
+        ca_pem=ca_pem,
+        clock=plane.clock,
+        new_id=new_id,
+        registry=plane.registry,
+        ready=plane.not_ready,
+    )
+
+    class Server(uvicorn.Server):
+        """Leaves signals to us: more than the API has to stop."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server(
+        uvicorn.Config(
+            build_app(services),
+            ssl_certfile=str(pair),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # or a caller could choose the address its lease is made of
+            timeout_graceful_shutdown=STOP_SECONDS,
+            lifespan="on",
+        )
+    )
+
+
+async def _first_context(plane: "ControlPlane", ca_pem: str, write_context: bool) -> None:
+    """Give this user an admin token and a context, unless there is one for this control plane already.
+
+    Also when admin tokens exist: whoever may read our data folder may do everything anyway, and a token whose context
+    was never written, because we were killed in between, would otherwise leave nobody in charge.
+    """
+    from fallow.client.contexts import Context, load_contexts, save_context
+    from fallow.model.tokens import ApiRole, TokenRequest
+
+    if not write_context:
+        token = await plane.tokens.ensure_admin("admin")
+        if token is not None:
+            say(f"The first admin token, shown once: {token}")
+        return
+    known = load_contexts().contexts
+    if any(context.ca_pem == ca_pem and context.token for context in known):
+        return
+    token = (await plane.tokens.create(TokenRequest(role=ApiRole.ADMIN, name="admin"), "server")).secret or ""
+    taken = {context.name for context in known}
+    names = itertools.chain(["default"], (f"default-{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
+    path = save_context(Context(name=name, url=plane.settings.public_url, token=token, ca_pem=ca_pem))
+    say(f"An admin token is in {path} as the context {name!r}: `fallow node list` works from here.")
+
+
+async def _wait(stop: asyncio.Event) -> int:
+    await stop.wait()
+    return 0
+
+
+def _write_pair(file: Path, certificate_pem: str, key_pem: str) -> Path:
+    """Write certificate and key to one file that only we can read: the TLS library loads them from nowhere else."""
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(certificate_pem + key_pem)
+    return file
