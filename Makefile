@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format lint types layers sizes unit property contract e2e reference benchmarks parts clean
+.PHONY: help demo install test check format lint types layers sizes unit property contract e2e reference benchmarks parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -12,6 +12,8 @@ help:  ## list the targets
 demo: $(VENV)/.done  ## install what is missing, then run the main job on real parts (four nodes, a gateway, real requests)
 	@bash scripts/install-parts.sh --for demo
 	@bash scripts/as-root.sh $(BIN)/python -m demo
+
+install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test

@@ -142,7 +142,12 @@ class Cluster:
             members = self.members()
             return all(members.get(name, {}).get("state") == "ready" for name in names)
 
-        self.wait(ready, seconds, f"members {', '.join(names)} ready")
+        try:
+            self.wait(ready, seconds, f"members {', '.join(names)} ready")
+        except TestbedError as error:
+            logs = [self.fabric.folder / name / f"{kind}.log" for name in names for kind in ("agent", "gateway")]
+            told = "\n".join(f"{path.parent.name}: {tail(path, 5)}" for path in logs if path.exists())
+            raise TestbedError(f"{error}\n{told}") from None
 
     def wait(self, condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None) -> None:
         """Wait until `condition()`; say what was waited for, with the end of a log, when it does not come."""
