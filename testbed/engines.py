@@ -13,6 +13,9 @@ from testbed import parts, processes
 from testbed.fabric import Fabric, NodeNetwork
 from testbed.processes import InsideProcess, TestbedError
 
+# `--root`, since entering a mount namespace would otherwise leave a root that was changed (chroot) for the real one.
+_INSIDE = ("--mount", "--pid", "--ipc", "--uts", "--net", "--root")
+
 # What a machine does before its engine starts. /run is private, so that nothing of it survives a power cut.
 _BOOT = """set -e
 mount -t tmpfs -o mode=755 run /run
@@ -119,10 +122,9 @@ class EngineNode:
 
         It dies with the power. `env` adds to this process's environment.
         """
-        names = ["--mount", "--pid", "--ipc", "--uts", "--net"]
         with log.open("ab") as output:
             process = InsideProcess(
-                ["nsenter", f"--target={self.init_pid}", *names, f"--wd={self.folder}", *argv],
+                ["nsenter", f"--target={self.init_pid}", *_INSIDE, f"--wd={self.folder}", *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -134,8 +136,7 @@ class EngineNode:
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a short command on the node and return its standard output."""
-        names = ["--mount", "--pid", "--ipc", "--uts", "--net"]
-        return processes.run("nsenter", f"--target={self.init_pid}", *names, *argv, check=check)
+        return processes.run("nsenter", f"--target={self.init_pid}", *_INSIDE, *argv, check=check)
 
     def _engine_command(self) -> list[str]:
         raise NotImplementedError
