@@ -26,6 +26,7 @@ _TITLES = {
     403: ("forbidden", "Forbidden", ""),
     404: ("not-found", "Not found", "see /docs for all calls"),
     405: ("method-not-allowed", "Method not allowed", "see /docs for all calls"),
+    408: ("too-slow", "Request too slow", "send the whole request at once"),
     413: ("too-large", "Request too large", "the body may have 2 MiB, for joining and renewing 64 KiB"),
     429: ("too-many-requests", "Too many requests", "wait, then try again"),
 }
@@ -126,6 +127,12 @@ def on_recursion(request: Request[Any, Any, Any], error: RecursionError) -> Resp
     return _answer(request, problem)
 
 
+def on_text(request: Request[Any, Any, Any], error: UnicodeDecodeError) -> Response[bytes]:
+    """Answer a body that is not text."""
+    problem = Problem(type="urn:fallow:bad-request", title="Bad request", status=400, detail="not text in UTF-8")
+    return _answer(request, problem)
+
+
 def on_fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer a fault of ours without its details, which the log has under the request's id."""
     _log.error("request failed", request_id=request_id(request), exc_info=error)
@@ -148,6 +155,7 @@ HANDLERS: dict[Any, Any] = {
     Conflict: on_conflict,
     StoreError: on_store,
     RecursionError: on_recursion,
+    UnicodeDecodeError: on_text,
     Exception: on_fault,
 }
 

@@ -23,7 +23,8 @@ class Services:
     """The parts behind the API. `clock` gives UTC seconds, `ready` why we are not ready yet, or None when we are.
 
     `registry` collects metrics: build only one API on it. One control plane deploys at a time, under `deploying`:
-    a name that is new to two requests at once has no record yet that could make one of them fail.
+    a name that is new to two requests at once has no record yet that could make one of them fail. Compose files are
+    read, and dry runs foretold, one at a time under `reading`: either may keep a processor busy for seconds.
     """
 
     store: Store
@@ -40,6 +41,7 @@ class Services:
     ready: Callable[[], str | None]
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 Needs = NamedDependency[SkipValidation[Services]]

@@ -12,6 +12,8 @@ from fallow.control.ids import new_id
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from fallow.api.bodies import Body
+
 _log = structlog.get_logger("fallow.api")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
@@ -51,7 +53,8 @@ class Telemetry:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            body = Body(receive, lambda: status != 0)
+            await self._app(scope, body.receive if scope["type"] == "http" else receive, send_with_id)
         except Exception as error:
             # The answer had begun, so its status stands; the server breaks the connection off.
             _log.error("answer broken off", request_id=request_id, exc_info=error)
@@ -79,6 +82,11 @@ def _headers(scope: "Scope") -> list[tuple[bytes, bytes]]:
     return [*HEADERS, stored] if stored else list(HEADERS)
 
 
+def _shown(path: str) -> str:
+    """Return a path fit for a terminal: whoever asks chooses it."""
+    return "".join(character if character.isprintable() else "?" for character in path)
+
+
 def _method(scope: "Scope") -> str:
     method = str(scope.get("method", ""))
     return method if method in _METHODS else "other"
@@ -89,7 +97,7 @@ def _tell(scope: "Scope", request_id: str, status: int, seconds: float) -> None:
     said: dict[str, Any] = {
         "request_id": request_id,
         "method": _method(scope),
-        "path": scope["path"][:200],
+        "path": _shown(scope["path"][:200]),
         "status": status,
         "seconds": round(seconds, 4),
         "source": client[0] if client else "",

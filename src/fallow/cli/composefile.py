@@ -95,13 +95,16 @@ def _substituted(written: str, known: Mapping[str, str]) -> str:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise usage(f"{path} is larger than {MAX_BYTES // 1024} KiB")
-        return path.read_text("utf-8-sig")
+        # Not by its size: a device has none and does not end.
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise usage(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise usage(f"{path} is not UTF-8 text") from error
+    if len(text) > MAX_BYTES:
+        raise usage(f"{path} is larger than {MAX_BYTES // 1024} KiB")
+    return text
 
 
 def _standard_input() -> str:
@@ -120,8 +123,8 @@ def _parsed(text: str) -> object:
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return None
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError):
+        return None  # the last three: PyYAML at `!!int ""`, `!!bool x` and `!!timestamp x`
 
 
 def _services(document: object) -> Iterator[dict[str, object]]:

@@ -1,10 +1,11 @@
 """`fallow node`: the machines that run containers, and other members."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -204,10 +205,11 @@ def drain(
     with session.client() as client:
         member = client.change_member(name, MemberChange(scheduling=Scheduling.DRAINING))
 
-        def look() -> tuple[bool, Group]:
+        def look() -> tuple[bool, RenderableType]:
             left = [each for each in client.replicas(node=member.id).items if each.state not in ENDED]
             head = Text(f"draining {member.name}: {len(left)} replicas left")
-            return not left, Group(head, replica_table(left)) if left else Group(head)
+            # Who watches sees every replica; a log needs the number, and that only when it changes.
+            return not left, Group(head, replica_table(left)) if left and output.on_terminal(sys.stderr) else head
 
         if wait and not wait_until(look, patience):
             raise Failure(

@@ -1,5 +1,6 @@
 """How results look: tables and colours on a terminal, plain unwrapped lines elsewhere, JSON when asked."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from rich.text import Text
 from fallow.model.problems import Problem
 from fallow.model.units import format_duration
 
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 WIDE = 4000  # columns where nothing limits them, so that a line stays a line
 
 _STYLES = {
@@ -132,8 +134,14 @@ def write(line: str) -> None:
 
 def write_json(value: object, *, one_line: bool = False) -> None:
     """Print a result as JSON; on one line where many follow each other."""
+    write(_json(value, one_line=one_line))
+
+
+def _json(value: object, *, one_line: bool) -> str:
+    """Return JSON in which what could drive a terminal is escaped, C1 controls and marks of direction among it."""
     text = msgspec.json.encode(value)
-    write((text if one_line else msgspec.json.format(text, indent=2)).decode())
+    told = (text if one_line else msgspec.json.format(text, indent=2)).decode()
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", told)
 
 
 def note(text: str) -> None:
@@ -149,7 +157,7 @@ def warn(text: str) -> None:
 def show_problem(problem: Problem, *, as_json: bool) -> None:
     """Tell why a command failed, as one block on standard error."""
     if as_json:
-        sys.stderr.write(msgspec.json.format(msgspec.json.encode(problem), indent=2).decode() + "\n")
+        sys.stderr.write(_json(problem, one_line=False) + "\n")
         return
     lines = [Text.assemble(("error: ", "bold red"), (clean(problem.title), "bold"))]
     lines += [Text("  " + clean(line)) for line in problem.detail.splitlines() if line.strip()]

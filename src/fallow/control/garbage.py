@@ -14,8 +14,12 @@ def garbage_controller() -> Controller:
 
 
 async def trim_events(store: Store, cache: Cache) -> int:
-    """Delete the oldest events beyond KEEP_EVENTS and return how many; their ids sort by time."""
-    surplus = sorted(cache.records("events"))[:-KEEP_EVENTS]
+    """Delete the oldest events beyond KEEP_EVENTS and return how many.
+
+    The store's revision tells their age: it grows even when the clock that gives the ids is put back.
+    """
+    oldest_first = sorted((record.revision, id_) for id_, record in cache.records("events").items())
+    surplus = [id_ for _, id_ in oldest_first[:-KEEP_EVENTS]]
     for start in range(0, len(surplus), 500):
         await store.commit((), [Delete(f"events/{id_}") for id_ in surplus[start : start + 500]])
     return len(surplus)

@@ -4,6 +4,7 @@ Ten thousand nodes must not write ten thousand rows a second; only changes of st
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
@@ -31,12 +32,17 @@ class Link(Protocol):
 
 
 class Hub:
-    """Every open session by member id, and what was heard on it."""
+    """Every open session by member id, and what was heard on it.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `clock` gives UTC seconds, for people. `steady` gives seconds that nobody sets: silence is measured with it, or a
+    wall clock put forward by minutes would make everybody look dead.
+    """
+
+    def __init__(self, clock: Callable[[], float], steady: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._steady = steady
         self._links: dict[str, Link] = {}
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
         self._logs: dict[str, tuple[str, asyncio.Queue[LogChunk]]] = {}  # stream id -> member id, chunks
@@ -48,6 +54,7 @@ class Hub:
         self._links[link.member_id] = link
         if older is not None:
             older.close("a newer session took its place")
+            self._end_logs(link.member_id)
         self.heard(link.member_id)
         self._changed()
 
@@ -56,9 +63,7 @@ class Hub:
         if self._links.get(link.member_id) is not link:
             return
         del self._links[link.member_id]
-        for stream_id, (member_id, chunks) in list(self._logs.items()):
-            if member_id == link.member_id:
-                _offer(chunks, LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
+        self._end_logs(link.member_id)
 
     def link(self, member_id: str) -> Link | None:
         """Return the member's open session."""
@@ -74,15 +79,16 @@ class Hub:
 
     def heard(self, member_id: str) -> None:
         """Note a sign of life."""
-        self._seen[member_id] = self._clock()
+        self._seen[member_id] = (self._clock(), self._steady())
 
     def last_seen(self, member_id: str) -> float:
         """Return when the member was last heard, in UTC seconds; 0: never by this process."""
-        return self._seen.get(member_id, 0.0)
+        return self._seen.get(member_id, (0.0, 0.0))[0]
 
-    def all_last_seen(self) -> dict[str, float]:
-        """Return the last sign of life of every member heard by this process."""
-        return dict(self._seen)
+    def silences(self) -> dict[str, float]:
+        """Return for how many seconds nothing was heard of each member that this process has ever heard."""
+        now = self._steady()
+        return {member_id: now - at for member_id, (_, at) in self._seen.items()}
 
     def used(self, member_id: str, usage: Usage) -> None:
         """Note what a member uses."""
@@ -118,6 +124,12 @@ class Hub:
         if link is not None:
             link.close(reason, final=True)
 
+    def cut(self, member_id: str, reason: str) -> None:
+        """End a member's session; it may open another."""
+        link = self._links.get(member_id)
+        if link is not None:
+            link.close(reason)
+
     def log_chunk(self, member_id: str, chunk: LogChunk) -> None:
         """Hand lines of a log to whoever asked for them."""
         owner, chunks = self._logs.get(chunk.stream_id, ("", None))
@@ -147,6 +159,12 @@ class Hub:
             current = self._links.get(member_id)
             if current is not None:
                 current.send(CloseLog(stream_id=stream_id))
+
+    def _end_logs(self, member_id: str) -> None:
+        """End the streams of a session that is no more: nobody will send their rest."""
+        for stream_id, (owner, chunks) in self._logs.items():
+            if owner == member_id:
+                _offer(chunks, LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
 
     def _changed(self) -> None:
         for call in self.on_change:

@@ -1,6 +1,8 @@
-"""The loop that tells who is alive."""
+"""The loop that tells who is alive, and ends the sessions of those who are not."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -10,31 +12,46 @@ from fallow.control.settings import Settings
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
+from fallow.model.members import MemberState
 
 _log = structlog.get_logger("fallow.control")
 
 
-def members_controller(hub: Hub, settings: Settings, since: float, new_id: Callable[[], str]) -> Controller:
-    """Return the loop; `since`: when this process began to listen, in UTC seconds."""
-    outage_at = 0.0
+def members_controller(
+    hub: Hub, settings: Settings, new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic
+) -> Controller:
+    """Return the loop, which counts as watching from now on; `steady` gives seconds that nobody sets."""
+    began, outage_at = steady(), -math.inf
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
         nonlocal outage_at
+        at = steady()
         rules = Liveness(
             suspect_after_seconds=settings.suspect_after_seconds,
             dead_after_seconds=settings.dead_after_seconds,
-            watching_since=since,
-            outage_at=outage_at,
+            watching_since=now - (at - began),
+            outage_at=now - (at - outage_at),
         )
-        seen = hub.all_last_seen()
-        for gone in seen.keys() - snapshot.members.keys():
-            hub.forget(gone)
+        silences = hub.silences()
+        seen = {member_id: now - silence for member_id, silence in silences.items()}
         if in_outage(snapshot.members, seen, now, rules):
-            if now - outage_at > settings.dead_after_seconds:
+            if at - outage_at > settings.dead_after_seconds:
                 _log.warning("most members are silent at once; nobody is declared dead")
-            outage_at = now
+            outage_at = at
+        _end_sessions(hub, snapshot, silences, settings.dead_after_seconds)
         return judge(snapshot, seen, now, rules, new_id)
 
     controller = Controller(name="members", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide)
     hub.on_change.append(controller.wake)
     return controller
+
+
+def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
+    """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
+    for member_id in hub.connected() | silences.keys():
+        member = snapshot.members.get(member_id)
+        if member is None:
+            hub.disconnect(member_id, "this member was removed; join again with a new token")
+            hub.forget(member_id)
+        elif member.state is MemberState.DEAD and silences.get(member_id, 0.0) > dead_after_seconds:
+            hub.cut(member_id, "nothing was heard for too long")

@@ -38,7 +38,10 @@ class Observations:
         self._queue: asyncio.Queue[_Batch] = asyncio.Queue()
 
     def submit(self, node_id: str, observations: Sequence[Observation]) -> asyncio.Future[None]:
-        """Return a future that is done once `observations` of a node are stored, or were found to say nothing new."""
+        """Return a future that is done once `observations` of a node are stored, or were found to say nothing new.
+
+        It is cancelled when they cannot be taken in at all.
+        """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Batch(node_id=node_id, observations=observations, stored=stored))
         return stored
@@ -49,10 +52,22 @@ class Observations:
             batches = [await self._queue.get()]
             while not self._queue.empty():
                 batches.append(self._queue.get_nowait())
-            await self._take_in(batches)
+            try:
+                await self._take_in(batches)
+            except Exception:  # noqa: BLE001 - one node's words must not end the loop for all; it is logged whole
+                _log.exception("observations not taken in", nodes=sorted({batch.node_id for batch in batches}))
+                await self._one_by_one(batches)
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
+
+    async def _one_by_one(self, batches: Sequence[_Batch]) -> None:
+        """Take in all batches but those that fail by themselves."""
+        for batch in batches:
+            try:
+                await self._take_in([batch])
+            except Exception:  # noqa: BLE001 - as above
+                batch.stored.cancel()
 
     async def _take_in(self, batches: Sequence[_Batch]) -> None:
         """Store until nothing is left that a conflict kept out."""

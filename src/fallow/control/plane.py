@@ -64,7 +64,7 @@ class ControlPlane:
     def controllers(self) -> Sequence[Controller]:
         """Return every control loop."""
         return (
-            members_controller(self.hub, self.settings, self.clock(), new_id),
+            members_controller(self.hub, self.settings, new_id),
             deployments_controller(new_id),
             placement_controller(new_id),
             self.routes.controller(),
@@ -87,12 +87,16 @@ class ControlPlane:
             return "starting"
         return "the control loops have ended" if self._tasks.done() else None
 
+    async def ended(self) -> None:
+        """Return once the control loops have ended; by themselves they never should. Call it after `start`."""
+        if self._tasks is not None:
+            await asyncio.wait([self._tasks])
+
     async def stop(self) -> None:
         """Stop accepting, say goodbye, finish what is under way, close the store."""
         if self._listener is not None:
             self._listener.close()
-        for link in self.hub.links():
-            link.close("the control plane is stopping")
+        await self.sessions.stop("the control plane is stopping")
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.gather(self._tasks, return_exceptions=True)
@@ -101,11 +105,15 @@ class ControlPlane:
 
     async def _run(self) -> None:
         runner = Runner(self.cache, self.applier, self.controllers(), self.clock, self.registry)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(runner.run())
-            group.create_task(self.assignments.run())
-            group.create_task(self.observations.run())
-            group.create_task(self._trim())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(runner.run())
+                group.create_task(self.assignments.run())
+                group.create_task(self.observations.run())
+                group.create_task(self._trim())
+        except Exception:
+            _log.critical("the control loops have ended", exc_info=True)
+            raise
 
     async def _trim(self) -> None:
         while True:

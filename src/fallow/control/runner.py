@@ -19,6 +19,7 @@ from fallow.store.contract import StoreError
 _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 1.0
+AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
 
 
 @dataclass(kw_only=True)
@@ -93,6 +94,7 @@ class Runner:
     async def _once(self, controller: Controller) -> float:
         """Run one controller once and return after how many seconds to run it again at the latest."""
         controller.awake.clear()
+        pause = controller.every_seconds
         try:
             with self._seconds.labels(controller.name).time():
                 plan = controller.decide(self._cache.snapshot(), self._clock())
@@ -101,11 +103,11 @@ class Runner:
                 self._steps.labels(controller.name, "committed").inc(applied.committed)
                 self._steps.labels(controller.name, "dropped").inc(applied.dropped)
                 if applied.dropped:
-                    controller.wake()
+                    pause = min(pause, AGAIN_SECONDS)
         except StoreError as error:
             _log.warning("store refused a plan", loop=controller.name, error=str(error))
             return RETRY_SECONDS
         except Exception:  # noqa: BLE001 - one loop's bug must not stop the others; it is logged whole
             _log.exception("control loop failed; it is run again", loop=controller.name)
             return RETRY_SECONDS
-        return min(controller.every_seconds, plan.wake_after_seconds or controller.every_seconds)
+        return pause if plan.wake_after_seconds is None else min(pause, plan.wake_after_seconds)

@@ -8,7 +8,7 @@ import asyncio
 import asyncio.sslproto
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -44,13 +44,16 @@ from fallow.model.wire import (
 )
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Conflict
+from fallow.store.contract import Conflict, StoreError
 
 _log = structlog.get_logger("fallow.sessions")
 
 HELLO_SECONDS = 10.0
 SEND_BUFFER_BYTES = 32 * 1024 * 1024
 UNSTORED_BATCHES = 16
+MAX_VARIABLES = 64
+CLOSE_SECONDS = 5.0  # so long a peer may take to confirm the end of a connection
+STOP_SECONDS = 1.0
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
 # thousands of sessions that say a few hundred bytes a second.
@@ -70,19 +73,25 @@ class SessionLink:
 
     def __init__(self, member_id: str, writer: asyncio.StreamWriter) -> None:
         self.member_id = member_id
-        self.unstored: set[asyncio.Future[None]] = set()
+        self.unstored: dict[int, asyncio.Future[None]] = {}  # by the number of the batch
         self._writer = writer
 
     def send(self, frame: ToMember) -> None:
-        """Queue a frame; a member that does not read is cut off."""
+        """Queue a frame; a member that does not read is cut off, and so is one for which a frame is too large."""
         transport = self._writer.transport
         if transport.is_closing():
+            return
+        try:
+            data = encode_frame(frame)
+        except ValueError as error:
+            _log.error("frame not sent; the session is cut", member=self.member_id, error=str(error))
+            transport.abort()
             return
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES:
             _log.warning("member does not read; its session is cut", member=self.member_id)
             transport.abort()
             return
-        self._writer.write(encode_frame(frame))
+        self._writer.write(data)
 
     def close(self, reason: str, final: bool = False) -> None:
         """End the session; `final` tells the member not to come back."""
@@ -102,34 +111,72 @@ class Sessions:
     observations: Observations
     settings: Settings
     clock: Callable[[], float]
+    hello_seconds: float = HELLO_SECONDS
+    _serving: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
         """Start to accept sessions; `context` must demand a certificate of our CA."""
         return await asyncio.start_server(
-            self._serve, host, port, ssl=context, limit=64 * 1024, backlog=4096, ssl_handshake_timeout=HELLO_SECONDS
+            self._serve,
+            host,
+            port,
+            ssl=context,
+            limit=64 * 1024,
+            backlog=4096,
+            ssl_handshake_timeout=self.hello_seconds,
+            ssl_shutdown_timeout=CLOSE_SECONDS,
         )
 
+    async def stop(self, reason: str) -> None:
+        """Say goodbye on every session and wait a moment until they have ended; what is left then is cut."""
+        for link in self.hub.links():
+            link.close(reason)
+        if self._serving:
+            _, left = await asyncio.wait(self._serving, timeout=STOP_SECONDS)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link: SessionLink | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
-            link = await self._admit(reader, writer)
-            await self._converse(link, reader)
+            await self._hold(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError, ssl.SSLError):
+            pass  # it went away; how long it stays away is what counts
         except SessionRefused as refused:
             _log.info("session refused", reason=str(refused))
             writer.write(encode_frame(Reject(reason=str(refused), final=refused.final)))
-        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError, ssl.SSLError):
-            pass  # it went away; how long it stays away is what counts
+        except StoreError as error:
+            _log.warning("session ended by the store", error=str(error))
+            writer.write(encode_frame(Reject(reason="the store does not answer; try again")))
         except (msgspec.DecodeError, ValueError) as error:
-            _log.warning("session broke the protocol", member=link.member_id if link else "", error=str(error))
+            _log.warning("session broke the protocol", error=str(error))
+            writer.write(encode_frame(Reject(reason=f"the protocol was broken: {error}")))
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
-            if link is not None:
-                self.hub.closed(link)
-                self.assignments.closed(link)
+            self._serving.discard(task)
             writer.close()
 
-    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> SessionLink:
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hold one session, from its first frame to its end. Raises what ended it, but for a goodbye."""
+        member, hello = await self._admit(reader, writer)
+        link = SessionLink(member.id, writer)
+        try:
+            self._open(link, member, hello)
+            await self._converse(link, reader)
+        finally:
+            self.hub.closed(link)
+            self.assignments.closed(link)
+
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Member, Hello]:
+        """Return who it is and what it says at first. Raises SessionRefused."""
         member = self._member_of(writer)
-        async with asyncio.timeout(HELLO_SECONDS):
+        structlog.contextvars.bind_contextvars(member=member.id)  # every session is a task with a context of its own
+        async with asyncio.timeout(self.hello_seconds):
             hello = decode_from_member(await read_frame(reader))
         if not isinstance(hello, Hello):
             raise SessionRefused("the first frame must be a hello")
@@ -138,8 +185,13 @@ class Sessions:
                 f"the member speaks protocol {hello.protocol}, this control plane {PROTOCOL_VERSION}: "
                 "upgrade the older one"
             )
+        if len(hello.variables) > MAX_VARIABLES:
+            raise SessionRefused(f"a member has at most {MAX_VARIABLES} variables")
         await self._note_facts(member.id, hello)
-        link = SessionLink(member.id, writer)
+        return member, hello
+
+    def _open(self, link: SessionLink, member: Member, hello: Hello) -> None:
+        """Welcome the member, make its session known, and tell it what it should do."""
         link.send(
             Welcome(
                 member_id=member.id,
@@ -152,7 +204,6 @@ class Sessions:
         self.assignments.greet(link)
         if hello.observations and member.role is Role.NODE:
             self.observations.submit(member.id, hello.observations)
-        return link
 
     def _member_of(self, writer: asyncio.StreamWriter) -> Member:
         """Return the member that the peer's certificate names. Raises SessionRefused."""
@@ -211,13 +262,24 @@ class Sessions:
             raise ValueError("a session has one hello")
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:
-        """Store observations without holding up the heartbeats behind them, but for a member that sends too many."""
+        """Store observations without holding up the heartbeats behind them, but for a member that sends too many.
+
+        An agent repeats a batch until it is acknowledged; one that is already on its way to the store is not taken in
+        again, or a store that is slow for a while would silence honest members too.
+        """
+        if frame.batch in link.unstored:
+            return
         stored = self.observations.submit(link.member_id, frame.observations)
-        link.unstored.add(stored)
-        stored.add_done_callback(link.unstored.discard)
-        stored.add_done_callback(lambda _: link.send(ObservedAck(batch=frame.batch)))
+        link.unstored[frame.batch] = stored
+
+        def settled(future: asyncio.Future[None]) -> None:
+            del link.unstored[frame.batch]
+            if not future.cancelled():
+                link.send(ObservedAck(batch=frame.batch))
+
+        stored.add_done_callback(settled)
         if len(link.unstored) > UNSTORED_BATCHES:
-            await asyncio.wait(link.unstored, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(link.unstored.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def _renew(self, link: SessionLink, frame: RenewAsked) -> None:
         try:

@@ -35,6 +35,8 @@ class Settings:
             raise ValueError("heartbeat, suspect and dead times must be positive, and each longer than the one before")
         if min(self.certificate_seconds, self.join_token_seconds) <= 0 or self.drain_seconds < 0:
             raise ValueError("certificate and join token times must be positive, the drain time not negative")
+        if not 1 <= self.session_port <= 65535:
+            raise ValueError(f"members cannot open sessions at port {self.session_port}")
         first, last = self.host_ports.first, self.host_ports.last
         if not (1 <= first <= last <= 65535 and 1 <= self.host_ports_per_node <= last - first + 1):
             raise ValueError(f"host ports {first}-{last} do not hold {self.host_ports_per_node} ports for one node")

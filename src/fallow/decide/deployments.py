@@ -8,6 +8,8 @@ but its number is not given away until they have ended.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import heapify, heappop, heappush
 from math import ceil
 
 import msgspec
@@ -19,6 +21,7 @@ from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.meta import Reason
 
+CHANGES_AT_ONCE = 2000  # of one deployment; the rest follows in the next run, which can take back what is not begun
 UPDATE_SURGE = 0.25  # this share of a deployment, at least one replica, is renewed at a time
 
 _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -46,6 +49,7 @@ class _View:
     replicas: list[Replica]
     now: float
     new_id: Callable[[], str]
+    gone: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> replicas let go
     slots: dict[int, list[Replica]] = field(init=False)  # live replicas by slot, a replacement last
 
     def __post_init__(self) -> None:
@@ -55,7 +59,7 @@ class _View:
         for replica in sorted(live.values(), key=lambda found: (found.replaces in live, found.created_at, found.id)):
             self.slots[replica.slot].append(replica)
 
-    @property
+    @cached_property
     def failed_slots(self) -> set[int]:
         """Return slots whose replica of this generation has ended for good: trying again would not help."""
         return {
@@ -82,12 +86,12 @@ def _lost(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator
             continue
         why = "its node is dead" if node is not None else "its node was removed"
         for replica in replicas:
-            lost = _moved(replica, ReplicaState.LOST, now, Reason(code="NodeLost", text=why))
-            told = event(
-                new_id(), now, "loop:deployments", "replica", replica.id, replica.id, "ReplicaLost",
-                f"{replica.id} is lost: {why}", "warning",
-            )  # fmt: skip
-            yield Step(puts=(lost, told))
+            yield Step(puts=(_moved(replica, ReplicaState.LOST, now, Reason(code="NodeLost", text=why)),))
+        told = event(
+            new_id(), now, "loop:deployments", "member", node_id, node.name if node is not None else node_id,
+            "ReplicasLost", f"lost {_named([replica.id for replica in replicas])}: {why}", "warning",
+        )  # fmt: skip
+        yield Step(puts=(told,))
 
 
 def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
@@ -95,7 +99,8 @@ def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
     live = [replica for replicas in view.slots.values() for replica in replicas]
     reason = Reason(code="Deleted", text="its deployment is deleted")
     for replica in live:
-        yield from _retire(view, replica, reason)
+        yield _retire(view, replica, reason)
+    yield from _tell(view)
     if all(replica.ended for replica in view.replicas):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
         told = event(
@@ -108,41 +113,57 @@ def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
 def _changes(view: _View) -> Iterator[Step]:
     """Count first, then renew: a slot that goes away needs no replacement."""
     surplus = len(view.slots) - view.deployment.spec.replicas
-    gone = _victims(view, surplus) if surplus > 0 else []
+    gone = _victims(view, min(surplus, CHANGES_AT_ONCE)) if surplus > 0 else []
     for slot in gone:
         for replica in view.slots.pop(slot):
-            yield from _retire(view, replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
+            yield _retire(view, replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
     if surplus < 0:
         yield from _create_missing(view, -surplus)
     yield from _settle_moves(view)
     yield from _begin_moves(view)
+    yield from _tell(view)
 
 
 def _victims(view: _View, count: int) -> list[int]:
     """Choose the slots whose loss matters least: not yet running, unwell, on a bad or crowded node, youngest."""
     crowd = Counter(replica.node_id for replicas in view.slots.values() for replica in replicas)
-
-    def badness(slot: int) -> tuple[object, ...]:
-        best = max(view.slots[slot], key=lambda found: (found.healthy, found.state is ReplicaState.RUNNING))
-        node = view.members.get(best.node_id)
-        unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
-        return (
-            best.state is ReplicaState.PENDING, not best.healthy, unwell, view.outdated(best),
-            crowd[best.node_id], best.created_at, slot,
-        )  # fmt: skip
-
+    classes: dict[tuple[bool, ...], dict[str, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
+    for slot, replicas in view.slots.items():
+        best = max(replicas, key=lambda found: (found.healthy, found.state is ReplicaState.RUNNING))
+        classes[_badness(view, best)][best.node_id].append((best.created_at, slot))
     chosen: list[int] = []
-    for _ in range(count):
-        worst = max((slot for slot in view.slots if slot not in chosen), key=badness)
-        crowd.subtract(replica.node_id for replica in view.slots[worst])
-        chosen.append(worst)
+    for badness in sorted(classes, reverse=True):
+        chosen.extend(_from_the_most_crowded(classes[badness], crowd, count - len(chosen)))
     return chosen
+
+
+def _badness(view: _View, replica: Replica) -> tuple[bool, ...]:
+    """Return why a replica would not be missed, the weightiest reason first."""
+    node = view.members.get(replica.node_id)
+    unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
+    return replica.state is ReplicaState.PENDING, not replica.healthy, unwell, view.outdated(replica)
+
+
+def _from_the_most_crowded(by_node: dict[str, list[tuple[float, int]]], crowd: Counter[str], count: int) -> list[int]:
+    """Take `count` slots, the youngest of whichever node has the most replicas at that moment; `crowd` is kept true."""
+    for found in by_node.values():
+        found.sort()
+    queue = [(-crowd[node_id], node_id) for node_id in by_node]
+    heapify(queue)
+    taken: list[int] = []
+    while queue and len(taken) < count:
+        _, node_id = heappop(queue)
+        taken.append(by_node[node_id].pop()[1])
+        crowd[node_id] -= 1
+        if by_node[node_id]:
+            heappush(queue, (-crowd[node_id], node_id))
+    return taken
 
 
 def _create_missing(view: _View, count: int) -> Iterator[Step]:
     """Create replicas in the lowest free slots; a slot that failed for good stays empty and counts as filled."""
     taken = {replica.slot for replica in view.replicas if not replica.ended} | view.failed_slots
-    count -= len(view.failed_slots - set(view.slots))
+    count = min(count - len(view.failed_slots - set(view.slots)), CHANGES_AT_ONCE)
     slot = 0
     while count > 0:
         if slot not in taken:
@@ -159,12 +180,12 @@ def _settle_moves(view: _View) -> Iterator[Step]:
         new = replicas[-1]
         for old in replicas[:-1]:
             if new.healthy:
-                yield from _retire(view, old, Reason(code="Replaced", text=f"{new.id} has taken over"))
+                yield _retire(view, old, Reason(code="Replaced", text=f"{new.id} has taken over"))
             elif not view.leaves_its_node(old) and not view.outdated(old):
-                yield from _retire(view, new, Reason(code="NotNeeded", text=f"{old.id} may stay after all"))
+                yield _retire(view, new, Reason(code="NotNeeded", text=f"{old.id} may stay after all"))
                 break
             elif view.leaves_its_node(new) or view.outdated(new):
-                yield from _retire(view, new, Reason(code="NotNeeded", text="it would have to move on at once"))
+                yield _retire(view, new, Reason(code="NotNeeded", text="it would have to move on at once"))
                 break
 
 
@@ -178,7 +199,7 @@ def _begin_moves(view: _View) -> Iterator[Step]:
             continue
         if owner.state is ReplicaState.PENDING:
             if view.outdated(owner):
-                yield from _retire(view, owner, Reason(code="Outdated", text="a newer generation is wanted"))
+                yield _retire(view, owner, Reason(code="Outdated", text="a newer generation is wanted"))
         elif view.leaves_its_node(owner):
             yield Step(puts=(_new_replica(view, slot, owner.id),), guards=(view.deployment, owner))
         elif view.outdated(owner) and allowed > 0:
@@ -203,15 +224,28 @@ def _new_replica(view: _View, slot: int, replaces: str = "") -> Replica:
     )
 
 
-def _retire(view: _View, replica: Replica, reason: Reason) -> Iterator[Step]:
+def _retire(view: _View, replica: Replica, reason: Reason) -> Step:
     """Let a live replica go: at once when it has no node yet, by way of the gateways otherwise."""
     pending = replica.state is ReplicaState.PENDING
+    view.gone[reason.text].append(replica.id)
     after = ReplicaState.STOPPED if pending else ReplicaState.LEAVING
-    told = event(
-        view.new_id(), view.now, "loop:deployments", "replica", replica.id, replica.id, f"Replica{after.title()}",
-        f"{replica.id} goes: {reason.text}",
-    )  # fmt: skip
-    yield Step(puts=(_moved(replica, after, view.now, reason), told))
+    return Step(puts=(_moved(replica, after, view.now, reason),))
+
+
+def _tell(view: _View) -> Iterator[Step]:
+    """Tell which replicas go, in one event for each reason."""
+    path = view.deployment.path
+    for why, ids in view.gone.items():
+        text = f"{_named(ids)} of {path}: {why}"
+        told = event(
+            view.new_id(), view.now, "loop:deployments", "deployment", view.deployment.id, path, "ReplicasLeaving", text
+        )
+        yield Step(puts=(told,))
+
+
+def _named(ids: list[str]) -> str:
+    """Name a few replicas, and count many."""
+    return ", ".join(ids) if len(ids) <= 3 else f"{len(ids)} replicas ({', '.join(ids[:3])} ...)"
 
 
 def _moved(replica: Replica, state: ReplicaState, now: float, reason: Reason) -> Replica:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica
+from fallow.model.tokens import ApiToken, JoinToken
 
 KEEP_ENDED_SECONDS = 3600.0
 KEEP_ENDED_PER_DEPLOYMENT = 20
@@ -21,10 +22,11 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         oldest = deployment.generation - KEEP_GENERATIONS if deployment is not None else 0
         if template.id not in used and (deployment is None or template.generation < oldest):
             steps.append(Step(deletes=(template,)))
+    tokens: list[JoinToken | ApiToken] = [*snapshot.join_tokens.values(), *snapshot.api_tokens.values()]
     steps.extend(
         Step(deletes=(token,))
-        for token in snapshot.join_tokens.values()
-        if now - token.expires_at > KEEP_TOKENS_SECONDS
+        for token in tokens
+        if token.expires_at is not None and now - token.expires_at > KEEP_TOKENS_SECONDS
     )
     return Plan(steps=steps)
 

@@ -72,8 +72,8 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
     counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at)
     if silence <= rules.suspect_after_seconds * factor:
         return member.state, member.state_reason
+    if member.state is MemberState.READY:  # also when we were held up for so long that it might be dead
+        return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"
     if counted > rules.dead_after_seconds * factor and not outage:
         return MemberState.DEAD, f"no sign of life for {format_duration(silence)}; its replicas are replaced"
-    if member.state is MemberState.SUSPECT:
-        return MemberState.SUSPECT, member.state_reason
-    return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"
+    return member.state, member.state_reason

@@ -20,6 +20,7 @@ from fallow.model.routes import BackendStats, ProxyReport, ProxyState, RouteView
 from fallow.model.wire import Usage
 
 _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
+_MAX_COUNT = 2**53  # every reader of JSON has integers up to here
 _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 
 
@@ -131,13 +132,18 @@ def route_views(
                     deployment=deployment.name,
                     port=route.port,
                     endpoints=endpoints.get(key, 0),
-                    requests=sum(backend.requests for _, backend in told),
-                    errors_5xx=sum(backend.errors_5xx for _, backend in told),
+                    requests=_total(backend.requests for _, backend in told),
+                    errors_5xx=_total(backend.errors_5xx for _, backend in told),
                     gateways=tuple(sorted(name for name, _ in told)),
                     conflict=conflicts.get((deployment.path, route), ""),
                 )
             )
     return tuple(views)
+
+
+def _total(counters: Iterable[int]) -> int:
+    """Return a sum that JSON can hold, whatever gateways say."""
+    return max(0, min(_MAX_COUNT, sum(counters)))
 
 
 def _address(route: RouteSpec) -> str:

@@ -112,7 +112,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     exit_code: int | None = None
     message: Annotated[str, msgspec.Meta(max_length=2048)] = ""
-    at: float = 0.0
+    at: Annotated[float, msgspec.Meta(ge=0, le=2**53)] = 0.0  # bounded: JSON has neither NaN nor infinity
 
 
 class Replica(Record, frozen=True, kw_only=True):

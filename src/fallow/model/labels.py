@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-KEY_PATTERN = r"^[a-z0-9A-Z]([a-z0-9A-Z._/-]{0,61}[a-z0-9A-Z])?$"
-VALUE_PATTERN = r"^([a-z0-9A-Z]([a-z0-9A-Z._-]{0,61}[a-z0-9A-Z])?)?$"
+# `$` alone would also match before a newline at the end.
+KEY_PATTERN = r"^[a-z0-9A-Z]([a-z0-9A-Z._/-]{0,61}[a-z0-9A-Z])?$(?!\n)"
+VALUE_PATTERN = r"^([a-z0-9A-Z]([a-z0-9A-Z._-]{0,61}[a-z0-9A-Z])?)?$(?!\n)"
 LabelKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
 LabelValue = Annotated[str, msgspec.Meta(pattern=VALUE_PATTERN)]
 Labels = Annotated[dict[LabelKey, LabelValue], msgspec.Meta(max_length=64)]

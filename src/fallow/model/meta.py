@@ -6,7 +6,8 @@ from typing import Annotated
 import msgspec
 
 # A DNS label (RFC 1123), kept to 40 characters so that names made from it still fit in 63.
-NAME_PATTERN = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
+# `$` alone would also match before a newline at the end.
+NAME_PATTERN = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$(?!\n)"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="A DNS label of at most 40 characters")]
 _NAME = re.compile(NAME_PATTERN + r"\Z")
 

@@ -36,9 +36,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """One sample of what a machine uses."""
 
-    cpus: float = 0.0
-    memory_bytes: int = 0
-    disk_free_bytes: int = 0
+    cpus: Annotated[float, msgspec.Meta(ge=0, le=65536)] = 0.0  # bounded: JSON has neither NaN nor infinity
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     containers: int = 0
 
 
@@ -52,7 +52,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     agent_version: str
     boot_id: str
     facts: Facts
-    variables: tuple[Variable, ...] = ()
+    variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=64)] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
 
 

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fallow.cli.failures import Exit
 from fallow.cli.launchers import ServerOptions
 from fallow.wiring.addresses import EVERY_ADDRESS, bracketed, listener, primary_address, split_address
 from fallow.wiring.logs import say
@@ -24,17 +25,35 @@ Beside = Callable[["ControlPlane", str], Coroutine[Any, Any, int]]
 
 
 async def serve(options: ServerOptions, stop: asyncio.Event, beside: Beside | None = None) -> int:
-    """Run a control plane until `stop`; `beside` is run with it, told its address, and gives the exit code."""
+    """Run a control plane until `stop`; `beside` is run with it, told its address, and gives the exit code.
+
+    When the control loops or the API end by themselves all of it ends, with the exit code of a failure: whoever
+    supervises this process should start it anew rather than let it go on half dead.
+    """
     with listener(*split_address(options.listen)) as door:
         async with control_plane(options) as (plane, api):
             serving = asyncio.create_task(api.serve(sockets=[door]), name="api")
             work = beside(plane, plane.settings.public_url) if beside is not None else _wait(stop)
             working = asyncio.create_task(work, name="beside")
-            await asyncio.wait({serving, working}, return_when=asyncio.FIRST_COMPLETED)
+            loops = asyncio.create_task(plane.ended(), name="loops")
+            await asyncio.wait({serving, working, loops}, return_when=asyncio.FIRST_COMPLETED)
+            broken = [part for part, task in (("control loops", loops), ("API", serving)) if task.done()]
             stop.set()
             api.should_exit = True
-            await serving
-            return await working
+            loops.cancel()
+            outcomes = await asyncio.gather(serving, working, return_exceptions=True)
+    return _exit_code(broken, outcomes)
+
+
+def _exit_code(broken: Sequence[str], outcomes: Sequence[object]) -> int:
+    """Return what the process ends with, once all of it has ended. Raises what a part has raised."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    if broken:
+        say(f"The {' and the '.join(broken)} ended unexpectedly; the log says why.")
+        return Exit.FAILED
+    return next(code for code in outcomes if isinstance(code, int))
 
 
 @contextlib.asynccontextmanager

@@ -70,13 +70,16 @@ async def _tell_when_ready(plane: "ControlPlane", http_port: int) -> None:
     """Say what can be done now, once node and gateway are ready."""
     from fallow.model.members import MemberState
 
-    async with asyncio.timeout(READY_SECONDS):
-        changes = plane.cache.subscribe()
-        try:
+    changes = plane.cache.subscribe()
+    try:
+        async with asyncio.timeout(READY_SECONDS):
             while sum(found.state is MemberState.READY for found in plane.cache.snapshot().members.values()) < 2:
-                await anext(aiter(changes))
-        finally:
-            changes.close()
+                await anext(changes)
+    except TimeoutError:
+        say(f"Node and gateway are not ready after {READY_SECONDS:.0f} s; `fallow node list` and the log may say why.")
+        return
+    finally:
+        changes.close()
     say(
         f"Ready. This machine runs containers and serves them at http://localhost:{http_port} (names under .localhost "
         "lead here).\nIn another terminal: fallow deploy compose.yaml\n"

@@ -161,7 +161,8 @@ async def test_watch_of_the_future_is_refused(rig: Rig, monkeypatch: pytest.Monk
 async def test_streams_are_bounded(make_rig: Callable[..., Any]) -> None:
     async with make_rig(limits=Limits(max_streams=1)) as rig, serving(rig) as client:
         async with client.stream("GET", "/v1/watch") as answer:
-            await anext(events_of(answer))
+            events = events_of(answer)  # kept: an iterator that is dropped closes the answer
+            await anext(events)
             problem(await rig.call("GET", "/v1/watch"), 503, "too-many-streams")
         await until(lambda: rig.services.limits.streams == 0)
 

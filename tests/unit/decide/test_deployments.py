@@ -3,7 +3,7 @@
 import msgspec
 from records import NOW, applied, deployment, ids, member, puts, replica, snapshot, template
 
-from fallow.decide.deployments import reconcile
+from fallow.decide.deployments import CHANGES_AT_ONCE, reconcile
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.members import MemberState, Scheduling
@@ -133,3 +133,21 @@ def test_new_replicas_are_guarded_by_their_deployment() -> None:
     web = deployment(replicas=1)
     (step,) = reconcile(snapshot(A, web), NOW, ids()).steps
     assert [type(record) for record in step.guards] == [Deployment]
+
+
+def test_a_huge_change_is_made_in_portions() -> None:
+    few = deployment(replicas=2)
+    many = [
+        replica(
+            few,
+            slot,
+            ReplicaState.RUNNING if slot % 2 else ReplicaState.PENDING,
+            node_id=f"n-{slot % 100}" * (slot % 2),
+        )
+        for slot in range(20_000)
+    ]
+    gone = by_state(run(snapshot(*(member(str(n), id=f"n-{n}") for n in range(100)), few, *many)))
+    assert list(gone) == ["stopped"], "what is not yet running goes first"
+    assert len(gone["stopped"]) == CHANGES_AT_ONCE
+    lots = deployment(replicas=100_000)
+    assert len(run(snapshot(A, lots))) == CHANGES_AT_ONCE

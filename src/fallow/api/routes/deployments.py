@@ -50,9 +50,10 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
 async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]) -> DeployResult:
     """Make a Compose file the wish of its project, all of it or nothing; with `dry_run` only tell what would happen."""
     # A large file takes a second to read; everybody else need not wait for it.
-    application = await asyncio.to_thread(
-        parse_compose, data.compose, project=data.project, variables=data.variables, env_files=data.env_files
-    )
+    async with services.reading:
+        application = await asyncio.to_thread(
+            parse_compose, data.compose, project=data.project, variables=data.variables, env_files=data.env_files
+        )
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, Changes]:
@@ -63,7 +64,8 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
         done = await commit_again(services.applier, decide)
     items = done.items
     if data.dry_run:
-        items = await asyncio.to_thread(_foretold, services.cache.snapshot(), application, items, services.clock())
+        async with services.reading:
+            items = await asyncio.to_thread(_foretold, services.cache.snapshot(), application, items, services.clock())
     return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
 
 

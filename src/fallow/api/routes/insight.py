@@ -16,6 +16,7 @@ from fallow.decide.routes import conflicts, render
 from fallow.decide.views import route_views
 from fallow.model.deployments import Explanation
 from fallow.model.events import Event
+from fallow.model.members import Role
 from fallow.model.tokens import ApiRole
 
 
@@ -40,7 +41,8 @@ async def explain_subject(services: Needs, subject: Annotated[str, QueryParamete
 async def list_routes(services: Needs) -> RouteList:
     """List every route with what all gateways count for it, and why it is not served when it is not."""
     snapshot = services.cache.snapshot()
-    reports = {id_: report for id_ in snapshot.members if (report := services.hub.proxy_report(id_)) is not None}
+    gateways = [found.id for found in snapshot.members.values() if found.role is Role.GATEWAY]
+    reports = {id_: report for id_ in gateways if (report := services.hub.proxy_report(id_)) is not None}
     return RouteList(
         revision=services.cache.revision,
         items=route_views(snapshot, reports, render(snapshot), conflicts(snapshot)),

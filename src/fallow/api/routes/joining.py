@@ -24,7 +24,6 @@ async def ca(services: Needs) -> str:
 @post("/v1/join", request_max_body_size=MAX_BODY, security=[{}])
 async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[JoinRequest]) -> Identity:
     """Become a member with a join token. The same token and key again give the same member."""
-    check_rate(services.limits.joins, request)
     try:
         return await services.admission.join(data, source_of(request))
     except Refused as refused:
@@ -35,7 +34,6 @@ async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[
 @post("/v1/renew", status_code=200, request_max_body_size=MAX_BODY, security=[{}])
 async def renew(services: Needs, request: Request[Any, Any, Any], data: JSONBody[RenewRequest]) -> Identity:
     """Get a new certificate; the request's signature proves possession of the member's key."""
-    check_rate(services.limits.joins, request)
     try:
         return await services.admission.renew(data)
     except Refused as refused:
@@ -44,7 +42,11 @@ async def renew(services: Needs, request: Request[Any, Any, Any], data: JSONBody
 
 
 def _count(services: Needs, request: Request[Any, Any, Any], refused: Refused) -> None:
-    """Count a guess. Raises RefusedWith (429) when there were too many."""
+    """Count what was refused. Raises RefusedWith (429) when it was too much.
+
+    Who proves to be somebody always passes: a machine must not be locked out by another behind the same address.
+    """
+    check_rate(services.limits.joins, request)
     if refused.problem.type in _GUESSES:
         check_rate(services.limits.failures, request)
 

@@ -17,6 +17,7 @@ from fallow.model.meta import is_name
 
 DEFAULT_PROJECT = "default"
 MAX_SERVICES = 500
+MAX_REPLICAS = 100_000  # of all services together
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -123,6 +124,9 @@ def _services(field: Field, draft: _File) -> None:
             continue
         draft.deployments.append((name, spec))
         claims.append((service, spec.routes))
+    asked = sum(spec.replicas for _, spec in draft.deployments)
+    if asked > MAX_REPLICAS:
+        field.error(f"ask for {asked} replicas together; one file may have {MAX_REPLICAS}")
     check_addresses(claims, field.problems)
 
 

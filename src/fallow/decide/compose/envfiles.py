@@ -68,7 +68,8 @@ class EnvFiles:
 
     def _parse_env(self, text: str) -> Entries:
         found, missing = parse_env(text, self.variables)
-        self.missing += [name for name in missing if name not in self.missing]
+        known = set(self.missing)
+        self.missing += [name for name in missing if name not in known]
         return found
 
 

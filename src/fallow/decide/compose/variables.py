@@ -36,6 +36,7 @@ class Interpolator:
 
     variables: Mapping[str, str]
     missing: list[str] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set)  # what is in `missing`: a file may name a great many
     _left: int = MAX_CHARACTERS
 
     def text(self, text: str) -> str:
@@ -68,7 +69,8 @@ class Interpolator:
                 if has and value is not None:
                     return value
                 raise Refusal(f"the variable {reference.name} is required: {self._join(reference.parts) or 'not set'}")
-        if value is None and reference.name not in self.missing:
+        if value is None and reference.name not in self._known:
+            self._known.add(reference.name)
             self.missing.append(reference.name)
         return value or ""
 

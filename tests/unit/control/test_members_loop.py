@@ -1,0 +1,171 @@
+"""Who is alive, told by a clock that nobody sets; and the sessions of those who are not."""
+
+import itertools
+
+import msgspec
+from control_rig import Stored, storing
+from records import NOW, member
+from test_hub import Line
+
+from fallow.control.hub import Hub
+from fallow.control.members import members_controller
+from fallow.control.settings import Settings
+from fallow.model.members import Member, MemberState
+
+FLEET = [member(name, revision=0) for name in "abcd"]
+READY, SUSPECT, DEAD = MemberState.READY, MemberState.SUSPECT, MemberState.DEAD
+
+
+class Rig:
+    """The loop with two clocks of the test: `wall` is what people see, `steady` what has really passed."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.wall = NOW
+        self.steady = 50.0
+        self.hub = Hub(lambda: self.wall, lambda: self.steady)
+        numbers = itertools.count()
+        self.controller = members_controller(self.hub, Settings(), lambda: f"e{next(numbers)}", lambda: self.steady)
+
+    def pass_time(self, seconds: float, *silent: str) -> None:
+        """Let time pass, with heartbeats of all but the silent ones at its end."""
+        self.wall += seconds
+        self.steady += seconds
+        self.beat(*silent)
+
+    def beat(self, *silent: str) -> None:
+        for known in FLEET:
+            if known.name not in silent:
+                self.hub.heard(known.id)
+
+    async def judge(self) -> dict[str, MemberState]:
+        """Run the loop once, and return who is not ready."""
+        plan = self.controller.decide(self.stored.cache.snapshot(), self.wall)
+        assert (await self.stored.applier.apply(plan)).dropped == 0
+        members = self.stored.cache.snapshot().members.values()
+        return {found.name: found.state for found in members if found.state is not READY}
+
+
+async def test_silence_makes_suspect_then_dead_and_a_sign_of_life_ready() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        assert await rig.judge() == {}
+        rig.pass_time(3.5, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(5.0, "a")
+        assert await rig.judge() == {"a": DEAD}
+        rig.beat()
+        assert await rig.judge() == {}
+        assert stored.member("n-a").state_since == rig.wall
+
+
+async def test_a_wall_clock_that_jumps_changes_nobody() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        for jump in (600.0, -1200.0, 86400.0):
+            rig.pass_time(1.0)
+            rig.wall += jump
+            assert await rig.judge() == {}, jump
+
+
+async def test_a_wall_clock_that_jumps_back_hides_no_death() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        rig.wall -= 3600.0
+        rig.pass_time(4.0, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        rig.wall -= 3600.0
+        rig.pass_time(5.0, "a")
+        assert await rig.judge() == {"a": DEAD}
+
+
+async def test_nobody_is_dead_before_it_was_suspect() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        rig.pass_time(60.0, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        assert await rig.judge() == {"a": DEAD}
+
+
+async def test_an_outage_of_ours_kills_nobody_and_silence_counts_from_its_end() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        everybody = [known.name for known in FLEET]
+        for _ in range(100):
+            rig.pass_time(1.0, *everybody)
+            assert DEAD not in (await rig.judge()).values()
+        rig.wall -= 500.0
+        rig.beat("a")
+        assert await rig.judge() == {"a": SUSPECT}
+        for _ in range(7):
+            rig.pass_time(1.0, "a")
+            assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(2.0, "a")
+        assert await rig.judge() == {"a": DEAD}
+
+
+async def test_after_a_start_those_not_yet_heard_get_time() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.wall += 10_000.0
+        rig.beat("a")
+        assert await rig.judge() == {}
+        rig.pass_time(8.5, "a")
+        assert await rig.judge() == {}
+        rig.pass_time(1.0, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(14.0, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(1.0, "a")
+        assert await rig.judge() == {"a": DEAD}
+
+
+async def test_the_session_of_a_dead_member_is_cut_and_it_may_come_back() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        lines = {known.id: Line(known.id) for known in FLEET}
+        for line in lines.values():
+            rig.hub.open(line)
+        rig.pass_time(4.0, "a")
+        await rig.judge()
+        rig.pass_time(5.0, "a")
+        await rig.judge()
+        assert not lines["n-a"].ended
+        await rig.judge()
+        assert [final for _, final in lines["n-a"].ended] == [False]
+        rig.hub.closed(lines["n-a"])
+        again = Line("n-a")
+        rig.hub.open(again)
+        await rig.judge()
+        assert not any(line.ended for line in (again, lines["n-b"], lines["n-c"]))
+        assert stored.member("n-a").state is READY
+
+
+async def test_what_is_open_to_a_removed_member_is_closed_for_good() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        line = Line("n-a")
+        rig.hub.open(line)
+        await stored.delete(stored.member("n-a"))
+        await rig.judge()
+        assert [final for _, final in line.ended] == [True]
+        assert "n-a" not in rig.hub.silences()
+
+
+async def test_a_change_from_elsewhere_is_not_overwritten() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        rig.pass_time(4.0, "a")
+        plan = rig.controller.decide(stored.cache.snapshot(), rig.wall)
+        await stored.write(msgspec.structs.replace(stored.member("n-a"), labels={"zone": "a"}))
+        assert (await stored.applier.apply(plan)).dropped == 1
+        assert await rig.judge() == {"a": SUSPECT}
+        found = stored.cache.get("members", "n-a")
+        assert isinstance(found, Member)
+        assert found.labels == {"zone": "a"}
