@@ -178,6 +178,7 @@ def _owned(folder: Path) -> bool:
 def _remove(folder: Path) -> None:
     """End the processes, then remove networks, cgroups and at last the folder, whose name held the claim."""
     _kill_processes(folder)
+    _kill_daemons(folder)
     name = "fw" + folder.name.removeprefix(_PREFIX)
     for namespace in sorted(entry.name for entry in Path("/run/netns").glob(name + "*")):
         if namespace == name or namespace.startswith(name + "-"):
@@ -186,6 +187,14 @@ def _remove(folder: Path) -> None:
     with suppress(TestbedError):
         processes.wait_until(lambda: _remove_cgroups(folder), 5, "cgroups of ended containers")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_daemons(folder: Path) -> None:
+    """End what left its parent behind and still works in the folder: a HAProxy outlives the agent that was killed."""
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if entry.readlink().is_relative_to(folder):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def _kill_processes(folder: Path) -> None:

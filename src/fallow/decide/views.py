@@ -15,7 +15,7 @@ from fallow.model.deployments import (
     ReplicaView,
     RouteSpec,
 )
-from fallow.model.members import Member, MemberView
+from fallow.model.members import HTTP_PORT_VARIABLE, Member, MemberView, Role
 from fallow.model.routes import BackendStats, ProxyReport, ProxyState, RouteView
 from fallow.model.wire import Usage
 
@@ -120,6 +120,7 @@ def route_views(
         for backend in report.backends if gateway is not None else ():
             stats.setdefault(backend.key, []).append((gateway.name if gateway is not None else "", backend))
     views = []
+    port = _http_port(snapshot)
     for deployment in sorted(snapshot.deployments.values(), key=lambda found: found.path):
         for route in () if deployment.deleting else deployment.spec.routes:
             key = f"{deployment.path}:{route.port}"
@@ -127,7 +128,7 @@ def route_views(
             views.append(
                 RouteView(
                     kind=route.kind,
-                    address=_address(route),
+                    address=_address(route, port),
                     project=deployment.project,
                     deployment=deployment.name,
                     port=route.port,
@@ -146,9 +147,17 @@ def _total(counters: Iterable[int]) -> int:
     return max(0, min(_MAX_COUNT, sum(counters)))
 
 
-def _address(route: RouteSpec) -> str:
+def _http_port(snapshot: Snapshot) -> str:
+    """Return what a URL needs so that it leads to the gateways: `:8080` when all of them say so, else nothing."""
+    gateways = [member for member in snapshot.members.values() if member.role is Role.GATEWAY]
+    told = {found.value for member in gateways for found in member.variables if found.name == HTTP_PORT_VARIABLE}
+    port = told.pop() if len(told) == 1 else ""
+    return f":{port}" if port.isascii() and port.isdigit() and port != "80" and len(port) <= 5 else ""
+
+
+def _address(route: RouteSpec, http_port: str) -> str:
     if route.kind == "http":
-        return f"http://{route.host or '*'}{route.path}"
+        return f"http://{route.host or '*'}{http_port}{route.path}"
     return f"tcp port {route.listen or route.port}"
 
 
@@ -208,7 +217,8 @@ def _why(replicas: Iterable[Replica]) -> str:
         elif replica.reason is not None and replica.state is ReplicaState.FAILED:
             reasons[replica.reason.text] += 1
         elif seen is not None:
-            reasons[f"{seen.activity}, {seen.health}" + (f": {seen.message}" if seen.message else "")] += 1
+            health = f", {seen.health}" if seen.health is not Health.UNKNOWN else ""
+            reasons[f"{seen.activity}{health}" + (f": {seen.message}" if seen.message else "")] += 1
         else:
             reasons["its node has not started it yet"] += 1
     return reasons.most_common(1)[0][0]

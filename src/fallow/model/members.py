@@ -8,6 +8,9 @@ import msgspec
 from fallow.model.labels import Labels, Variable
 from fallow.model.meta import Name, Record
 
+# What gateways report so that addresses can be shown as a person has to write them.
+HTTP_PORT_VARIABLE = "http.port"
+
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 ShortText = Annotated[str, msgspec.Meta(max_length=256)]
 

@@ -35,7 +35,11 @@ async def everything(options: UpOptions, stop: asyncio.Event) -> int:
     )
     join = JoinOptions(data=options.data / "node", engine=engine.url, log=options.log)
     serve_http = GatewayOptions(
-        data=options.data / "gateway", http_port=options.http_port, haproxy=options.haproxy, log=options.log
+        data=options.data / "gateway",
+        name="gateway",
+        http_port=options.http_port,
+        haproxy=options.haproxy,
+        log=options.log,
     )
     await haproxy_of(serve_http).version()
 

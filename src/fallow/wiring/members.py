@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fallow.cli.failures import Exit, Failure
 from fallow.cli.launchers import GatewayOptions, JoinOptions, MemberOptions
 from fallow.model.labels import Variable
-from fallow.model.members import Role
+from fallow.model.members import HTTP_PORT_VARIABLE, Role
 from fallow.wiring.logs import say
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
     if options.install:
         return _install(options, ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy])
     try:
-        await GatewayAgent(proxy, options.data, identity, variables=_variables(options)).run(stop)
+        port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port))
+        await GatewayAgent(proxy, options.data, identity, variables=(*_variables(options), port)).run(stop)
     finally:
         # As a service, a restart must not interrupt requests: the next agent adopts the proxy left running.
         await (proxy.release() if "INVOCATION_ID" in os.environ else proxy.stop())
