@@ -187,12 +187,17 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
     options = parser.parse_args()
     if missing := [name for name in ("haproxy", "wrk") if shutil.which(name) is None]:
         sys.stderr.write(f"not installed: {', '.join(missing)}\n")
         return 1
-    json.dump(asyncio.run(measure(options.runs, options.seconds, options.connections)), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    figures = asyncio.run(measure(options.runs, options.seconds, options.connections))
+    text = json.dumps(figures, indent=2) + "\n"
+    if options.json:
+        options.json.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
     return 0
 
 

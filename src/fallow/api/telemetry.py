@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from litestar.enums import ScopeType
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from fallow.control.ids import new_id
@@ -54,7 +55,7 @@ class Telemetry:
 
         try:
             body = Body(receive, lambda: status != 0)
-            await self._app(scope, body.receive if scope["type"] == "http" else receive, send_with_id)
+            await self._app(scope, body.receive if scope["type"] == ScopeType.HTTP else receive, send_with_id)
         except Exception as error:
             # The answer had begun, so its status stands; the server breaks the connection off.
             _log.error("answer broken off", request_id=request_id, exc_info=error)

@@ -113,6 +113,7 @@ class Sessions:
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
     _serving: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
         """Start to accept sessions; `context` must demand a certificate of our CA."""
@@ -129,6 +130,7 @@ class Sessions:
 
     async def stop(self, reason: str) -> None:
         """Say goodbye on every session and wait a moment until they have ended; what is left then is cut."""
+        self._stopping.set()
         for link in self.hub.links():
             link.close(reason)
         if self._serving:
@@ -139,7 +141,9 @@ class Sessions:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        if task is None or self._stopping.is_set():  # a handshake that was under way when the listener closed
+            writer.transport.abort()
+            return
         self._serving.add(task)
         try:
             await self._hold(reader, writer)

@@ -4,7 +4,7 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack. The member
 the control plane answers Welcome or Reject. Everything after is idempotent: a frame may arrive twice.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -52,7 +52,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     agent_version: str
     boot_id: str
     facts: Facts
-    variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=64)] = ()
+    variables: tuple[Variable, ...] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
 
 
@@ -160,6 +160,8 @@ class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
 FromMember = Hello | Heartbeat | Observed | ProxyReported | LogChunk | RenewAsked | Goodbye
 ToMember = Welcome | Reject | Assign | SetProxy | ObservedAck | OpenLog | CloseLog | Renewed | Goodbye
 
+T = TypeVar("T")
+
 _encoder = msgspec.msgpack.Encoder()
 _from_member: msgspec.msgpack.Decoder[FromMember] = msgspec.msgpack.Decoder(FromMember)
 _to_member: msgspec.msgpack.Decoder[ToMember] = msgspec.msgpack.Decoder(ToMember)
@@ -176,11 +178,18 @@ def encode_frame(frame: Frame) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
+def _decoded(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
+
+
 def decode_from_member(body: bytes) -> FromMember:
     """Read a frame's body as a member sends it. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
-    return _from_member.decode(body)
+    return _decoded(_from_member, body)
 
 
 def decode_to_member(body: bytes) -> ToMember:
     """Read a frame's body as a control plane sends it. Raises msgspec.DecodeError."""
-    return _to_member.decode(body)
+    return _decoded(_to_member, body)

@@ -2,23 +2,25 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import key_of
 from fallow.model.meta import Reason
-from fallow.store.cache import Cache
-from fallow.store.contract import Check, Conflict, Delete, Put, Store, Write
+from fallow.store.cache import Cache, decode_item
+from fallow.store.contract import Check, Conflict, Delete, Item, Put, Store, StoreError, Write
 from fallow.store.trial import Trial
 
 # A commit takes no more than this, but for a single step that is larger by itself.
 BATCH_STEPS = 256
 BATCH_BYTES = 1024 * 1024
 
+_log = structlog.get_logger("fallow.store")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -57,16 +59,20 @@ class Applier:
         self._turn = asyncio.Lock()
 
     async def commit(self, step: Step) -> int:
-        """Commit one step and return its revision. Raises Conflict, when nothing was written."""
+        """Commit one step and return its revision.
+
+        Raises Conflict, or StoreError for a record that could not be read again; then nothing was written.
+        """
         return await self._commit([_encode(step)])
 
     async def apply(self, plan: Plan) -> Applied:
         """Commit every step that still holds, in order, many in one commit; drop those that do not.
 
-        The outcome is that of committing each step by itself. Raises StoreError when the store fails; what was
+        The outcome is that of committing each step by itself; a step with a record that could not be read again is
+        dropped, and logged, since it can only be a mistake of ours. Raises StoreError when the store fails; what was
         committed until then stays.
         """
-        waiting = deque(_encode(step) for step in plan.steps)
+        waiting = deque(_encodable(plan.steps))
         known: dict[str, int] = {}  # revisions that our own commits have given to keys
         committed, revision = 0, 0
         while waiting:
@@ -119,8 +125,22 @@ class Applier:
         await self._cache.wait(max((item.revision for item in items if item is not None), default=0))
 
 
+def _encodable(steps: Sequence[Step]) -> Iterator[_Encoded]:
+    for step in steps:
+        try:
+            yield _encode(step)
+        except StoreError as error:
+            _log.error("a step is dropped", reason=str(error))
+
+
 def _encode(step: Step) -> _Encoded:
+    """Return the step as the store takes it. Raises StoreError for a record that could not be read again.
+
+    Stored all the same, such a record would keep every reader of the store from starting.
+    """
     puts = [Put(key_of(record), _encoder.encode(record)) for record in step.puts]
+    for put in puts:
+        decode_item(Item(put.key, put.value, 0, 0))
     deletes = [Delete(key_of(record)) for record in step.deletes]
     expects = {key_of(record): record.revision for record in (*step.guards, *step.puts, *step.deletes)}
     return _Encoded(step, expects, (*puts, *deletes), sum(len(put.value) + len(put.key) for put in puts))

@@ -1,16 +1,19 @@
 """Addresses as people write them, and sockets to listen at."""
 
+import re
 import socket
 
 EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 
 
 def split_address(text: str, default_port: int = 0) -> tuple[str, int]:
-    """Read `host:port`, `[::1]:port` or, where a default is given, `host`."""
-    host, colon, port = text.rpartition(":")
-    if not colon or port.endswith("]"):
-        return text.strip("[]"), default_port
-    return host.strip("[]"), int(port)
+    """Read `host:port`, `[::1]:port` or, where a default is given, `host`. Raises ValueError when it is neither."""
+    match = _ADDRESS.fullmatch(text)
+    port = int(match["port"] or default_port) if match is not None else -1
+    if match is None or not 0 <= port <= 65535:
+        raise ValueError(f"{text!r} is not an address; write HOST:PORT, and IPv6 addresses in brackets")
+    return match["six"] or match["host"] or "", port
 
 
 def reachable(host: str) -> str:

@@ -87,3 +87,15 @@ async def test_what_does_not_concern_the_container_is_not_sent(rig: Rig) -> None
     await rig.write(replica(WEB, 1, ReplicaState.PLACED, revision=0))
     (_, second) = await rig.told(2)
     assert [found.replica_id for found in second.assignments] == ["web-1"]
+
+
+async def test_what_was_deleted_before_anyone_looked_is_taken_back(rig: Rig) -> None:
+    await rig.write(
+        replica(WEB, 0, ReplicaState.STOPPING, revision=0), replica(WEB, 1, ReplicaState.PLACED, revision=0)
+    )
+    rig.hub.open(rig.line)
+    rig.assignments.greet(rig.line)
+    # As when it was stopped and deleted in quick succession: changes are gathered, and only the last one is seen.
+    await rig.applier.commit(Step(deletes=(rig.stored("web-0"),)))
+    (_, second) = await rig.told(2)
+    assert (second.removed, second.assignments) == (("web-0",), ())

@@ -46,6 +46,18 @@ def test_a_newer_session_takes_the_place_of_an_older_one() -> None:
     assert hub.last_seen("n1") == 5.0
 
 
+def test_silence_is_measured_by_the_steady_clock() -> None:
+    wall, steady = [1000.0], [5.0]
+    hub = Hub(lambda: wall[0], lambda: steady[0])
+    hub.heard("n1")
+    wall[0] -= 600.0
+    steady[0] += 2.5
+    assert hub.silences() == {"n1": 2.5}
+    assert hub.last_seen("n1") == 1000.0
+    hub.forget("n1")
+    assert (hub.silences(), hub.last_seen("n1")) == ({}, 0.0)
+
+
 def test_loops_are_woken_by_what_changes_and_not_by_repetition() -> None:
     hub = Hub(lambda: 1.0)
     calls: list[int] = []
@@ -81,6 +93,18 @@ async def test_a_broken_session_ends_its_logs_with_the_reason() -> None:
     hub.closed(line)
     with pytest.raises(HubError, match="session ended"):
         await reading
+
+
+async def test_logs_of_a_session_that_another_replaces_end_too() -> None:
+    hub = Hub(lambda: 1.0)
+    line = Line("n1")
+    hub.open(line)
+    reading = asyncio.create_task(collect(hub, "n1"))
+    await asked(line, OpenLog)
+    hub.open(Line("n1"))
+    hub.closed(line)
+    with pytest.raises(HubError, match="session ended"):
+        await asyncio.wait_for(reading, 5)
 
 
 async def test_logs_of_a_node_that_is_not_connected_are_refused() -> None:

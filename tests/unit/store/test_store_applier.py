@@ -271,3 +271,12 @@ async def test_a_broken_store_is_an_error_and_not_a_drop(applier, store, cache):
     with pytest.raises(StoreError, match="disk full"):
         await applier.apply(Plan(steps=(Step(puts=(replica("r1"),)),)))
     assert (await applier.apply(Plan(steps=(Step(puts=(replica("r1"),)),)))).committed == 1
+
+
+async def test_what_could_not_be_read_again_is_never_stored(store, cache, applier):
+    unreadable = msgspec.structs.replace(replica("bad"), slot="not a number")
+    with pytest.raises(StoreError, match="replicas/bad"):
+        await applier.commit(Step(puts=(unreadable,)))
+    applied = await applier.apply(Plan(steps=(Step(puts=(unreadable,)), Step(puts=(replica("good"),)))))
+    assert (applied.committed, applied.dropped) == (1, 1)
+    assert list(cache.snapshot().replicas) == ["good"]
