@@ -253,7 +253,8 @@ class Admission:
 
 def _name(snapshot: Snapshot, request: JoinRequest) -> str:
     """Return the new member's name: as proposed, or derived and made unique. Raises Refused."""
-    taken = {member.name for member in snapshot.members.values()}
+    # Commands take a name or an id: a name that is another member's id would lead them astray.
+    taken = {member.name for member in snapshot.members.values()} | snapshot.members.keys()
     if not request.name:
         return free_name(name_from_hostname(request.facts.hostname, request.role), taken)
     if not is_name(request.name):

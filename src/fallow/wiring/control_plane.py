@@ -108,6 +108,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
     import uvicorn
 
     from fallow.api.app import build_app
+    from fallow.api.connections import Connection
     from fallow.api.services import Services
     from fallow.control.ids import new_id
 
@@ -139,6 +140,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
             ssl_certfile=str(pair),
             log_config=None,
             access_log=False,
+            http=Connection,
             server_header=False,
             proxy_headers=False,  # or a caller could choose the address its lease is made of
             timeout_graceful_shutdown=STOP_SECONDS,

@@ -122,6 +122,8 @@ async def test_join_names(parts: Parts) -> None:
         (await parts.join(token, csr_of(new_key()), hostname=name)).name for name in ("a", "a", "a.b", "7", "", "é")
     ]
     assert names == ["a", "a-2", "a-3", "node-7", "node", "node-2"]
+    other = await parts.join(token, csr_of(new_key()))
+    await refused(parts.join(token, csr_of(new_key()), name=other.member_id), 409, "name-taken")
     said = await refused(parts.join(token, csr_of(new_key()), name="a-2"), 409, "name-taken")
     assert "fallow node remove a-2" in said
 
