@@ -13,7 +13,7 @@ from fallow.drivers.engine.references import qualified
         ("localhost/app", "localhost/app:latest"),
         ("10.0.0.1:5000/app", "10.0.0.1:5000/app:latest"),
         ("10.0.0.1:5000/deep/er/app:2", "10.0.0.1:5000/deep/er/app:2"),
-        ("ghcr.io/a/b@sha256:0a", "ghcr.io/a/b@sha256:0a"),
+        ("registry.example/a/b@sha256:0a", "registry.example/a/b@sha256:0a"),
         ("nginx:1@sha256:0a", "docker.io/library/nginx@sha256:0a"),
     ],
 )
