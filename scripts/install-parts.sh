@@ -85,6 +85,10 @@ need_parts() {
     need busybox busybox-static
     need docker-registry docker-registry
     need haproxy haproxy
+    if [ "$purpose" = test ]; then
+        need curl curl
+        need ps procps
+    fi
     # Podman before 4.0, as in Ubuntu 22.04, has no netavark; Docker then does its work.
     if has_netavark || offered netavark || ! has apt-get; then
         need_podman

@@ -32,6 +32,15 @@ exec tini -s -g -- "$@"
 """
 
 
+# Under a changed root (chroot), entering a mount namespace leads to the real root instead: commands run inside a container
+# would land there. So the node's root is first made the root of its namespace, as that of a real machine is.
+_OWN_ROOT = """set -e
+real() { nsenter --mount=/proc/self/ns/mnt "$@"; }
+if [ "$(stat -c %d:%i /)" = "$(real stat -c %d:%i /)" ]; then exec "$@"; fi
+exec nsenter --mount=/proc/self/ns/mnt --wd=/ sh -c 'mount --move . / && exec chroot . "$@"' sh "$@"
+"""
+
+
 class EngineNode:
     """A machine of its own: network, processes, mounts, hostname and /run. Images outlive a power cut."""
 
@@ -89,7 +98,7 @@ class EngineNode:
             "ENGINE_SOCKET": str(self.socket),
             "SOCKET_INSIDE": self.socket_inside,
         }
-        argv = [*machine, "sh", "-c", _BOOT, "sh", *self._engine_command()]
+        argv = [*machine, "sh", "-c", _OWN_ROOT, "sh", "sh", "-c", _BOOT, "sh", *self._engine_command()]
         self._process = processes.start(argv, self.log, {**self._engine_environment(), **place})
         self.fabric.remember(self._process)
         if wait:
