@@ -32,8 +32,8 @@ exec tini -s -g -- "$@"
 """
 
 
-# Under a changed root (chroot), entering a mount namespace leads to the real root instead: commands run inside a container
-# would land there. So the node's root is first made the root of its namespace, as that of a real machine is.
+# Under a changed root (chroot), entering a mount namespace leads to the real root instead: commands run inside a
+# container would land there. So the node's root is first made the root of its namespace, as a real machine's is.
 _OWN_ROOT = """set -e
 real() { nsenter --mount=/proc/self/ns/mnt "$@"; }
 if [ "$(stat -c %d:%i /)" = "$(real stat -c %d:%i /)" ]; then exec "$@"; fi
