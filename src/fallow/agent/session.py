@@ -264,4 +264,6 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(CLOSE_SECONDS):
             await writer.wait_closed()
     except (OSError, TimeoutError):
-        writer.transport.abort()
+        # CPython 3.11.2, as in Debian 12, raises when the TLS transport has gone meanwhile.
+        with contextlib.suppress(AttributeError):
+            writer.transport.abort()
