@@ -11,15 +11,15 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from fallow.agent.identity import IdentityStore
+from fallow.agent.identity import IdentityError, IdentityStore
 from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
 from fallow.agent.tasks import first_to_end
 from fallow.client.errors import ClientError
+from fallow.client.frames import abort, read_frame
 from fallow.client.joining import JoinError
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.wire import (
-    MAX_FRAME_BYTES,
     Frame,
     Goodbye,
     Heartbeat,
@@ -126,8 +126,12 @@ class Session:
             try:
                 await self._renew_alone()
                 await self._converse()
-            except (OSError, EOFError, TimeoutError, msgspec.DecodeError) as error:
+            except (OSError, EOFError, TimeoutError, ValueError, msgspec.DecodeError) as error:
                 self._complain(str(error) or type(error).__name__)
+            except (SessionRefused, IdentityError):
+                raise
+            except Exception:  # noqa: BLE001 - a fault of ours in one session must not end the containers' agent
+                _log.exception("the session failed; trying again")
             if self._good_at and time.monotonic() - self._good_at >= GOOD_SECONDS:
                 tries = 0
             self._good_at = 0.0
@@ -192,7 +196,7 @@ class Session:
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
         await self._write(writer, self._member.hello())
         async with asyncio.timeout(CONNECT_SECONDS):
-            answer = await _read_frame(reader)
+            answer = decode_to_member(await read_frame(reader))
         if isinstance(answer, Reject):
             raise self._rejected(answer)
         if not isinstance(answer, Welcome):
@@ -214,7 +218,7 @@ class Session:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while True:
-            frame = await _read_frame(reader)
+            frame = decode_to_member(await read_frame(reader))
             if isinstance(frame, ObservedAck):
                 self._outbox.ack(frame.batch)
             elif isinstance(frame, Renewed):
@@ -249,14 +253,6 @@ class Session:
             await writer.drain()
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> ToMember:
-    """Return the next frame. Raises SessionBroken, msgspec.DecodeError, EOFError and OSError."""
-    size = int.from_bytes(await reader.readexactly(4), "big")
-    if size > MAX_FRAME_BYTES:
-        raise SessionBroken(f"the control plane announced a frame of {size} bytes, more than {MAX_FRAME_BYTES}")
-    return decode_to_member(await reader.readexactly(size))
-
-
 async def _close(writer: asyncio.StreamWriter) -> None:
     """Close in good order; a peer that does not answer is not waited for."""
     writer.close()
@@ -264,6 +260,4 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(CLOSE_SECONDS):
             await writer.wait_closed()
     except (OSError, TimeoutError):
-        # CPython 3.11.2, as in Debian 12, raises when the TLS transport has gone meanwhile.
-        with contextlib.suppress(AttributeError):
-            writer.transport.abort()
+        abort(writer.transport)

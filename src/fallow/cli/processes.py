@@ -238,7 +238,8 @@ def _address(text: str) -> str:
 
 
 def _advertised(text: str) -> str:
-    if text and _ADDRESS.fullmatch(text if text.rpartition("]")[2].count(":") else f"{text}:1") is None:
+    match = _ADDRESS.fullmatch(text if text.rpartition("]")[2].count(":") else f"{text}:1")
+    if text and (match is None or not 1 <= int(match[2]) <= 65535):
         raise usage(f"{text!r} is not a host members can dial", "Write HOST or HOST:PORT.")
     return text
 

@@ -49,12 +49,8 @@ class RoutesLoop:
             if member is None or member.role is not Role.GATEWAY:
                 continue
             told = self._sent.get(link)
-            if told is None or told.revision < newest_leaving or not _same(told, self.state):
+            if told is None or told.revision < newest_leaving or not told.same_content(self.state):
                 link.send(SetProxy(state=self.state))
                 told = self.state
             open_now[link] = told
         self._sent = open_now
-
-
-def _same(before: ProxyState, after: ProxyState) -> bool:
-    return (before.http, before.tcp, before.backends) == (after.http, after.tcp, after.backends)

@@ -6,7 +6,6 @@ that is still in the store; what the member says of itself counts for nothing he
 
 import asyncio
 import asyncio.sslproto
-import contextlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import msgspec
 import structlog
 from cryptography import x509
 
+from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
@@ -25,7 +25,6 @@ from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.members import Member, RenewRequest, Role
 from fallow.model.wire import (
-    MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
     FromMember,
     Goodbye,
@@ -86,11 +85,11 @@ class SessionLink:
             data = encode_frame(frame)
         except ValueError as error:
             _log.error("frame not sent; the session is cut", member=self.member_id, error=str(error))
-            _abort(transport)
+            abort(transport)
             return
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES:
             _log.warning("member does not read; its session is cut", member=self.member_id)
-            _abort(transport)
+            abort(transport)
             return
         self._writer.write(data)
 
@@ -143,7 +142,7 @@ class Sessions:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is None or self._stopping.is_set():  # a handshake that was under way when the listener closed
-            _abort(writer.transport)
+            abort(writer.transport)
             return
         self._serving.add(task)
         try:
@@ -160,7 +159,7 @@ class Sessions:
             _log.warning("session broke the protocol", error=str(error))
             writer.write(encode_frame(Reject(reason=f"the protocol was broken: {error}")))
         except asyncio.CancelledError:
-            _abort(writer.transport)
+            abort(writer.transport)
             raise
         finally:
             self._serving.discard(task)
@@ -293,17 +292,3 @@ class Sessions:
             _log.warning("certificate not renewed", member=link.member_id, reason=refused.problem.detail)
             return
         link.send(Renewed(identity=identity))
-
-
-def _abort(transport: asyncio.WriteTransport) -> None:
-    """Break a connection off. CPython 3.11.2, as in Debian 12, raises when the TLS transport has gone meanwhile."""
-    with contextlib.suppress(AttributeError):
-        transport.abort()
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """Return the body of the next frame. Raises ValueError when it is too large, IncompleteReadError at the end."""
-    size = int.from_bytes(await reader.readexactly(4), "big")
-    if size > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {size} bytes exceeds {MAX_FRAME_BYTES}")
-    return await reader.readexactly(size)

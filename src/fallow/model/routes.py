@@ -45,6 +45,10 @@ class ProxyState(msgspec.Struct, frozen=True, kw_only=True):
     tcp: tuple[TcpRoute, ...] = ()
     backends: tuple[Backend, ...] = ()
 
+    def same_content(self, other: "ProxyState") -> bool:
+        """Say whether two states ask for the same, whatever their revisions."""
+        return (self.http, self.tcp, self.backends) == (other.http, other.tcp, other.backends)
+
 
 class BackendStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one backend on one gateway since it started."""

@@ -150,6 +150,22 @@ async def test_what_makes_no_sense_ends_the_session_but_not_the_agent(setting, j
     assert setting.engine.containers["r1"].status == "running"
 
 
+async def test_a_fault_of_its_own_ends_the_session_but_not_the_agent(setting, monkeypatch):
+    setting.peer.greet_with = [assign(assignment())]
+    await setting.begin()
+    await setting.is_("r1", Activity.RUNNING)
+
+    def faulty(frame):
+        monkeypatch.undo()
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(setting.agent, "received", faulty)
+    setting.peer.send(assign(assignment()))
+    await setting.peer.until(lambda: setting.peer.sessions == 2)
+    assert setting.engine.containers["r1"].status == "running"
+    assert not setting.task.done()
+
+
 async def test_a_final_refusal_ends_the_agent_and_not_the_containers(setting, engine):
     setting.peer.greet_with = [assign(assignment())]
     await setting.begin()

@@ -106,6 +106,7 @@ def test_the_token_need_not_be_an_argument(
         (("server", "--listen", "7443"), "not an address"),
         (("server", "--listen", "x:99999"), "not an address"),
         (("server", "--advertise", "a/b"), "not a host"),
+        (("server", "--advertise", "a:70000"), "not a host"),
         (("server", "--suspect-after", "90s"), "must grow"),
         (("server", "--heartbeat", "soon"), "not a duration"),
         (("up", "--http-port", "0"), "--http-port"),

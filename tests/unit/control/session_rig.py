@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from records import member
 
+from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
 from fallow.control.observations import Observations
 from fallow.control.plane import session_context
-from fallow.control.sessions import Sessions, read_frame
+from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.model.credentials import SERVER_NAME

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from fallow.drivers.proxy.checks import check_state
 from fallow.drivers.proxy.contract import ProxyError
-from fallow.drivers.proxy.slots import same_content
 from fallow.model.routes import Backend, BackendStats, Endpoint, ProxyReport, ProxyState
 
 Key = tuple[str, str]  # a backend's key and mode
@@ -69,7 +68,7 @@ class FakeProxy:
         """Do `state`, with those of its endpoints that are reachable or served already."""
         self._must_run()
         check_state(state)
-        if same_content(state, self._state) and not self._refused:
+        if state.same_content(self._state) and not self._refused:
             self._state = state
             return
         self._take(state, {(backend.key, backend.mode): self._admitted(backend) for backend in state.backends})

@@ -29,7 +29,6 @@ from fallow.drivers.proxy.slots import (
     by_backend,
     keys_by_name,
     names_in,
-    same_content,
 )
 from fallow.model.routes import Endpoint, ProxyReport, ProxyState
 
@@ -111,7 +110,7 @@ class HAProxy:
         self._must_be_started()
         check_state(state)
         async with self._lock:
-            if self._settled and not self._refused and not self._done.closed and same_content(state, self._state):
+            if self._settled and not self._refused and not self._done.closed and state.same_content(self._state):
                 self._applied_revision = state.revision
                 return
             self._state = state

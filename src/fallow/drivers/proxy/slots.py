@@ -96,11 +96,6 @@ def names_in(layout: Layout) -> set[str]:
     return {slot_name(slot) for slot in range(layout.backends)} | {listen_name(port) for port in layout.listens}
 
 
-def same_content(one: ProxyState, other: ProxyState) -> bool:
-    """Say whether two states ask for the same, whatever their revisions."""
-    return (one.http, one.tcp, one.backends) == (other.http, other.tcp, other.backends)
-
-
 def closed_ports(settings: Settings, wanted: Iterable[int], open_now: Collection[int]) -> dict[int, str]:
     """Return why a wanted TCP port cannot be opened; one port that is taken must not stop all other routes."""
     closed: dict[int, str] = {}
