@@ -16,7 +16,10 @@ from cli_fake_api import Asked, FakeApi, deployment, listing, member, route
 from fallow.client.contexts import Context, save_context
 from fallow.model.deployments import DeployedItem, DeployResult
 
+# Whoever is started in the background of a script ignores Ctrl-C, and so would what it starts.
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import Launchers
 build_cli(Launchers(server=None, join=None, gateway=None, up=None))()
