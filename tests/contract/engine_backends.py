@@ -19,7 +19,7 @@ from testbed.registry import Registry
 DEADLINE_SECONDS = 20.0
 SLEEPS_DEAF = ("sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done")
 SAYS = ("sh", "-c", "echo first; echo second >&2; exit 3")
-SAYS_AND_STAYS = ("sh", "-c", "echo first; trap 'exit 0' TERM; while :; do sleep 0.1; done")
+SAYS_AND_STAYS = ("sh", "-c", "trap 'exit 0' TERM; echo first; while :; do sleep 0.1; done")
 
 
 @dataclass

@@ -160,8 +160,10 @@ async def test_secrets_stay_out_of_errors(real: Backend, engine: Engine) -> None
 
 async def test_life_of_a_container(engine: Engine, backend: Backend) -> None:
     before = time.time()
-    container = await run(engine, backend)
+    container = await run(engine, backend, command=SAYS_AND_STAYS)
     assert container.status == "running"
+    async with aclosing(engine.logs(container.id, follow=True)) as lines:  # it has set its trap
+        assert await anext(lines) == "first"
     assert before - 2 <= container.started_at <= time.time() + 2
     assert (await engine.start(container.id)).status == "running"
     await refused("conflict", engine.remove(container.id))
