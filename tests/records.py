@@ -11,6 +11,7 @@ from fallow.model.deployments import Deployment, DeploymentSpec, Replica, Replic
 from fallow.model.kinds import KIND_OF
 from fallow.model.members import Facts, Lease, Member, MemberState, Role
 from fallow.model.meta import Record
+from fallow.model.peers import ControlAddress, Peer
 
 NOW = 1_000_000.0
 
@@ -29,6 +30,11 @@ def member(name: str, **changes: Any) -> Member:
         "facts": Facts(cpus=4.0, memory_bytes=8 * 2**30, architecture="amd64"),
     }  # fmt: skip
     return Member(**(values | changes))
+
+
+def peer(id_: str, **changes: Any) -> Peer:
+    address = ControlAddress(url=f"https://{id_}:7443", session_host=id_, session_port=7444)
+    return Peer(**{"id": id_, "created_at": NOW, "updated_at": NOW, "address": address} | changes)
 
 
 def deployment(name: str = "web", replicas: int = 1, **changes: Any) -> Deployment:

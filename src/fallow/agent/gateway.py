@@ -11,8 +11,8 @@ from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session
-from fallow.agent.tasks import first_to_end
 from fallow.agent.vitals import Vitals
+from fallow.client.tasks import first_to_end
 from fallow.drivers.proxy.contract import Proxy, ProxyError
 from fallow.model.labels import Variable
 from fallow.model.routes import ProxyReport, ProxyState

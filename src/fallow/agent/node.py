@@ -14,8 +14,8 @@ from fallow.agent.logs import LogStreams
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session
 from fallow.agent.shell import Shell
-from fallow.agent.tasks import first_to_end
 from fallow.agent.vitals import Vitals
+from fallow.client.tasks import first_to_end
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Engine

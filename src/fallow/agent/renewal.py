@@ -54,8 +54,8 @@ class Renewal:
         """Note that there is no session from now on."""
         self._alone_since = self._clock()
 
-    async def without_session(self) -> None:
-        """Renew over HTTPS, if the certificate has expired or has long been due. Raises ClientError."""
+    async def without_session(self, url: str) -> None:
+        """Renew over HTTPS at `url`, if the certificate has expired or has long been due. Raises ClientError."""
         now = self._clock()
         waited = now - self._alone_since >= SESSION_WAIT_SECONDS
         if self.due_in() > 0 or not (waited or now >= self._store.expires_at()):
@@ -65,7 +65,7 @@ class Renewal:
         csr_pem = await asyncio.to_thread(self._store.csr_pem)
         request = RenewRequest(member_id=saved.identity.member_id, csr_pem=csr_pem)
         try:
-            identity = await joining.renew(saved.url, saved.identity.ca_pem, request)
+            identity = await joining.renew(url, saved.identity.ca_pem, request)
         except ClientError as error:
             _log.warning("certificate not renewed", reason=str(error))
             raise

@@ -11,15 +11,17 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.identity import IdentityError, IdentityStore
 from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
-from fallow.agent.tasks import first_to_end
 from fallow.client.errors import ClientError
 from fallow.client.frames import abort, read_frame
 from fallow.client.joining import JoinError
+from fallow.client.tasks import first_to_end
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.wire import (
+    ControlMoved,
     Frame,
     Goodbye,
     Heartbeat,
@@ -92,6 +94,7 @@ class Session:
         self._member = member
         self._outbox = outbox
         self._chance = chance
+        self._control = ControlAddresses(identity)
         self._renewal = Renewal(identity, clock, chance)
         self._writer: asyncio.StreamWriter | None = None
         self._writing = asyncio.Lock()
@@ -134,8 +137,11 @@ class Session:
                 _log.exception("the session failed; trying again")
             if self._good_at and time.monotonic() - self._good_at >= GOOD_SECONDS:
                 tries = 0
+            if not self._good_at:
+                self._control.move_on()
             self._good_at = 0.0
-            await asyncio.sleep(self._chance() * min(RETRY_CAP_SECONDS, RETRY_SECONDS * 2.0 ** min(tries, 16)))
+            rounds = min(tries // len(self._control), 16)
+            await asyncio.sleep(self._chance() * min(RETRY_CAP_SECONDS, RETRY_SECONDS * 2.0**rounds))
             tries += 1
 
     def _complain(self, reason: str) -> None:
@@ -144,12 +150,14 @@ class Session:
         now = time.monotonic()
         if reason != before or now - at >= REMIND_SECONDS:
             self._complained = (reason, now)
-            host, port = self._identity.session_address()
-            _log.warning("no session; trying again", control=f"{host}:{port}", reason=reason)
+            address = self._control.current
+            _log.warning(
+                "no session; trying again", control=f"{address.session_host}:{address.session_port}", reason=reason
+            )
 
     async def _renew_alone(self) -> None:
         try:
-            await self._renewal.without_session()
+            await self._renewal.without_session(self._control.current.url)
         except JoinError as error:
             if error.problem.type in FINAL_PROBLEMS:
                 raise self._refused(str(error)) from error
@@ -182,9 +190,11 @@ class Session:
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = await asyncio.to_thread(self._identity.tls)
-        host, port = self._identity.session_address()
+        address = self._control.current
         async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=SERVER_NAME)
+            reader, writer = await asyncio.open_connection(
+                address.session_host, address.session_port, ssl=context, server_hostname=SERVER_NAME
+            )
         connection: socket.socket = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
@@ -203,6 +213,7 @@ class Session:
             raise SessionBroken(f"the control plane began with {type(answer).__name__} instead of a welcome")
         if self._identity.refusal:
             self._identity.clear_refusal()
+        self._control.learn(answer.control)
         return answer
 
     def _rejected(self, frame: Reject) -> Exception:
@@ -221,6 +232,8 @@ class Session:
             frame = decode_to_member(await read_frame(reader))
             if isinstance(frame, ObservedAck):
                 self._outbox.ack(frame.batch)
+            elif isinstance(frame, ControlMoved):
+                self._control.learn(frame.control)
             elif isinstance(frame, Renewed):
                 self._renewal.take_in(frame.identity)
             elif isinstance(frame, Reject):

@@ -7,7 +7,7 @@ from fallow.api.auth import guards
 from fallow.api.docs import openapi_config
 from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
-from fallow.api.routes import deployments, health, insight, joining, members, replicas, tokens, watch
+from fallow.api.routes import deployments, health, insight, joining, members, peers, replicas, tokens, watch
 from fallow.api.services import Services
 from fallow.api.telemetry import Telemetry
 
@@ -23,7 +23,7 @@ def build_app(services: Services) -> Litestar:
             Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
                 Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
-                for noun in (members, tokens, deployments, replicas, insight, watch)
+                for noun in (members, tokens, deployments, replicas, insight, peers, watch)
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -3,6 +3,7 @@
 from fallow.model.deployments import DeploymentView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.members import MemberView
+from fallow.model.peers import PeerView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
@@ -42,3 +43,9 @@ class EventList(Page, frozen=True, kw_only=True):
     """Events, newest last."""
 
     items: tuple[Event, ...]
+
+
+class PeerList(Page, frozen=True, kw_only=True):
+    """Control-plane processes, oldest first."""
+
+    items: tuple[PeerView, ...]

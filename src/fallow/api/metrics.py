@@ -39,7 +39,7 @@ class ClusterCollector(Collector):
         yield _gauge("fallow_replicas_healthy", "Running replicas whose probes succeed", healthy)
         yield _gauge("fallow_deployments", "Deployments", len(snapshot.deployments))
         yield _gauge("fallow_store_revision", "Newest revision seen of the store", snapshot.revision)
-        yield _gauge("fallow_sessions", "Members with an open session", len(self._services.hub.connected()))
+        yield _gauge("fallow_sessions", "Members with an open session", len(self._services.hub.links()))
         yield _gauge("fallow_api_streams", "Open watches and log streams", self._services.limits.streams)
 
 

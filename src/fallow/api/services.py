@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from fallow.api.limits import Limits
 from fallow.control.admission import Admission
 from fallow.control.hub import Hub
+from fallow.control.leader import Leadership
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.store.applier import Applier
@@ -33,6 +34,7 @@ class Services:
     admission: Admission
     tokens: Tokens
     hub: Hub
+    leadership: Leadership
     settings: Settings
     ca_pem: str
     clock: Callable[[], float]

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fallow.cli import completion, contexts, deployments, nodes, output, processes, replicas, routes, tokens, versions
+from fallow.cli import (
+    completion,
+    contexts,
+    deployments,
+    nodes,
+    output,
+    peers,
+    processes,
+    replicas,
+    routes,
+    tokens,
+    versions,
+)
 from fallow.cli.deploy import deploy
 from fallow.cli.events import events
 from fallow.cli.explain import explain
@@ -166,6 +178,6 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
     for see in (replicas.logs, explain, events, versions.version):
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
-    for name, group in (("replica", replicas.app), ("route", routes.app)):
+    for name, group in (("replica", replicas.app), ("route", routes.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
     return app

@@ -25,6 +25,7 @@ class ServerOptions:
     listen: str = "0.0.0.0:7443"
     session_listen: str = "0.0.0.0:7444"
     store: str | None = None  # None: SQLite in `data`
+    cluster_key: Path | None = None  # None: `cluster.key` in `data`
     names: tuple[str, ...] = ()  # further names and addresses its certificate carries
     advertise: str = ""  # host[:port] members dial for their session; empty: the host they joined at
     log: LogOptions = LogOptions()

@@ -83,6 +83,15 @@ def server(
         str | None,
         typer.Option("--store", metavar="URL", help="Where state is stored.", show_default="SQLite in the data folder"),
     ] = None,
+    cluster_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster-key",
+            metavar="FILE",
+            help="The key that all control planes of one store share.",
+            show_default="cluster.key in the data folder, made by the first",
+        ),
+    ] = None,
     name: Annotated[
         list[str] | None,
         typer.Option("--host", metavar="NAME", help="A further name or address of this machine; may be repeated."),
@@ -118,6 +127,7 @@ def server(
         listen=_address(listen),
         session_listen=_address(session_listen),
         store=store,
+        cluster_key=cluster_key,
         names=tuple(name or ()),
         advertise=_advertised(advertise),
         heartbeat_seconds=silences[0],

@@ -26,6 +26,7 @@ from fallow.model.deployments import (
 )
 from fallow.model.events import Event
 from fallow.model.members import MemberChange, MemberView
+from fallow.model.peers import PeerView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenRequest, TokenView
@@ -177,6 +178,10 @@ class Client:
     def routes(self) -> Listing[RouteView]:
         """Return every route with what the gateways report of it."""
         return self._get(Listing[RouteView], "/v1/routes")
+
+    def peers(self) -> Listing[PeerView]:
+        """Return the processes of the control plane, oldest first."""
+        return self._get(Listing[PeerView], "/v1/peers")
 
     def events(self, subject: str = "", limit: int | None = None) -> Listing[Event]:
         """Return what happened, newest last."""

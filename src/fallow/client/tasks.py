@@ -1,4 +1,4 @@
-"""Running the parts of an agent together."""
+"""Running parts together that end together."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,8 +1,8 @@
 """Admission: a machine with a join token and a key of its own becomes a member; a member's certificate is renewed.
 
 Identity is the key: a token is bound to the key that used it, so a machine whose answer was lost asks again and gets
-the same identity. One control plane admits at a time; names and ports are given under a lock, and the token's revision
-guards its uses.
+the same identity. Names and ports are given one at a time: under a lock in this process, and by the members' roster
+among several. The token's revision guards its uses.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import msgspec
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, refuse
+from fallow.control.rosters import guarded
 from fallow.control.settings import Settings
 from fallow.control.tokens import matches_secret
 from fallow.decide.events import event
@@ -69,9 +70,11 @@ class Admission:
                 token = msgspec.structs.replace(
                     token, used_by={**token.used_by, key_sha256: member.id}, updated_at=member.updated_at
                 )
-                return self._certify(member, request.csr_pem, "MemberJoined", (token,))
+                step, made = self._certify(member, request.csr_pem, "MemberJoined", (token,))
+                return guarded(self._cache, step, "members", member.updated_at), made
             return self._certify(member, request.csr_pem, "CertificateIssued", ())
 
+        await self._cache.latest("join-tokens", credential.token_id)
         async with self._lock:
             member, issued = await commit_again(self._applier, decide)
         return self._identity(member, issued)
@@ -94,6 +97,7 @@ class Admission:
                 )
             return self._certify(member, request.csr_pem, "CertificateRenewed", ())
 
+        await self._cache.latest("members", request.member_id)
         member, issued = await commit_again(self._applier, decide)
         return self._identity(member, issued)
 

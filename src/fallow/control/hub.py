@@ -4,13 +4,14 @@ Ten thousand nodes must not write ten thousand rows a second; only changes of st
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from fallow.control.ids import new_id
 from fallow.model.routes import ProxyReport
-from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember, Usage
+from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
 
 LOG_BACKLOG_CHUNKS = 1000
 
@@ -45,6 +46,7 @@ class Hub:
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
+        self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
         self._logs: dict[str, tuple[str, asyncio.Queue[LogChunk]]] = {}  # stream id -> member id, chunks
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
 
@@ -74,8 +76,44 @@ class Hub:
         return list(self._links.values())
 
     def connected(self) -> frozenset[str]:
-        """Return the ids of members with an open session."""
-        return frozenset(self._links)
+        """Return the ids of members with an open session, here or at a peer that tells us."""
+        return frozenset(self._links).union(*self._elsewhere.values())
+
+    def peer_of(self, member_id: str) -> str:
+        """Return the id of the peer that holds the member's session, or knows who does; empty when there is none."""
+        return next((peer_id for peer_id, held in self._elsewhere.items() if member_id in held), "")
+
+    def digest(self, peer_id: str) -> Digest:
+        """Return what this process knows of all members but those whose sessions the peer holds itself."""
+        now = self._steady()
+        known = (self.connected() - self._elsewhere.get(peer_id, frozenset())) & self._seen.keys()
+        return Digest(
+            members=tuple(
+                MemberNews(id_, max(0.0, now - self._seen[id_][1]), self._usage.get(id_), self._proxies.get(id_))
+                for id_ in sorted(known)
+            )
+        )
+
+    def absorb(self, peer_id: str, digest: Digest) -> None:
+        """Take in what a peer knows of members; the newest sign of life counts, wherever it was heard."""
+        held = frozenset(news.member_id for news in digest.members)
+        came = held - self._elsewhere.get(peer_id, frozenset())
+        self._elsewhere[peer_id] = held
+        wall, steady = self._clock(), self._steady()
+        for news in digest.members:
+            at = steady - news.silence_seconds
+            if at > self._seen.get(news.member_id, (0.0, -math.inf))[1]:
+                self._seen[news.member_id] = (wall - news.silence_seconds, at)
+            if news.usage is not None:
+                self._usage[news.member_id] = news.usage
+            if news.report is not None:
+                self.proxied(news.member_id, news.report)
+        if came:
+            self._changed()
+
+    def peer_gone(self, peer_id: str) -> None:
+        """Forget which sessions a peer holds; what it said of them last stays known."""
+        self._elsewhere.pop(peer_id, None)
 
     def heard(self, member_id: str) -> None:
         """Note a sign of life."""

@@ -1,4 +1,7 @@
-"""The loop that tells who is alive, and ends the sessions of those who are not."""
+"""The loops that tell who is alive, and end the sessions of those who are not.
+
+One process judges, with what all of them hear; every process ends its own sessions.
+"""
 
 import math
 import time
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from fallow.control.hub import Hub
-from fallow.control.runner import Controller
+from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.plan import Plan
@@ -38,12 +41,19 @@ def members_controller(
             if at - outage_at > settings.dead_after_seconds:
                 _log.warning("most members are silent at once; nobody is declared dead")
             outage_at = at
-        _end_sessions(hub, snapshot, silences, settings.dead_after_seconds)
         return judge(snapshot, seen, now, rules, new_id)
 
-    controller = Controller(name="members", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide)
-    hub.on_change.append(controller.wake)
-    return controller
+    return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=0.5, decide=decide)
+
+
+def sessions_controller(hub: Hub, settings: Settings) -> Controller:
+    """Return the loop that ends sessions of members that are removed or dead."""
+
+    def decide(snapshot: Snapshot, _now: float) -> Plan:
+        _end_sessions(hub, snapshot, hub.silences(), settings.dead_after_seconds)
+        return Plan()
+
+    return Controller(name="sessions", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide)
 
 
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:

@@ -1,41 +1,52 @@
 """A control plane without its API: store, loops and sessions, put together and taken apart in the right order."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from fallow.client.tasks import first_to_end
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.deployments import deployments_controller
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
-from fallow.control.members import members_controller
+from fallow.control.leader import Leadership
+from fallow.control.members import members_controller, sessions_controller
 from fallow.control.observations import Observations
+from fallow.control.peers import Peers
 from fallow.control.placement import placement_controller, still_fits
-from fallow.control.routes import RoutesLoop
-from fallow.control.runner import Controller, Runner
+from fallow.control.routes import RoutesLoop, withdrawal_controller
+from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.drivers.authority import Authority
+from fallow.model.peers import ControlAddress, Peer
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Store, StoreError
+from fallow.store.contract import Check, Store, StoreError
+from fallow.version import VERSION
 
 _log = structlog.get_logger("fallow.control")
 
+START_SECONDS = 10.0  # so long a start waits to see who leads; it goes on without knowing
 TRIM_SECONDS = 60.0
 
 
 class ControlPlane:
-    """Everything between the store and the API. `clock` gives UTC seconds."""
+    """Everything between the store and the API. `clock` gives UTC seconds; TLS reads from files in `folder`."""
 
-    def __init__(self, store: Store, authority: Authority, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, authority: Authority, settings: Settings, clock: Callable[[], float], folder: Path
+    ) -> None:
         self.store = store
         self.settings = settings
         self.clock = clock
@@ -47,13 +58,16 @@ class ControlPlane:
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
         self.assignments = Assignments(self.cache, self.hub)
         self.observations = Observations(self.cache, self.applier, clock)
-        self.routes = RoutesLoop(self.hub, settings)
+        self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
+        self.peers = Peers(self.cache, self.hub, self.leadership, authority, settings, folder)
+        self._metrics = LoopMetrics(self.registry)
         self.sessions = Sessions(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,
             admission=self.admission,
             assignments=self.assignments,
+            peers=self.peers,
             observations=self.observations,
             settings=settings,
             clock=clock,
@@ -61,20 +75,31 @@ class ControlPlane:
         self._tasks: asyncio.Task[None] | None = None
         self._listener: asyncio.Server | None = None
 
-    def controllers(self) -> Sequence[Controller]:
-        """Return every control loop."""
+    def _own_controllers(self) -> Sequence[Controller]:
+        """Return the loops of every process: they act on the sessions it holds."""
+        return (
+            sessions_controller(self.hub, self.settings),
+            RoutesLoop(self.hub).controller(),
+            self.peers.controller(),
+        )
+
+    def _led_controllers(self) -> Sequence[Controller]:
+        """Return the loops of the process that leads. Made anew for each time: what it heard before counts for less."""
         return (
             members_controller(self.hub, self.settings, new_id),
             deployments_controller(new_id),
             placement_controller(new_id),
-            self.routes.controller(),
+            withdrawal_controller(self.hub, self.settings),
             garbage_controller(),
         )
 
     async def start(self) -> None:
-        """Load what is stored and start the loops. Raises StoreError."""
+        """Load what is stored, start the loops, and see who leads. Raises StoreError."""
         await self.cache.start()
         self._tasks = asyncio.create_task(self._run(), name="control")
+        settled = asyncio.create_task(self.leadership.settled.wait())
+        await asyncio.wait({settled, self._tasks}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> int:
         """Accept sessions; return the port. Raises OSError when it is taken."""
@@ -85,7 +110,9 @@ class ControlPlane:
         """Return why this control plane is not ready, or None."""
         if self._tasks is None:
             return "starting"
-        return "the control loops have ended" if self._tasks.done() else None
+        if self._tasks.done():
+            return "the control loops have ended"
+        return None if self.leadership.leader is not None else "no process leads"
 
     async def ended(self) -> None:
         """Return once the control loops have ended; by themselves they never should. Call it after `start`."""
@@ -104,16 +131,30 @@ class ControlPlane:
         await self.store.close()
 
     async def _run(self) -> None:
-        runner = Runner(self.cache, self.applier, self.controllers(), self.clock, self.registry)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(runner.run())
+                group.create_task(self._repeat(self._own_controllers(), self.applier))
                 group.create_task(self.assignments.run())
                 group.create_task(self.observations.run())
-                group.create_task(self._trim())
+                group.create_task(self.peers.run())
+                group.create_task(self.leadership.run())
         except Exception:
             _log.critical("the control loops have ended", exc_info=True)
             raise
+
+    async def _lead(self, fence: Check) -> None:
+        """Do what only one process may do, for as long as the fence holds."""
+        applier = Applier(self.store, self.cache, still_fits, fence)
+        await first_to_end(self._repeat(self._led_controllers(), applier), self._trim())
+
+    async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:
+        runner = Runner(self.cache, applier, controllers, self.clock, self._metrics)
+        wake = partial(runner.wake, {SESSIONS})
+        self.hub.on_change.append(wake)
+        try:
+            await runner.run()
+        finally:
+            self.hub.on_change.remove(wake)
 
     async def _trim(self) -> None:
         while True:
@@ -122,6 +163,17 @@ class ControlPlane:
             except StoreError as error:
                 _log.warning("events not trimmed", error=str(error))
             await asyncio.sleep(TRIM_SECONDS)
+
+
+def _peer(settings: Settings, now: float) -> Peer:
+    address = ControlAddress(
+        url=settings.public_url,
+        session_host=settings.session_host or urlsplit(settings.public_url).hostname or "",
+        session_port=settings.session_port,
+    )
+    return Peer(
+        id=new_id(), created_at=now, updated_at=now, address=address, version=VERSION, hostname=socket.gethostname()
+    )
 
 
 def session_context(pair: Path, ca_pem: str) -> ssl.SSLContext:

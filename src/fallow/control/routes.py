@@ -1,7 +1,10 @@
-"""The loop that tells gateways where requests go, and lets replicas stop once no gateway sends them any."""
+"""The loops that tell gateways where requests go, and let replicas stop once no gateway sends them any.
+
+Every control plane tells the gateways whose sessions it holds; the one that leads lets replicas stop.
+"""
 
 from fallow.control.hub import Hub, Link
-from fallow.control.runner import Controller
+from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.routes import render, withdrawn
@@ -12,34 +15,41 @@ from fallow.model.routes import ProxyState
 from fallow.model.wire import SetProxy
 
 
+def withdrawal_controller(hub: Hub, settings: Settings) -> Controller:
+    """Return the loop that lets replicas stop; it goes by what gateways report."""
+    return Controller(
+        name="withdrawal",
+        kinds=frozenset({"replicas", "members", "deployments", SESSIONS}),
+        every_seconds=5.0,
+        decide=lambda snapshot, now: withdrawn(snapshot, hub.proxy_reports(), now, settings.drain_seconds),
+    )
+
+
 class RoutesLoop:
     """Renders what gateways should do and sends it to each that does not know it yet."""
 
-    def __init__(self, hub: Hub, settings: Settings) -> None:
+    def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._settings = settings
         self._sent: dict[Link, ProxyState] = {}  # what each open session was last told
         self.state = ProxyState()
 
     def controller(self) -> Controller:
         """Return the loop."""
-        controller = Controller(
+        return Controller(
             name="routes",
-            kinds=frozenset({"replicas", "members", "deployments"}),
+            kinds=frozenset({"replicas", "members", "deployments", SESSIONS}),
             every_seconds=5.0,
             decide=self._decide,
         )
-        self._hub.on_change.append(controller.wake)
-        return controller
 
-    def _decide(self, snapshot: Snapshot, now: float) -> Plan:
+    def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
         self.state = render(snapshot)
         newest_leaving = max(
             (replica.revision for replica in snapshot.replicas.values() if replica.state is ReplicaState.LEAVING),
             default=0,
         )
         self._publish(snapshot, newest_leaving)
-        return withdrawn(snapshot, self._hub.proxy_reports(), now, self._settings.drain_seconds)
+        return Plan()
 
     def _publish(self, snapshot: Snapshot, newest_leaving: int) -> None:
         """Send the state to gateways that were told something else, or must confirm that a replica is withdrawn."""

@@ -4,7 +4,7 @@ Level-triggered: a controller may be woken twice, late, or after a crash, and do
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,11 +14,12 @@ from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import StoreError
+from fallow.store.contract import Fenced, StoreError
 
 _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 1.0
+SESSIONS = "sessions"  # wakes like a kind of record: a member has come, or a gateway reported something new
 AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
 
 
@@ -32,9 +33,17 @@ class Controller:
     decide: Callable[[Snapshot, float], Plan]
     awake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def wake(self) -> None:
-        """Ask to be run soon, for a reason the store does not know."""
-        self.awake.set()
+
+class LoopMetrics:
+    """What is counted of all control loops of a process; one for each registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "fallow_loop_seconds", "Time of one run of a control loop", ["loop"], registry=registry
+        )
+        self.steps = Counter(
+            "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
+        )
 
 
 class Runner:
@@ -46,34 +55,32 @@ class Runner:
         applier: Applier,
         controllers: Sequence[Controller],
         clock: Callable[[], float],
-        registry: CollectorRegistry,
+        metrics: LoopMetrics,
     ) -> None:
         self._cache = cache
         self._applier = applier
         self._controllers = controllers
         self._clock = clock
-        self._seconds = Histogram(
-            "fallow_loop_seconds", "Time of one run of a control loop", ["loop"], registry=registry
-        )
-        self._steps = Counter(
-            "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
-        )
+        self._metrics = metrics
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled. Raises Fenced, in a group, once another process may decide instead of this one."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wake_on_changes())
             for controller in self._controllers:
                 group.create_task(self._repeat(controller), name=f"loop:{controller.name}")
 
+    def wake(self, kinds: Set[str]) -> None:
+        """Run the controllers that look at any of these kinds soon."""
+        for controller in self._controllers:
+            if controller.kinds & kinds:
+                controller.awake.set()
+
     async def _wake_on_changes(self) -> None:
         subscription = self._cache.subscribe()
         try:
             async for changed in subscription:
-                kinds = {kind for kind, _ in changed}
-                for controller in self._controllers:
-                    if controller.kinds & kinds:
-                        controller.wake()
+                self.wake({kind for kind, _ in changed})
         finally:
             subscription.close()
 
@@ -96,14 +103,16 @@ class Runner:
         controller.awake.clear()
         pause = controller.every_seconds
         try:
-            with self._seconds.labels(controller.name).time():
+            with self._metrics.seconds.labels(controller.name).time():
                 plan = controller.decide(self._cache.snapshot(), self._clock())
             if plan.steps:
                 applied = await self._applier.apply(plan)
-                self._steps.labels(controller.name, "committed").inc(applied.committed)
-                self._steps.labels(controller.name, "dropped").inc(applied.dropped)
+                self._metrics.steps.labels(controller.name, "committed").inc(applied.committed)
+                self._metrics.steps.labels(controller.name, "dropped").inc(applied.dropped)
                 if applied.dropped:
                     pause = min(pause, AGAIN_SECONDS)
+        except Fenced:
+            raise
         except StoreError as error:
             _log.warning("store refused a plan", loop=controller.name, error=str(error))
             return RETRY_SECONDS

@@ -19,11 +19,13 @@ from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
 from fallow.control.observations import Observations
+from fallow.control.peers import Peers
 from fallow.control.settings import Settings
 from fallow.decide.plan import Step
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.members import Member, RenewRequest, Role
+from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     PROTOCOL_VERSION,
     FromMember,
@@ -108,6 +110,7 @@ class Sessions:
     hub: Hub
     admission: Admission
     assignments: Assignments
+    peers: Peers
     observations: Observations
     settings: Settings
     clock: Callable[[], float]
@@ -167,7 +170,13 @@ class Sessions:
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hold one session, from its first frame to its end. Raises what ended it, but for a goodbye."""
-        member, hello = await self._admit(reader, writer)
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        role, id_ = _named_by(certificate)
+        structlog.contextvars.bind_contextvars(member=id_)  # every session is a task with a context of its own
+        if role == PEER_ROLE:
+            await self.peers.hold(id_, reader, writer)
+            return
+        member, hello = await self._admit(await self._member(role, id_, certificate), reader)
         link = SessionLink(member.id, writer)
         try:
             self._open(link, member, hello)
@@ -176,10 +185,8 @@ class Sessions:
             self.hub.closed(link)
             self.assignments.closed(link)
 
-    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Member, Hello]:
+    async def _admit(self, member: Member, reader: asyncio.StreamReader) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
-        member = self._member_of(writer)
-        structlog.contextvars.bind_contextvars(member=member.id)  # every session is a task with a context of its own
         async with asyncio.timeout(self.hello_seconds):
             hello = decode_from_member(await read_frame(reader))
         if not isinstance(hello, Hello):
@@ -202,6 +209,7 @@ class Sessions:
                 name=member.name,
                 heartbeat_seconds=self.settings.heartbeat_seconds,
                 lease=member.lease,
+                control=self.peers.others(),
             )
         )
         self.hub.open(link)
@@ -209,19 +217,12 @@ class Sessions:
         if hello.observations and member.role is Role.NODE:
             self.observations.submit(member.id, hello.observations)
 
-    def _member_of(self, writer: asyncio.StreamWriter) -> Member:
-        """Return the member that the peer's certificate names. Raises SessionRefused."""
-        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        try:
-            names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            (uri,) = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-            role, member_id = parse_member_uri(uri)
-        except (ValueError, x509.ExtensionNotFound) as error:
-            raise SessionRefused("the certificate is not a member's", final=True) from error
-        member = self.cache.get("members", member_id)
+    async def _member(self, role: str, member_id: str, certificate: bytes) -> Member:
+        """Return the member that a certificate names. Raises SessionRefused."""
+        member = await self.cache.latest("members", member_id)
         if not isinstance(member, Member) or member.role != role:
             raise SessionRefused("this member was removed; join again with a new token", final=True)
-        if key_sha256_of_certificate(der) != member.key_sha256:
+        if key_sha256_of_certificate(certificate) != member.key_sha256:
             raise SessionRefused("this member has another key now", final=True)
         return member
 
@@ -292,3 +293,14 @@ class Sessions:
             _log.warning("certificate not renewed", member=link.member_id, reason=refused.problem.detail)
             return
         link.send(Renewed(identity=identity))
+
+
+def _named_by(certificate: bytes) -> tuple[str, str]:
+    """Return the role and the id that a certificate (DER) names. Raises SessionRefused."""
+    try:
+        loaded = x509.load_der_x509_certificate(certificate)
+        names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        (uri,) = names.value.get_values_for_type(x509.UniformResourceIdentifier)
+        return parse_member_uri(uri)
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise SessionRefused("the certificate is not a member's", final=True) from error

@@ -4,6 +4,8 @@ from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
 from fallow.model.members import Member
 from fallow.model.meta import Record
+from fallow.model.peers import Leader, Peer, Roster
+from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiToken, JoinToken
 
 KINDS: dict[str, type[Record]] = {
@@ -14,6 +16,10 @@ KINDS: dict[str, type[Record]] = {
     "join-tokens": JoinToken,
     "api-tokens": ApiToken,
     "events": Event,
+    "peers": Peer,
+    "leaders": Leader,
+    "rosters": Roster,
+    "secrets": SealedSecret,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

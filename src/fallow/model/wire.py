@@ -12,6 +12,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Observation
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, Lease
+from fallow.model.peers import ControlAddress
 from fallow.model.routes import ProxyReport, ProxyState
 
 PROTOCOL_VERSION = 1
@@ -90,6 +91,24 @@ class RenewAsked(Frame, frozen=True, kw_only=True, tag="renew"):
     csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
 
 
+# one control plane -> the one that leads
+
+
+class MemberNews(msgspec.Struct, frozen=True, array_like=True):
+    """What a control plane hears of one member whose session it holds."""
+
+    member_id: str
+    silence_seconds: Annotated[float, msgspec.Meta(ge=0)]
+    usage: Usage | None = None
+    report: ProxyReport | None = None
+
+
+class Digest(Frame, frozen=True, kw_only=True, tag="digest"):
+    """All members whose sessions the sender holds."""
+
+    members: tuple[MemberNews, ...]
+
+
 # control plane -> member
 
 
@@ -99,6 +118,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     member_id: str
     name: str
     heartbeat_seconds: float
+    control: tuple[ControlAddress, ...] = ()  # other processes, which would do as well as this one
     lease: Lease
 
 
@@ -145,6 +165,12 @@ class CloseLog(Frame, frozen=True, kw_only=True, tag="close-log"):
     stream_id: str
 
 
+class ControlMoved(Frame, frozen=True, kw_only=True, tag="control"):
+    """There are other processes of the control plane than before, beside this one; any of them may be dialled."""
+
+    control: tuple[ControlAddress, ...]
+
+
 class Renewed(Frame, frozen=True, kw_only=True, tag="renewed"):
     """A new certificate."""
 
@@ -158,12 +184,13 @@ class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
 
 
 FromMember = Hello | Heartbeat | Observed | ProxyReported | LogChunk | RenewAsked | Goodbye
-ToMember = Welcome | Reject | Assign | SetProxy | ObservedAck | OpenLog | CloseLog | Renewed | Goodbye
+ToMember = Welcome | Reject | Assign | SetProxy | ObservedAck | OpenLog | CloseLog | ControlMoved | Renewed | Goodbye
 
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _from_member: msgspec.msgpack.Decoder[FromMember] = msgspec.msgpack.Decoder(FromMember)
+_digest: msgspec.msgpack.Decoder[Digest] = msgspec.msgpack.Decoder(Digest)
 _to_member: msgspec.msgpack.Decoder[ToMember] = msgspec.msgpack.Decoder(ToMember)
 
 
@@ -188,6 +215,11 @@ def _decoded(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
 def decode_from_member(body: bytes) -> FromMember:
     """Read a frame's body as a member sends it. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
     return _decoded(_from_member, body)
+
+
+def decode_digest(body: bytes) -> Digest:
+    """Read a frame's body as another control plane sends it. Raises msgspec.DecodeError."""
+    return _decoded(_digest, body)
 
 
 def decode_to_member(body: bytes) -> ToMember:

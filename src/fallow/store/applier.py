@@ -13,7 +13,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import key_of
 from fallow.model.meta import Reason
 from fallow.store.cache import Cache, decode_item
-from fallow.store.contract import Check, Conflict, Delete, Item, Put, Store, StoreError, Write
+from fallow.store.contract import Check, Conflict, Delete, Fenced, Item, Put, Store, StoreError, Write
 from fallow.store.trial import Trial
 
 # A commit takes no more than this, but for a single step that is larger by itself.
@@ -47,15 +47,21 @@ class Applier:
     """Commits steps and waits until the cache has seen them, so that the next decision knows of them.
 
     `check` says why a step no longer fits the newest snapshot, None when it does. Commits of plans take turns, so that
-    no two of them use the same room; single steps do not wait for each other.
+    no two of them use the same room; single steps do not wait for each other. With a `fence` nothing is committed any
+    more once that check of a key fails: every commit then raises Fenced.
     """
 
     def __init__(
-        self, store: Store, cache: Cache, check: Callable[[Snapshot, Step], Reason | None] | None = None
+        self,
+        store: Store,
+        cache: Cache,
+        check: Callable[[Snapshot, Step], Reason | None] | None = None,
+        fence: Check | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
         self._check = check
+        self._fence = fence
         self._turn = asyncio.Lock()
 
     async def commit(self, step: Step) -> int:
@@ -110,9 +116,12 @@ class Applier:
     async def _commit(self, batch: Sequence[_Encoded]) -> int:
         expects = {key: revision for encoded in batch for key, revision in encoded.expects.items()}
         writes = [write for encoded in batch for write in encoded.writes]
+        checks = [Check(key, at) for key, at in expects.items()]
         try:
-            revision = await self._store.commit([Check(key, at) for key, at in expects.items()], writes)
+            revision = await self._store.commit([self._fence, *checks] if self._fence else checks, writes)
         except Conflict as conflict:
+            if self._fence is not None and self._fence.key in conflict.keys:
+                raise Fenced(f"{self._fence.key} is another's now") from conflict
             await self._see(conflict.keys)
             raise
         if writes:

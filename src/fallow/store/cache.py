@@ -140,6 +140,18 @@ class Cache:
         """Return one record. Raises KeyError for a kind there is not."""
         return self._records[kind].get(id_)
 
+    async def latest(self, kind: str, id_: str) -> Record | None:
+        """Return one record; if it is not here yet, look whether another process has just stored it.
+
+        Raises StoreError when the store cannot be read.
+        """
+        if (found := self.get(kind, id_)) is None and self._store.shared:
+            item = await self._store.get(f"{kind}/{id_}")
+            if item is not None:
+                await self.wait(item.revision)
+                found = self.get(kind, id_)
+        return found
+
     def records(self, kind: str) -> Mapping[str, Record]:
         """Return a kind's records by id: a view that changes with the cache, so do not keep it over an `await`."""
         return MappingProxyType(self._records[kind])

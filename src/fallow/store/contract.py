@@ -83,12 +83,21 @@ class Compacted(StoreError):  # noqa: N818
         self.oldest = oldest
 
 
+class Fenced(StoreError):  # noqa: N818
+    """What should have been committed was decided by somebody who may no longer decide; nothing was written."""
+
+
 class LeaseGone(StoreError):  # noqa: N818
     """The lease has ended."""
 
 
 class Store(Protocol):
-    """A back-end. Once `commit` has returned, its writes survive a kill -9 of this process and of the machine."""
+    """A back-end. Once `commit` has returned, its writes survive a kill -9 of this process and of the machine.
+
+    `shared`: several processes may use it at once; otherwise whoever opens it has it alone.
+    """
+
+    shared: bool
 
     async def get(self, key: str) -> Item | None:
         """Return the key's newest value."""

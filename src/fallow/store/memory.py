@@ -16,6 +16,8 @@ KEEP_BYTES = 256 * 1024 * 1024
 class MemoryStore:
     """A `Store` whose every operation happens at once, in the event loop that uses it."""
 
+    shared = False
+
     def __init__(self, *, keep_commits: int = KEEP_COMMITS, later: CallLater = call_later) -> None:
         self._items: dict[str, Item] = {}
         self._feed = Feed(0, 0, keep_batches=keep_commits, keep_bytes=KEEP_BYTES)

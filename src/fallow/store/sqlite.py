@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 class SqliteStore:
     """A `Store` in one file. Make it with `SqliteStore.open`, in the event loop that will use it."""
 
+    shared = False
+
     def __init__(self, files: "_Files", leases: Sequence[tuple[str, float]], later: CallLater) -> None:
         self._files = files
         ledger = files.ledger

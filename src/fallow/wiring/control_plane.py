@@ -60,14 +60,19 @@ def _exit_code(broken: Sequence[str], outcomes: Sequence[object]) -> int:
 async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlPlane, uvicorn.Server]]":
     """Give a started control plane and its API, ready to serve; stop it in the end."""
     from fallow.control.plane import ControlPlane, session_context
-    from fallow.drivers.authority import Authority
     from fallow.store.open import open_store
+    from fallow.wiring.authority import shared_authority
 
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = _settings(options)
-    authority = Authority.create_or_load(options.data / "ca")
     store = await open_store(options.store or f"sqlite:{options.data / 'fallow.db'}")
-    plane = ControlPlane(store, authority, settings, time.time)
+    try:
+        key_file = options.cluster_key or options.data / "cluster.key"
+        authority = await shared_authority(store, options.data / "ca", key_file, time.time())
+    except BaseException:
+        await store.close()
+        raise
+    plane = ControlPlane(store, authority, settings, time.time, options.data)
     try:
         await plane.start()
         pair = _write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
@@ -119,6 +124,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         admission=plane.admission,
         tokens=plane.tokens,
         hub=plane.hub,
+        leadership=plane.leadership,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,

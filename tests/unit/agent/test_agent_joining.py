@@ -208,17 +208,17 @@ async def test_an_expired_certificate_is_renewed_without_a_session(control, ca, 
     store.save(control.url, ca.identity(store.csr_pem(), 7444, seconds=60))
     renewal = Renewal(store, lambda: now[0], lambda: 0.0)
     assert renewal.due_in() == pytest.approx((store.expires_at() - 1000) / 2)
-    await renewal.without_session()
+    await renewal.without_session(store.saved.url)
     assert not control.requests, "not due yet"
     now[0] = store.expires_at() + 5
     before = store.expires_at()
-    await renewal.without_session()
+    await renewal.without_session(store.saved.url)
     assert store.expires_at() > before
     control.refuse = Problem(type="urn:fallow:member-removed", title="Member removed", status=403)
     now[0] = store.expires_at() + 5
     with pytest.raises(joining.JoinError, match="Member removed"):
-        await renewal.without_session()
-    await renewal.without_session()
+        await renewal.without_session(store.saved.url)
+    await renewal.without_session(store.saved.url)
     assert len(control.asked("/v1/renew")) == 2, "not again at once"
 
 

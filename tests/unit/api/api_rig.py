@@ -1,5 +1,6 @@
 """The API over real parts: memory store, cache, applier, CA, tokens, admission and hub."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
+from records import peer
 
 from fallow.api.app import build_app
 from fallow.api.limits import Limits
@@ -19,6 +21,7 @@ from fallow.api.services import Services
 from fallow.control.admission import Admission
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
+from fallow.control.leader import Leadership
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.decide.plan import Step
@@ -31,7 +34,7 @@ from fallow.model.tokens import ApiRole, TokenRequest
 from fallow.model.wire import LogChunk, OpenLog, ToMember
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Store
+from fallow.store.contract import Check, Store
 from fallow.store.open import open_store
 
 NOW = 1_800_000_000.0
@@ -102,6 +105,10 @@ class Rig:
         return link
 
 
+async def _never(_fence: Check) -> None:
+    await asyncio.Event().wait()
+
+
 @asynccontextmanager
 async def running(
     folder: Path, limits: Limits | None = None, ready: Callable[[], str | None] | None = None
@@ -119,6 +126,7 @@ async def running(
         admission=Admission(cache, applier, authority, settings, clock),
         tokens=tokens,
         hub=hub,
+        leadership=Leadership(store, cache, peer("p-1"), _never),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,

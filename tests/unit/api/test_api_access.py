@@ -36,6 +36,7 @@ ROUTES = [
     ("GET", "/v1/replicas/x/logs", "operator"),
     ("GET", "/v1/explain?subject=x", "viewer"),
     ("GET", "/v1/routes", "viewer"),
+    ("GET", "/v1/peers", "viewer"),
     ("GET", "/v1/events", "viewer"),
     ("GET", "/v1/watch?kinds=none", "viewer"),
 ]

@@ -44,7 +44,7 @@ def test_all_commands_are_there() -> None:
         token-create token-list token-revoke
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         deployment-list deployment-show deployment-scale deployment-delete
-        replica-list route-list context-list context-use context-show context-add context-remove"""
+        replica-list route-list peer-list context-list context-use context-show context-add context-remove"""
     assert {"-".join(path) for path in PATHS} == set(expected.split())
 
 

@@ -13,13 +13,15 @@ from admission_rig import csr_of, new_key
 from control_rig import Stored, ended, storing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from records import member
+from records import member, peer
 
 from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
+from fallow.control.leader import Leadership
 from fallow.control.observations import Observations
+from fallow.control.peers import Peers
 from fallow.control.plane import session_context
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
@@ -27,6 +29,7 @@ from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.members import Member, Role
 from fallow.model.wire import PROTOCOL_VERSION, Frame, Hello, ToMember, decode_to_member, encode_frame
+from fallow.store.contract import Check
 
 T = TypeVar("T", bound=Frame)
 
@@ -108,12 +111,15 @@ class SessionRig:
         self.observations = Observations(stored.cache, stored.applier, time.time)
         self.assignments = Assignments(stored.cache, self.hub)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
+        leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
+        self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
         self.sessions = Sessions(
             cache=stored.cache,
             applier=stored.applier,
             hub=self.hub,
             admission=admission,
             assignments=self.assignments,
+            peers=self.peers,
             observations=self.observations,
             settings=self.settings,
             clock=time.time,
@@ -153,6 +159,10 @@ class SessionRig:
         for writer in self._open:
             writer.transport.abort()
         await self.sessions.stop("the test is over")
+
+
+async def _never(_fence: Check) -> None:
+    await asyncio.Event().wait()
 
 
 def hello(machine: Machine, **more: Any) -> Hello:

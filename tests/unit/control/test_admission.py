@@ -204,7 +204,7 @@ async def test_join_writes_all_or_nothing(parts: Parts, monkeypatch: pytest.Monk
     token = await parts.token()
 
     async def collide(step: Step) -> int:
-        assert len(step.puts) == 3  # member, token, event
+        assert len(step.puts) == 4  # member, token, event, roster
         raise Conflict(["x"])
 
     with monkeypatch.context() as patch:

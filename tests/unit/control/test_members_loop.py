@@ -8,7 +8,7 @@ from records import NOW, member
 from test_hub import Line
 
 from fallow.control.hub import Hub
-from fallow.control.members import members_controller
+from fallow.control.members import members_controller, sessions_controller
 from fallow.control.settings import Settings
 from fallow.model.members import Member, MemberState
 
@@ -26,6 +26,7 @@ class Rig:
         self.hub = Hub(lambda: self.wall, lambda: self.steady)
         numbers = itertools.count()
         self.controller = members_controller(self.hub, Settings(), lambda: f"e{next(numbers)}", lambda: self.steady)
+        self.sessions = sessions_controller(self.hub, Settings())
 
     def pass_time(self, seconds: float, *silent: str) -> None:
         """Let time pass, with heartbeats of all but the silent ones at its end."""
@@ -39,7 +40,8 @@ class Rig:
                 self.hub.heard(known.id)
 
     async def judge(self) -> dict[str, MemberState]:
-        """Run the loop once, and return who is not ready."""
+        """Run the loops once, and return who is not ready."""
+        self.sessions.decide(self.stored.cache.snapshot(), self.wall)
         plan = self.controller.decide(self.stored.cache.snapshot(), self.wall)
         assert (await self.stored.applier.apply(plan)).dropped == 0
         members = self.stored.cache.snapshot().members.values()

@@ -30,7 +30,7 @@ WEB = deployment("web", 1, revision=0, spec=DeploymentSpec(replicas=1, container
 @asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[tuple[ControlPlane, int]]:
     authority = Authority.create_or_load(folder / "ca")
-    plane = ControlPlane(await open_store(f"sqlite:{folder / 'fallow.db'}"), authority, Settings(), time.time)
+    plane = ControlPlane(await open_store(f"sqlite:{folder / 'fallow.db'}"), authority, Settings(), time.time, folder)
     pair = folder / "server.pem"
     pair.write_text("".join(authority.issue_server([], time.time())))
     try:
@@ -51,7 +51,7 @@ async def dial(machine: Machine, port: int) -> Connection:
 
 async def test_readiness_follows_the_loops(tmp_path: Path) -> None:
     authority = Authority.create_or_load(tmp_path / "ca")
-    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time)
+    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time, tmp_path)
     assert plane.not_ready() == "starting"
     await plane.start()
     assert plane.not_ready() is None
@@ -63,7 +63,7 @@ async def test_readiness_follows_the_loops(tmp_path: Path) -> None:
 
 async def test_a_plane_that_never_started_can_be_stopped(tmp_path: Path) -> None:
     authority = Authority.create_or_load(tmp_path / "ca")
-    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time)
+    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time, tmp_path)
     await plane.stop()
 
 
@@ -100,16 +100,16 @@ async def test_it_places_tells_and_goes_on_after_a_restart(tmp_path: Path) -> No
 
 async def test_loops_that_break_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority.create_or_load(tmp_path / "ca")
-    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time)
+    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time, tmp_path)
 
     async def fail() -> None:
-        await plane.cache.wait(plane.cache.revision + 1)
+        while not plane.cache.records("members"):
+            await plane.cache.wait(plane.cache.revision + 1)
         raise ZeroDivisionError
 
     monkeypatch.setattr(plane.assignments, "run", fail)
     await plane.start()
     ended = asyncio.create_task(plane.ended())
-    await asyncio.sleep(0)
     assert plane.not_ready() is None
     await plane.applier.commit(Step(puts=(member("a", revision=0),)))
     await asyncio.wait_for(ended, 5)

@@ -12,8 +12,8 @@ from records import NOW, deployment, member, replica, template
 from test_hub import Line
 
 from fallow.control.hub import Hub
-from fallow.control.routes import RoutesLoop
-from fallow.control.runner import Runner
+from fallow.control.routes import RoutesLoop, withdrawal_controller
+from fallow.control.runner import SESSIONS, LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.model.containers import ContainerSpec, PortSpec
 from fallow.model.deployments import DeploymentSpec, ReplicaState, RouteSpec
@@ -44,9 +44,11 @@ class Rig:
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         self.hub = Hub(lambda: NOW)
-        self.loop = RoutesLoop(self.hub, Settings())
-        self.controller = self.loop.controller()
-        self.runner = Runner(stored.cache, stored.applier, [self.controller], lambda: NOW, CollectorRegistry())
+        self.loop = RoutesLoop(self.hub)
+        self.controllers = [self.loop.controller(), withdrawal_controller(self.hub, Settings())]
+        metrics = LoopMetrics(CollectorRegistry())
+        self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: NOW, metrics)
+        self.hub.on_change.append(lambda: self.runner.wake({SESSIONS}))
 
     def connect(self, member_id: str = "g-1") -> Line:
         line = Line(member_id)
@@ -62,10 +64,10 @@ class Rig:
         return self.stored.replica(id_).revision
 
     async def go_round(self) -> None:
-        """Wait until the loop has had a full run from here on."""
+        """Wait until the loops have had a full run from here on."""
         for _ in range(2):
-            self.controller.wake()
-            await until(lambda: not self.controller.awake.is_set())
+            self.runner.wake({SESSIONS})
+            await until(lambda: not any(controller.awake.is_set() for controller in self.controllers))
 
 
 @pytest.fixture

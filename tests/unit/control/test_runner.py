@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from records import NOW, deployment, member, replica, template
 
 from fallow.control import runner as runner_module
-from fallow.control.runner import Controller, Runner
+from fallow.control.runner import Controller, LoopMetrics, Runner
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import ReplicaState
@@ -40,7 +40,9 @@ class Loop:
 async def running(stored: Stored, *loops: Loop) -> AsyncIterator[CollectorRegistry]:
     registry = CollectorRegistry()
     controllers = [loop.controller for loop in loops]
-    task = asyncio.create_task(Runner(stored.cache, stored.applier, controllers, lambda: NOW, registry).run())
+    task = asyncio.create_task(
+        Runner(stored.cache, stored.applier, controllers, lambda: NOW, LoopMetrics(registry)).run()
+    )
     try:
         yield registry
         assert not task.done(), "the runner goes on whatever happens"
@@ -97,13 +99,13 @@ async def test_many_changes_during_a_run_are_decided_together() -> None:
 
         stored.store.commit = slow  # type: ignore[method-assign,assignment]
         loop.act = lambda _: Plan(steps=[Step(puts=(NODE,))])
-        loop.controller.wake()
+        loop.controller.awake.set()
         await begun.wait()
         loop.act = lambda _: Plan()
         stored.store.commit = commit  # type: ignore[method-assign]
         for name in "bcdef":
             await stored.write(member(name, revision=0))
-            loop.controller.wake()
+            loop.controller.awake.set()
         assert len(loop.runs) == 2, "never twice at once"
         release.set()
         await loop.ran(3)
@@ -117,7 +119,7 @@ async def test_a_change_while_a_decision_is_made_is_not_lost() -> None:
 
     def wake_meanwhile(_: Snapshot) -> Plan:
         loop.act = lambda _: Plan()
-        loop.controller.wake()
+        loop.controller.awake.set()
         return Plan()
 
     loop.act = wake_meanwhile

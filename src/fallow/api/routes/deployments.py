@@ -16,6 +16,7 @@ from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
+from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, deleted
 from fallow.decide.placement import foretell
@@ -57,8 +58,11 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, Changes]:
-        done = changes(services.cache.snapshot(), application, services.clock(), services.new_id, data.prune, actor)
-        return (None if data.dry_run else done.step), done
+        now = services.clock()
+        done = changes(services.cache.snapshot(), application, now, services.new_id, data.prune, actor)
+        if data.dry_run or done.step is None:
+            return None, done
+        return guarded(services.cache, done.step, "deployments", now), done
 
     async with services.deploying:
         done = await commit_again(services.applier, decide)

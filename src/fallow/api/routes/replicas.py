@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from litestar import get
+from litestar import Request, get
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 from litestar.types import Guard
 
 from fallow.api.lists import ReplicaList
 from fallow.api.lookups import deployment_called
+from fallow.api.node_logs import connected, node_logs
 from fallow.api.services import Needs
 from fallow.api.streams import merged, text_stream
 from fallow.control.hub import HubError
@@ -52,32 +53,40 @@ async def list_replicas(
 
 
 async def replica_logs(
-    services: Needs, replica_id: FromPath[str], follow: FromQuery[bool] = False, tail: Tail = 100
+    services: Needs,
+    request: Request[Any, Any, Any],
+    replica_id: FromPath[str],
+    follow: FromQuery[bool] = False,
+    tail: Tail = 100,
 ) -> Stream:
     """Stream a replica's log: the last `tail` lines, and with `follow` everything after them."""
     replica = services.cache.snapshot().replicas.get(replica_id)
     if replica is None:
         raise not_found(f"replica {replica_id[:80]!r}", "fallow replica list shows all")
     _check_reachable(services, replica)
-    return await text_stream(services.limits, services.hub.logs(replica.node_id, replica.id, follow, tail))
+    return await text_stream(services.limits, node_logs(services, request, replica, follow, tail))
 
 
 async def deployment_logs(
-    services: Needs, project: FromPath[str], name: FromPath[str], follow: FromQuery[bool] = False, tail: Tail = 100
+    services: Needs,
+    request: Request[Any, Any, Any],
+    project: FromPath[str],
+    name: FromPath[str],
+    follow: FromQuery[bool] = False,
+    tail: Tail = 100,
 ) -> Stream:
     """Stream the logs of all replicas that a deployment has now, each line behind its replica's id."""
     snapshot = services.cache.snapshot()
     found = deployment_called(snapshot, project, name)
-    connected = services.hub.connected()
     replicas = [
         replica
         for replica in snapshot.replicas_by_deployment.get(found.id, [])
-        if not replica.ended and replica.node_id in connected
+        if not replica.ended and connected(services, replica)
     ]
     if not replicas:
         raise HubError(f"{found.path} has no replica on a node that is connected just now")
     replicas.sort(key=lambda replica: (replica.slot, replica.id))
-    sources = {replica.id: services.hub.logs(replica.node_id, replica.id, follow, tail) for replica in replicas}
+    sources = {replica.id: node_logs(services, request, replica, follow, tail) for replica in replicas}
     return await text_stream(services.limits, merged(sources))
 
 
@@ -91,5 +100,5 @@ def _check_reachable(services: Needs, replica: Replica) -> None:
             f"{replica.id} is {replica.state}; no node has it",
             f"fallow explain {replica.id}",
         )
-    if replica.node_id not in services.hub.connected():
+    if not connected(services, replica):
         raise HubError("the replica's node is not connected just now")

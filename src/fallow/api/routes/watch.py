@@ -16,13 +16,14 @@ from fallow.control.refusals import Refused, refuse
 from fallow.model.kinds import KIND_OF, KINDS
 from fallow.model.members import Member
 from fallow.model.meta import Record
+from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiRole, ApiToken, JoinToken
 from fallow.store.cache import decode_item
 from fallow.store.contract import Batch, Compacted, StoreError
 
 BOOKMARK_SECONDS = 15.0
 CATCH_UP_SECONDS = 2.0
-WATCHABLE = frozenset(KINDS) - {KIND_OF[JoinToken], KIND_OF[ApiToken]}
+WATCHABLE = frozenset(KINDS) - {KIND_OF[kind] for kind in (JoinToken, ApiToken, SealedSecret)}
 _HIDDEN = frozenset({"key_sha256", "token_id"})  # of members: nobody outside needs them
 
 Revision = Annotated[int | None, QueryParameter(ge=0, le=2**62)]

@@ -17,8 +17,10 @@ from fallow.drivers.authority import files
 from fallow.drivers.authority.files import AuthorityError
 from fallow.drivers.authority.keys import key_sha256, p256, public_key_of_request
 from fallow.model.credentials import SERVER_NAME, member_uri
+from fallow.model.peers import PEER_ROLE
 
 CA_SECONDS = 10 * 365 * 86400.0
+PEER_SECONDS = 86400.0  # issued anew whenever a process dials another
 SERVER_SECONDS = 825 * 86400.0  # issued anew whenever a control plane starts
 BACKDATE_SECONDS = 300.0  # machines' clocks may be this much behind ours
 CA_KEY_FILE = "ca.key"
@@ -69,6 +71,26 @@ class Authority:
             files.create(certificate_path, _ca_certificate(key, begun), 0o644)
         return cls(key, _load_ca(certificate_path.read_bytes(), key))
 
+    @classmethod
+    def kept_in(cls, folder: Path) -> bool:
+        """Say whether `folder` holds a CA."""
+        return (folder / CA_KEY_FILE).exists()
+
+    @classmethod
+    def install(cls, folder: Path, bundle: bytes) -> None:
+        """Keep in `folder` a CA that `bundle` returned elsewhere. Raises AuthorityError."""
+        files.make_private_folder(folder)
+        key_pem, mark, rest = bundle.partition(b"-----BEGIN CERTIFICATE-----")
+        _load_ca(mark + rest, _load_key(key_pem))
+        # The key last: without it there is no CA, and the certificate alone is taken for a lost key.
+        (folder / CA_CERTIFICATE_FILE).unlink(missing_ok=True)
+        files.create(folder / CA_KEY_FILE, key_pem, 0o600)
+        files.create(folder / CA_CERTIFICATE_FILE, mark + rest, 0o644)
+
+    def bundle(self) -> bytes:
+        """Return key and certificate, PEM, for another process of the same control plane: a secret."""
+        return _key_pem(self._key) + self.ca_pem.encode()
+
     def issue_member(self, csr_pem: str, role: str, member_id: str, now: float, ttl_seconds: float) -> Issued:
         """Sign a member's request; only its key is taken from it. Raises AuthorityError on a bad one."""
         public_key = public_key_of_request(csr_pem)
@@ -92,6 +114,13 @@ class Authority:
         expires_at = min(now + SERVER_SECONDS, self._certificate.not_valid_after_utc.timestamp())
         pem = self._sign(key.public_key(), subject, names, ExtendedKeyUsageOID.SERVER_AUTH, (now, expires_at))
         return pem, _key_pem(key).decode()
+
+    def issue_peer(self, peer_id: str, now: float) -> tuple[str, str]:
+        """Return certificate and new private key, PEM, with which a control-plane process proves itself to others."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        return self.issue_member(pem, PEER_ROLE, peer_id, now, PEER_SECONDS).certificate_pem, _key_pem(key).decode()
 
     def _sign(
         self,

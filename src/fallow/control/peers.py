@@ -1,0 +1,131 @@
+"""What the processes of one control plane tell each other, and members of each other.
+
+Each process hears only the members whose sessions it holds. The one that leads decides who is alive, and any may be
+asked; so each of the others keeps a connection to it, and both tell each other all they know, twice a heartbeat.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from fallow.client.frames import abort, read_frame
+from fallow.client.tasks import first_to_end
+from fallow.control.hub import Hub
+from fallow.control.leader import Leadership
+from fallow.control.runner import SESSIONS, Controller
+from fallow.control.settings import Settings
+from fallow.decide.plan import Plan
+from fallow.decide.snapshot import Snapshot
+from fallow.drivers.authority import Authority
+from fallow.model.credentials import SERVER_NAME
+from fallow.model.kinds import KIND_OF
+from fallow.model.peers import ControlAddress, Peer
+from fallow.model.wire import ControlMoved, decode_digest, encode_frame
+from fallow.store.cache import Cache
+
+_log = structlog.get_logger("fallow.control")
+
+CONNECT_SECONDS = 3.0
+RETRY_SECONDS = 0.2
+
+
+class Peers:
+    """The other processes, and this one's place among them. Its certificates are written to `folder`."""
+
+    def __init__(
+        self, cache: Cache, hub: Hub, leadership: Leadership, authority: Authority, settings: Settings, folder: Path
+    ) -> None:
+        self._cache = cache
+        self._hub = hub
+        self._leadership = leadership
+        self._authority = authority
+        self._settings = settings
+        self._pair = folder / "peer.pem"
+        self._told: tuple[ControlAddress, ...] = ()
+        self._news = asyncio.Event()
+
+    def others(self) -> tuple[ControlAddress, ...]:
+        """Return where members find the other processes."""
+        found = [record for record in self._cache.records("peers").values() if isinstance(record, Peer)]
+        found.sort(key=lambda peer: (peer.created_at, peer.id))
+        return tuple(peer.address for peer in found if peer.id != self._leadership.peer.id)
+
+    def controller(self) -> Controller:
+        """Return the loop that tells members when there are other processes than before."""
+
+        def decide(_snapshot: Snapshot, _now: float) -> Plan:
+            self._news.set()  # all that wait
+            self._news = asyncio.Event()
+            others = self.others()
+            if others != self._told:
+                self._told = others
+                for link in self._hub.links():
+                    link.send(ControlMoved(control=others))
+            return Plan()
+
+        kinds = frozenset({KIND_OF[Peer], "leaders", SESSIONS})
+        return Controller(name="peers", kinds=kinds, every_seconds=5.0, decide=decide)
+
+    async def hold(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Exchange news with another process until it hangs up. Raises what ended it."""
+        try:
+            await first_to_end(self._listen(peer_id, reader), self._tell(peer_id, writer))
+        finally:
+            self._hub.peer_gone(peer_id)
+
+    async def run(self) -> None:
+        """Keep a connection to the process that leads, whenever it is not this one, until cancelled."""
+        while True:
+            leader = self._leadership.leader
+            if leader is not None and leader.id != self._leadership.peer.id:
+                try:
+                    await self._converse(leader)
+                except (OSError, EOFError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+                    _log.info("the process that leads is not reached", peer=leader.id, error=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _converse(self, leader: Peer) -> None:
+        context = await asyncio.to_thread(self._context)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(
+                leader.address.session_host, leader.address.session_port, ssl=context, server_hostname=SERVER_NAME
+            )
+        try:
+            await first_to_end(self.hold(leader.id, reader, writer), self._deposed(leader))
+        finally:
+            abort(writer.transport)
+
+    async def _deposed(self, leader: Peer) -> None:
+        while self._leadership.leader == leader:
+            await self._news.wait()
+
+    async def _listen(self, peer_id: str, reader: asyncio.StreamReader) -> None:
+        while True:
+            self._hub.absorb(peer_id, decode_digest(await read_frame(reader)))
+
+    async def _tell(self, peer_id: str, writer: asyncio.StreamWriter) -> None:
+        while True:
+            news = self._news
+            writer.write(encode_frame(self._hub.digest(peer_id)))
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await writer.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.heartbeat_seconds / 2):
+                    await news.wait()
+
+    def _context(self) -> ssl.SSLContext:
+        """Return a context that proves this process to others and trusts our CA alone."""
+        certificate, key = self._authority.issue_peer(self._leadership.peer.id, time.time())
+        self._pair.unlink(missing_ok=True)
+        self._pair.touch(mode=0o600)
+        self._pair.write_text(certificate + key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(cadata=self._authority.ca_pem)
+        context.load_cert_chain(self._pair)
+        return context

@@ -1,0 +1,110 @@
+"""Processes that tell each other what they hear, over real TLS, and members of each other."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+from control_rig import ended, until
+from records import NOW, member, peer
+from session_rig import SessionRig, accepting
+from test_hub import Line
+
+from fallow.control.hub import Hub
+from fallow.control.leader import Leadership
+from fallow.control.peers import Peers
+from fallow.model.kinds import key_of
+from fallow.model.members import Role
+from fallow.model.peers import LEADER_ID, ControlAddress, Leader
+from fallow.model.routes import ProxyReport
+from fallow.model.wire import ControlMoved, Digest, MemberNews, Usage, Welcome
+from fallow.store.contract import Check, Put
+
+
+async def _never(_fence: Check) -> None:
+    await asyncio.Event().wait()
+
+
+async def lead(rig: SessionRig) -> None:
+    """Put the process of the rig on record as the one that leads."""
+    address = ControlAddress(url="https://127.0.0.1:1", session_host="127.0.0.1", session_port=rig.port)
+    records = [peer("p1", address=address), Leader(id=LEADER_ID, created_at=NOW, updated_at=NOW, peer_id="p1")]
+    puts = [Put(key_of(record), msgspec.msgpack.encode(record)) for record in records]
+    await rig.stored.cache.wait(await rig.stored.store.commit([], puts))
+
+
+async def test_both_sides_come_to_know_what_either_hears(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        await lead(rig)
+        cache = rig.stored.cache
+        far = Hub(lambda: NOW)
+        other = Peers(
+            cache, far, Leadership(rig.stored.store, cache, peer("p2"), _never), rig.authority, rig.settings, tmp_path
+        )
+        rig.hub.open(Line("n-a"))
+        far.open(Line("n-b"))
+        far.used("n-b", Usage(cpus=1.5))
+        far.open(Line("g-1"))
+        far.proxied("g-1", ProxyReport(applied_revision=7))
+        task = asyncio.create_task(other.run())
+        await until(lambda: rig.hub.connected() == far.connected() == {"n-a", "n-b", "g-1"})
+        assert rig.hub.usage("n-b") == Usage(cpus=1.5)
+        assert rig.hub.proxy_reports()["g-1"].applied_revision == 7
+        assert (rig.hub.peer_of("n-b"), far.peer_of("n-a"), rig.hub.peer_of("n-a")) == ("p2", "p1", "")
+        assert rig.hub.silences()["n-b"] < 5
+        await ended(task)
+        await until(lambda: rig.hub.connected() == {"n-a"})
+        assert "n-b" in rig.hub.silences()  # its silence counts from the last sign of life
+
+
+async def test_members_are_told_of_other_processes(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        connection = await rig.session(await rig.member("a"))
+        assert (await connection.hear_a(Welcome)).control == ()
+        await connection.hear()  # what it should run
+        loop = rig.peers.controller()
+        loop.decide(rig.stored.cache.snapshot(), NOW)
+        second = peer("p2")
+        put = Put(key_of(second), msgspec.msgpack.encode(second))
+        await rig.stored.cache.wait(await rig.stored.store.commit([], [put]))
+        for _ in range(2):  # once is enough
+            loop.decide(rig.stored.cache.snapshot(), NOW)
+        assert (await connection.hear_a(ControlMoved)).control == (second.address,)
+        later = await rig.session(await rig.member("b"))
+        assert (await later.hear_a(Welcome)).control == (second.address,)
+
+
+async def test_a_member_cannot_speak_as_a_process(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        connection = await rig.session(await rig.member("a"))
+        await connection.hear_a(Welcome)
+        await connection.hear()
+        await connection.say(Digest(members=(MemberNews("n-b", 0.0),)))
+        assert "Invalid value 'digest'" in (await connection.hear()).reason  # type: ignore[union-attr]
+        await connection.hear_no_more()
+        assert "n-b" not in rig.hub.silences()
+
+
+async def test_the_newest_sign_of_life_counts_wherever_it_was_heard() -> None:
+    steady = 100.0
+    hub = Hub(lambda: NOW, lambda: steady)
+    hub.open(Line("n-a"))
+    steady = 104.0
+    hub.absorb("p2", Digest(members=(MemberNews("n-a", 10.0), MemberNews("n-b", 1.0))))
+    assert hub.silences() == {"n-a": 4.0, "n-b": 1.0}
+    hub.absorb("p2", Digest(members=(MemberNews("n-a", 0.5),)))
+    assert hub.silences() == {"n-a": 0.5, "n-b": 1.0}
+    assert hub.connected() == {"n-a"}
+    assert hub.last_seen("n-a") == NOW - 0.5
+
+
+def test_a_process_is_told_nothing_of_its_own_members() -> None:
+    hub = Hub(lambda: NOW)
+    hub.open(Line("n-a"))
+    hub.absorb("p2", Digest(members=(MemberNews("n-b", 1.0),)))
+    hub.absorb("p3", Digest(members=(MemberNews("n-c", 1.0),)))
+    assert [news.member_id for news in hub.digest("p2").members] == ["n-a", "n-c"]
+
+
+def test_a_role_that_no_member_may_have() -> None:
+    assert "control" not in {str(role) for role in Role}
+    assert member("a").role is Role.NODE
