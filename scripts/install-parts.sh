@@ -88,6 +88,8 @@ need_parts() {
     if [ "$purpose" = test ]; then
         need curl curl
         need ps procps
+        need etcd etcd-server
+        need etcdctl etcd-client
     fi
     # Podman before 4.0, as in Ubuntu 22.04, has no netavark; Docker then does its work.
     if has_netavark || offered netavark || ! has apt-get; then
@@ -131,6 +133,7 @@ keep_daemons_off() {
     if ! has systemctl; then return 0; fi
     for package in "${packages[@]}"; do
         case $package in
+        etcd-server) systemctl --quiet disable etcd.service >/dev/null 2>&1 || true ;;
         docker.io) systemctl --quiet disable docker.service docker.socket >/dev/null 2>&1 || true ;;
         containerd | haproxy | docker-registry) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac

@@ -1,16 +1,22 @@
 """What the contract's tests need of a back-end: a fresh store, and time that passes when told."""
 
 import asyncio
+import functools
 import heapq
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fallow.store.contract import Batch, Store
+from fallow.store.etcd import EtcdStore
+from fallow.store.etcd_url import parse
 from fallow.store.ledger import Keep
 from fallow.store.memory import MemoryStore
 from fallow.store.sqlite import SqliteStore
+from testbed import parts
+from testbed.etcd import EtcdCluster
 
 DEADLINE_SECONDS = 10.0
 
@@ -76,8 +82,34 @@ async def sqlite_from_file(folder: Path) -> AsyncIterator[Backend]:
     await store.close()
 
 
+@functools.cache
+def shared_etcd() -> EtcdCluster:
+    """Return one cluster for all tests of this process that leave it as they found it; conftest.py ends it."""
+    return EtcdCluster()
+
+
+def etcd_url(cluster: EtcdCluster) -> str:
+    """Return a store's URL with a prefix that no other test uses."""
+    return cluster.url(f"/fallow/{secrets.token_hex(8)}")
+
+
+@asynccontextmanager
+async def etcd(_folder: Path) -> AsyncIterator[Backend]:
+    parts.require("etcd", "etcdctl")
+    cluster = await asyncio.to_thread(shared_etcd)
+    ttl_seconds = 2.0
+
+    async def advance(seconds: float) -> None:
+        # The time of its leases cannot be told; a test waits for whatever comes after one such time by itself.
+        await asyncio.sleep(min(seconds, ttl_seconds))
+
+    store = await EtcdStore.open(parse(etcd_url(cluster).partition(":")[2]))
+    yield Backend(store, advance, ttl_seconds)
+    await store.close()
+
+
 # Another back-end is added here, and every test of the contract runs on it.
-BACKENDS = {"memory": memory, "sqlite": sqlite, "sqlite-from-file": sqlite_from_file}
+BACKENDS = {"memory": memory, "sqlite": sqlite, "sqlite-from-file": sqlite_from_file, "etcd": etcd}
 
 
 async def take(watch: AsyncIterator[Batch], count: int) -> list[Batch]:

@@ -31,7 +31,7 @@ async def test_an_absent_key_is_none(store):
 async def test_a_put_is_read_back_with_its_revisions(store):
     first = await store.commit([], [Put("a", b"1")])
     second = await store.commit([], [Put("a", b"2")])
-    assert second == first + 1
+    assert second > first
     assert await store.get("a") == Item("a", b"2", second, first)
 
 
@@ -215,12 +215,13 @@ async def test_list_then_watch_has_neither_gap_nor_double_under_concurrent_write
     writers, rounds = 8, 40
     began = await store.commit([], [])
     chance = random.Random(7)
+    written: list[int] = []
 
     async def write(number: int) -> None:
         for turn in range(rounds):
             key = f"k/{chance.randrange(12)}"
             writes = [Delete(key)] if chance.random() < 0.3 else [Put(key, b"%d.%d" % (number, turn))]
-            await store.commit([], [*writes, Put(f"mark/{number}", b"%d" % turn)])
+            written.append(await store.commit([], [*writes, Put(f"mark/{number}", b"%d" % turn)]))
             await asyncio.sleep(0)
 
     async def follow(naps: int) -> tuple[dict[str, Item], list[int], int]:
@@ -253,7 +254,7 @@ async def test_list_then_watch_has_neither_gap_nor_double_under_concurrent_write
     end = await store.commit([], [Put("end", b"")])
     wanted = {item.key: item for item in (await store.list(""))[0]}
     for state, seen, start in await asyncio.gather(*followers):
-        assert seen == list(range(start + 1, end + 1))
+        assert seen == [revision for revision in sorted([*written, end]) if revision > start]
         assert state == wanted
 
 

@@ -1,7 +1,7 @@
 """What a store must give: get, list, an atomic compare-and-set commit, a watch without a gap, leases, compaction.
 
-Revisions are whole numbers that grow by one with every commit; all writes of a commit share its revision. Back-ends
-live beside this file and pass `tests/contract/test_store.py`.
+Revisions are whole numbers that grow with every commit, and may leave some out; all writes of a commit share its
+revision. Back-ends live beside this file and pass `tests/contract/test_store.py`.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -64,7 +64,7 @@ class Batch:
 
 
 class StoreError(Exception):
-    """The store could not do it; nothing is known to have been written unless a subclass says so."""
+    """The store could not do it. A commit that raises it has written nothing, unless it is an OutcomeUnknown."""
 
 
 class Conflict(StoreError):  # noqa: N818 - the field's word, and no error of ours
@@ -73,6 +73,14 @@ class Conflict(StoreError):  # noqa: N818 - the field's word, and no error of ou
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(f"changed meanwhile: {', '.join(keys)}")
         self.keys = tuple(keys)
+
+
+class OutcomeUnknown(StoreError):  # noqa: N818
+    """The store went away during a commit: it may have been written, and may be for as long as the store is away.
+
+    As soon as another commit of the same `Store` has returned this is settled: what it wrote can be read, and what it
+    has not written by then it never will. Every other error of a commit means that nothing was written.
+    """
 
 
 class Compacted(StoreError):  # noqa: N818
@@ -94,10 +102,21 @@ class LeaseGone(StoreError):  # noqa: N818
 class Store(Protocol):
     """A back-end. Once `commit` has returned, its writes survive a kill -9 of this process and of the machine.
 
+    One commit has at most `max_operations` checks and as many writes, and at most `max_bytes` of keys and values.
     `shared`: several processes may use it at once; otherwise whoever opens it has it alone.
     """
 
-    shared: bool
+    @property
+    def shared(self) -> bool:
+        """Say whether several processes may use it at once."""
+
+    @property
+    def max_operations(self) -> int:
+        """Return how many checks, and how many writes, one commit may have."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Return how many bytes the keys and values one commit puts may have together."""
 
     async def get(self, key: str) -> Item | None:
         """Return the key's newest value."""
@@ -108,7 +127,8 @@ class Store(Protocol):
     async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> int:
         """Do all `writes` if all `checks` hold, and return the commit's revision.
 
-        A commit without writes returns the current revision. Raises Conflict or LeaseGone; a key written twice in one
+        A commit without writes returns the current revision. One that only deletes what is not there may use up a
+        revision that no watch tells of. Raises Conflict, LeaseGone or OutcomeUnknown; a key written twice in one
         commit is a ValueError.
         """
 
@@ -119,7 +139,10 @@ class Store(Protocol):
         """
 
     async def grant(self, ttl_seconds: float) -> str:
-        """Return a new lease; it ends, with its keys, `ttl_seconds` after it was granted or last kept alive."""
+        """Return a new lease; it ends, with its keys, `ttl_seconds` after it was granted or last kept alive.
+
+        A back-end may round the time up to whole seconds, and let a lease last longer, but never end it earlier.
+        """
 
     async def keep_alive(self, lease: str) -> None:
         """Start the lease's time anew. Raises LeaseGone."""
@@ -128,7 +151,7 @@ class Store(Protocol):
         """End the lease and delete its keys; no error when it is gone."""
 
     async def compact(self, revision: int) -> None:
-        """Forget changes up to `revision`; current values stay."""
+        """Forget changes up to `revision`, or up to the newest; current values stay."""
 
     async def close(self) -> None:
         """Release everything; running watches end."""

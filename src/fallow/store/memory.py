@@ -17,6 +17,8 @@ class MemoryStore:
     """A `Store` whose every operation happens at once, in the event loop that uses it."""
 
     shared = False
+    max_operations = 100_000
+    max_bytes = 256 * 1024 * 1024
 
     def __init__(self, *, keep_commits: int = KEEP_COMMITS, later: CallLater = call_later) -> None:
         self._items: dict[str, Item] = {}

@@ -28,12 +28,24 @@ async def _open_sqlite(rest: str) -> Store:
     return await SqliteStore.open(path)
 
 
+async def _open_etcd(rest: str) -> Store:
+    # Imported late: whoever uses a file need not wait for gRPC.
+    from fallow.store.etcd import EtcdStore
+    from fallow.store.etcd_url import parse
+
+    return await EtcdStore.open(await asyncio.to_thread(parse, rest))
+
+
 # Another back-end is added here, under the name its URLs begin with.
-_OPENERS: dict[str, Callable[[str], Awaitable[Store]]] = {"memory": _open_memory, "sqlite": _open_sqlite}
+_OPENERS: dict[str, Callable[[str], Awaitable[Store]]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "etcd": _open_etcd,
+}
 
 
 async def open_store(url: str) -> Store:
-    """Open `memory:` or `sqlite:/path/to/file.db`, making the file and its folder where they are missing.
+    """Open `memory:`, `sqlite:/path/to/file.db` or `etcd://host:2379,host:2379/prefix`; make what is missing.
 
     Raises ValueError for a URL that names no back-end, and StoreError when the store cannot be opened or its data is
     of another version than this program's.
