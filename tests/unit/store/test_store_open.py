@@ -32,7 +32,7 @@ async def test_sqlite_makes_its_folder_for_its_owner_only_and_opens_again(tmp_pa
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("etcd://host:2379", r"'etcd'.*memory:, sqlite:"),
+        ("consul://host:8500", r"'consul'.*etcd:, memory:, sqlite:"),
         ("", r"memory:, sqlite:"),
         ("memory", r"memory:, sqlite:"),
         ("/var/lib/fallow.db", r"memory:, sqlite:"),
