@@ -13,7 +13,7 @@ from fallow.control.refusals import Refused
 from fallow.decide.compose import ComposeError
 from fallow.decide.deploy import StillDeletingError
 from fallow.model.problems import Problem
-from fallow.store.contract import Conflict, StoreError
+from fallow.store.contract import Conflict, StoreError, TooLarge
 
 PROBLEM_JSON = "application/problem+json"
 MAX_ERRORS = 50
@@ -121,6 +121,18 @@ def on_store(request: Request[Any, Any, Any], error: StoreError) -> Response[byt
     return _answer(request, problem, {"Retry-After": "1"})
 
 
+def on_too_large(request: Request[Any, Any, Any], error: TooLarge) -> Response[bytes]:
+    """Answer a change of more records than the store takes at once."""
+    problem = Problem(
+        type="urn:fallow:too-large",
+        title="Too much for one change",
+        status=413,
+        detail=str(error),
+        hint="change it in parts, or let the store take more at once (etcd: --max-txn-ops, and max_txn_ops in its URL)",
+    )
+    return _answer(request, problem)
+
+
 def on_recursion(request: Request[Any, Any, Any], error: RecursionError) -> Response[bytes]:
     """Answer a document nested deeper than any of ours."""
     problem = Problem(type="urn:fallow:bad-request", title="Bad request", status=400, detail="nested too deeply")
@@ -153,6 +165,7 @@ HANDLERS: dict[Any, Any] = {
     StillDeletingError: on_still_deleting,
     HubError: on_hub,
     Conflict: on_conflict,
+    TooLarge: on_too_large,
     StoreError: on_store,
     RecursionError: on_recursion,
     UnicodeDecodeError: on_text,

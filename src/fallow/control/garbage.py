@@ -20,6 +20,7 @@ async def trim_events(store: Store, cache: Cache) -> int:
     """
     oldest_first = sorted((record.revision, id_) for id_, record in cache.records("events").items())
     surplus = [id_ for _, id_ in oldest_first[:-KEEP_EVENTS]]
-    for start in range(0, len(surplus), 500):
-        await store.commit((), [Delete(f"events/{id_}") for id_ in surplus[start : start + 500]])
+    portion = min(500, store.max_operations)
+    for start in range(0, len(surplus), portion):
+        await store.commit((), [Delete(f"events/{id_}") for id_ in surplus[start : start + portion]])
     return len(surplus)

@@ -19,9 +19,10 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.members import Member, MemberState, Scheduling
-from fallow.model.meta import Reason
+from fallow.model.meta import Reason, Record
 
 CHANGES_AT_ONCE = 2000  # of one deployment; the rest follows in the next run, which can take back what is not begun
+FORGOTTEN_AT_ONCE = 100  # records of one deployment in one commit; a store may not take many more
 UPDATE_SURGE = 0.25  # this share of a deployment, at least one replica, is renewed at a time
 
 _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -103,11 +104,17 @@ def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
     yield from _tell(view)
     if all(replica.ended for replica in view.replicas):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
+        rest: list[Record] = [*templates, *view.replicas]
+        while len(rest) > FORGOTTEN_AT_ONCE:
+            yield Step(deletes=tuple(rest[-FORGOTTEN_AT_ONCE:]), guards=(view.deployment,))
+            del rest[-FORGOTTEN_AT_ONCE:]
+        if len(rest) < len(templates) + len(view.replicas):
+            return  # the deployment goes with the last of them, once it is known that the others have gone
         told = event(
             view.new_id(), view.now, "loop:deployments", "deployment", view.deployment.id, view.deployment.path,
             "DeploymentDeleted", f"{view.deployment.path} is gone",
         )  # fmt: skip
-        yield Step(puts=(told,), deletes=(view.deployment, *templates, *view.replicas))
+        yield Step(puts=(told,), deletes=(view.deployment, *rest))
 
 
 def _changes(view: _View) -> Iterator[Step]:

@@ -13,12 +13,27 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import key_of
 from fallow.model.meta import Reason
 from fallow.store.cache import Cache, decode_item
-from fallow.store.contract import Check, Conflict, Delete, Fenced, Item, Put, Store, StoreError, Write
+from fallow.store.contract import (
+    Check,
+    Conflict,
+    Delete,
+    Fenced,
+    Item,
+    OutcomeUnknown,
+    Put,
+    Store,
+    StoreError,
+    TooLarge,
+    Write,
+)
 from fallow.store.trial import Trial
 
-# A commit takes no more than this, but for a single step that is larger by itself.
+# A commit takes no more than this, and than the store takes, but for a single step that is larger by itself.
 BATCH_STEPS = 256
 BATCH_BYTES = 1024 * 1024
+
+# Written to learn what became of the commits before it; no record.
+BARRIER_KEY = "meta/barrier"
 
 _log = structlog.get_logger("fallow.store")
 _encoder = msgspec.msgpack.Encoder()
@@ -63,26 +78,37 @@ class Applier:
         self._check = check
         self._fence = fence
         self._turn = asyncio.Lock()
+        self._unknown, self._settled = 0, 0  # outcomes that were not known, and how many of them are by now
+        self._settling = asyncio.Lock()
 
     async def commit(self, step: Step) -> int:
         """Commit one step and return its revision.
 
-        Raises Conflict, or StoreError for a record that could not be read again; then nothing was written.
+        Raises Conflict; or StoreError for a step that is too large, or a record that could not be read again. Then
+        nothing was written. Raises OutcomeUnknown when the store went away; what is committed next then raises a
+        Conflict without keys, since it was decided without knowing the outcome.
         """
-        return await self._commit([_encode(step)])
+        encoded = _encode(step)
+        self._refuse_too_large(encoded)
+        if await self._was_in_doubt():
+            raise Conflict(())
+        return await self._commit([encoded])
 
     async def apply(self, plan: Plan) -> Applied:
         """Commit every step that still holds, in order, many in one commit; drop those that do not.
 
-        The outcome is that of committing each step by itself; a step with a record that could not be read again is
-        dropped, and logged, since it can only be a mistake of ours. Raises StoreError when the store fails; what was
-        committed until then stays.
+        The outcome is that of committing each step by itself; a step that is too large or has a record that could not
+        be read again is dropped, and logged, since it can only be a mistake of ours. Raises StoreError when the store
+        fails; what was committed until then stays. All of the first plan after an OutcomeUnknown is dropped: it was
+        decided without knowing the outcome.
         """
-        waiting = deque(_encodable(plan.steps))
+        if await self._was_in_doubt():
+            return Applied(committed=0, dropped=len(plan.steps), revision=0)
+        waiting = deque(self._committable(plan.steps))
         known: dict[str, int] = {}  # revisions that our own commits have given to keys
         committed, revision = 0, 0
         while waiting:
-            batch = _take(waiting, known)
+            batch = _take(waiting, known, self._store.max_operations, min(BATCH_BYTES, self._store.max_bytes))
             async with self._turn:
                 done, at = await self._settle(batch)
             if done:
@@ -124,22 +150,49 @@ class Applier:
                 raise Fenced(f"{self._fence.key} is another's now") from conflict
             await self._see(conflict.keys)
             raise
-        if writes:
+        except OutcomeUnknown:
+            self._unknown += 1
+            raise
+        # No watch tells of a commit that deletes only what is not there.
+        if any(isinstance(write, Put) or expects[write.key] for write in writes):
             await self._cache.wait(revision)
         return revision
+
+    async def _was_in_doubt(self) -> bool:
+        """Say whether an outcome was not known; if so, wait until the cache shows what became of it.
+
+        Raises StoreError while the store is still away.
+        """
+        if self._settled == self._unknown:
+            return False
+        async with self._settling:
+            unknown = self._unknown
+            if self._settled < unknown:
+                await self._cache.wait(await self._store.commit((), [Put(BARRIER_KEY, b"")]))
+                self._settled = unknown
+        return True
+
+    def _committable(self, steps: Sequence[Step]) -> Iterator[_Encoded]:
+        for step in steps:
+            try:
+                encoded = _encode(step)
+                self._refuse_too_large(encoded)
+                yield encoded
+            except StoreError as error:
+                _log.error("a step is dropped", reason=str(error))
+
+    def _refuse_too_large(self, encoded: _Encoded) -> None:
+        operations = max(len(encoded.expects), len(encoded.writes))
+        if operations > self._store.max_operations or encoded.size > self._store.max_bytes:
+            raise TooLarge(
+                f"{operations} records of {encoded.size} bytes belong together, and the store takes "
+                f"{self._store.max_operations} of {self._store.max_bytes} bytes in one commit; nothing was written"
+            )
 
     async def _see(self, keys: Sequence[str]) -> None:
         """Wait until the cache has seen what we collided with, or whoever decides again would collide again."""
         items = await asyncio.gather(*(self._store.get(key) for key in keys))
         await self._cache.wait(max((item.revision for item in items if item is not None), default=0))
-
-
-def _encodable(steps: Sequence[Step]) -> Iterator[_Encoded]:
-    for step in steps:
-        try:
-            yield _encode(step)
-        except StoreError as error:
-            _log.error("a step is dropped", reason=str(error))
 
 
 def _encode(step: Step) -> _Encoded:
@@ -155,8 +208,10 @@ def _encode(step: Step) -> _Encoded:
     return _Encoded(step, expects, (*puts, *deletes), sum(len(put.value) + len(put.key) for put in puts))
 
 
-def _take(waiting: deque[_Encoded], known: dict[str, int]) -> list[_Encoded]:
+def _take(waiting: deque[_Encoded], known: dict[str, int], operations: int, size: int) -> list[_Encoded]:
     """Take from the front the steps that one commit may hold, leaving out those our own commits have made stale.
+
+    It holds at most `operations` checks, as many writes, and `size` bytes, but for a single step that is larger.
 
     It ends before a step that touches what an earlier one writes, or that expects of a key what an earlier one does
     not: whether that one still holds is known only after the commit.
@@ -164,17 +219,21 @@ def _take(waiting: deque[_Encoded], known: dict[str, int]) -> list[_Encoded]:
     batch: list[_Encoded] = []
     expects: dict[str, int] = {}
     written: set[str] = set()
-    size = 0
     while waiting and len(batch) < BATCH_STEPS:
         head = waiting[0]
         if any(known.get(key, revision) != revision for key, revision in head.expects.items()):
             waiting.popleft()
             continue
         overlaps = any(key in written or expects.get(key, at) != at for key, at in head.expects.items())
-        if batch and (overlaps or size + head.size > BATCH_BYTES):
+        fits = (
+            head.size <= size
+            and len(written) + len(head.writes) <= operations
+            and len(expects.keys() | head.expects.keys()) <= operations
+        )
+        if batch and (overlaps or not fits):
             break
         batch.append(waiting.popleft())
         expects.update(head.expects)
         written.update(write.key for write in head.writes)
-        size += head.size
+        size -= head.size
     return batch

@@ -67,11 +67,15 @@ class StoreError(Exception):
     """The store could not do it. A commit that raises it has written nothing, unless it is an OutcomeUnknown."""
 
 
+class TooLarge(StoreError):  # noqa: N818
+    """What is to be written together is more than the store takes in one commit; nothing was written."""
+
+
 class Conflict(StoreError):  # noqa: N818 - the field's word, and no error of ours
     """A check did not hold; nothing was written. `keys` are those that differ."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        super().__init__(f"changed meanwhile: {', '.join(keys)}")
+        super().__init__(f"changed meanwhile: {', '.join(keys) or 'the store was away'}")
         self.keys = tuple(keys)
 
 

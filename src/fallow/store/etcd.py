@@ -16,7 +16,9 @@ from fallow.store.contract import (
     Delete,
     Item,
     LeaseGone,
+    Put,
     StoreError,
+    TooLarge,
     Write,
 )
 from fallow.store.etcd_marks import Mark, Marks
@@ -25,8 +27,7 @@ from fallow.store.etcd_url import EtcdUrl
 from fallow.store.etcd_watch import follow
 from fallow.store.writes import refuse_malformed, refuse_ttl
 
-MAX_TXN_OPERATIONS = 128  # etcd's own default: of comparisons, and of writes
-MAX_REQUEST_BYTES = 1536 * 1024  # the same
+MAX_REQUEST_BYTES = 1536 * 1024  # etcd's own default
 PAGE_ITEMS = 2000
 LIST_ATTEMPTS = 5
 
@@ -39,12 +40,11 @@ class EtcdStore:
     Keys lie below `<prefix>data/`; `<prefix>commits/` holds the marks that tell whether a commit was written.
     """
 
-    # One of each is the mark's.
-    max_operations = MAX_TXN_OPERATIONS - 1
     # Leaves room for the names of the keys that are checked.
     max_bytes = MAX_REQUEST_BYTES - 256 * 1024
 
     def __init__(self, url: EtcdUrl) -> None:
+        self.max_operations = url.max_txn_ops - 1  # one of each is the mark's
         self._members = Members(url)
         self._begin = f"{url.prefix}data/".encode()
         self._marks = Marks(self._members, f"{url.prefix}commits/".encode())
@@ -170,7 +170,10 @@ class EtcdStore:
     def _refuse_too_large(self, checks: Sequence[Check], writes: Sequence[Write]) -> None:
         most = max(len(checks), len(writes))
         if most > self.max_operations:
-            raise StoreError(f"a commit in etcd has at most {self.max_operations} checks and writes, not {most}")
+            raise TooLarge(f"a commit in etcd has at most {self.max_operations} checks and writes, not {most}")
+        size = sum(len(write.key.encode()) + len(write.value) for write in writes if isinstance(write, Put))
+        if size > self.max_bytes:
+            raise TooLarge(f"a commit in etcd has at most {self.max_bytes} bytes, not {size}")
 
     def _transaction(self, checks: Sequence[Check], writes: Sequence[Write], mark: Mark) -> Any:
         return rpc.TxnRequest(

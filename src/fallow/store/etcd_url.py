@@ -10,16 +10,20 @@ from fallow.store.contract import StoreError
 
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/fallow/"
+DEFAULT_MAX_TXN_OPS = 128  # etcd's own default: of comparisons, and of writes
 USER_VARIABLE = "FALLOW_STORE_USER"
 PASSWORD_VARIABLE = "FALLOW_STORE_PASSWORD"  # noqa: S105 - its name, not its value
 
-_OPTIONS = ("ca", "cert", "key", "password_file")
+_OPTIONS = ("ca", "cert", "key", "password_file", "max_txn_ops")
 _FORM = "etcd://host1:2379,host2:2379,host3:2379[/prefix][?ca=FILE&cert=FILE&key=FILE&password_file=FILE]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EtcdUrl:
-    """`endpoints` are `host:port`; keys begin with `prefix`. With `ca` the members are spoken to over TLS."""
+    """`endpoints` are `host:port`; keys begin with `prefix`. With `ca` the members are spoken to over TLS.
+
+    `max_txn_ops` is what the members were started with.
+    """
 
     endpoints: tuple[str, ...]
     prefix: str = DEFAULT_PREFIX
@@ -28,6 +32,7 @@ class EtcdUrl:
     private_key: bytes | None = field(default=None, repr=False)
     user: str = ""
     password: str = field(default="", repr=False)
+    max_txn_ops: int = DEFAULT_MAX_TXN_OPS
 
 
 def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
@@ -54,6 +59,7 @@ def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
         private_key=_read(options.get("key")),
         user=user,
         password=password,
+        max_txn_ops=_number(options.get("max_txn_ops")),
     )
 
 
@@ -63,13 +69,21 @@ def _options(query: str) -> dict[str, str]:
         if name not in _OPTIONS:
             raise ValueError(f"an etcd URL has no option {name!r}; it knows {', '.join(_OPTIONS)}")
         if name in options or not value:
-            raise ValueError(f"the option {name} of an etcd URL is given once, with the path of a file")
+            raise ValueError(f"the option {name} of an etcd URL is given once, with a value")
         options[name] = value
     if ("cert" in options) != ("key" in options):
         raise ValueError("the options cert and key of an etcd URL go together")
     if "cert" in options and "ca" not in options:
         raise ValueError("with cert and key an etcd URL needs ca, too: the CA that the members' certificates are from")
     return options
+
+
+def _number(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_MAX_TXN_OPS
+    if not text.isascii() or not text.isdecimal() or not DEFAULT_MAX_TXN_OPS <= int(text) <= 100_000:
+        raise ValueError(f"max_txn_ops is what etcd was started with, {DEFAULT_MAX_TXN_OPS} or more, not {text!r}")
+    return int(text)
 
 
 def _endpoint(text: str) -> str:

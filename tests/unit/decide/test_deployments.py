@@ -3,7 +3,7 @@
 import msgspec
 from records import NOW, applied, deployment, ids, member, puts, replica, snapshot, template
 
-from fallow.decide.deployments import CHANGES_AT_ONCE, reconcile
+from fallow.decide.deployments import CHANGES_AT_ONCE, FORGOTTEN_AT_ONCE, reconcile
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.members import MemberState, Scheduling
@@ -151,3 +151,20 @@ def test_a_huge_change_is_made_in_portions() -> None:
     assert len(gone["stopped"]) == CHANGES_AT_ONCE
     lots = deployment(replicas=100_000)
     assert len(run(snapshot(A, lots))) == CHANGES_AT_ONCE
+
+
+def test_a_large_deployment_is_forgotten_in_portions_and_goes_with_the_last() -> None:
+    web = deployment(replicas=1, deleting=True)
+    stopped = [replica(web, slot, ReplicaState.STOPPED) for slot in range(2 * FORGOTTEN_AT_ONCE + 10)]
+    before = snapshot(A, web, template(web), *stopped)
+    sizes = []
+    while before.deployments:
+        steps = reconcile(before, NOW + 1, ids()).steps
+        sizes.append([len(step.deletes) for step in steps])
+        for step in steps:
+            if web not in step.deletes:
+                assert step.guards == (web,)
+        before = applied(before, reconcile(before, NOW + 1, ids()))
+    assert sizes == [[FORGOTTEN_AT_ONCE, FORGOTTEN_AT_ONCE], [12]]
+    assert not before.replicas
+    assert not before.templates

@@ -12,7 +12,7 @@ from fallow.model.meta import Reason
 from fallow.store import applier as applier_module
 from fallow.store.applier import Applied, Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Conflict, StoreError
+from fallow.store.contract import Conflict, OutcomeUnknown, StoreError, TooLarge
 from fallow.store.memory import MemoryStore
 from fallow.store.sqlite import SqliteStore
 
@@ -280,3 +280,75 @@ async def test_what_could_not_be_read_again_is_never_stored(store, cache, applie
     applied = await applier.apply(Plan(steps=(Step(puts=(unreadable,)), Step(puts=(replica("good"),)))))
     assert (applied.committed, applied.dropped) == (1, 1)
     assert list(cache.snapshot().replicas) == ["good"]
+
+
+class LosingStore(CountingStore):
+    """Loses the answer to the next commit, which it makes or does not make; `away` says whether more are refused."""
+
+    lose = False
+    written = True
+    away = False
+
+    async def commit(self, checks, writes):
+        if self.away:
+            raise StoreError("away")
+        if not self.lose:
+            return await super().commit(checks, writes)
+        self.lose = False
+        if self.written:
+            await super().commit(checks, writes)
+        raise OutcomeUnknown("lost")
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_after_an_unknown_outcome_nothing_is_decided_before_the_cache_shows_it(written):
+    store = LosingStore()
+    cache = Cache(store)
+    await cache.start()
+    applier = Applier(store, cache)
+    store.lose, store.written = True, written
+    with pytest.raises(OutcomeUnknown):
+        await applier.apply(Plan(steps=[Step(puts=(replica("r1"),))]))
+    store.away = True
+    with pytest.raises(StoreError):
+        await applier.commit(Step(puts=(replica("r2"),)))
+    store.away = False
+    with pytest.raises(Conflict):
+        await applier.commit(Step(puts=(replica("r2"),)))
+    assert list(cache.snapshot().replicas) == (["r1"] if written else [])
+    await applier.commit(Step(puts=(replica("r2"),)))
+
+    store.lose, store.written = True, written
+    with pytest.raises(OutcomeUnknown):
+        await applier.commit(Step(puts=(replica("r3"),)))
+    plan = Plan(steps=[Step(puts=(replica("r4"),))])
+    assert await applier.apply(plan) == Applied(committed=0, dropped=1, revision=0)
+    assert ("r3" in cache.snapshot().replicas) is written
+    assert (await applier.apply(plan)).committed == 1
+    await cache.stop()
+    await store.close()
+
+
+async def test_commits_are_no_larger_than_the_store_takes(store, cache):
+    store.max_operations = 10
+    applier = Applier(store, cache)
+    guard = (await stored(store, cache, "guard"))[0]
+    before = store.attempts
+    steps = [Step(puts=(replica(f"r{n}"), replica(f"s{n}")), guards=(guard,)) for n in range(9)]
+    assert (await applier.apply(Plan(steps=steps))).committed == 9
+    assert store.attempts - before == 3  # four steps of two records and one shared guard each
+    large = Step(puts=tuple(replica(f"t{n}") for n in range(11)))
+    with pytest.raises(TooLarge, match="11 records"):
+        await applier.commit(large)
+    small = Step(puts=(replica("small"),))
+    assert await applier.apply(Plan(steps=[large, small])) == Applied(
+        committed=1, dropped=1, revision=cache.get("replicas", "small").revision
+    )
+    store.max_bytes = 100
+    with pytest.raises(TooLarge, match="100 bytes"):
+        await applier.commit(Step(puts=(replica("u"),)))
+
+
+async def test_deleting_what_is_not_there_waits_for_nothing(applier):
+    async with asyncio.timeout(5):
+        await applier.commit(Step(deletes=(replica("never"),)))
