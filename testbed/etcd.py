@@ -6,6 +6,7 @@ with EtcdCluster() as cluster:
 """
 
 import datetime
+import functools
 import ipaddress
 import json
 import os
@@ -55,7 +56,7 @@ class EtcdCluster:
             self._client_ports = dict(zip(self.names, ports[:size], strict=True))
             self._peer_ports = dict(zip(self.names, ports[size:], strict=True))
             if tls:
-                _write_certificates(self.folder)
+                write_certificates(self.folder)
             for name in self.names:
                 self._launch(name)
             processes.wait_until(self.healthy, START_SECONDS, "etcd cluster")
@@ -108,10 +109,12 @@ class EtcdCluster:
         """Let a paused member go on."""
         self._processes[name].send_signal(signal.SIGCONT)
 
-    def start(self, name: str) -> None:
-        """Start a member again and return once it serves."""
-        self._launch(name)
-        processes.wait_until(lambda: self._answers(name), START_SECONDS, f"etcd member {name}")
+    def start(self, *names: str) -> None:
+        """Start members again and return once they serve; a single one of several cannot without the others."""
+        for name in names:
+            self._launch(name)
+        for name in names:
+            processes.wait_until(functools.partial(self._answers, name), START_SECONDS, f"etcd member {name}")
 
     def leader(self) -> str:
         """Return the member that leads, once there is one. Raises TestbedError when nobody comes to lead."""
@@ -224,7 +227,7 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _write_certificates(folder: Path) -> None:
+def write_certificates(folder: Path) -> None:
     """Write ca.pem, server.pem and server-key.pem for the members, cert.pem and key.pem for clients."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "testbed etcd CA")])

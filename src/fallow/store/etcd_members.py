@@ -55,7 +55,8 @@ _HINTS = (
     ("invalid user ID or password", f"etcd refused the user name or the password: check {USER_VARIABLE} and "
      f"{PASSWORD_VARIABLE} (or the password_file)"),
     ("user name is empty", f"etcd wants a user and a password: set {USER_VARIABLE} and {PASSWORD_VARIABLE}"),
-    ("permission denied", "the etcd user may not do this: grant its role readwrite on the prefix of the store's URL"),
+    ("permission denied", f"etcd does not allow it: set {USER_VARIABLE} and {PASSWORD_VARIABLE} to a user whose role "
+     "has readwrite on the prefix of the store's URL"),
     ("database space exceeded", "etcd has no space left: compact and defragment it, then disarm its alarm "
      "(etcdctl alarm disarm)"),
     ("request is too large", "one commit is larger than etcd takes (1.5 MiB unless --max-request-bytes says more)"),
@@ -248,7 +249,9 @@ def refusal(error: grpc.aio.AioRpcError) -> StoreError:
         return Compacted(0)
     if "requested lease not found" in details:
         return LeaseGone("the lease has ended")
-    for text, told in _HINTS:
-        if text in details:
-            return StoreError(told)
-    return StoreError(f"etcd refused: {details}")
+    return StoreError(told(details))
+
+
+def told(details: str) -> str:
+    """Return what to tell of what etcd says: what to do, where that is known."""
+    return next((hint for text, hint in _HINTS if text in details), f"etcd refused: {details}")

@@ -11,7 +11,7 @@ import structlog
 from aetcd import rpc
 
 from fallow.store.contract import Batch, Change, Compacted, Item, StoreError
-from fallow.store.etcd_members import MAX_PAUSE_SECONDS, MAX_TRY_SECONDS, Members
+from fallow.store.etcd_members import MAX_PAUSE_SECONDS, MAX_TRY_SECONDS, Members, told
 
 _log = structlog.get_logger("fallow.store")
 
@@ -44,7 +44,7 @@ async def follow(members: Members, begin: bytes, after: int, to_item: ToItem) ->
             if _DENIED in str(lost) or "auth token" in str(lost):
                 # An ended token looks like a missing permission here: log in again, once.
                 if refused:
-                    raise StoreError(f"etcd refused the watch: {lost}") from lost
+                    raise StoreError(told(str(lost))) from lost
                 refused = True
                 members.forget_token()
                 continue
