@@ -77,6 +77,7 @@ class Applier:
         self._cache = cache
         self._check = check
         self._fence = fence
+        self._max_operations = store.max_operations - (fence is not None)
         self._turn = asyncio.Lock()
         self._unknown, self._settled = 0, 0  # outcomes that were not known, and how many of them are by now
         self._settling = asyncio.Lock()
@@ -108,7 +109,7 @@ class Applier:
         known: dict[str, int] = {}  # revisions that our own commits have given to keys
         committed, revision = 0, 0
         while waiting:
-            batch = _take(waiting, known, self._store.max_operations, min(BATCH_BYTES, self._store.max_bytes))
+            batch = _take(waiting, known, self._max_operations, min(BATCH_BYTES, self._store.max_bytes))
             async with self._turn:
                 done, at = await self._settle(batch)
             if done:
@@ -183,10 +184,10 @@ class Applier:
 
     def _refuse_too_large(self, encoded: _Encoded) -> None:
         operations = max(len(encoded.expects), len(encoded.writes))
-        if operations > self._store.max_operations or encoded.size > self._store.max_bytes:
+        if operations > self._max_operations or encoded.size > self._store.max_bytes:
             raise TooLarge(
                 f"{operations} records of {encoded.size} bytes belong together, and the store takes "
-                f"{self._store.max_operations} of {self._store.max_bytes} bytes in one commit; nothing was written"
+                f"{self._max_operations} of {self._store.max_bytes} bytes in one commit; nothing was written"
             )
 
     async def _see(self, keys: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ class EtcdStore:
     Keys lie below `<prefix>data/`; `<prefix>commits/` holds the marks that tell whether a commit was written.
     """
 
+    shared = True
     # Leaves room for the names of the keys that are checked.
     max_bytes = MAX_REQUEST_BYTES - 256 * 1024
 

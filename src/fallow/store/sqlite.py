@@ -27,12 +27,9 @@ _T = TypeVar("_T")
 class SqliteStore:
     """A `Store` in one file. Make it with `SqliteStore.open`, in the event loop that will use it."""
 
-<<<<<<< HEAD
     shared = False
-=======
     max_operations = 100_000
     max_bytes = 256 * 1024 * 1024
->>>>>>> 69288ef (feat: etcd as a store, exactly-once commits through lost answers, and a three-member cluster for tests)
 
     def __init__(self, files: "_Files", leases: Sequence[tuple[str, float]], later: CallLater) -> None:
         self._files = files
