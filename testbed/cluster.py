@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fallow.client.api import Client
+from fallow.client.contexts import resolve
+from fallow.client.errors import ClientError
 from testbed import processes
 from testbed.engines import EngineNode, engine_node
 from testbed.fabric import Fabric
@@ -30,6 +34,8 @@ class Cluster:
     agents: dict[str, InsideProcess] = field(default_factory=dict)
     gateways: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     server: subprocess.Popen[bytes] | None = None
+    peers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    server_environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -43,18 +49,46 @@ class Cluster:
 
     def start_server(self) -> None:
         """Start the control plane, or start it again, and wait until it is ready."""
-        folder = self.fabric.folder
-        self.server = processes.start(
-            [
-                FALLOW, "server", "--data", str(folder / "server"),
-                "--listen", f"{self.fabric.host_address}:{self.port}",
-                "--session-listen", f"{self.fabric.host_address}:{self.port + 1}", *self.server_options,
-            ],
-            folder / "server.log",
-            self.environment,
-        )  # fmt: skip
-        self.fabric.remember(self.server)
+        self.server = self._launch("server", self.port)
         self.wait(self._server_answers, 20, "control plane", self.fabric.folder / "server.log")
+
+    def start_peer(self, name: str, port: int) -> None:
+        """Start a further process of the control plane on the same store, and wait until it is on record."""
+        folder = self.fabric.folder / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not (folder / "cluster.key").exists():
+            shutil.copy2(self.fabric.folder / "server/cluster.key", folder / "cluster.key")
+        self.peers[name] = self._launch(name, port)
+        url = f"https://{self.fabric.host_address}:{port}"
+
+        def known() -> bool:
+            if self.peers[name].poll() is not None:
+                raise TestbedError(f"{name} ended:\n" + tail(self.fabric.folder / f"{name}.log"))
+            try:
+                with self.client(port) as client:
+                    return any(peer.url == url and peer.answers for peer in client.peers().items)
+            except ClientError:
+                return False
+
+        self.wait(known, 20, f"control plane {name}", self.fabric.folder / f"{name}.log")
+
+    def _launch(self, name: str, port: int) -> subprocess.Popen[bytes]:
+        process = processes.start(
+            [
+                FALLOW, "server", "--data", str(self.fabric.folder / name),
+                "--listen", f"{self.fabric.host_address}:{port}",
+                "--session-listen", f"{self.fabric.host_address}:{port + 1}", *self.server_options,
+            ],
+            self.fabric.folder / f"{name}.log",
+            self.environment | dict(self.server_environment),
+        )  # fmt: skip
+        self.fabric.remember(process)
+        return process
+
+    def client(self, port: int | None = None) -> Client:
+        """Return a client of the control plane, or of its process that listens at `port`."""
+        context = resolve(environment=self.environment)
+        return Client(f"https://{self.fabric.host_address}:{port or self.port}", context.token, context.ca_pem)
 
     def _server_answers(self) -> bool:
         if self.server is None or self.server.poll() is not None:
@@ -161,8 +195,8 @@ class Cluster:
         """Stop everything, agents before engines; the fabric is closed by whoever made it."""
         for process in (*self.agents.values(), *self.gateways.values()):
             processes.stop(process, 10)
-        if self.server is not None:
-            processes.stop(self.server)
+        for server in (*self.peers.values(), *filter(None, [self.server])):
+            processes.stop(server)
         for node in self.nodes.values():
             node.power_cut()
 
