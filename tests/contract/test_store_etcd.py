@@ -343,7 +343,13 @@ async def test_tls_and_a_user(guarded):
         revision = await store.commit([], [Put("a", b"1")])
         watch = store.watch("", revision - 1)
         assert [batch.revision for batch in await take(watch, 1)] == [revision]
-        # Tokens end when all members start anew; the store logs in again, for calls and for watches.
+        # Tokens end with time, and when all members start anew; the store logs in again, for calls and for watches.
+        store._members._token = "ended"
+        assert (await store.get("a")).revision == revision
+        store._members._token = "ended"
+        other = store.watch("", revision - 1)
+        assert [batch.revision for batch in await take(other, 1)] == [revision]
+        await other.aclose()
         for name in guarded.names:
             guarded.kill(name)
         await asyncio.to_thread(guarded.start, *guarded.names)
