@@ -65,7 +65,7 @@ def main() -> int:
 
 def reference() -> str:
     """Return the whole page."""
-    root: Any = get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none)))
+    root: Any = get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none, store=_none)))
     parts = [HEAD, "## Exit codes\n", *_table(("code", "meaning"), ((str(int(c)), MEANINGS[c]) for c in Exit))]
     parts += ["\n## Environment\n", *_table(("variable", "meaning"), ((f"`{k}`", v) for k, v in ENVIRONMENT.items()))]
     parts += ["\n## Options before the command\n", *_parameters(root), ""]

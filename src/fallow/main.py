@@ -1,12 +1,20 @@
 """The entry point: the command line, with the processes it can start."""
 
 from fallow.cli.app import build_cli
-from fallow.cli.launchers import GatewayOptions, JoinOptions, Launchers, ServerOptions, UpOptions
+from fallow.cli.launchers import (
+    GatewayOptions,
+    JoinOptions,
+    Launchers,
+    ServerOptions,
+    StoreCopied,
+    StoreTask,
+    UpOptions,
+)
 
 
 def main() -> None:
     """Run the command line."""
-    build_cli(Launchers(server=_server, join=_join, gateway=_gateway, up=_up))()
+    build_cli(Launchers(server=_server, join=_join, gateway=_gateway, up=_up, store=_store))()
 
 
 # The wiring is imported only by the commands that run processes, so that all the others start quickly.
@@ -34,3 +42,9 @@ def _up(options: UpOptions) -> int:
     from fallow.wiring import run_up
 
     return run_up(options)
+
+
+def _store(task: StoreTask) -> StoreCopied:
+    from fallow.wiring.store_tools import run_store
+
+    return run_store(task)

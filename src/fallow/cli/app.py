@@ -19,6 +19,7 @@ from fallow.cli import (
     processes,
     replicas,
     routes,
+    stores,
     tokens,
     versions,
 )
@@ -173,6 +174,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for run in (processes.up, processes.server, processes.join, processes.gateway):
         app.command(epilog=_EXAMPLES[run.__name__], rich_help_panel=RUN)(run)
     app.command(epilog=_EXAMPLES["deploy"], rich_help_panel=USE)(deploy)
+    app.add_typer(stores.app, name="store", rich_help_panel=RUN)
     for name, group in (("deployment", deployments.app), ("node", nodes.app), ("token", tokens.app)):
         app.add_typer(group, name=name, rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)

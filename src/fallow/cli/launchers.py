@@ -79,8 +79,47 @@ class UpOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackupOptions:
+    """Copy everything in the store of this URL to a file."""
+
+    store: str
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreOptions:
+    """Fill the store of this URL from a file; `progress` is told how many writes are done, and of how many."""
+
+    file: Path
+    store: str
+    replace: bool
+    progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrateOptions:
+    """Fill the store `target` with what the store `source` holds, both URLs."""
+
+    source: str
+    target: str
+    replace: bool
+    progress: Callable[[int, int], None]
+
+
+StoreTask = BackupOptions | RestoreOptions | MigrateOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCopied:
+    """How many records were copied, and the revision of the store they come from."""
+
+    records: int
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Launchers:
-    """Each runs until it is told to stop and returns the process's exit code.
+    """All but `store` run until they are told to stop and return the process's exit code.
 
     They may raise `cli.failures.Failure` and every `ClientError`; both are shown without a traceback.
     """
@@ -89,3 +128,4 @@ class Launchers:
     join: Callable[[JoinOptions], int]
     gateway: Callable[[GatewayOptions], int]
     up: Callable[[UpOptions], int]
+    store: Callable[[StoreTask], StoreCopied]

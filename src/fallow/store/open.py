@@ -2,13 +2,19 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 from fallow.model.kinds import SCHEMA_KEY, SCHEMA_VERSION
-from fallow.store.contract import Check, Conflict, Put, Store, StoreError
+from fallow.store.contract import Check, Conflict, Item, Put, Store, StoreError
 from fallow.store.memory import MemoryStore
 from fallow.store.sqlite import SqliteStore
+from fallow.store.tables import connect, read_list
+
+# What stands for the version of the data while a restore is filling a store.
+UNFINISHED = b"unfinished restore"
 
 
 async def _open_memory(rest: str) -> Store:
@@ -50,12 +56,7 @@ async def open_store(url: str) -> Store:
     Raises ValueError for a URL that names no back-end, and StoreError when the store cannot be opened or its data is
     of another version than this program's.
     """
-    scheme, _, rest = url.partition(":")
-    opener = _OPENERS.get(scheme)
-    if opener is None or ":" not in url:
-        known = ", ".join(f"{name}:" for name in sorted(_OPENERS))
-        raise ValueError(f"{scheme!r} is no kind of store; a store's URL begins with one of {known}")
-    store = await opener(rest)
+    store = await open_unchecked(url)
     try:
         await _require_schema(store)
     except BaseException:
@@ -64,17 +65,66 @@ async def open_store(url: str) -> Store:
     return store
 
 
-async def _require_schema(store: Store) -> None:
-    item = await store.get(SCHEMA_KEY)
-    if item is None:
+async def open_unchecked(url: str) -> Store:
+    """Open a store whatever is in it: for those who are about to fill it. Raises ValueError and StoreError."""
+    scheme, _, rest = url.partition(":")
+    opener = _OPENERS.get(scheme)
+    if opener is None or ":" not in url:
+        known = ", ".join(f"{name}:" for name in sorted(_OPENERS))
+        raise ValueError(f"{scheme!r} is no kind of store; a store's URL begins with one of {known}")
+    return await opener(rest)
+
+
+async def read_store(url: str) -> tuple[list[Item], int]:
+    """Return all that a store holds, and the revision at which it did; a control plane may be using it.
+
+    Makes nothing: raises ValueError or StoreError for a store that is not there, or whose data is of another version.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite":
+        # Without its lock: that is for those who write.
+        items, revision = await asyncio.to_thread(_read_sqlite, Path(rest))
+    else:
+        store = await open_unchecked(url)
         try:
-            await store.commit([Check(SCHEMA_KEY, 0)], [Put(SCHEMA_KEY, str(SCHEMA_VERSION).encode())])
-        except Conflict:  # another process was quicker; look at what it wrote
-            await _require_schema(store)
-        return
-    text = item.value.decode(errors="replace")
+            items, revision = await store.list("")
+        finally:
+            await store.close()
+    schema = next((item for item in items if item.key == SCHEMA_KEY), None)
+    if schema is None:
+        raise StoreError("there is no data of Fallow's in this store")
+    refuse_schema(schema.value)
+    return items, revision
+
+
+def refuse_schema(schema: bytes) -> None:
+    """Raise StoreError unless data marked with `schema` is what this program knows."""
+    text = schema.decode(errors="replace")
     if text == str(SCHEMA_VERSION):
         return
+    if schema == UNFINISHED:
+        raise StoreError("a restore into this store did not finish: run it again, from the beginning")
     newer = text.isdecimal() and int(text) > SCHEMA_VERSION
     hint = "; use the newer program that wrote it" if newer else ""
     raise StoreError(f"the stored data is of version {text}, this program knows version {SCHEMA_VERSION}{hint}")
+
+
+def _read_sqlite(path: Path) -> tuple[list[Item], int]:
+    if not path.is_file():
+        raise StoreError(f"there is no store at {path}")
+    with closing(connect(path)) as connection:
+        try:
+            return read_list(connection, "")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
+
+
+async def _require_schema(store: Store) -> None:
+    item = await store.get(SCHEMA_KEY)
+    if item is not None:
+        refuse_schema(item.value)
+        return
+    try:
+        await store.commit([Check(SCHEMA_KEY, 0)], [Put(SCHEMA_KEY, str(SCHEMA_VERSION).encode())])
+    except Conflict:  # another process was quicker; look at what it wrote
+        await _require_schema(store)

@@ -102,7 +102,7 @@ def test_launchers_may_fail(error: BaseException, code: int) -> None:
     def launch(_: object) -> int:
         raise error
 
-    app = build_cli(Launchers(server=launch, join=launch, gateway=launch, up=launch))
+    app = build_cli(Launchers(server=launch, join=launch, gateway=launch, up=launch, store=launch))
     result = CliRunner().invoke(app, ["up"])
     assert result.exit_code == code
     assert "Traceback" not in result.stderr

@@ -28,7 +28,7 @@ def _none(_: object) -> int:
     return 0
 
 
-PATHS = list(_paths(get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none)))))
+PATHS = list(_paths(get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none, store=_none)))))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)
@@ -44,6 +44,7 @@ def test_all_commands_are_there() -> None:
         token-create token-list token-revoke
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         deployment-list deployment-show deployment-scale deployment-delete
+        store-backup store-restore store-migrate
         replica-list route-list peer-list context-list context-use context-show context-add context-remove"""
     assert {"-".join(path) for path in PATHS} == set(expected.split())
 
@@ -51,7 +52,7 @@ def test_all_commands_are_there() -> None:
 def test_help_loads_no_http_library() -> None:
     code = (
         "import sys\nfrom fallow.cli.app import build_cli\nfrom fallow.cli.launchers import Launchers\n"
-        "app = build_cli(Launchers(server=None, join=None, gateway=None, up=None))\n"
+        "app = build_cli(Launchers(server=None, join=None, gateway=None, up=None, store=None))\n"
         "try:\n    app(['--help'])\nexcept SystemExit: pass\n"
         "assert not {'httpx', 'asyncio', 'cryptography'} & set(sys.modules), 'slow'"
     )

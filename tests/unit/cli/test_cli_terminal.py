@@ -22,7 +22,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import Launchers
-build_cli(Launchers(server=None, join=None, gateway=None, up=None))()
+build_cli(Launchers(server=None, join=None, gateway=None, up=None, store=None))()
 """
 
 
