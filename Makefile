@@ -59,6 +59,7 @@ e2e: $(VENV)/.done  ## whole system on real parts
 benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@mkdir -p benchmarks/results
 	@for name in placement store access; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+	@$(BIN)/python benchmarks/store.py --engine etcd --json benchmarks/results/store-etcd.json
 
 clean:  ## remove what the targets made in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,9 +1,11 @@
-"""Transactions a second, and time from a put to its watch, with many concurrent callers on SQLite.
+"""Transactions a second, and time from a put to its watch, with many concurrent callers, on SQLite and on etcd.
 
-The peer is the same database without the store: one loop that puts one row a transaction through `sqlite3`, with the
-same write-ahead log and the same `synchronous = FULL`, in the same run on the same disk.
+The peer is the same engine without the store, in the same run on the same disk. For SQLite: one loop that puts one row
+a transaction through `sqlite3`, with the same write-ahead log and the same `synchronous = FULL`. For etcd, with three
+members on loopback: as many callers that compare-and-set through the client of `aetcd`, and one watch.
 
     python benchmarks/store.py --json out.json
+    python benchmarks/store.py --engine etcd --json out-etcd.json
 """
 
 import argparse
@@ -18,12 +20,17 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import aetcd
 from machine import describe
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from fallow.store.contract import Check, Put
-from fallow.store.sqlite import SqliteStore
+from fallow.store.open import open_store
+from testbed.etcd import EtcdCluster
 
 VALUE = bytes(100)
+END = "k/end"
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -32,9 +39,9 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {"p50_ms": round(cuts[49] * 1000, 3), "p99_ms": round(cuts[98] * 1000, 3)}
 
 
-async def store_figures(folder: Path, callers: int, seconds: float) -> dict[str, Any]:
+async def store_figures(url: str, callers: int, seconds: float) -> dict[str, Any]:
     """Let every caller compare-and-set a key of its own over and over, while one watch reads all of it."""
-    store = await SqliteStore.open(folder / "store.db")
+    store = await open_store(url)
     begun: dict[str, float] = {}
     puts: list[float] = []
     watched: list[float] = []
@@ -46,18 +53,26 @@ async def store_figures(folder: Path, callers: int, seconds: float) -> dict[str,
             revision = await store.commit([Check(key, revision)], [Put(key, VALUE)])
             puts.append(time.perf_counter() - begun[key])
 
-    async def watch() -> None:
-        async with aclosing(store.watch("k/", 0)) as batches:  # type: ignore[type-var]
+    async def watch(after: int) -> None:
+        async with aclosing(store.watch("k/", after)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 now = time.perf_counter()
+                if batch.changes[0].key == END:
+                    return
                 watched.extend(now - begun[change.key] for change in batch.changes)
 
-    watching = asyncio.create_task(watch())
+    watching = asyncio.create_task(watch(await store.commit([], [])))
     start = time.perf_counter()
     await asyncio.gather(*(call(f"k/{number}", start + seconds) for number in range(callers)))
     took = time.perf_counter() - start
-    await store.close()
+    await store.commit([], [Put(END, b"")])
     await watching
+    await store.close()
+    return figures_of(puts, watched, took)
+
+
+def figures_of(puts: list[float], watched: list[float], took: float) -> dict[str, Any]:
+    """Return the figures of one run. Raises AssertionError when the watch has not told of exactly the puts."""
     assert len(watched) == len(puts), "the watch missed or doubled a commit"
     return {
         "transactions": len(puts),
@@ -89,25 +104,96 @@ def bare_figures(folder: Path, callers: int, seconds: float) -> dict[str, Any]:
     }
 
 
+async def bare_etcd_figures(endpoints: list[str], callers: int, seconds: float) -> dict[str, Any]:
+    """Do the same through the client of `aetcd` alone."""
+    hosts, _, port = ",".join(endpoints).rpartition(":")
+    client = aetcd.Client(host=f"ipv4:{hosts}", port=int(port))
+    begun: dict[bytes, float] = {}
+    puts: list[float] = []
+    watched: list[float] = []
+    ready = asyncio.Event()
+
+    async def call(key: bytes, until: float) -> None:
+        revision = 0
+        while time.perf_counter() < until:
+            begun[key] = time.perf_counter()
+            ok, (answer,) = await client.transaction(
+                compare=[client.transactions.mod(key) == revision],
+                success=[client.transactions.put(key, VALUE)],
+                failure=[],
+            )
+            assert ok
+            revision = answer.response_put.header.revision
+            puts.append(time.perf_counter() - begun[key])
+
+    async def watch() -> None:
+        events = await client.watch_prefix(b"bare/")
+        ready.set()
+        async for event in events:
+            if event.kv.key == b"bare/end":
+                return
+            watched.append(time.perf_counter() - begun[event.kv.key])
+
+    watching = asyncio.create_task(watch())
+    await ready.wait()
+    start = time.perf_counter()
+    await asyncio.gather(*(call(b"bare/%d" % number, start + seconds) for number in range(callers)))
+    took = time.perf_counter() - start
+    await client.put(b"bare/end", b"")
+    await watching
+    await client.close()
+    return figures_of(puts, watched, took)
+
+
+def sqlite_run(folder: Path | None, callers: int, seconds: float) -> dict[str, Any]:
+    """Return the figures of the store on SQLite and of its peer."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        bare = bare_figures(Path(name), callers, seconds)
+        store = asyncio.run(store_figures(f"sqlite:{name}/store.db", callers, seconds))
+    return {
+        "engine": "sqlite",
+        "engine_version": sqlite3.sqlite_version,
+        "synchronous": "FULL",
+        "store": store,
+        "peer": {"name": "sqlite3, one transaction a put, one caller", **bare},
+    }
+
+
+def etcd_run(callers: int, seconds: float) -> dict[str, Any]:
+    """Return the figures of the store on three members of etcd on loopback, and of their peer."""
+    with EtcdCluster() as cluster:
+        bare = asyncio.run(bare_etcd_figures(cluster.endpoints, callers, seconds))
+        store = asyncio.run(store_figures(cluster.url(), callers, seconds))
+        version = json.loads(cluster.ctl("endpoint", "status", "-w", "json"))[0]["Status"]["version"]
+    return {
+        "engine": "etcd",
+        "engine_version": version,
+        "members": 3,
+        "store": store,
+        "peer": {"name": "aetcd, the same transactions without the store, as many callers", **bare},
+    }
+
+
 def main() -> None:
     """Run both on the same disk and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each of the two runs")
-    parser.add_argument("--folder", type=Path, help="the disk to measure; default: the temporary folder's")
+    parser.add_argument("--engine", choices=("sqlite", "etcd"), default="sqlite")
+    parser.add_argument("--folder", type=Path, help="the disk to measure SQLite on; default: the temporary folder's")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        bare = bare_figures(Path(name), options.callers, options.seconds)
-        store = asyncio.run(store_figures(Path(name), options.callers, options.seconds))
+    run = (
+        etcd_run(options.callers, options.seconds)
+        if options.engine == "etcd"
+        else sqlite_run(options.folder, options.callers, options.seconds)
+    )
     figures = {
         "benchmark": "store",
-        "machine": describe() | {"sqlite": sqlite3.sqlite_version},
+        "machine": describe(),
         "callers": options.callers,
         "value_bytes": len(VALUE),
-        "synchronous": "FULL",
-        "store": store,
-        "peer": {"name": "sqlite3, one transaction a put, one caller", **bare},
+        **run,
     }
     text = json.dumps(figures, indent=2)
     if options.json:

@@ -14,6 +14,8 @@ def run_store(task: StoreTask) -> StoreCopied:
         return asyncio.run(_do(task))
     except (StoreError, ValueError) as error:
         raise Failure(sentence(str(error))) from error
+    except OSError as error:
+        raise Failure(f"{error.filename or 'the file'}: {error.strerror or error}") from error
 
 
 async def _do(task: StoreTask) -> StoreCopied:
