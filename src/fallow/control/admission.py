@@ -2,16 +2,19 @@
 
 Identity is the key: a token is bound to the key that used it, so a machine whose answer was lost asks again and gets
 the same identity. Names and ports are given one at a time: under a lock in this process, and by the members' roster
-among several. The token's revision guards its uses.
+among several. The token's revision guards its uses. Machines that ask at the same time are admitted by one commit: a
+fleet of thousands joins with one token, which every commit stores whole.
 """
 
 import asyncio
 import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
 
+from fallow.control.arrivals import Draft
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, refuse
@@ -21,7 +24,6 @@ from fallow.control.tokens import matches_secret
 from fallow.decide.events import event
 from fallow.decide.joining import free_host_ports, free_name, lease_address, name_from_hostname
 from fallow.decide.plan import Step
-from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import Authority, AuthorityError, Issued, key_sha256_of_request
 from fallow.model.credentials import JoinCredential, parse_join_credential
 from fallow.model.members import Identity, JoinRequest, Lease, Member, RenewRequest, Role
@@ -33,6 +35,17 @@ from fallow.store.cache import Cache
 __all__ = ["Admission", "Refused"]
 
 ID_LENGTH = 8
+JOINS_AT_ONCE = 32  # in one commit
+
+
+@dataclass(eq=False, slots=True)
+class _Arrival:
+    """A machine that waits to be admitted, and what came of it."""
+
+    request: JoinRequest
+    credential: JoinCredential
+    address: str
+    outcome: tuple[Member, Issued] | Refused | None = None
 
 
 class Admission:
@@ -47,6 +60,7 @@ class Admission:
         self._settings = settings
         self._clock = clock
         self._lock = asyncio.Lock()
+        self._arrivals: list[_Arrival] = []
 
     async def join(self, request: JoinRequest, source_address: str) -> Identity:
         """Make a member of a machine that called from `source_address`, or repeat the answer to its earlier call.
@@ -59,25 +73,52 @@ class Admission:
         except ValueError as error:
             raise refuse(400, "bad-address", "No usable source address", str(error)) from error
 
-        def decide() -> tuple[Step, tuple[Member, Issued]]:
-            snapshot = self._cache.snapshot()
-            token = self._checked_token(snapshot, credential, request.role)
+        await self._cache.latest("join-tokens", credential.token_id)
+        arrival = _Arrival(request, credential, address)
+        self._arrivals.append(arrival)
+        try:
+            async with self._lock:
+                while arrival.outcome is None:  # else whoever had the lock before has seen to it
+                    await self._admit_waiting()
+        finally:
+            self._arrivals.remove(arrival)
+        if isinstance(arrival.outcome, Refused):
+            raise arrival.outcome
+        return self._identity(*arrival.outcome)
+
+    async def _admit_waiting(self) -> None:
+        """Decide about the machines that have waited longest. A commit that fails is told to the caller alone."""
+        batch = [arrival for arrival in self._arrivals if arrival.outcome is None][:JOINS_AT_ONCE]
+
+        def decide() -> tuple[Step | None, list[tuple[Member, Issued] | Refused]]:
+            draft = Draft(self._cache.snapshot())
+            outcomes = [self._decide(draft, arrival) for arrival in batch]
+            step = draft.step()
+            return guarded(self._cache, step, "members", self._clock()) if step is not None else None, outcomes
+
+        for arrival, outcome in zip(batch, await commit_again(self._applier, decide), strict=True):
+            arrival.outcome = outcome
+
+    def _decide(self, draft: Draft, arrival: _Arrival) -> tuple[Member, Issued] | Refused:
+        """Admit one machine, or say why not."""
+        request = arrival.request
+        try:
+            token = self._checked_token(draft.tokens.get(arrival.credential.token_id), arrival.credential, request.role)
             key_sha256 = self._key_of(request.csr_pem)
-            member = self._joined_before(snapshot, token, key_sha256)
-            if member is None:
-                self._check_unused(snapshot, token)
-                member = self._new_member(snapshot, request, token, key_sha256, address)
+            member = self._joined_before(draft, token, key_sha256)
+            if member is not None:
+                step, admitted = self._certify(member, request.csr_pem, "CertificateIssued", ())
+            else:
+                self._check_unused(draft, token)
+                member = self._new_member(draft, request, token, key_sha256, arrival.address)
                 token = msgspec.structs.replace(
                     token, used_by={**token.used_by, key_sha256: member.id}, updated_at=member.updated_at
                 )
-                step, made = self._certify(member, request.csr_pem, "MemberJoined", (token,))
-                return guarded(self._cache, step, "members", member.updated_at), made
-            return self._certify(member, request.csr_pem, "CertificateIssued", ())
-
-        await self._cache.latest("join-tokens", credential.token_id)
-        async with self._lock:
-            member, issued = await commit_again(self._applier, decide)
-        return self._identity(member, issued)
+                step, admitted = self._certify(member, request.csr_pem, "MemberJoined", (token,))
+        except Refused as refused:
+            return refused
+        draft.put(step)
+        return admitted
 
     async def renew(self, request: RenewRequest) -> Identity:
         """Return a new certificate for a member's own key, even when the old one has expired. Raises Refused."""
@@ -116,9 +157,8 @@ class Admission:
             )
         return credential
 
-    def _checked_token(self, snapshot: Snapshot, credential: JoinCredential, role: Role) -> JoinToken:
+    def _checked_token(self, token: JoinToken | None, credential: JoinCredential, role: Role) -> JoinToken:
         """Return the token if it admits this role at all; whether it still does is told by `_check_unused`."""
-        token = snapshot.join_tokens.get(credential.token_id)
         if not matches_secret(token, credential.secret) or token is None:
             raise refuse(
                 403,
@@ -145,28 +185,28 @@ class Admission:
         except AuthorityError as error:
             raise refuse(400, "bad-csr", "Bad certificate signing request", str(error)) from error
 
-    def _joined_before(self, snapshot: Snapshot, token: JoinToken, key_sha256: str) -> Member | None:
+    def _joined_before(self, draft: Draft, token: JoinToken, key_sha256: str) -> Member | None:
         """Return the member this key became with this very token."""
         if key_sha256 in token.used_by:
-            member = snapshot.members.get(token.used_by[key_sha256])
+            member = draft.members.get(token.used_by[key_sha256])
             if member is None:
                 raise _removed()
             return member
-        for member in snapshot.members.values():
-            if member.key_sha256 == key_sha256:
-                raise refuse(
-                    409,
-                    "key-known",
-                    "Already a member",
-                    f"this machine's key belongs to member {member.name}, which joined with another token",
-                    f"start its agent without a token, or first: fallow node remove {member.name}",
-                )
+        member = draft.by_key.get(key_sha256)
+        if member is not None:
+            raise refuse(
+                409,
+                "key-known",
+                "Already a member",
+                f"this machine's key belongs to member {member.name}, which joined with another token",
+                f"start its agent without a token, or first: fallow node remove {member.name}",
+            )
         return None
 
-    def _check_unused(self, snapshot: Snapshot, token: JoinToken) -> None:
+    def _check_unused(self, draft: Draft, token: JoinToken) -> None:
         now = self._clock()
         if len(token.used_by) >= token.uses:
-            users = [snapshot.members.get(id_) for id_ in token.used_by.values()]
+            users = [draft.members.get(id_) for id_ in token.used_by.values()]
             names = sorted(user.name for user in users if user is not None)
             by = ", ".join(names[:5]) or "members that were removed since"
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -182,20 +222,20 @@ class Admission:
             )
 
     def _new_member(
-        self, snapshot: Snapshot, request: JoinRequest, token: JoinToken, key_sha256: str, address: str
+        self, draft: Draft, request: JoinRequest, token: JoinToken, key_sha256: str, address: str
     ) -> Member:
         now = self._clock()
         return Member(
             id=f"{request.role[0]}-{new_id(ID_LENGTH)}",
             created_at=now,
             updated_at=now,
-            name=_name(snapshot, request),
+            name=_name(draft, request),
             role=request.role,
             labels=token.labels,
             key_sha256=key_sha256,
             token_id=token.id,
             certificate_expires_at=0.0,
-            lease=self._lease(snapshot, request.role, address),
+            lease=self._lease(draft, request.role, address),
             function=request.function,
             facts=request.facts,
             variables=request.variables,
@@ -203,11 +243,11 @@ class Admission:
             state_reason="it has an identity and has not yet opened a session",
         )
 
-    def _lease(self, snapshot: Snapshot, role: Role, address: str) -> Lease:
+    def _lease(self, draft: Draft, role: Role, address: str) -> Lease:
         if role is not Role.NODE:
             return Lease(address=address, host_ports=self._settings.host_ports)
         size, whole = self._settings.host_ports_per_node, self._settings.host_ports
-        block = free_host_ports(snapshot.members.values(), address, whole, size)
+        block = free_host_ports(draft.at(address), address, whole, size)
         if block is None:
             raise refuse(
                 409,
@@ -255,12 +295,10 @@ class Admission:
         )
 
 
-def _name(snapshot: Snapshot, request: JoinRequest) -> str:
+def _name(draft: Draft, request: JoinRequest) -> str:
     """Return the new member's name: as proposed, or derived and made unique. Raises Refused."""
-    # Commands take a name or an id: a name that is another member's id would lead them astray.
-    taken = {member.name for member in snapshot.members.values()} | snapshot.members.keys()
     if not request.name:
-        return free_name(name_from_hostname(request.facts.hostname, request.role), taken)
+        return free_name(name_from_hostname(request.facts.hostname, request.role), draft.taken_names)
     if not is_name(request.name):
         raise refuse(
             400,
@@ -268,7 +306,7 @@ def _name(snapshot: Snapshot, request: JoinRequest) -> str:
             "Not a usable name",
             f"{request.name!r} is not a DNS label: lower case letters, digits and dashes, at most 40, a letter first",
         )
-    if request.name in taken:
+    if request.name in draft.taken_names:
         raise refuse(
             409,
             "name-taken",

@@ -14,7 +14,7 @@ from fallow.control.admission import Refused
 from fallow.decide.plan import Step
 from fallow.model.credentials import parse_join_credential
 from fallow.model.members import MemberState, PortRange, RenewRequest, Role
-from fallow.store.contract import Conflict
+from fallow.store.contract import Conflict, StoreError
 
 
 @pytest.fixture
@@ -149,6 +149,43 @@ async def test_many_joins_at_once_use_the_token_exactly_as_often_as_allowed(part
     assert len(joined) == 5
     assert len({one.name for one in joined}) == len({one.lease.host_ports.first for one in joined}) == 5
     assert {one.problem.type for one in done if isinstance(one, Refused)} == {"urn:fallow:token-used"}
+
+
+async def test_machines_that_join_together_share_commits_and_nothing_else(parts: Parts) -> None:
+    """A commit for each would store the token of a fleet as often as it has machines."""
+    token = await parts.token(uses=40)
+    before = parts.cache.revision
+    bad = parts.join(token, csr_of(new_key()), name="Not A Name")
+    twins = [parts.join(token, csr_of(new_key()), name="twin") for _ in range(2)]
+    done = await asyncio.gather(
+        *(parts.join(token, csr_of(new_key())) for _ in range(9)), bad, *twins, return_exceptions=True
+    )
+    assert parts.cache.revision - before <= 2  # the first may go alone
+    codes = [found.problem.type for found in done if isinstance(found, Refused)]
+    assert codes == ["urn:fallow:name-invalid", "urn:fallow:name-taken"]
+    members = parts.cache.snapshot().members.values()
+    assert len({member.name for member in members}) == len({member.lease.host_ports.first for member in members}) == 10
+    assert {member.id for member in members} == {found.member_id for found in done if not isinstance(found, Refused)}
+    (stored,) = parts.cache.snapshot().join_tokens.values()
+    assert stored.used_by == {member.key_sha256: member.id for member in members}
+
+
+async def test_a_failed_commit_is_told_to_one_and_tried_again_for_the_others(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, commit = await parts.token(uses=3), parts.applier.commit
+    fails = iter([True])
+
+    async def failing(step: Step) -> int:
+        if next(fails, False):
+            raise StoreError("no answer")
+        return await commit(step)
+
+    monkeypatch.setattr(parts.applier, "commit", failing)
+    calls = (parts.join(token, csr_of(new_key())) for _ in range(3))
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(found, StoreError) for found in done] == [True, False, False]
+    assert len(parts.cache.snapshot().members) == 2
 
 
 async def test_two_control_planes_cannot_use_a_token_twice(parts: Parts) -> None:
