@@ -14,6 +14,7 @@ Started by the other benchmarks, which send one command a line and read one JSON
 import argparse
 import asyncio
 import asyncio.sslproto
+import functools
 import hmac
 import json
 import os
@@ -85,13 +86,11 @@ class Agent(asyncio.Protocol):
 
     async def join(self, token: str) -> None:
         """Become a member as `fallow.client.joining` does. Raises OSError and ValueError."""
-        unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-        ca_pem = (await self._ask("GET", "/v1/ca", b"", unverified)).decode()
+        ca_pem = (await self._ask("GET", "/v1/ca", b"", _unverified())).decode()
         if not hmac.compare_digest(ca_key_sha256(ca_pem), parse_join_credential(token).ca_sha256):
             raise ValueError("another CA than the token's")
         request = JoinRequest(token=token, csr_pem=self.csr_pem, role=Role.NODE, name=self.name, facts=FACTS)
-        body = await self._ask("POST", "/v1/join", msgspec.json.encode(request), _trusting(ca_pem))
+        body = await self._ask("POST", "/v1/join", msgspec.json.encode(request), _server_only(ca_pem))
         self.identity = msgspec.json.decode(body, type=Identity)
 
     async def _ask(self, method: str, path: str, body: bytes, context: ssl.SSLContext) -> bytes:
@@ -99,7 +98,9 @@ class Agent(asyncio.Protocol):
         reader, writer = await asyncio.open_connection(
             host, port, ssl=context, server_hostname=SERVER_NAME, local_addr=(self.source, 0)
         )
-        head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: fallow/{VERSION}\r\nConnection: close\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: fallow/{VERSION}\r\nConnection: close\r\n"
+        )
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         writer.write(f"{head}\r\n".encode() + body)
@@ -194,6 +195,18 @@ class Agent(asyncio.Protocol):
             self.transport.write(encode_frame(frame))
 
 
+@functools.cache  # as they hold nothing of one agent
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@functools.cache
+def _server_only(ca_pem: str) -> ssl.SSLContext:
+    return _trusting(ca_pem)
+
+
 def _trusting(ca_pem: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -208,7 +221,7 @@ class Hollow:
         self.run: dict[str, float] = {}  # replica id -> when its assignment came, UTC seconds
         self.stop: dict[str, float] = {}
         self.agents = [Agent(index, url, self._note) for index in range(first, first + count)]
-        self._folder = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: S108
+        self._folder = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 
     def _note(self, replica_id: str, run: bool) -> None:
         (self.run if run else self.stop).setdefault(replica_id, time.time())

@@ -79,14 +79,18 @@ class Api:
     async def metrics(self) -> dict[str, float]:
         """Return every metric by name and labels."""
         text = (await self._http.get("/metrics", extensions={"sni_hostname": SERVER_NAME})).text
-        return {f"{name}{{{labels}}}" if labels else name: float(value) for name, labels, value in _METRIC.findall(text)}
+        return {
+            f"{name}{{{labels}}}" if labels else name: float(value) for name, labels, value in _METRIC.findall(text)
+        }
 
     async def until(self, name: str, least: float, seconds: float, every: float = 0.1) -> float:
         """Wait until a metric has grown to `least`; return the metric. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            while (value := (await self.metrics()).get(name, 0.0)) < least:
+            while True:
+                value = (await self.metrics()).get(name, 0.0)
+                if value >= least:
+                    return value
                 await asyncio.sleep(every)
-        return value
 
 
 class Fleet:
