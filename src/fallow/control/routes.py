@@ -7,10 +7,8 @@ from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
-from fallow.decide.routes import render, withdrawn
+from fallow.decide.routes import leaving, render, withdrawn
 from fallow.decide.snapshot import Snapshot
-from fallow.model.deployments import ReplicaState
-from fallow.model.members import Role
 from fallow.model.routes import ProxyState
 from fallow.model.wire import SetProxy
 
@@ -44,19 +42,16 @@ class RoutesLoop:
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
         self.state = render(snapshot)
-        newest_leaving = max(
-            (replica.revision for replica in snapshot.replicas.values() if replica.state is ReplicaState.LEAVING),
-            default=0,
-        )
+        newest_leaving = max((replica.revision for replica in leaving(snapshot)), default=0)
         self._publish(snapshot, newest_leaving)
         return Plan()
 
     def _publish(self, snapshot: Snapshot, newest_leaving: int) -> None:
         """Send the state to gateways that were told something else, or must confirm that a replica is withdrawn."""
         open_now: dict[Link, ProxyState] = {}
-        for link in self._hub.links():
-            member = snapshot.members.get(link.member_id)
-            if member is None or member.role is not Role.GATEWAY:
+        for gateway_id in snapshot.gateways:
+            link = self._hub.link(gateway_id)
+            if link is None:
                 continue
             told = self._sent.get(link)
             if told is None or told.revision < newest_leaving or not told.same_content(self.state):

@@ -6,7 +6,7 @@ but its number is not given away until they have ended.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -32,13 +32,27 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
     """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step."""
     steps: list[Step] = list(_lost(snapshot, now, new_id))
     lost = {record.id for step in steps for record in step.puts}
+    draining = {node.id for node in snapshot.nodes.values() if node.scheduling is Scheduling.DRAINING}
     for deployment in snapshot.deployments.values():
+        if not lost and _settled(deployment, snapshot.replicas_by_deployment.get(deployment.id, ()), draining):
+            continue
         replicas = [
             replica for replica in snapshot.replicas_by_deployment.get(deployment.id, ()) if replica.id not in lost
         ]
         view = _View(deployment=deployment, members=snapshot.members, replicas=replicas, now=now, new_id=new_id)
         steps.extend(_finish_deletion(snapshot, view) if deployment.deleting else _changes(view))
     return Plan(steps=steps)
+
+
+def _settled(deployment: Deployment, replicas: Iterable[Replica], draining: Set[str]) -> bool:
+    """Say whether each slot has one replica of the newest generation, and none has to move: soon seen."""
+    live = [replica for replica in replicas if replica.state in _LIVE]
+    return (
+        not deployment.deleting
+        and len(live) == deployment.spec.replicas == len({replica.slot for replica in live})
+        and {replica.generation for replica in live} <= {deployment.generation}
+        and draining.isdisjoint(replica.node_id for replica in live)
+    )
 
 
 @dataclass(kw_only=True)

@@ -72,9 +72,7 @@ def withdrawn(
     gateways = [reports.get(gateway.id) for gateway in snapshot.live_gateways]
     steps: list[Step] = []
     waits: list[float] = []
-    for replica in sorted(snapshot.replicas.values(), key=lambda found: found.id):
-        if replica.state is not ReplicaState.LEAVING:
-            continue
+    for replica in leaving(snapshot):
         left = replica.state_since + drain_seconds - now
         if left > 0 and _routed(snapshot, replica) and not all(_done(replica, report) for report in gateways):
             waits.append(left)
@@ -82,6 +80,13 @@ def withdrawn(
         stopping = msgspec.structs.replace(replica, state=ReplicaState.STOPPING, state_since=now, updated_at=now)
         steps.append(Step(puts=(stopping,)))
     return Plan(steps=tuple(steps), wake_after_seconds=min(waits, default=None))
+
+
+def leaving(snapshot: Snapshot) -> list[Replica]:
+    """Return the replicas that are being withdrawn, by id."""
+    # Filtered before it is sorted: this runs after every change of any of ten thousand replicas.
+    found = [replica for replica in snapshot.replicas.values() if replica.state is ReplicaState.LEAVING]
+    return sorted(found, key=lambda replica: replica.id)
 
 
 def backend_key(deployment: Deployment, route: RouteSpec) -> str:

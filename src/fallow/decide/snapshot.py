@@ -45,13 +45,14 @@ class Snapshot:
         return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
 
     @cached_property
+    def gateways(self) -> Mapping[str, Member]:
+        """Return the members that take requests in."""
+        return {id_: member for id_, member in self.members.items() if member.role is Role.GATEWAY}
+
+    @cached_property
     def live_gateways(self) -> list[Member]:
         """Return the gateways that are ready."""
-        return [
-            member
-            for member in self.members.values()
-            if member.role is Role.GATEWAY and member.state is MemberState.READY
-        ]
+        return [member for member in self.gateways.values() if member.state is MemberState.READY]
 
     def deployment_named(self, project: str, name: str) -> Deployment | None:
         """Return the deployment called `project/name`, if there is one."""
