@@ -11,7 +11,7 @@ from fallow.decide.placement import Binding, Placement, fits, place
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica, ReplicaState
-from fallow.model.meta import Reason
+from fallow.model.meta import Reason, Record
 
 REASON_SECONDS = 10.0
 
@@ -75,10 +75,15 @@ def _pending_reasons(snapshot: Snapshot, placement: Placement, now: float) -> li
     return steps
 
 
+def binds(step: Step) -> bool:
+    """Say whether `still_fits` has anything to look at in a step."""
+    return any(_binds(record) for record in step.puts)
+
+
 def still_fits(snapshot: Snapshot, step: Step) -> Reason | None:
     """Re-check a step's bindings against the newest snapshot; the applier drops what no longer fits."""
     for record in step.puts:
-        if isinstance(record, Replica) and record.state is ReplicaState.PLACED and record.observed is None:
+        if isinstance(record, Replica) and _binds(record):
             before = snapshot.replicas.get(record.id)
             if before is not None and before.state is ReplicaState.PENDING:
                 return fits(
@@ -91,3 +96,7 @@ def still_fits(snapshot: Snapshot, step: Step) -> Reason | None:
                     ),
                 )
     return None
+
+
+def _binds(record: Record) -> bool:
+    return isinstance(record, Replica) and record.state is ReplicaState.PLACED and record.observed is None

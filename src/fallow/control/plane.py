@@ -22,7 +22,7 @@ from fallow.control.leader import Leadership
 from fallow.control.members import members_controller, sessions_controller
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
-from fallow.control.placement import placement_controller, still_fits
+from fallow.control.placement import binds, placement_controller, still_fits
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
@@ -52,7 +52,7 @@ class ControlPlane:
         self.clock = clock
         self.registry = CollectorRegistry()
         self.cache = Cache(store)
-        self.applier = Applier(store, self.cache, still_fits)
+        self.applier = Applier(store, self.cache, still_fits, binds)
         self.hub = Hub(clock)
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
@@ -144,7 +144,7 @@ class ControlPlane:
 
     async def _lead(self, fence: Check) -> None:
         """Do what only one process may do, for as long as the fence holds."""
-        applier = Applier(self.store, self.cache, still_fits, fence)
+        applier = Applier(self.store, self.cache, still_fits, binds, fence)
         await first_to_end(self._repeat(self._led_controllers(), applier), self._trim())
 
     async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:

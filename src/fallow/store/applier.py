@@ -61,9 +61,10 @@ class _Encoded:
 class Applier:
     """Commits steps and waits until the cache has seen them, so that the next decision knows of them.
 
-    `check` says why a step no longer fits the newest snapshot, None when it does. Commits of plans take turns, so that
-    no two of them use the same room; single steps do not wait for each other. With a `fence` nothing is committed any
-    more once that check of a key fails: every commit then raises Fenced.
+    `check` says why a step no longer fits the newest snapshot, None when it does; it is asked about batches in which
+    it `concerns` a step. Commits of plans take turns, so that no two of them use the same room; single steps do not
+    wait for each other. With a `fence` nothing is committed any more once that check of a key fails: every commit then
+    raises Fenced.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Applier:
         store: Store,
         cache: Cache,
         check: Callable[[Snapshot, Step], Reason | None] | None = None,
+        concerns: Callable[[Step], bool] = lambda _: True,
         fence: Check | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
         self._check = check
+        self._concerns = concerns
         self._fence = fence
         self._max_operations = store.max_operations - (fence is not None)
         self._turn = asyncio.Lock()
@@ -130,7 +133,7 @@ class Applier:
         return [], 0
 
     def _fitting(self, batch: Sequence[_Encoded]) -> Sequence[_Encoded]:
-        if self._check is None:
+        if self._check is None or not any(self._concerns(encoded.step) for encoded in batch):
             return batch
         trial = Trial(self._cache.snapshot())
         fitting = []

@@ -123,7 +123,7 @@ async def test_who_no_longer_leads_can_write_nothing_more() -> None:
     store = SharedStore()
     async with processes(store, "a", "b") as (a, b):
         await until(lambda: a.working)
-        led = Applier(store, a.cache, None, a.fences[0])
+        led = Applier(store, a.cache, fence=a.fences[0])
         assert (await led.apply(Plan(steps=[Step(puts=(member("x", revision=0),))]))).committed == 1
         store.cut_off.add(store.granted[0])
         await until(lambda: b.working)

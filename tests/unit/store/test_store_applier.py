@@ -232,6 +232,22 @@ async def test_steps_of_one_commit_are_checked_against_each_other(store, cache):
     assert sorted(cache.snapshot().replicas) == ["r0", "r1", "r2"]
 
 
+async def test_only_batches_with_a_step_of_its_concern_are_checked(store, cache):
+    looked: list[str] = []
+
+    def check(snapshot: Snapshot, step: Step) -> Reason | None:
+        looked.extend(record.id for record in step.puts)
+        return room_for_one_a_node(snapshot, step)
+
+    applier = Applier(store, cache, check, lambda step: any(record.id == "b" for record in step.puts))
+    alone = await applier.apply(Plan(steps=(Step(puts=(replica("z", node="n1"),)), Step(puts=(replica("y"),)))))
+    assert (alone.committed, looked) == (2, [])
+    together = [Step(puts=(replica(id_, node="n2"),)) for id_ in "abc"]
+    applied = await applier.apply(Plan(steps=tuple(together)))
+    assert looked == ["a", "b", "c"]  # those before it take room, too
+    assert (applied.committed, applied.dropped) == (1, 2)
+
+
 async def test_the_check_sees_the_newest_state_and_again_after_a_conflict(store, cache):
     applier = Applier(store, cache, room_for_one_a_node)
     (record,) = await stored(store, cache, "r1")
