@@ -184,6 +184,7 @@ def session_context(pair: Path, ca_pem: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0  # members do not resume: making tickets would only cost time and memory
     context.load_verify_locations(cadata=ca_pem)
     context.load_cert_chain(pair)
     return context
