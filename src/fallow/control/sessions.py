@@ -17,6 +17,7 @@ from cryptography import x509
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
+from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
@@ -120,12 +121,12 @@ class Sessions:
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
         """Start to accept sessions; `context` must demand a certificate of our CA."""
-        return await asyncio.start_server(
-            self._serve,
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(
+            lambda: SessionProtocol(asyncio.StreamReader(limit=64 * 1024), self._serve),
             host,
             port,
             ssl=context,
-            limit=64 * 1024,
             backlog=4096,
             ssl_handshake_timeout=self.hello_seconds,
             ssl_shutdown_timeout=CLOSE_SECONDS,
@@ -180,6 +181,7 @@ class Sessions:
         link = SessionLink(member.id, writer)
         try:
             self._open(link, member, hello)
+            self._hear_beats(link, writer)
             await self._converse(link, reader)
         finally:
             self.hub.closed(link)
@@ -243,6 +245,15 @@ class Sessions:
                 _log.debug("facts are written again", member=member_id, conflict=str(conflict))
             else:
                 return
+
+    def _hear_beats(self, link: SessionLink, writer: asyncio.StreamWriter) -> None:
+        def on_beat(beat: Heartbeat) -> None:
+            self.hub.heard(link.member_id)
+            self.hub.used(link.member_id, beat.usage)
+
+        protocol = writer.transport.get_protocol()
+        if isinstance(protocol, SessionProtocol):
+            protocol.on_beat = on_beat
 
     async def _converse(self, link: SessionLink, reader: asyncio.StreamReader) -> None:
         while True:
