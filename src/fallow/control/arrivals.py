@@ -14,15 +14,16 @@ class Draft:
     """Starts as a snapshot and takes in one admitted machine after another, so that each sees those before it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.members: dict[str, Member] = {}
+        members = snapshot.members.values()
+        self.members: dict[str, Member] = dict(snapshot.members)
         self.tokens: dict[str, JoinToken] = dict(snapshot.join_tokens)
-        self.by_key: dict[str, Member] = {}
+        self.by_key: dict[str, Member] = {member.key_sha256: member for member in members}
         # Commands take a name or an id: a name that is another member's id would lead them astray.
-        self.taken_names: set[str] = set()
+        self.taken_names: set[str] = {member.name for member in members} | self.members.keys()
         self._by_address: dict[str, dict[str, Member]] = defaultdict(dict)
         self._puts: dict[str, Record] = {}  # by id; the last one of a record counts
-        for member in snapshot.members.values():
-            self._add(member)
+        for member in members:
+            self._by_address[member.lease.address][member.id] = member
 
     def at(self, address: str) -> Sequence[Member]:
         """Return the members that have this address."""

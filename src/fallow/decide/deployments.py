@@ -32,9 +32,8 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
     """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step."""
     steps: list[Step] = list(_lost(snapshot, now, new_id))
     lost = {record.id for step in steps for record in step.puts}
-    draining = {node.id for node in snapshot.nodes.values() if node.scheduling is Scheduling.DRAINING}
     for deployment in snapshot.deployments.values():
-        if not lost and _settled(deployment, snapshot.replicas_by_deployment.get(deployment.id, ()), draining):
+        if not lost and _settled(deployment, snapshot.replicas_by_deployment.get(deployment.id, ()), snapshot.draining):
             continue
         replicas = [
             replica for replica in snapshot.replicas_by_deployment.get(deployment.id, ()) if replica.id not in lost

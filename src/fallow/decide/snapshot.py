@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
-from fallow.model.members import Member, MemberState, Role
+from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.tokens import ApiToken, JoinToken
 
 
@@ -43,6 +43,11 @@ class Snapshot:
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
         return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
+
+    @cached_property
+    def draining(self) -> frozenset[str]:
+        """Return the ids of nodes whose replicas are to move."""
+        return frozenset(id_ for id_, node in self.nodes.items() if node.scheduling is Scheduling.DRAINING)
 
     @cached_property
     def gateways(self) -> Mapping[str, Member]:

@@ -15,6 +15,7 @@ _FIELD_OF = {
     "replicas_by_deployment": "replicas",
     "replicas_by_node": "replicas",
     "nodes": "members",
+    "draining": "members",
     "gateways": "members",
     "live_gateways": "members",
     "_deployments_by_path": "deployments",
