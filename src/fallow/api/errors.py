@@ -8,6 +8,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from fallow.api.problems import PROBLEM_JSON
 from fallow.control.hub import HubError
 from fallow.control.refusals import Refused
 from fallow.decide.compose import ComposeError
@@ -15,7 +16,6 @@ from fallow.decide.deploy import StillDeletingError
 from fallow.model.problems import Problem
 from fallow.store.contract import Conflict, StoreError, TooLarge
 
-PROBLEM_JSON = "application/problem+json"
 MAX_ERRORS = 50
 
 _log = structlog.get_logger("fallow.api")

@@ -12,6 +12,7 @@ from litestar.types import Guard
 from fallow.api.auth import actor_of
 from fallow.api.lists import DeploymentList
 from fallow.api.lookups import check_match, deployment_called, etag
+from fallow.api.problems import problems
 from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
@@ -40,11 +41,11 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
     one = "/v1/deployments/{project:str}/{name:str}"
     return (
-        post("/v1/deploy", guards=operator, status_code=200)(deploy),
-        get("/v1/deployments", guards=viewer)(list_deployments),
-        get(one, guards=viewer)(read_deployment),
-        patch(one, guards=operator)(change_deployment),
-        delete(one, guards=operator, status_code=202)(delete_deployment),
+        post("/v1/deploy", guards=operator, status_code=200, responses=problems(409, 422, body=True))(deploy),
+        get("/v1/deployments", guards=viewer, responses=problems())(list_deployments),
+        get(one, guards=viewer, responses=problems(404))(read_deployment),
+        patch(one, guards=operator, responses=problems(404, 409, 412, body=True))(change_deployment),
+        delete(one, guards=operator, status_code=202, responses=problems(404, 409, 412))(delete_deployment),
     )
 
 

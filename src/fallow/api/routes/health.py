@@ -2,11 +2,14 @@
 
 import msgspec
 from litestar import MediaType, Response, get
+from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fallow.api.services import Needs
 from fallow.model.kinds import SCHEMA_VERSION
 from fallow.version import VERSION
+
+_NOT_READY = {503: ResponseSpec(data_container=str, description="Not ready yet: why", media_type=MediaType.TEXT)}
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +25,7 @@ async def healthz() -> str:
     return "ok\n"
 
 
-@get("/readyz", media_type=MediaType.TEXT, security=[{}])
+@get("/readyz", media_type=MediaType.TEXT, security=[{}], responses=_NOT_READY)
 async def readyz(services: Needs) -> Response[str]:
     """Say whether requests make sense: 503 with the reason until everything has started."""
     reason = services.ready()

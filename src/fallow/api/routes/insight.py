@@ -9,6 +9,7 @@ from litestar.params import QueryParameter
 from litestar.types import Guard
 
 from fallow.api.lists import EventList, RouteList
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.control.refusals import not_found
 from fallow.decide.explain import explain
@@ -24,9 +25,9 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route that only tells."""
     viewer = [guards[ApiRole.VIEWER]]
     return (
-        get("/v1/explain", guards=viewer)(explain_subject),
-        get("/v1/routes", guards=viewer)(list_routes),
-        get("/v1/events", guards=viewer)(list_events),
+        get("/v1/explain", guards=viewer, responses=problems(404))(explain_subject),
+        get("/v1/routes", guards=viewer, responses=problems())(list_routes),
+        get("/v1/events", guards=viewer, responses=problems())(list_events),
     )
 
 

@@ -6,6 +6,7 @@ from litestar import MediaType, Request, get, post
 from litestar.params import JSONBody
 
 from fallow.api.auth import check_rate, source_of
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.control.refusals import Refused
 from fallow.model.members import Identity, JoinRequest, RenewRequest
@@ -13,6 +14,7 @@ from fallow.model.members import Identity, JoinRequest, RenewRequest
 MAX_BODY = 64 * 1024
 # Whoever sends these does not hold what the request says: a guess, not a mistake.
 _GUESSES = frozenset({"urn:fallow:token-unknown", "urn:fallow:key-mismatch"})
+_REFUSALS = problems(400, 403, 409, 429, 503, guarded=False, body=True)
 
 
 @get("/v1/ca", media_type=MediaType.TEXT, security=[{}])
@@ -21,7 +23,7 @@ async def ca(services: Needs) -> str:
     return services.ca_pem
 
 
-@post("/v1/join", request_max_body_size=MAX_BODY, security=[{}])
+@post("/v1/join", request_max_body_size=MAX_BODY, security=[{}], responses=_REFUSALS)
 async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[JoinRequest]) -> Identity:
     """Become a member with a join token. The same token and key again give the same member."""
     try:
@@ -31,7 +33,7 @@ async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[
         raise
 
 
-@post("/v1/renew", status_code=200, request_max_body_size=MAX_BODY, security=[{}])
+@post("/v1/renew", status_code=200, request_max_body_size=MAX_BODY, security=[{}], responses=_REFUSALS)
 async def renew(services: Needs, request: Request[Any, Any, Any], data: JSONBody[RenewRequest]) -> Identity:
     """Get a new certificate; the request's signature proves possession of the member's key."""
     try:

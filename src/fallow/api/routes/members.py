@@ -11,6 +11,7 @@ from litestar.types import Guard
 from fallow.api.auth import actor_of
 from fallow.api.lists import MemberList
 from fallow.api.lookups import check_match, etag, member_called
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
@@ -28,11 +29,12 @@ IfMatch = Annotated[str | None, HeaderParameter(name="If-Match")]
 def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route of members."""
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
+    one = "/v1/members/{reference:str}"
     return (
-        get("/v1/members", guards=viewer)(list_members),
-        get("/v1/members/{reference:str}", guards=viewer)(read_member),
-        patch("/v1/members/{reference:str}", guards=operator)(change_member),
-        delete("/v1/members/{reference:str}", guards=operator)(remove_member),
+        get("/v1/members", guards=viewer, responses=problems())(list_members),
+        get(one, guards=viewer, responses=problems(404))(read_member),
+        patch(one, guards=operator, responses=problems(404, 409, 412, body=True))(change_member),
+        delete(one, guards=operator, responses=problems(404, 409, 412))(remove_member),
     )
 
 

@@ -7,6 +7,7 @@ from litestar import get
 from litestar.types import Guard
 
 from fallow.api.lists import PeerList
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.model.peers import Peer, PeerView
 from fallow.model.tokens import ApiRole
@@ -14,7 +15,7 @@ from fallow.model.tokens import ApiRole
 
 def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return the route of peers."""
-    return (get("/v1/peers", guards=[guards[ApiRole.VIEWER]])(list_peers),)
+    return (get("/v1/peers", guards=[guards[ApiRole.VIEWER]], responses=problems())(list_peers),)
 
 
 async def list_peers(services: Needs) -> PeerList:

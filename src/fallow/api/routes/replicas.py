@@ -11,6 +11,7 @@ from litestar.types import Guard
 from fallow.api.lists import ReplicaList
 from fallow.api.lookups import deployment_called
 from fallow.api.node_logs import connected, node_logs
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import merged, text_stream
 from fallow.control.hub import HubError
@@ -25,10 +26,11 @@ Tail = Annotated[int, QueryParameter(ge=0, le=10_000)]
 def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route of replicas."""
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
+    logs: Any = {"guards": operator, "media_type": "text/plain", "responses": problems(404, 409)}
     return (
-        get("/v1/replicas", guards=viewer)(list_replicas),
-        get("/v1/replicas/{replica_id:str}/logs", guards=operator, media_type="text/plain")(replica_logs),
-        get("/v1/deployments/{project:str}/{name:str}/logs", guards=operator, media_type="text/plain")(deployment_logs),
+        get("/v1/replicas", guards=viewer, responses=problems())(list_replicas),
+        get("/v1/replicas/{replica_id:str}/logs", **logs)(replica_logs),
+        get("/v1/deployments/{project:str}/{name:str}/logs", **logs)(deployment_logs),
     )
 
 

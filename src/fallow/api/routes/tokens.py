@@ -9,6 +9,7 @@ from litestar.types import Guard
 
 from fallow.api.auth import actor_of
 from fallow.api.lists import TokenList
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.model.tokens import ApiRole, TokenRequest, TokenView
 
@@ -17,9 +18,9 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route of tokens."""
     admin = [guards[ApiRole.ADMIN]]
     return (
-        get("/v1/tokens", guards=admin)(list_tokens),
-        post("/v1/tokens", guards=admin)(create_token),
-        delete("/v1/tokens/{token_id:str}", guards=admin)(revoke_token),
+        get("/v1/tokens", guards=admin, responses=problems())(list_tokens),
+        post("/v1/tokens", guards=admin, responses=problems(409, body=True))(create_token),
+        delete("/v1/tokens/{token_id:str}", guards=admin, responses=problems(404, 409))(revoke_token),
     )
 
 

@@ -10,6 +10,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from litestar.types import Guard
 
+from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import Steps, check_room
 from fallow.control.refusals import Refused, refuse
@@ -31,7 +32,8 @@ Revision = Annotated[int | None, QueryParameter(ge=0, le=2**62)]
 
 def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return the route of the watch."""
-    return (get("/v1/watch", guards=[guards[ApiRole.VIEWER]], media_type="text/event-stream")(watch),)
+    stream = get("/v1/watch", guards=[guards[ApiRole.VIEWER]], media_type="text/event-stream", responses=problems(410))
+    return (stream(watch),)
 
 
 async def watch(
