@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import pty
@@ -10,20 +9,17 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from victim import FALLOW, JOIN, Answer, Victim, attacked, join, refused, request_of
 
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.deployments import Activity, Health, Observation
@@ -45,130 +41,17 @@ from fallow.model.wire import (
 )
 from testbed import processes
 
-FALLOW = str(Path(sys.executable).parent / "fallow")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # structlog's own
-_BLIND = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-_BLIND.check_hostname = False
-_BLIND.verify_mode = ssl.CERT_NONE
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 FILE = "services: {web: {image: shop}}"
 
 
-@dataclass
-class Answer:
-    """What came back; `body` is what JSON says, or text."""
-
-    status: int
-    headers: dict[str, str]
-    text: str
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.text)
-
-
-@dataclass
-class Victim:
-    """A control plane on this machine, and an admin's token for it."""
-
-    folder: Path
-    port: int
-    session_port: int
-    process: subprocess.Popen[bytes]
-    token: str = ""
-    ca_pem: str = ""
-    tokens: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"XDG_CONFIG_HOME": str(self.folder / "config"), "NO_COLOR": "1"}
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "server.log").read_text()
-
-    def ask(self, method: str, path: str, body: Any = None, token: str | None = None, **headers: str) -> Answer:
-        """Send one request; `token` is the admin's unless told otherwise, and "" is none."""
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=_BLIND, timeout=20)
-        credential = self.token if token is None else token
-        told = {"Authorization": f"Bearer {credential}"} if credential else {}
-        if body is not None:
-            body = body if isinstance(body, bytes | str) else json.dumps(body)
-            told["Content-Type"] = "application/json"
-        told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        try:
-            connection.request(method, path, body, told)
-            answer = connection.getresponse()
-            return Answer(
-                answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read().decode()
-            )
-        finally:
-            connection.close()
-
-    def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are, and return what comes until the end or for half a second."""
-        with self.dial(self.port) as line:
-            line.settimeout(0.5)
-            found = b""
-            with contextlib.suppress(OSError):
-                line.sendall(data)
-                while part := line.recv(65536):
-                    found += part
-            return found
-
-    def dial(self, port: int) -> ssl.SSLSocket:
-        return _BLIND.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10))
-
-    def revision(self) -> int:
-        return int(self.ask("GET", "/v1/events").body["revision"])
-
-    def create(self, role: str, **more: Any) -> str:
-        answer = self.ask("POST", "/v1/tokens", {"role": role, **more})
-        assert answer.status == 201, answer.text
-        return str(answer.body["secret"])
-
-
 @pytest.fixture(scope="module")
 def victim() -> Iterator[Victim]:
-    with tempfile.TemporaryDirectory(prefix="fallow-hostile-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        port, session_port = free_ports()
-        command = [
-            FALLOW, "server", "--data", str(folder / "data"), "--listen", f"127.0.0.1:{port}",
-            "--session-listen", f"127.0.0.1:{session_port}", "--log-level", "debug", "--log-format", "console",
-            "--suspect-after", "20s", "--dead-after", "40s",
-        ]  # fmt: skip
-        with (folder / "server.log").open("wb") as log:
-            environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config"), "NO_COLOR": "1"}
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, umask=0o000)
-        found = Victim(folder, port, session_port, process)
-        try:
-            processes.wait_until(lambda: answers(found), 20, "control plane")
-            context = json.loads((folder / "config/fallow/contexts.json").read_text())["contexts"][0]
-            found.token, found.ca_pem = context["token"], context["ca_pem"]
-            found.tokens = {role: found.create(role) for role in ("viewer", "operator")}
-            yield found
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def answers(victim: Victim) -> bool:
-    assert victim.process.poll() is None, victim.log
-    try:
-        return victim.ask("GET", "/readyz", token="").status == 200
-    except OSError:
-        return False
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+    with attacked() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -189,19 +72,7 @@ def unharmed(victim: Victim) -> Iterator[None]:
     assert victim.token.split(".")[2] not in new
 
 
-def refused(answer: Answer, *statuses: int) -> dict[str, Any]:
-    """Check that an answer is a refusal in the one form, and return the document."""
-    assert answer.status in (statuses or range(400, 500)), (answer.status, answer.text[:500])
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.body
-    assert body["status"] == answer.status
-    assert body["type"].startswith("urn:fallow:")
-    assert body["title"]
-    assert body["request_id"] == answer.headers["x-request-id"]
-    return body
-
-
-TOKENS, JOIN = "/v1/tokens", "/v1/join"
+TOKENS = "/v1/tokens"
 
 
 @pytest.mark.parametrize(
@@ -476,30 +347,6 @@ def test_bombs_do_not_hold_up_others(victim: Victim) -> None:
         refused(answer, 422)
     assert max(waits) < 1.5, sorted(waits)[-5:]
     assert victim.revision() == before
-
-
-def request_of(key: Any, *names: str, members: bool = False) -> str:
-    builder = x509.CertificateSigningRequestBuilder().subject_name(
-        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SERVER_NAME)] if names else [])
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), True)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-
-
-def join(victim: Victim, role: str = "node", **more: Any) -> tuple[dict[str, Any], Path]:
-    """Join a machine and return its identity and its files of certificate and key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = {"csr_pem": request_of(key), "role": role, **more}
-    answer = victim.ask("POST", JOIN, {"token": victim.create(role), **request}, token="")
-    assert answer.status == 201, answer.text
-    chain = victim.folder / f"{answer.body['member_id']}.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    chain.write_bytes(answer.body["certificate_pem"].encode() + secret)
-    return answer.body, chain
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ T = TypeVar("T")
 _log = structlog.get_logger("fallow.api")
 
 FIRST_STEP_SECONDS = 0.05
-MERGED_LINES = 1000
+MERGED_LINES = 16  # a line may be as large as a frame
 
 
 class Steps(Generic[T]):

@@ -5,7 +5,9 @@ Ten thousand nodes must not write ten thousand rows a second; only changes of st
 
 import asyncio
 import math
+import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
@@ -13,7 +15,8 @@ from fallow.control.ids import new_id
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
 
-LOG_BACKLOG_CHUNKS = 1000
+LOG_BACKLOG_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 256  # what a chunk weighs beside its text
 
 
 class HubError(Exception):
@@ -32,6 +35,37 @@ class Link(Protocol):
         """End the session; `final` tells the member not to come back."""
 
 
+class Backlog:
+    """Chunks of one log on their way to its reader, who may be slow: the oldest are dropped, nobody waits.
+
+    Bounded in bytes, since a node chooses how large a chunk is; the newest chunk is kept whatever it weighs, so the
+    bound is LOG_BACKLOG_BYTES and one frame.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: deque[tuple[int, LogChunk]] = deque()
+        self._bytes = 0
+        self._filled = asyncio.Event()
+
+    def put(self, chunk: LogChunk) -> None:
+        """Add a chunk."""
+        weight = CHUNK_BYTES + sum(map(sys.getsizeof, chunk.lines)) + sys.getsizeof(chunk.error)
+        self._chunks.append((weight, chunk))
+        self._bytes += weight
+        while self._bytes > LOG_BACKLOG_BYTES and len(self._chunks) > 1:
+            self._bytes -= self._chunks.popleft()[0]
+        self._filled.set()
+
+    async def get(self) -> LogChunk:
+        """Return the oldest chunk that is left, once there is one."""
+        while not self._chunks:
+            self._filled.clear()
+            await self._filled.wait()
+        weight, chunk = self._chunks.popleft()
+        self._bytes -= weight
+        return chunk
+
+
 class Hub:
     """Every open session by member id, and what was heard on it.
 
@@ -47,7 +81,7 @@ class Hub:
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
         self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
-        self._logs: dict[str, tuple[str, asyncio.Queue[LogChunk]]] = {}  # stream id -> member id, chunks
+        self._logs: dict[str, tuple[str, Backlog]] = {}  # stream id -> member id, chunks
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
 
     def open(self, link: Link) -> None:
@@ -172,7 +206,7 @@ class Hub:
         """Hand lines of a log to whoever asked for them."""
         owner, chunks = self._logs.get(chunk.stream_id, ("", None))
         if chunks is not None and owner == member_id:
-            _offer(chunks, chunk)
+            chunks.put(chunk)
 
     async def logs(self, member_id: str, replica_id: str, follow: bool, tail: int) -> AsyncIterator[str]:
         """Yield a replica's log lines from its node. Raises HubError when the node is not connected."""
@@ -180,7 +214,7 @@ class Hub:
         if link is None:
             raise HubError("the replica's node is not connected just now")
         stream_id = new_id(12)
-        chunks: asyncio.Queue[LogChunk] = asyncio.Queue(LOG_BACKLOG_CHUNKS)
+        chunks = Backlog()
         self._logs[stream_id] = (member_id, chunks)
         try:
             link.send(OpenLog(stream_id=stream_id, replica_id=replica_id, follow=follow, tail=tail))
@@ -202,15 +236,8 @@ class Hub:
         """End the streams of a session that is no more: nobody will send their rest."""
         for stream_id, (owner, chunks) in self._logs.items():
             if owner == member_id:
-                _offer(chunks, LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
+                chunks.put(LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
 
     def _changed(self) -> None:
         for call in self.on_change:
             call()
-
-
-def _offer(chunks: asyncio.Queue[LogChunk], chunk: LogChunk) -> None:
-    """Queue a chunk; a reader too slow to keep up loses the oldest, and never slows the session down."""
-    if chunks.full():
-        chunks.get_nowait()
-    chunks.put_nowait(chunk)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fallow.control.hub import Hub, HubError
+from fallow.control.hub import LOG_BACKLOG_BYTES, Backlog, Hub, HubError
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember
 
@@ -82,6 +82,26 @@ async def test_log_lines_reach_who_asked_until_the_end() -> None:
     hub.log_chunk("n1", LogChunk(stream_id=opened.stream_id, end=True))
     assert await reading == ["one", "two"]
     assert await asked(line, CloseLog)
+
+
+async def test_a_slow_reader_costs_no_more_than_the_bound_whatever_the_chunks_weigh() -> None:
+    backlog = Backlog()
+    line = "x" * (1024 * 1024)
+    for number in range(100):
+        backlog.put(LogChunk(stream_id="s", lines=(f"{number}{line}",)))
+    kept = [int((await backlog.get()).lines[0].rstrip("x")) for _ in range(LOG_BACKLOG_BYTES // len(line) - 1)]
+    assert kept == list(range(100 - len(kept), 100))
+    for _ in range(2 * LOG_BACKLOG_BYTES // 300):
+        backlog.put(LogChunk(stream_id="s"))
+    backlog.put(LogChunk(stream_id="s", end=True, error="e" * (8 * 1024 * 1024)))
+    count = 1
+    while not (await backlog.get()).end:
+        count += 1
+    assert count < LOG_BACKLOG_BYTES // 2 // 256
+    newest = LogChunk(stream_id="s", lines=("y" * (2 * LOG_BACKLOG_BYTES),))
+    backlog.put(newest)
+    assert await asyncio.wait_for(backlog.get(), 5) is newest
+    assert backlog._bytes == 0
 
 
 async def test_a_broken_session_ends_its_logs_with_the_reason() -> None:
