@@ -9,6 +9,7 @@ import asyncio.sslproto
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 import structlog
@@ -21,8 +22,8 @@ from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
+from fallow.control.reported import Reported
 from fallow.control.settings import Settings
-from fallow.decide.plan import Step
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.members import Member, RenewRequest, Role
@@ -47,11 +48,12 @@ from fallow.model.wire import (
 )
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Conflict, StoreError
+from fallow.store.contract import StoreError
 
 _log = structlog.get_logger("fallow.sessions")
 
 HELLO_SECONDS = 10.0
+FACTS_SECONDS = 60.0
 SEND_BUFFER_BYTES = 32 * 1024 * 1024
 UNSTORED_BATCHES = 16
 MAX_VARIABLES = 64
@@ -116,8 +118,13 @@ class Sessions:
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
+    facts_seconds: float = FACTS_SECONDS
     _serving: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @cached_property
+    def _reported(self) -> Reported:
+        return Reported(self.cache, self.applier, self.clock, self.facts_seconds)
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
         """Start to accept sessions; `context` must demand a certificate of our CA."""
@@ -135,6 +142,7 @@ class Sessions:
     async def stop(self, reason: str) -> None:
         """Say goodbye on every session and wait a moment until they have ended; what is left then is cut."""
         self._stopping.set()
+        self._reported.stop()
         for link in self.hub.links():
             link.close(reason)
         if self._serving:
@@ -200,7 +208,7 @@ class Sessions:
             )
         if len(hello.variables) > MAX_VARIABLES:
             raise SessionRefused(f"a member has at most {MAX_VARIABLES} variables")
-        await self._note_facts(member.id, hello)
+        await self._reported.note(member.id, hello)
         return member, hello
 
     def _open(self, link: SessionLink, member: Member, hello: Hello) -> None:
@@ -227,24 +235,6 @@ class Sessions:
         if key_sha256_of_certificate(certificate) != member.key_sha256:
             raise SessionRefused("this member has another key now", final=True)
         return member
-
-    async def _note_facts(self, member_id: str, hello: Hello) -> None:
-        """Store what the machine says of itself, where it has changed."""
-        while True:
-            member = self.cache.get("members", member_id)
-            if not isinstance(member, Member):
-                raise SessionRefused("this member was removed; join again with a new token", final=True)
-            if (member.facts, member.variables) == (hello.facts, hello.variables):
-                return
-            changed = msgspec.structs.replace(
-                member, facts=hello.facts, variables=hello.variables, updated_at=self.clock()
-            )
-            try:
-                await self.applier.commit(Step(puts=(changed,)))
-            except Conflict as conflict:
-                _log.debug("facts are written again", member=member_id, conflict=str(conflict))
-            else:
-                return
 
     def _hear_beats(self, link: SessionLink, writer: asyncio.StreamWriter) -> None:
         def on_beat(beat: Heartbeat) -> None:

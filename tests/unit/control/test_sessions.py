@@ -86,6 +86,40 @@ async def test_the_same_facts_again_are_not_written(rig: SessionRig) -> None:
     assert rig.stored.cache.revision == before
 
 
+async def test_facts_that_change_all_the_time_are_not_written_each_time_and_the_newest_in_the_end(
+    tmp_path: Path,
+) -> None:
+    async with accepting(tmp_path, facts_seconds=1.0) as rig:
+        machine, other = await rig.member("a"), await rig.member("b")
+        before = rig.stored.cache.revision
+        for number in range(5):
+            await welcomed(rig, machine, facts=Facts(hostname=f"box-{number}"))
+        assert rig.stored.member("n-a").facts.hostname == "box-0"
+        assert rig.stored.cache.revision == before + 1
+        await welcomed(rig, other, facts=Facts(hostname="other"))
+        assert rig.stored.member("n-b").facts.hostname == "other"
+        await until(lambda: rig.stored.member("n-a").facts.hostname == "box-4")
+        assert rig.stored.cache.revision == before + 3
+
+
+async def test_facts_kept_for_later_survive_a_store_that_fails(tmp_path: Path) -> None:
+    async with accepting(tmp_path, facts_seconds=0.2) as rig:
+        machine, store = await rig.member("a"), rig.stored.store
+        tries: list[int] = []
+        commit = store.commit
+
+        async def refuse(*_: Any) -> int:
+            tries.append(1)
+            raise StoreError("disk full")
+
+        await welcomed(rig, machine, facts=Facts(hostname="one"))
+        store.commit = refuse  # type: ignore[method-assign]
+        await welcomed(rig, machine, facts=Facts(hostname="two"))
+        await until(lambda: tries)
+        store.commit = commit  # type: ignore[method-assign]
+        await until(lambda: rig.stored.member("n-a").facts.hostname == "two")
+
+
 async def test_a_certificate_of_another_ca_ends_the_handshake(rig: SessionRig, tmp_path: Path) -> None:
     machine = await rig.member("a")
     foreign = Authority.create_or_load(tmp_path / "foreign")
