@@ -3,6 +3,7 @@
 import gzip
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
@@ -62,6 +63,14 @@ class DocsPage(OpenAPIRenderPlugin):
         router.register(asset)
 
 
+class Description(JsonRenderPlugin):
+    """The description as JSON."""
+
+    def render(self, request: Request, openapi_schema: dict[str, Any]) -> bytes:  # type: ignore[type-arg]
+        """Return the description."""
+        return super().render(request, _exact(openapi_schema))
+
+
 @get("/assets/{name:str}", include_in_schema=False, sync_to_thread=False)
 def asset(name: FromPath[str]) -> Response[bytes]:
     """Return one file the page loads."""
@@ -89,8 +98,23 @@ def openapi_config() -> OpenAPIConfig:
         openapi_router=Router(
             "/docs", route_handlers=[], include_in_schema=False, after_request=_finish, security=[{}]
         ),
-        render_plugins=[DocsPage(), JsonRenderPlugin()],
+        render_plugins=[DocsPage(), Description()],
     )
+
+
+def _exact(schema: Any) -> Any:
+    """Return a schema in which the items of a bounded tuple are of one kind.
+
+    Litestar takes the dots of `Annotated[tuple[X, ...], ...]` for a type of its own, which may be anything.
+    """
+    if isinstance(schema, list):
+        return [_exact(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kinds = schema.get("oneOf")
+    if isinstance(kinds, list) and len(kinds) == 2 and kinds[1] == {}:
+        return _exact(kinds[0])
+    return {name: _exact(part) for name, part in schema.items()}
 
 
 def _finish(response: Response[object]) -> Response[object]:

@@ -81,11 +81,20 @@ async def test_description_is_complete_and_consistent(rig: Rig) -> None:
     for name, schema in spec["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema.get("description") or name, name
+    assert spec["components"]["schemas"]["ContainerSpec"]["properties"]["ports"]["items"] == {
+        "$ref": "#/components/schemas/PortSpec"
+    }
     dangling = {ref for ref in _references(spec) if not _resolves(spec, ref)}
     assert not dangling
     for path, item in spec["paths"].items():
         for method, operation in item.items():
             assert operation.get("description"), (method, path)
+            for status, answer in operation["responses"].items():
+                told = answer.get("content", {})
+                refusal = int(status) >= 400 and path != "/readyz"
+                assert not refusal or list(told) == ["application/problem+json"], (method, path, status)
+            guarded = operation.get("security") != [{}]
+            assert not guarded or {"400", "401", "403", "429", "503"} <= operation["responses"].keys(), (method, path)
             assert not [parameter for parameter in operation.get("parameters", []) if parameter["name"] == "services"]
     assert spec["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
 
