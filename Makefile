@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test check format lint types layers sizes unit property contract e2e reference benchmarks parts clean
+.PHONY: help demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ contract: $(VENV)/.done  ## every back-end against its contract, on real parts
 e2e: $(VENV)/.done  ## whole system on real parts
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest tests/e2e
+
+fuzz: $(VENV)/.done  ## what the API's description allows and forbids, at random, for up to two hours
+	@FALLOW_FUZZ_EXAMPLES=500 $(BIN)/pytest tests/e2e/test_fuzz.py
 
 benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@mkdir -p benchmarks/results
