@@ -1,11 +1,12 @@
 """How often one source may ask, and how many long streams there may be."""
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from fallow.control.door import source_key
 
 MAX_SOURCES = 10_000
 
@@ -61,19 +62,6 @@ class Limits:
             yield
         finally:
             self.streams -= 1
-
-
-def source_key(source: str) -> str:
-    """Return what counts as one source: an IPv4 address, or the /64 an IPv6 address lies in."""
-    try:
-        address = ipaddress.ip_address(source)
-    except ValueError:
-        return source[:64]
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
 
 
 def retry_after(seconds: float) -> str:

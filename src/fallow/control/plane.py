@@ -15,6 +15,7 @@ from fallow.client.tasks import first_to_end
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.deployments import deployments_controller
+from fallow.control.door import Door
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
@@ -73,7 +74,7 @@ class ControlPlane:
             clock=clock,
         )
         self._tasks: asyncio.Task[None] | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: Door | None = None
 
     def _own_controllers(self) -> Sequence[Controller]:
         """Return the loops of every process: they act on the sessions it holds."""

@@ -6,6 +6,7 @@ that is still in the store; what the member says of itself counts for nothing he
 
 import asyncio
 import asyncio.sslproto
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from cryptography import x509
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
+from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
 from fallow.control.observations import Observations
@@ -57,7 +59,6 @@ FACTS_SECONDS = 60.0
 SEND_BUFFER_BYTES = 32 * 1024 * 1024
 UNSTORED_BATCHES = 16
 MAX_VARIABLES = 64
-CLOSE_SECONDS = 5.0  # so long a peer may take to confirm the end of a connection
 STOP_SECONDS = 1.0
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
@@ -126,18 +127,16 @@ class Sessions:
     def _reported(self) -> Reported:
         return Reported(self.cache, self.applier, self.clock, self.facts_seconds)
 
-    async def listen(self, host: str, port: int, context: ssl.SSLContext) -> asyncio.Server:
-        """Start to accept sessions; `context` must demand a certificate of our CA."""
+    async def listen(self, host: str, port: int, context: ssl.SSLContext) -> Door:
+        """Start to accept sessions; `context` must demand a certificate of our CA. Raises OSError: it is taken."""
         loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            lambda: SessionProtocol(asyncio.StreamReader(limit=64 * 1024), self._serve),
-            host,
-            port,
-            ssl=context,
-            backlog=4096,
-            ssl_handshake_timeout=self.hello_seconds,
-            ssl_shutdown_timeout=CLOSE_SECONDS,
-        )
+
+        def protocol() -> SessionProtocol:
+            return SessionProtocol(asyncio.StreamReader(limit=64 * 1024, loop=loop), self._serve, loop=loop)
+
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=4096)
+        return Door(listening, protocol, context, Room(handshake_seconds=self.hello_seconds))
 
     async def stop(self, reason: str) -> None:
         """Say goodbye on every session and wait a moment until they have ended; what is left then is cut."""

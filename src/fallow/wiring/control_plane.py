@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fallow.cli.failures import Exit
 from fallow.cli.launchers import ServerOptions
@@ -115,6 +116,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
     from fallow.api.app import build_app
     from fallow.api.connections import Connection
     from fallow.api.services import Services
+    from fallow.control.door import Door
     from fallow.control.ids import new_id
 
     services = Services(
@@ -134,11 +136,24 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
     )
 
     class Server(uvicorn.Server):
-        """Leaves signals to us: more than the API has to stop."""
+        """Leaves signals to us, for more than the API has to stop; lets connections in through a door of ours."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await self.lifespan.startup()
+            if self.lifespan.should_exit:
+                raise RuntimeError("the API did not start")
+
+            def protocol() -> Connection:
+                return Connection(self.config, self.server_state, self.lifespan.state)
+
+            context = self.config.ssl
+            assert context is not None
+            self.servers = [cast(Any, Door(door, protocol, context)) for door in sockets or []]
+            self.started = True
 
     return Server(
         uvicorn.Config(

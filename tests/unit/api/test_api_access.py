@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from api_rig import Clock, Rig, problem
 
-from fallow.api.limits import MAX_SOURCES, Limits, RateLimit, source_key
+from fallow.api.limits import MAX_SOURCES, Limits, RateLimit
+from fallow.control.door import source_key
 
 # method, path, the least role that is let in (None: everybody)
 ROUTES = [
