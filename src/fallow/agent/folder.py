@@ -5,17 +5,17 @@ import os
 from pathlib import Path
 from typing import IO
 
+from fallow.drivers.folders import FolderError, make_private
 
-class FolderError(Exception):
-    """The data folder cannot be used; the text is for a person."""
+__all__ = ["FolderError", "lock", "prepare", "set_aside", "sync_folder", "write_private"]
+
+
+OURS = ("identity.json", "key.pem", "journal.json")
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, readable by its owner alone. Raises FolderError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise FolderError(f"the data folder {folder} cannot be made: {error.strerror}") from error
+    """Make the folder, open to its owner alone. Raises FolderError."""
+    make_private(folder, OURS)
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -53,7 +53,7 @@ def lock(folder: Path) -> IO[bytes]:
     """Claim the folder until the returned file is closed. Raises FolderError when another agent uses it."""
     prepare(folder)
     try:
-        file = (folder / "lock").open("ab")
+        file = os.fdopen(os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
     except OSError as error:
         raise FolderError(f"the data folder {folder} cannot be written: {error.strerror}") from error
     try:

@@ -61,10 +61,11 @@ def _exit_code(broken: Sequence[str], outcomes: Sequence[object]) -> int:
 async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlPlane, uvicorn.Server]]":
     """Give a started control plane and its API, ready to serve; stop it in the end."""
     from fallow.control.plane import ControlPlane, session_context
+    from fallow.drivers.folders import make_private
     from fallow.store.open import open_store
     from fallow.wiring.authority import shared_authority
 
-    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(options.data, ("ca", "fallow.db"))
     settings = _settings(options)
     store = await open_store(options.store or f"sqlite:{options.data / 'fallow.db'}")
     try:

@@ -276,7 +276,8 @@ async def test_the_engines_words_reach_the_control_plane(setting, engine):
 
 
 async def test_nothing_is_started_that_the_journal_does_not_know(setting, engine):
-    (setting.folder / "journal.json.new").mkdir(parents=True)
+    setting.folder.mkdir(mode=0o700)
+    (setting.folder / "journal.json.new").mkdir()
     setting.peer.greet_with = [assign(assignment())]
     await setting.begin()
     await setting.peer.until(lambda: "journal" in getattr(setting.peer.observed.get("r1"), "message", ""))
