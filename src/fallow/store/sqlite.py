@@ -170,7 +170,8 @@ def _lock(path: Path) -> int:
     """Take the file for this process; the kernel gives it back when the process ends, however it ends."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite would let others read it
-        for kept in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        for end in ("", "-wal", "-shm", ".lock"):
+            kept = Path(f"{path}{end}")
             if kept.exists():
                 kept.chmod(0o600)  # one that was copied here may be open to others
         lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
