@@ -32,6 +32,7 @@ from fallow.model.members import Member, RenewRequest, Role
 from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     PROTOCOL_VERSION,
+    Frame,
     FromMember,
     Goodbye,
     Heartbeat,
@@ -60,6 +61,9 @@ SEND_BUFFER_BYTES = 32 * 1024 * 1024
 UNSTORED_BATCHES = 16
 MAX_VARIABLES = 64
 STOP_SECONDS = 1.0
+
+# What only members of one role say: a gateway runs no replicas, a node has no proxy.
+_SPEAKERS: dict[type[Frame], Role] = {Observed: Role.NODE, LogChunk: Role.NODE, ProxyReported: Role.GATEWAY}
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
 # thousands of sessions that say a few hundred bytes a second.
@@ -189,7 +193,7 @@ class Sessions:
         try:
             self._open(link, member, hello)
             self._hear_beats(link, writer)
-            await self._converse(link, reader)
+            await self._converse(link, member.role, reader)
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
@@ -244,9 +248,11 @@ class Sessions:
         if isinstance(protocol, SessionProtocol):
             protocol.on_beat = on_beat
 
-    async def _converse(self, link: SessionLink, reader: asyncio.StreamReader) -> None:
+    async def _converse(self, link: SessionLink, role: Role, reader: asyncio.StreamReader) -> None:
         while True:
             frame = decode_from_member(await read_frame(reader))
+            if _SPEAKERS.get(type(frame), role) is not role:
+                raise ValueError(f"a {role} sends no {type(frame).__name__}")
             self.hub.heard(link.member_id)
             if isinstance(frame, Goodbye):
                 return

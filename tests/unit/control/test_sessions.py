@@ -24,6 +24,7 @@ from fallow.model.wire import (
     Assign,
     Goodbye,
     Heartbeat,
+    LogChunk,
     Observed,
     ObservedAck,
     ProxyReported,
@@ -32,6 +33,7 @@ from fallow.model.wire import (
     Renewed,
     Usage,
     Welcome,
+    encode_frame,
 )
 from fallow.store.contract import StoreError
 
@@ -320,6 +322,58 @@ async def test_a_gateway_reports_and_is_told_nothing_to_run(rig: SessionRig) -> 
     connection = await welcomed(rig, await rig.member("gw", Role.GATEWAY))
     await connection.say(ProxyReported(report=ProxyReport(applied_revision=5)))
     await until(lambda: rig.hub.proxy_report("g-gw"))
+
+
+@pytest.mark.parametrize(
+    ("role", "frame"),
+    [
+        (Role.GATEWAY, Observed(batch=1, observations=())),
+        (Role.GATEWAY, LogChunk(stream_id="s", lines=("forged",))),
+        (Role.NODE, ProxyReported(report=ProxyReport(applied_revision=2**40))),
+    ],
+)
+async def test_a_member_of_one_role_cannot_act_as_another(rig: SessionRig, role: Role, frame: Any) -> None:
+    connection = await welcomed(rig, await rig.member("a", role))
+    await connection.say(frame)
+    assert f"a {role} sends no" in (await rejected(connection)).reason
+    assert not rig.hub.proxy_reports()
+
+
+async def test_observations_that_come_again_or_out_of_order_change_nothing(rig: SessionRig) -> None:
+    machine = await rig.member("a")
+    placed = replica(WEB, 0, ReplicaState.PLACED, revision=0)
+    await rig.stored.write(WEB, msgspec.structs.replace(template(WEB), revision=0), placed)
+    connection = await welcomed(rig, machine)
+    await connection.say(Observed(batch=1, observations=(seen(serial=7),)))
+    await connection.hear_a(ObservedAck)
+    before = rig.stored.cache.revision
+    older = msgspec.structs.replace(seen(serial=3), activity=Activity.FAILED, health=Health.UNKNOWN)
+    for batch, observation in ((2, older), (3, seen(serial=7)), (1, older), (1, older)):
+        await connection.say(Observed(batch=batch, observations=(observation,)))
+        assert (await connection.hear_a(ObservedAck)).batch == batch
+    assert rig.stored.replica("web-0").state is ReplicaState.RUNNING
+    assert rig.stored.cache.revision == before
+
+
+async def test_a_hello_that_drips_is_not_waited_for(tmp_path: Path) -> None:
+    """Every byte comes in time, the frame does not."""
+    async with accepting(tmp_path, hello_seconds=0.5) as rig:
+        machine = await rig.member("a")
+        connection = await rig.dial(machine.context())
+        data, ended = encode_frame(hello(machine)), False
+        assert len(data) > 50
+        for byte in data[:50]:
+            connection.writer.write(bytes([byte]))
+            try:
+                ended = await asyncio.wait_for(connection.reader.read(1), 0.05) == b""
+            except TimeoutError:
+                continue
+            except GONE:
+                ended = True
+            if ended:
+                break
+        assert ended
+        assert rig.hub.connected() == frozenset()
 
 
 async def test_a_store_that_fails_refuses_for_now(rig: SessionRig) -> None:
