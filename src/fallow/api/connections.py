@@ -16,8 +16,21 @@ _NOT_HTTP = Problem(
     type="urn:fallow:bad-request",
     title="Bad request",
     status=400,
-    detail="this is not HTTP/1.1, or its headers have more than 64 KiB",
+    detail="this is not HTTP/1.1, tells its length in two ways, or its headers have more than 64 KiB",
 )
+
+
+class _OneLength(h11.Connection):
+    """Refuses a request that tells its length in two ways: whoever stands before us may have believed the other."""
+
+    def next_event(self) -> Any:
+        """Return what came next. Raises h11.RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        return event
 
 
 class Connection(H11Protocol):
@@ -36,6 +49,7 @@ class Connection(H11Protocol):
             self._turned_away = True
             transport.abort()
             return
+        self.conn = _OneLength(h11.SERVER)
         super().connection_made(transport)
         self._expect_head()
 
@@ -63,6 +77,10 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be read, and close; nothing of it is repeated."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            # What came before it is being answered still: that answer has lost its connection.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = msgspec.json.encode(_NOT_HTTP)
         headers = [
             (b"content-type", b"application/problem+json"),
