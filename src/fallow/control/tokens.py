@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -142,8 +143,9 @@ class Tokens:
     async def _create_api(self, request: TokenRequest, actor: str) -> TokenView:
         if request.labels or request.uses != 1:
             raise refuse(400, "bad-request", "An API token has no labels and no number of uses")
-        if not request.name.isprintable():
-            raise refuse(400, "bad-request", "A token's name must be printable")
+        # The name is in every event its holder causes; two that look alike must be one.
+        if not request.name.isprintable() or not unicodedata.is_normalized("NFC", request.name):
+            raise refuse(400, "bad-request", "A token's name must be printable text in Unicode's composed form (NFC)")
         now, secret, token_id = self._clock(), secrets.token_urlsafe(SECRET_BYTES), new_id(ID_LENGTH)
         token = ApiToken(
             id=token_id,
