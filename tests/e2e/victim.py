@@ -4,11 +4,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from testbed import processes
 
 FALLOW = str(Path(sys.executable).parent / "fallow")
 JOIN = "/v1/join"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # structlog's own
 _BLIND = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _BLIND.check_hostname = False
 _BLIND.verify_mode = ssl.CERT_NONE
@@ -142,6 +145,24 @@ def free_ports() -> tuple[int, int]:
         one.bind(("127.0.0.1", 0))
         two.bind(("127.0.0.1", 0))
         return one.getsockname()[1], two.getsockname()[1]
+
+
+@contextlib.contextmanager
+def unharmed(victim: Victim) -> Iterator[None]:
+    """After every attack the control plane lives, answers others at once, and has told no fault of its own."""
+    before = len(victim.log)
+    yield
+    assert victim.process.poll() is None
+    began = time.monotonic()
+    members = victim.ask("GET", "/v1/members")
+    assert time.monotonic() - began < 2
+    for member in members.body["items"]:  # there are host ports for ten nodes of one address
+        assert victim.ask("DELETE", f"/v1/members/{member['id']}?force=true").status == 204
+    new = _COLOURS.sub("", victim.log[before:])
+    assert "Traceback" not in new, new[-3000:]
+    assert "[error" not in new, new[-3000:]
+    assert all(character.isprintable() or character in "\n\t" for character in new), ascii(new)[-3000:]
+    assert victim.token.split(".")[2] not in new
 
 
 def refused(answer: Answer, *statuses: int) -> dict[str, Any]:
