@@ -38,14 +38,22 @@ class RateLimit:
 class Limits:
     """Every limit of one API; the defaults suit a fleet that joins at once from behind one address.
 
-    `failures` counts wrong credentials of any kind, `joins` every call of /v1/join and /v1/renew.
+    `failures` counts wrong credentials of any kind, `joins` every refused call of /v1/join and /v1/renew, `scrapes`
+    calls of /metrics, which takes a while, and `anybody` calls of everything else that needs no credential.
     """
 
     def __init__(
-        self, failures: RateLimit | None = None, joins: RateLimit | None = None, max_streams: int = 500
+        self,
+        failures: RateLimit | None = None,
+        joins: RateLimit | None = None,
+        scrapes: RateLimit | None = None,
+        anybody: RateLimit | None = None,
+        max_streams: int = 500,
     ) -> None:
         self.failures = failures or RateLimit(burst=20, per_second=0.2)
         self.joins = joins or RateLimit(burst=200, per_second=20)
+        self.scrapes = scrapes or RateLimit(burst=30, per_second=5)
+        self.anybody = anybody or RateLimit(burst=5000, per_second=500)
         self._max_streams = max_streams
         self.streams = 0
 

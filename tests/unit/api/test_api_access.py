@@ -142,3 +142,24 @@ def test_rate_limit_sources() -> None:
     assert source_key("2001:db8:1:2:3:4:5:6") == source_key("2001:db8:1:2::9") == "2001:db8:1:2::/64"
     assert source_key("::ffff:10.0.0.1") == source_key("10.0.0.1") == "10.0.0.1"
     assert len(source_key("x" * 1000)) == 64
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/healthz", "anybody"), ("/readyz", "anybody"), ("/v1/version", "anybody"), ("/v1/ca", "anybody"),
+        ("/metrics", "scrapes"),
+    ],
+)  # fmt: skip
+async def test_what_needs_no_credential_is_limited_by_source(
+    make_rig: Callable[..., Any], path: str, limit: str
+) -> None:
+    async with make_rig(limits=Limits(**{limit: RateLimit(burst=2, per_second=0.5)})) as rig:
+        codes = [(await rig.call("GET", path, role=None)).status_code for _ in range(2)]
+        assert codes == [200, 200]
+        answer = await rig.call("GET", path, role=None)
+        assert 1 <= int(answer.headers["Retry-After"]) <= 2
+        problem(answer, 429, "too-many-requests")
+        async with rig.client(None, source="10.0.0.6") as other:
+            assert (await other.get(path)).status_code == 200
+        assert (await rig.call("GET", "/v1/members")).status_code == 200

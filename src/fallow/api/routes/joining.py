@@ -17,9 +17,10 @@ _GUESSES = frozenset({"urn:fallow:token-unknown", "urn:fallow:key-mismatch"})
 _REFUSALS = problems(400, 403, 409, 429, 503, guarded=False, body=True)
 
 
-@get("/v1/ca", media_type=MediaType.TEXT, security=[{}])
-async def ca(services: Needs) -> str:
+@get("/v1/ca", media_type=MediaType.TEXT, security=[{}], responses=problems(429, guarded=False))
+async def ca(services: Needs, request: Request[Any, Any, Any]) -> str:
     """Return the CA's certificate. Believe it only when its key's SHA-256 is the one in your join token."""
+    check_rate(services.limits.anybody, request)
     return services.ca_pem
 
 
