@@ -42,16 +42,17 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 async def store_figures(url: str, callers: int, seconds: float) -> dict[str, Any]:
     """Let every caller compare-and-set a key of its own over and over, while one watch reads all of it."""
     store = await open_store(url)
-    begun: dict[str, float] = {}
+    begun: dict[int, float] = {}
     puts: list[float] = []
-    watched: list[float] = []
+    watched: dict[int, float] = {}
 
     async def call(key: str, until: float) -> None:
         revision = 0
         while time.perf_counter() < until:
-            begun[key] = time.perf_counter()
+            start = time.perf_counter()
             revision = await store.commit([Check(key, revision)], [Put(key, VALUE)])
-            puts.append(time.perf_counter() - begun[key])
+            puts.append(time.perf_counter() - start)
+            begun[revision] = start
 
     async def watch(after: int) -> None:
         async with aclosing(store.watch("k/", after)) as batches:  # type: ignore[type-var]
@@ -59,7 +60,7 @@ async def store_figures(url: str, callers: int, seconds: float) -> dict[str, Any
                 now = time.perf_counter()
                 if batch.changes[0].key == END:
                     return
-                watched.extend(now - begun[change.key] for change in batch.changes)
+                watched[batch.revision] = now
 
     watching = asyncio.create_task(watch(await store.commit([], [])))
     start = time.perf_counter()
@@ -68,17 +69,20 @@ async def store_figures(url: str, callers: int, seconds: float) -> dict[str, Any
     await store.commit([], [Put(END, b"")])
     await watching
     await store.close()
-    return figures_of(puts, watched, took)
+    return figures_of(puts, took, begun, watched)
 
 
-def figures_of(puts: list[float], watched: list[float], took: float) -> dict[str, Any]:
-    """Return the figures of one run. Raises AssertionError when the watch has not told of exactly the puts."""
-    assert len(watched) == len(puts), "the watch missed or doubled a commit"
+def figures_of(puts: list[float], took: float, begun: dict[int, float], watched: dict[int, float]) -> dict[str, Any]:
+    """Return the figures of one run: `begun` and `watched` are when each revision's put began and the watch told of it.
+
+    Raises AssertionError when the watch has not told of exactly the puts.
+    """
+    assert watched.keys() == begun.keys(), "the watch missed a commit or told of another"
     return {
         "transactions": len(puts),
         "transactions_per_second": round(len(puts) / took),
         "put": percentiles(puts),
-        "put_to_watch": percentiles(watched),
+        "put_to_watch": percentiles([watched[revision] - start for revision, start in begun.items()]),
     }
 
 
@@ -108,15 +112,15 @@ async def bare_etcd_figures(endpoints: list[str], callers: int, seconds: float) 
     """Do the same through the client of `aetcd` alone."""
     hosts, _, port = ",".join(endpoints).rpartition(":")
     client = aetcd.Client(host=f"ipv4:{hosts}", port=int(port))
-    begun: dict[bytes, float] = {}
+    begun: dict[int, float] = {}
     puts: list[float] = []
-    watched: list[float] = []
+    watched: dict[int, float] = {}
     ready = asyncio.Event()
 
     async def call(key: bytes, until: float) -> None:
         revision = 0
         while time.perf_counter() < until:
-            begun[key] = time.perf_counter()
+            start = time.perf_counter()
             ok, (answer,) = await client.transaction(
                 compare=[client.transactions.mod(key) == revision],
                 success=[client.transactions.put(key, VALUE)],
@@ -124,7 +128,8 @@ async def bare_etcd_figures(endpoints: list[str], callers: int, seconds: float) 
             )
             assert ok
             revision = answer.response_put.header.revision
-            puts.append(time.perf_counter() - begun[key])
+            puts.append(time.perf_counter() - start)
+            begun[revision] = start
 
     async def watch() -> None:
         events = await client.watch_prefix(b"bare/")
@@ -132,7 +137,7 @@ async def bare_etcd_figures(endpoints: list[str], callers: int, seconds: float) 
         async for event in events:
             if event.kv.key == b"bare/end":
                 return
-            watched.append(time.perf_counter() - begun[event.kv.key])
+            watched[event.kv.mod_revision] = time.perf_counter()
 
     watching = asyncio.create_task(watch())
     await ready.wait()
@@ -142,7 +147,7 @@ async def bare_etcd_figures(endpoints: list[str], callers: int, seconds: float) 
     await client.put(b"bare/end", b"")
     await watching
     await client.close()
-    return figures_of(puts, watched, took)
+    return figures_of(puts, took, begun, watched)
 
 
 def sqlite_run(folder: Path | None, callers: int, seconds: float) -> dict[str, Any]:

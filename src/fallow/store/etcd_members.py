@@ -99,7 +99,8 @@ class Members:
         self._current = 0
         self._token: str | None = None
         self._login = asyncio.Lock()
-        self._running: set[asyncio.Future[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()  # those that wait for a member
+        self._ended: set[asyncio.Task[Any]] = set()  # those of them that closing the store has ended
         self._closed = False
 
     @property
@@ -198,25 +199,28 @@ class Members:
         """Await `work` so that closing the store ends it: with a StoreError, not as if the caller were cancelled."""
         if self._closed:
             work.close()
-        self.require_open()
-        running = asyncio.ensure_future(work)
-        self._running.add(running)
+            self.require_open()
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
+        self._running.add(task)
         try:
-            await asyncio.wait([running])
+            return await work
+        except asyncio.CancelledError:
+            if task in self._ended and task.uncancel() <= cancelled:
+                raise StoreError("the store is closed") from None
+            raise
         finally:
-            running.cancel()  # no effect once it is done
-            self._running.discard(running)
-        if running.cancelled():
-            raise StoreError("the store is closed")
-        return running.result()
+            self._running.discard(task)
+            self._ended.discard(task)
 
     async def close(self) -> None:
         """End all calls and hang up."""
         self._closed = True
-        for running in list(self._running):
-            running.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        self._ended = set(self._running)
+        for task in self._ended:
+            task.cancel()
+        await asyncio.sleep(0)  # lets them see it before the channels cancel what they wait for
         for member in self._members:
             await member.channel.close()
 
