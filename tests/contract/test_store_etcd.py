@@ -5,10 +5,14 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from records import deployment, replica
 from store_backends import etcd_url, shared_etcd, take
 
+from fallow.decide.plan import Step
 from fallow.store import etcd as etcd_module
 from fallow.store import etcd_members
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
 from fallow.store.contract import (
     Check,
     Compacted,
@@ -199,6 +203,15 @@ async def test_nothing_is_left_of_a_closed_store_but_its_data():
         await asyncio.gather(*(store.commit([], [Put(f"k/{number}", b"")]) for number in range(5)))
     left = cluster.ctl("get", "--prefix", "--keys-only", "/fallow/leftovers/").split()
     assert left == [f"/fallow/leftovers/data/k/{number}" for number in range(5)]
+
+
+async def test_deleting_what_is_not_there_uses_up_a_revision_that_nobody_waits_for(store):
+    cache = Cache(store)
+    await cache.start()
+    async with asyncio.timeout(10):
+        revision = await Applier(store, cache).commit(Step(deletes=(replica(deployment(), 1, revision=0),)))
+    assert cache.revision < revision
+    await cache.stop()
 
 
 async def test_as_much_as_etcd_takes_is_one_commit_and_more_is_refused(store):

@@ -12,7 +12,7 @@ from api_rig import Rig, deployment, node, problem, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fallow.store.contract import Conflict, StoreError
+from fallow.store.contract import Conflict, OutcomeUnknown, StoreError, TooLarge
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,13 @@ async def test_faults_are_logged_and_not_told(rig: Rig, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"), [(StoreError("disk"), 503, "store"), (Conflict(["k"]), 409, "conflict")]
+    ("error", "status", "code"),
+    [
+        (StoreError("disk"), 503, "store"),
+        (OutcomeUnknown("away"), 503, "store"),
+        (TooLarge("300 records"), 413, "too-large"),
+        (Conflict(["k"]), 409, "conflict"),
+    ],
 )
 async def test_store_failures(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str

@@ -363,8 +363,3 @@ async def test_commits_are_no_larger_than_the_store_takes(store, cache):
     store.max_bytes = 100
     with pytest.raises(TooLarge, match="100 bytes"):
         await applier.commit(Step(puts=(replica("u"),)))
-
-
-async def test_deleting_what_is_not_there_waits_for_nothing(applier):
-    async with asyncio.timeout(5):
-        await applier.commit(Step(deletes=(replica("never"),)))
