@@ -7,7 +7,19 @@ from fallow.api.auth import guards
 from fallow.api.docs import openapi_config
 from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
-from fallow.api.routes import deployments, health, insight, joining, members, peers, replicas, tokens, watch
+from fallow.api.routes import (
+    audit,
+    control,
+    deployments,
+    health,
+    insight,
+    joining,
+    members,
+    peers,
+    replicas,
+    tokens,
+    watch,
+)
 from fallow.api.services import Services
 from fallow.api.telemetry import Telemetry
 
@@ -23,12 +35,13 @@ def build_app(services: Services) -> Litestar:
             Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
                 Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
-                for noun in (members, tokens, deployments, replicas, insight, peers, watch)
+                for noun in (members, tokens, deployments, replicas, insight, audit, peers, watch, control)
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         openapi_config=openapi_config(),
+        on_shutdown=[services.attempts.flush],
         request_max_body_size=MAX_BODY,
         logging_config=None,
         debug=False,

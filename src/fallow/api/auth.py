@@ -10,6 +10,9 @@ from litestar.types import Guard
 from fallow.api.errors import RefusedWith
 from fallow.api.limits import RateLimit, retry_after
 from fallow.api.services import Services
+from fallow.control.audit import CALLING
+from fallow.control.door import source_key
+from fallow.decide.audit import Call
 from fallow.model.problems import Problem
 from fallow.model.tokens import ApiRole, ApiToken
 
@@ -27,6 +30,15 @@ def guards(services: Services) -> dict[ApiRole, Guard]:
 def source_of(connection: Connection) -> str:
     """Return the address a request came from, as the socket tells it; headers that claim another are not believed."""
     return connection.client.host if connection.client is not None else ""
+
+
+def calling(operation: str) -> Call:
+    """Return the present request as the audit record will tell of it, and note what is called."""
+    call = CALLING.get()
+    if call is None:
+        raise LookupError("requests are served inside Telemetry only")
+    call.operation = operation
+    return call
 
 
 def actor_of(request: Request[Any, Any, Any]) -> str:
@@ -55,9 +67,13 @@ def check_rate(limit: RateLimit, connection: Connection) -> None:
 
 
 def _guard(services: Services, needed: ApiRole) -> Guard:
-    def guard(connection: Connection, _: BaseRouteHandler) -> None:
-        caller = _caller(services, connection)
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        call = calling(handler.fn.__name__)
+        caller = await _caller(services, connection, call)
+        call.who, call.token_id = f"api:{caller.name}", caller.id
         if _RANK[caller.role] < _RANK[needed]:
+            summary = f"needs the role {needed}, has the role {caller.role}"
+            await services.attempts.note(call, ("role", caller.id, call.operation), "forbidden", summary)
             raise RefusedWith(
                 Problem(
                     type="urn:fallow:forbidden",
@@ -73,7 +89,7 @@ def _guard(services: Services, needed: ApiRole) -> Guard:
     return guard
 
 
-def _caller(services: Services, connection: Connection) -> ApiToken:
+async def _caller(services: Services, connection: Connection, call: Call) -> ApiToken:
     """Return the token of the request. Raises RefusedWith: 401, or 429 after too many wrong ones.
 
     A right token always passes: who shares an address with a guesser must not be locked out, and secrets of 192 bits
@@ -86,6 +102,7 @@ def _caller(services: Services, connection: Connection) -> ApiToken:
         caller = services.tokens.verify_bearer(header[len(_SCHEME) :].strip())
         if caller is not None:
             return caller
+    await services.attempts.note(call, ("login", source_key(call.source)), "unauthorized", "no valid API token")
     check_rate(services.limits.failures, connection)
     raise _unauthorized(
         "the API token is not valid: unknown, revoked or expired", 'Bearer realm="fallow", error="invalid_token"'

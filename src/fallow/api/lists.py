@@ -1,5 +1,6 @@
 """The envelopes of lists: a revision from which a watch goes on, and the items."""
 
+from fallow.model.audit import AuditEntry
 from fallow.model.deployments import DeploymentView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.members import MemberView
@@ -49,3 +50,9 @@ class PeerList(Page, frozen=True, kw_only=True):
     """Control-plane processes, oldest first."""
 
     items: tuple[PeerView, ...]
+
+
+class AuditList(Page, frozen=True, kw_only=True):
+    """Entries of the audit record, newest last."""
+
+    items: tuple[AuditEntry, ...]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from fallow.api.limits import Limits
 from fallow.control.admission import Admission
+from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.settings import Settings
@@ -44,6 +46,11 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        """Return what records attempts that were refused."""
+        return Attempts(self.applier, self.clock, self.new_id)
 
 
 Needs = NamedDependency[SkipValidation[Services]]

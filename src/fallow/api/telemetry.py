@@ -8,7 +8,9 @@ import structlog
 from litestar.enums import ScopeType
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from fallow.control.audit import CALLING
 from fallow.control.ids import new_id
+from fallow.decide.audit import Call
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,6 +45,16 @@ class Telemetry:
         """Serve one connection."""
         request_id = _request_id(scope)
         scope["state"]["request_id"] = request_id
+        client = scope.get("client")
+        token = CALLING.set(Call(request_id=request_id, source=client[0] if client else ""))
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                await self._serve(scope, receive, send)
+        finally:
+            CALLING.reset(token)
+
+    async def _serve(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        request_id = scope["state"]["request_id"]
         began, status = time.perf_counter(), 0
 
         async def send_with_id(message: "Message") -> None:
@@ -58,10 +70,10 @@ class Telemetry:
             await self._app(scope, body.receive if scope["type"] == ScopeType.HTTP else receive, send_with_id)
         except Exception as error:
             # The answer had begun, so its status stands; the server breaks the connection off.
-            _log.error("answer broken off", request_id=request_id, exc_info=error)
+            _log.error("answer broken off", exc_info=error)
             raise
         finally:
-            _tell(scope, request_id, status, time.perf_counter() - began)
+            _tell(scope, status, time.perf_counter() - began)
 
     def _count(self, scope: "Scope", status: int, seconds: float) -> None:
         # By template, never by path: paths are endless and hold the names of workloads.
@@ -93,19 +105,17 @@ def _method(scope: "Scope") -> str:
     return method if method in _METHODS else "other"
 
 
-def _tell(scope: "Scope", request_id: str, status: int, seconds: float) -> None:
-    client = scope.get("client")
+def _tell(scope: "Scope", status: int, seconds: float) -> None:
+    call = CALLING.get()
     said: dict[str, Any] = {
-        "request_id": request_id,
         "method": _method(scope),
+        "route": scope.get("path_template") or "unknown",
         "path": _shown(scope["path"][:200]),
         "status": status,
-        "seconds": round(seconds, 4),
-        "source": client[0] if client else "",
+        "ms": round(seconds * 1000, 1),
+        "who": call.who if call is not None else "",
+        "source": call.source if call is not None else "",
     }
-    caller = scope["state"].get("caller")
-    if caller is not None:
-        said["actor"] = f"api:{caller.name}"
     # What only reads is worth a line to whoever looks for it; what changes something, or fails, to everybody.
     quiet = scope["path"] in _QUIET or (scope.get("method") == "GET" and status < 400)
     (_log.debug if quiet else _log.info)("request", **said)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-LogLevel = Literal["debug", "info", "warning", "error"]
+from fallow.model.control import Level
+
 LogFormat = Literal["auto", "json", "console"]
 
 
@@ -13,7 +14,7 @@ LogFormat = Literal["auto", "json", "console"]
 class LogOptions:
     """How a process tells what it does; `auto` is for people on a terminal and JSON elsewhere."""
 
-    level: LogLevel = "info"
+    level: Level = "info"
     format: LogFormat = "auto"
 
 
@@ -33,6 +34,8 @@ class ServerOptions:
     suspect_seconds: float = 3.0
     dead_seconds: float = 8.0
     public_url: str = ""  # what people and machines are told to call; empty: made from `listen`
+    keep_audit_seconds: float = 400 * 86400.0
+    install: bool = False  # set up a system service instead of running here
     write_context: bool = True  # store a context with an admin token for this user
 
 

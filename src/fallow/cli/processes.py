@@ -13,13 +13,13 @@ from fallow.cli.launchers import (
     GatewayOptions,
     JoinOptions,
     LogFormat,
-    LogLevel,
     LogOptions,
     ServerOptions,
     UpOptions,
 )
 from fallow.cli.options import key_values, seconds, secret
 from fallow.cli.session import session_of
+from fallow.model.control import Level as LogLevel
 from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable
 from fallow.model.meta import is_name

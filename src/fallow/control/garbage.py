@@ -1,11 +1,16 @@
 """The loop that forgets what nobody will ask for."""
 
+from collections.abc import Sequence
+
 from fallow.control.runner import Controller
+from fallow.control.settings import Settings
 from fallow.decide.garbage import sweep
 from fallow.store.cache import Cache
 from fallow.store.contract import Delete, Store
 
-KEEP_EVENTS = 10_000
+# All records are held in memory; the audit record of a busy fleet must not fill it.
+MAX_AUDIT = 100_000
+PORTION = 100  # deletes in one commit
 
 
 def garbage_controller() -> Controller:
@@ -13,14 +18,25 @@ def garbage_controller() -> Controller:
     return Controller(name="garbage", kinds=frozenset(), every_seconds=60.0, decide=sweep)
 
 
-async def trim_events(store: Store, cache: Cache) -> int:
-    """Delete the oldest events beyond KEEP_EVENTS and return how many.
+async def trim_events(store: Store, cache: Cache, settings: Settings, now: float) -> int:
+    """Delete the oldest events beyond `keep_events`, and audit entries that are too old; return how many.
 
-    The store's revision tells their age: it grows even when the clock that gives the ids is put back.
+    The store's revision tells their order: it grows even when the clock that gives the ids is put back.
     """
-    oldest_first = sorted((record.revision, id_) for id_, record in cache.records("events").items())
-    surplus = [id_ for _, id_ in oldest_first[:-KEEP_EVENTS]]
-    portion = min(500, store.max_operations)
-    for start in range(0, len(surplus), portion):
-        await store.commit((), [Delete(f"events/{id_}") for id_ in surplus[start : start + portion]])
-    return len(surplus)
+    events = sorted((record.revision, f"events/{id_}") for id_, record in cache.records("events").items())
+    audit = sorted((record.revision, f"audit/{id_}") for id_, record in cache.records("audit").items())
+    old = [
+        f"audit/{id_}"
+        for id_, record in cache.records("audit").items()
+        if now - record.created_at > settings.keep_audit_seconds
+    ]
+    surplus = [key for _, key in (*events[: -settings.keep_events], *audit[:-MAX_AUDIT])]
+    gone = list(dict.fromkeys([*surplus, *old]))
+    await _delete(store, gone)
+    return len(gone)
+
+
+async def _delete(store: Store, keys: Sequence[str]) -> None:
+    portion = min(PORTION, store.max_operations)
+    for start in range(0, len(keys), portion):
+        await store.commit((), [Delete(key) for key in keys[start : start + portion]])

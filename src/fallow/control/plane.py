@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from fallow.client.tasks import first_to_end
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
+from fallow.control.audit import witness
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
 from fallow.control.garbage import garbage_controller, trim_events
@@ -53,7 +54,7 @@ class ControlPlane:
         self.clock = clock
         self.registry = CollectorRegistry()
         self.cache = Cache(store)
-        self.applier = Applier(store, self.cache, still_fits, binds)
+        self.applier = Applier(store, self.cache, still_fits, binds, witness=witness(clock, new_id))
         self.hub = Hub(clock)
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
@@ -160,7 +161,7 @@ class ControlPlane:
     async def _trim(self) -> None:
         while True:
             try:
-                await trim_events(self.store, self.cache)
+                await trim_events(self.store, self.cache, self.settings, self.clock())
             except StoreError as error:
                 _log.warning("events not trimmed", error=str(error))
             await asyncio.sleep(TRIM_SECONDS)

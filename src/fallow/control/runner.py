@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
@@ -20,6 +20,7 @@ _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 1.0
 SESSIONS = "sessions"  # wakes like a kind of record: a member has come, or a gateway reported something new
+LAST_RUN = "fallow_loop_last_run_timestamp_seconds"
 AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
 
 
@@ -44,6 +45,7 @@ class LoopMetrics:
         self.steps = Counter(
             "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
         )
+        self.ran = Gauge(LAST_RUN, "When a control loop last ran through", ["loop"], registry=registry)
 
 
 class Runner:
@@ -119,4 +121,5 @@ class Runner:
         except Exception:  # noqa: BLE001 - one loop's bug must not stop the others; it is logged whole
             _log.exception("control loop failed; it is run again", loop=controller.name)
             return RETRY_SECONDS
+        self._metrics.ran.labels(controller.name).set(self._clock())
         return pause if plan.wake_after_seconds is None else min(pause, plan.wake_after_seconds)

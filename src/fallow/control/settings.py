@@ -28,6 +28,8 @@ class Settings:
     host_ports: PortRange = DEFAULT_HOST_PORTS
     host_ports_per_node: int = 1000
     drain_seconds: float = 30.0
+    keep_events: int = 10_000  # the newest
+    keep_audit_seconds: float = 400 * 86400.0
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other. Raises ValueError."""
@@ -35,6 +37,8 @@ class Settings:
             raise ValueError("heartbeat, suspect and dead times must be positive, and each longer than the one before")
         if min(self.certificate_seconds, self.join_token_seconds) <= 0 or self.drain_seconds < 0:
             raise ValueError("certificate and join token times must be positive, the drain time not negative")
+        if self.keep_events < 1 or self.keep_audit_seconds <= 0:
+            raise ValueError("at least one event, and the audit record for some time, must be kept")
         if not 1 <= self.session_port <= 65535:
             raise ValueError(f"members cannot open sessions at port {self.session_port}")
         first, last = self.host_ports.first, self.host_ports.last

@@ -1,5 +1,6 @@
 """Every kind of record the store holds, by the name it has in keys and in watches."""
 
+from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
 from fallow.model.members import Member
@@ -20,11 +21,13 @@ KINDS: dict[str, type[Record]] = {
     "leaders": Leader,
     "rosters": Roster,
     "secrets": SealedSecret,
+    "audit": AuditEntry,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 
-# The layout of the stored data. A control plane refuses data of a newer version than it knows.
-SCHEMA_VERSION = 1
+# The shape of the stored data. A control plane refuses newer data than it knows, and brings older data up to this
+# version (store/upgrade.py): who changes what is stored so that older records would not do any more adds a step there.
+SCHEMA_VERSION = 2
 SCHEMA_KEY = "meta/schema"
 
 

@@ -3,9 +3,9 @@
 import re
 
 _BYTES = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*$", re.IGNORECASE)
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)(us|ms|h|m|s)")
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)(us|ms|d|h|m|s)")
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECOND_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_bytes(text: str) -> int:
@@ -21,7 +21,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Read a Compose duration such as `1m30s` or `500ms` as seconds; a bare number is seconds.
+    """Read a Compose duration such as `1m30s` or `500ms`, or days as in `90d`, as seconds; a bare number is seconds.
 
     Raises ValueError when `text` is not a duration.
     """

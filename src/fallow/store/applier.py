@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,8 +10,8 @@ import structlog
 
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.kinds import key_of
-from fallow.model.meta import Reason
+from fallow.model.kinds import KIND_OF, key_of
+from fallow.model.meta import Reason, Record
 from fallow.store.cache import Cache, decode_item
 from fallow.store.contract import (
     Check,
@@ -64,7 +64,8 @@ class Applier:
     `check` says why a step no longer fits the newest snapshot, None when it does; it is asked about batches in which
     it `concerns` a step. Commits of plans take turns, so that no two of them use the same room; single steps do not
     wait for each other. With a `fence` nothing is committed any more once that check of a key fails: every commit then
-    raises Fenced.
+    raises Fenced. `witness` is given every single step and the records it replaces or deletes, by key, and returns the
+    step to commit instead: with what is to be recorded.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Applier:
         check: Callable[[Snapshot, Step], Reason | None] | None = None,
         concerns: Callable[[Step], bool] = lambda _: True,
         fence: Check | None = None,
+        witness: Callable[[Step, Mapping[str, Record]], Step] | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -81,6 +83,7 @@ class Applier:
         self._concerns = concerns
         self._fence = fence
         self._max_operations = store.max_operations - (fence is not None)
+        self._witness = witness
         self._turn = asyncio.Lock()
         self._unknown, self._settled = 0, 0  # outcomes that were not known, and how many of them are by now
         self._settling = asyncio.Lock()
@@ -92,6 +95,8 @@ class Applier:
         nothing was written. Raises OutcomeUnknown when the store went away; what is committed next then raises a
         Conflict without keys, since it was decided without knowing the outcome.
         """
+        if self._witness is not None:
+            step = self._witness(step, self._before(step))
         encoded = _encode(step)
         self._refuse_too_large(encoded)
         if await self._was_in_doubt():
@@ -121,6 +126,13 @@ class Applier:
                 for write in encoded.writes:
                     known[write.key] = at if isinstance(write, Put) else 0
         return Applied(committed=committed, dropped=len(plan.steps) - committed, revision=revision)
+
+    def _before(self, step: Step) -> dict[str, Record]:
+        found = ((key_of(record), self._cached(record)) for record in (*step.puts, *step.deletes))
+        return {key: record for key, record in found if record is not None}
+
+    def _cached(self, record: Record) -> Record | None:
+        return self._cache.get(KIND_OF[type(record)], record.id)
 
     async def _settle(self, batch: Sequence[_Encoded]) -> tuple[Sequence[_Encoded], int]:
         """Commit what holds of a batch; return that and its revision."""

@@ -17,7 +17,8 @@ import msgspec
 from fallow.model.kinds import KINDS, SCHEMA_KEY, SCHEMA_VERSION
 from fallow.store.cache import decode_item
 from fallow.store.contract import Check, Conflict, Delete, Item, Put, Store, StoreError, Write
-from fallow.store.open import UNFINISHED, open_unchecked, read_store, refuse_schema
+from fallow.store.open import open_unchecked, read_store, refuse_schema
+from fallow.store.upgrade import UNFINISHED
 
 _MAGIC = b"fallow-backup 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size

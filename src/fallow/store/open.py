@@ -1,6 +1,7 @@
 """From a URL to an open store whose data this program understands."""
 
 import asyncio
+import functools
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -8,13 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 from fallow.model.kinds import SCHEMA_KEY, SCHEMA_VERSION
-from fallow.store.contract import Check, Conflict, Item, Put, Store, StoreError
+from fallow.store.contract import Item, Store, StoreError
+from fallow.store.copies import copy_beside
 from fallow.store.memory import MemoryStore
 from fallow.store.sqlite import SqliteStore
 from fallow.store.tables import connect, read_list
-
-# What stands for the version of the data while a restore is filling a store.
-UNFINISHED = b"unfinished restore"
+from fallow.store.upgrade import UNFINISHED, bring_up_to_date
 
 
 async def _open_memory(rest: str) -> Store:
@@ -53,12 +53,13 @@ _OPENERS: dict[str, Callable[[str], Awaitable[Store]]] = {
 async def open_store(url: str) -> Store:
     """Open `memory:`, `sqlite:/path/to/file.db` or `etcd://host:2379,host:2379/prefix`; make what is missing.
 
-    Raises ValueError for a URL that names no back-end, and StoreError when the store cannot be opened or its data is
-    of another version than this program's.
+    Data of an older version is brought up to date first. Raises ValueError for a URL that names no back-end, and
+    StoreError when the store cannot be opened or its data is of a newer version than this program's.
     """
     store = await open_unchecked(url)
+    scheme, _, rest = url.partition(":")
     try:
-        await _require_schema(store)
+        await bring_up_to_date(store, functools.partial(_keep_copy, Path(rest)) if scheme == "sqlite" else None)
     except BaseException:
         await store.close()
         raise
@@ -98,14 +99,13 @@ async def read_store(url: str) -> tuple[list[Item], int]:
 
 
 def refuse_schema(schema: bytes) -> None:
-    """Raise StoreError unless data marked with `schema` is what this program knows."""
+    """Raise StoreError unless data marked with `schema` is what this program knows, or can bring up to date."""
     text = schema.decode(errors="replace")
-    if text == str(SCHEMA_VERSION):
+    if text.isdecimal() and 1 <= int(text) <= SCHEMA_VERSION:
         return
     if schema == UNFINISHED:
         raise StoreError("a restore into this store did not finish: run it again, from the beginning")
-    newer = text.isdecimal() and int(text) > SCHEMA_VERSION
-    hint = "; use the newer program that wrote it" if newer else ""
+    hint = "; use the newer program that wrote it" if text.isdecimal() else ""
     raise StoreError(f"the stored data is of version {text}, this program knows version {SCHEMA_VERSION}{hint}")
 
 
@@ -119,12 +119,5 @@ def _read_sqlite(path: Path) -> tuple[list[Item], int]:
             raise StoreError(f"cannot read {path}: {error}") from error
 
 
-async def _require_schema(store: Store) -> None:
-    item = await store.get(SCHEMA_KEY)
-    if item is not None:
-        refuse_schema(item.value)
-        return
-    try:
-        await store.commit([Check(SCHEMA_KEY, 0)], [Put(SCHEMA_KEY, str(SCHEMA_VERSION).encode())])
-    except Conflict:  # another process was quicker; look at what it wrote
-        await _require_schema(store)
+async def _keep_copy(path: Path, version: int) -> None:
+    await asyncio.to_thread(copy_beside, path, version)

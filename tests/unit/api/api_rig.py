@@ -19,6 +19,7 @@ from fallow.api.app import build_app
 from fallow.api.limits import Limits
 from fallow.api.services import Services
 from fallow.control.admission import Admission
+from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
@@ -117,7 +118,8 @@ async def running(
     cache = Cache(store)
     await cache.start()
     clock, settings = Clock(), Settings(session_host="control.example", session_port=8444)
-    authority, applier, hub = Authority.create_or_load(folder, NOW), Applier(store, cache), Hub(clock)
+    authority, hub = Authority.create_or_load(folder, NOW), Hub(clock)
+    applier = Applier(store, cache, witness=witness(clock, new_id))
     tokens = Tokens(cache, applier, authority, settings, clock)
     services = Services(
         store=store,

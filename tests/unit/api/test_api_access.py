@@ -40,6 +40,9 @@ ROUTES = [
     ("GET", "/v1/peers", "viewer"),
     ("GET", "/v1/events", "viewer"),
     ("GET", "/v1/watch?kinds=none", "viewer"),
+    ("GET", "/v1/audit", "admin"),
+    ("GET", "/v1/control/status", "viewer"),
+    ("PUT", "/v1/control/log-level", "admin"),
 ]
 RANK = {None: -1, "viewer": 0, "operator": 1, "admin": 2}
 

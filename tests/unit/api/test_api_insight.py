@@ -68,7 +68,7 @@ async def test_metrics_count_without_names(rig: Rig) -> None:
 
 async def test_version_and_health(rig: Rig) -> None:
     assert (await rig.call("GET", "/healthz", role=None)).text == "ok\n"
-    assert (await rig.call("GET", "/v1/version", role=None)).json() == {"version": "0.1.0", "schema": 1}
+    assert (await rig.call("GET", "/v1/version", role=None)).json() == {"version": "0.1.0", "schema": 2}
 
 
 async def test_description_is_complete_and_consistent(rig: Rig) -> None:
@@ -77,7 +77,7 @@ async def test_description_is_complete_and_consistent(rig: Rig) -> None:
     assert spec["openapi"].startswith("3.1")
     documented = {(method, path) for path, item in spec["paths"].items() for method in item}
     assert ("post", "/v1/deploy") in documented
-    assert len(documented) == 27
+    assert len(documented) == 30
     for name, schema in spec["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema.get("description") or name, name

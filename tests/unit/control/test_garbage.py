@@ -8,6 +8,8 @@ from records import NOW, deployment, ids, replica, snapshot, template
 
 from fallow.control import garbage as garbage_module
 from fallow.control.garbage import trim_events
+from fallow.control.settings import Settings
+from fallow.decide.audit import Call, refused
 from fallow.decide.deployments import reconcile
 from fallow.decide.events import event
 from fallow.decide.garbage import KEEP_ENDED_PER_DEPLOYMENT, KEEP_ENDED_SECONDS, KEEP_GENERATIONS, sweep
@@ -83,14 +85,30 @@ def told(at: float, suffix: str) -> Event:
     return event(suffix, at, "test", "node", "n", "n", "Happened", "it happened")
 
 
-async def test_the_oldest_events_go_even_when_a_clock_was_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage_module, "KEEP_EVENTS", 3)
+async def test_the_oldest_events_go_even_when_a_clock_was_put_back() -> None:
+    settings = Settings(keep_events=3)
     async with storing() as stored:
         for number in range(4):
             await stored.write(told(NOW + 1000 + number, f"future{number}"))
         for number in range(2):
             await stored.write(told(NOW + number, f"now{number}"))
-        assert await trim_events(stored.store, stored.cache) == 3
+        assert await trim_events(stored.store, stored.cache, settings, NOW) == 3
         await stored.cache.wait((await stored.store.list("events/"))[1])
         assert sorted(id_[14:] for id_ in stored.cache.records("events")) == ["future3", "now0", "now1"]
-        assert await trim_events(stored.store, stored.cache) == 0
+        assert await trim_events(stored.store, stored.cache, settings, NOW) == 0
+
+
+async def test_the_audit_record_is_trimmed_by_age_and_apart_from_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(keep_events=1, keep_audit_seconds=100.0)
+    async with storing() as stored:
+        for number in range(5):
+            call = Call(request_id=f"r{number}")
+            await stored.write(refused(call, NOW + number, f"a{number}", "forbidden", "no"))
+        await stored.write(told(NOW, "e1"), told(NOW, "e2"))
+        assert await trim_events(stored.store, stored.cache, settings, NOW + 102) == 3
+        await stored.cache.wait((await stored.store.list(""))[1])
+        assert sorted(id_[14:] for id_ in stored.cache.records("audit")) == ["a2", "a3", "a4"], "100 s and younger"
+        monkeypatch.setattr(garbage_module, "MAX_AUDIT", 1)
+        assert await trim_events(stored.store, stored.cache, settings, NOW) == 2, "whatever its age"
+        await stored.cache.wait((await stored.store.list(""))[1])
+        assert [id_[14:] for id_ in stored.cache.records("audit")] == ["a4"]

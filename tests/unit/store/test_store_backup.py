@@ -11,7 +11,8 @@ from fallow.store import backup as backup_module
 from fallow.store.backup import back_up, migrate, restore
 from fallow.store.cache import Cache
 from fallow.store.contract import Put, StoreError
-from fallow.store.open import UNFINISHED, open_store, open_unchecked, read_store
+from fallow.store.open import open_store, open_unchecked, read_store
+from fallow.store.upgrade import UNFINISHED
 
 
 def silent(_done: int, _total: int) -> None:

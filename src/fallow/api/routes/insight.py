@@ -20,6 +20,10 @@ from fallow.model.events import Event
 from fallow.model.members import Role
 from fallow.model.tokens import ApiRole
 
+Filter = Annotated[str | None, QueryParameter(max_length=200)]
+Since = Annotated[float | None, QueryParameter(ge=0, le=2**40)]
+Limit = Annotated[int, QueryParameter(ge=1, le=10_000)]
+
 
 def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route that only tells."""
@@ -52,12 +56,23 @@ async def list_routes(services: Needs) -> RouteList:
 
 async def list_events(
     services: Needs,
-    subject: Annotated[str | None, QueryParameter(max_length=200)] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 200,
+    subject: Filter = None,
+    who: Filter = None,
+    since: Since = None,
+    limit: Limit = 200,
 ) -> EventList:
-    """List the newest events, newest last; `subject` is an id, a name or `project/name`."""
+    """List the newest events, newest last.
+
+    `subject` is an id, a name or `project/name`; `who` an actor, with or without its kind; `since` UTC seconds.
+    """
     records = [found for found in services.cache.records("events").values() if isinstance(found, Event)]
-    chosen = (found for found in records if subject is None or subject in (found.subject, found.subject_id))
+    chosen = (
+        found
+        for found in records
+        if (subject is None or subject in (found.subject, found.subject_id))
+        and (who is None or who in (found.actor, found.actor.partition(":")[2]))
+        and (since is None or found.created_at >= since)
+    )
     # Events of one millisecond are in the order they were stored in.
     newest = heapq.nlargest(limit, chosen, key=lambda found: (found.created_at, found.revision, found.id))
     return EventList(revision=services.cache.revision, items=tuple(reversed(newest)))

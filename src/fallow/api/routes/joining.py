@@ -5,9 +5,10 @@ from typing import Any
 from litestar import MediaType, Request, get, post
 from litestar.params import JSONBody
 
-from fallow.api.auth import check_rate, source_of
+from fallow.api.auth import calling, check_rate, source_of
 from fallow.api.problems import problems
 from fallow.api.services import Needs
+from fallow.control.door import source_key
 from fallow.control.refusals import Refused
 from fallow.model.members import Identity, JoinRequest, RenewRequest
 
@@ -27,28 +28,35 @@ async def ca(services: Needs, request: Request[Any, Any, Any]) -> str:
 @post("/v1/join", request_max_body_size=MAX_BODY, security=[{}], responses=_REFUSALS)
 async def join(services: Needs, request: Request[Any, Any, Any], data: JSONBody[JoinRequest]) -> Identity:
     """Become a member with a join token. The same token and key again give the same member."""
+    calling("join")
     try:
         return await services.admission.join(data, source_of(request))
     except Refused as refused:
-        _count(services, request, refused)
+        await _count(services, request, refused)
         raise
 
 
 @post("/v1/renew", status_code=200, request_max_body_size=MAX_BODY, security=[{}], responses=_REFUSALS)
 async def renew(services: Needs, request: Request[Any, Any, Any], data: JSONBody[RenewRequest]) -> Identity:
     """Get a new certificate; the request's signature proves possession of the member's key."""
+    calling("renew")
     try:
         return await services.admission.renew(data)
     except Refused as refused:
-        _count(services, request, refused)
+        await _count(services, request, refused)
         raise
 
 
-def _count(services: Needs, request: Request[Any, Any, Any], refused: Refused) -> None:
-    """Count what was refused. Raises RefusedWith (429) when it was too much.
+async def _count(services: Needs, request: Request[Any, Any, Any], refused: Refused) -> None:
+    """Count and record what was refused. Raises RefusedWith (429) when it was too much.
 
     Who proves to be somebody always passes: a machine must not be locked out by another behind the same address.
     """
+    if refused.problem.status == 403:
+        # The title alone: details repeat what the caller sent.
+        call, code = calling(request.route_handler.fn.__name__), refused.problem.type
+        summary = f"{refused.problem.title} ({code.rpartition(':')[2]})"
+        await services.attempts.note(call, (code, source_key(call.source)), "unauthorized", summary)
     check_rate(services.limits.joins, request)
     if refused.problem.type in _GUESSES:
         check_rate(services.limits.failures, request)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from litestar import get
+from litestar import Request, get
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from litestar.types import Guard
@@ -14,6 +14,7 @@ from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import Steps, check_room
 from fallow.control.refusals import Refused, refuse
+from fallow.model.audit import AuditEntry
 from fallow.model.kinds import KIND_OF, KINDS
 from fallow.model.members import Member
 from fallow.model.meta import Record
@@ -24,7 +25,8 @@ from fallow.store.contract import Batch, Compacted, StoreError
 
 BOOKMARK_SECONDS = 15.0
 CATCH_UP_SECONDS = 2.0
-WATCHABLE = frozenset(KINDS) - {KIND_OF[kind] for kind in (JoinToken, ApiToken, SealedSecret)}
+_AUDIT = KIND_OF[AuditEntry]  # for admins, when they ask for it
+WATCHABLE = frozenset(KINDS) - {KIND_OF[JoinToken], KIND_OF[ApiToken], KIND_OF[SealedSecret], _AUDIT}
 _HIDDEN = frozenset({"key_sha256", "token_id"})  # of members: nobody outside needs them
 
 Revision = Annotated[int | None, QueryParameter(ge=0, le=2**62)]
@@ -38,12 +40,14 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
 
 async def watch(
     services: Needs,
+    request: Request[Any, Any, Any],
     kinds: Annotated[str | None, QueryParameter(max_length=200)] = None,
     after: Revision = None,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Stream changes after a revision (default: from now on) of the given kinds (default: all), comma-separated."""
-    wanted = _kinds(kinds)
+    caller: ApiToken = request.scope["state"]["caller"]
+    wanted = _kinds(kinds, WATCHABLE | {_AUDIT} if caller.role is ApiRole.ADMIN else WATCHABLE)
     begin = _revision(after, last_event_id, services.cache.revision)
     check_room(services.limits)
     try:
@@ -121,16 +125,16 @@ def _public(record: Record) -> object:
     return {name: value for name, value in fields.items() if name not in _HIDDEN}
 
 
-def _kinds(text: str | None) -> frozenset[str]:
+def _kinds(text: str | None, allowed: frozenset[str]) -> frozenset[str]:
     asked = frozenset(part.strip() for part in text.split(",")) - {""} if text else frozenset[str]()
-    unknown = sorted(asked - WATCHABLE)
+    unknown = sorted(asked - allowed)
     if unknown:
         raise refuse(
             400,
             "bad-request",
             "Kinds that cannot be watched",
             ", ".join(unknown),
-            f"these can: {', '.join(sorted(WATCHABLE))}",
+            f"these can: {', '.join(sorted(allowed))}",
         )
     return asked or WATCHABLE
 
