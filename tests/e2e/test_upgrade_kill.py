@@ -19,7 +19,7 @@ from fallow.store.sqlite import SqliteStore
 from fallow.store.upgrade import PORTION
 
 EVENTS = PORTION * 40
-ROUNDS = 6
+ROUNDS = 4
 # Opens the store as a control plane does, and tells of every commit that is under way.
 OPENER = """
 import asyncio, os, sys
@@ -28,7 +28,7 @@ from fallow.store.sqlite import SqliteStore
 
 commit = SqliteStore.commit
 async def told(self, checks, writes):
-    os.write(1, b".")
+    os.write(2, b".")
     return await commit(self, checks, writes)
 SqliteStore.commit = told
 
@@ -66,9 +66,9 @@ async def content(path: Path) -> dict[str, bytes]:
 def begin_and_kill(path: Path, commits: int, further_seconds: float) -> None:
     """Open the store in a process of its own and kill it after so many commits have begun."""
     command = [sys.executable, "-c", OPENER, f"sqlite:{path}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read(commits)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.read(commits)
         time.sleep(further_seconds)
         process.kill()
         process.wait()
