@@ -1,7 +1,10 @@
 """The entry point: the command line, with the processes it can start."""
 
+from collections.abc import Sequence
+
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import (
+    DoctorOptions,
     GatewayOptions,
     JoinOptions,
     Launchers,
@@ -10,11 +13,13 @@ from fallow.cli.launchers import (
     StoreTask,
     UpOptions,
 )
+from fallow.model.doctor import Finding
 
 
 def main() -> None:
     """Run the command line."""
-    build_cli(Launchers(server=_server, join=_join, gateway=_gateway, up=_up, store=_store))()
+    launchers = Launchers(server=_server, join=_join, gateway=_gateway, up=_up, store=_store, doctor=_doctor)
+    build_cli(launchers)()
 
 
 # The wiring is imported only by the commands that run processes, so that all the others start quickly.
@@ -48,3 +53,9 @@ def _store(task: StoreTask) -> StoreCopied:
     from fallow.wiring.store_tools import run_store
 
     return run_store(task)
+
+
+def _doctor(options: DoctorOptions) -> Sequence[Finding]:
+    from fallow.wiring.doctor import check_machine
+
+    return check_machine(options)

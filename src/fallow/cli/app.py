@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from fallow.cli import (
     completion,
     contexts,
+    control,
     deployments,
     nodes,
     output,
@@ -24,6 +25,7 @@ from fallow.cli import (
     versions,
 )
 from fallow.cli.deploy import deploy
+from fallow.cli.doctor import doctor
 from fallow.cli.events import events
 from fallow.cli.explain import explain
 from fallow.cli.failures import Exit, Failure, as_failure, usage
@@ -75,7 +77,14 @@ _EXAMPLES = {
 
   fallow events
   fallow events --follow --subject shop/web
-  fallow events --follow --json | jq .message""",
+  fallow events --follow --json | jq .message
+  fallow events --audit --since 7d
+  fallow events --audit --who ci --subject shop/web""",
+    "doctor": """Examples:
+
+  fallow doctor
+  fallow doctor --only machine
+  fallow doctor --only control --json""",
     "version": """Examples:
 
   fallow version
@@ -178,7 +187,8 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for name, group in (("deployment", deployments.app), ("node", nodes.app), ("token", tokens.app)):
         app.add_typer(group, name=name, rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
-    for see in (replicas.logs, explain, events, versions.version):
+    app.add_typer(control.app, name="control", rich_help_panel=USE)
+    for see in (replicas.logs, explain, events, doctor, versions.version):
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
     for name, group in (("replica", replicas.app), ("route", routes.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)

@@ -1,11 +1,12 @@
 """What the commands that run processes are asked to do; `main.py` supplies the callables that do it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fallow.model.control import Level
+from fallow.model.doctor import Finding
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -121,6 +122,20 @@ class StoreCopied:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What of this machine is to be checked: an engine and an HAProxy as the agents take them, the folder for state."""
+
+    data: Path
+    engine: str | None = None
+    haproxy: str = "haproxy"
+    ports: tuple[int, ...] = (7443, 7444, 80, 8080)
+
+
+def _unchecked(_: DoctorOptions) -> Sequence[Finding]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Launchers:
     """All but `store` run until they are told to stop and return the process's exit code.
 
@@ -132,3 +147,4 @@ class Launchers:
     gateway: Callable[[GatewayOptions], int]
     up: Callable[[UpOptions], int]
     store: Callable[[StoreTask], StoreCopied]
+    doctor: Callable[[DoctorOptions], Sequence[Finding]] = _unchecked  # returns at once with what it found

@@ -112,6 +112,10 @@ def server(
     dead: Annotated[
         str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
     ] = "8s",
+    keep_audit: Annotated[
+        str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
+    ] = "400d",
+    install: Install = False,
     write_context: Annotated[
         bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
     ] = True,
@@ -123,7 +127,7 @@ def server(
     if not 0 < silences[0] < silences[1] < silences[2]:
         raise usage("--heartbeat, --suspect-after and --dead-after must grow in this order")
     options = ServerOptions(
-        data=data or _data("server"),
+        data=data or data_folder("server"),
         listen=_address(listen),
         session_listen=_address(session_listen),
         store=store,
@@ -133,6 +137,8 @@ def server(
         heartbeat_seconds=silences[0],
         suspect_seconds=silences[1],
         dead_seconds=silences[2],
+        keep_audit_seconds=_kept(keep_audit),
+        install=install,
         write_context=write_context,
         log=LogOptions(level=log_level, format=log_format),
     )
@@ -163,7 +169,7 @@ def join(
         variables=_variables(var),
         function=function,
         engine=engine,
-        data=data or _data("node"),
+        data=data or data_folder("node"),
         install=install,
         log=LogOptions(level=log_level, format=log_format),
     )
@@ -196,7 +202,7 @@ def gateway(
         function=function,
         http_port=http_port,
         haproxy=haproxy,
-        data=data or _data("gateway"),
+        data=data or data_folder("gateway"),
         install=install,
         log=LogOptions(level=log_level, format=log_format),
     )
@@ -220,7 +226,7 @@ def up(
 
     For more machines than this one, start with `fallow server`."""
     options = UpOptions(
-        data=data or _data("up"),
+        data=data or data_folder("up"),
         listen=_address(listen),
         session_listen=_address(session_listen),
         http_port=http_port,
@@ -231,11 +237,19 @@ def up(
     raise typer.Exit(session_of(ctx).launchers.up(options))
 
 
-def _data(part: str) -> Path:
+def data_folder(part: str) -> Path:
+    """Return where state is kept when nothing else is said; `part` is the process it is for, empty: all of them."""
     if os.geteuid() == 0:
         return Path("/var/lib/fallow") / part
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "fallow" / part
+
+
+def _kept(text: str) -> float:
+    found = seconds(text)
+    if found <= 0:
+        raise usage("--keep-audit must be longer than nothing")
+    return found
 
 
 def _address(text: str) -> str:

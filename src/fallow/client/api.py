@@ -14,8 +14,10 @@ import msgspec
 
 from fallow.client.errors import BadAnswer
 from fallow.client.streams import split_lines
-from fallow.client.transport import READ_SECONDS, Transport
+from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
+from fallow.model.audit import AuditEntry
+from fallow.model.control import ControlStatus, Level, LogLevel
 from fallow.model.deployments import (
     DeploymentChange,
     DeploymentView,
@@ -62,6 +64,7 @@ class Client:
         """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
+        self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +103,18 @@ class Client:
     def ca(self) -> str:
         """Return the CA's certificate, PEM."""
         return self._transport.send("GET", "/v1/ca").text
+
+    def status(self) -> ControlStatus:
+        """Return how the control plane is."""
+        return self._get(ControlStatus, "/v1/control/status")
+
+    def set_log_level(self, level: Level) -> LogLevel:
+        """Let the control plane log from `level` on, until it ends."""
+        return self._send(LogLevel, "PUT", "/v1/control/log-level", LogLevel(level=level))
+
+    def certificate_expires_at(self) -> float | None:
+        """Return when the server's certificate ends, in UTC seconds; None when it shows none."""
+        return peer_certificate(self.url, self._ca_pem)
 
     # members
 
@@ -183,9 +198,21 @@ class Client:
         """Return the processes of the control plane, oldest first."""
         return self._get(Listing[PeerView], "/v1/peers")
 
-    def events(self, subject: str = "", limit: int | None = None) -> Listing[Event]:
-        """Return what happened, newest last."""
-        return self._get(Listing[Event], "/v1/events", subject=subject, limit="" if limit is None else str(limit))
+    def events(
+        self, subject: str = "", limit: int | None = None, *, who: str = "", since: float | None = None
+    ) -> Listing[Event]:
+        """Return what happened, newest last; `since` is in UTC seconds."""
+        return self._get(
+            Listing[Event], "/v1/events", subject=subject, who=who, limit=_number(limit), since=_number(since)
+        )
+
+    def audit(
+        self, subject: str = "", limit: int | None = None, *, who: str = "", since: float | None = None
+    ) -> Listing[AuditEntry]:
+        """Return the audit record, newest last: who changed what through the API, and who was refused."""
+        return self._get(
+            Listing[AuditEntry], "/v1/audit", subject=subject, who=who, limit=_number(limit), since=_number(since)
+        )
 
     def watch(self, kinds: Sequence[str], after: int, *, patience_seconds: float | None = None) -> Iterator[Change]:
         """Yield every change of records of `kinds` after revision `after`, in order, without a gap.
@@ -214,6 +241,10 @@ class Client:
             return msgspec.json.decode(response.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadAnswer(self.url, str(error)) from error
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _part(text: str) -> str:

@@ -1,5 +1,6 @@
 """One HTTP connection pool to a control plane: whom it trusts, and what its failures mean."""
 
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -166,6 +167,24 @@ class Transport:
         if isinstance(error, httpx.TimeoutException):
             return Unreachable(self.url, "it did not answer in time")
         return Unreachable(self.url, str(error) or type(error).__name__)
+
+
+def peer_certificate(url: str, ca_pem: str) -> float | None:
+    """Return when the certificate shown at `url` ends, in UTC seconds; None over plain HTTP. Raises ClientError."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        return None
+    try:
+        with (
+            socket.create_connection((parts.hostname, parts.port or 443), timeout=CONNECT_SECONDS) as plain,
+            tls_context(ca_pem).wrap_socket(plain, server_hostname=SERVER_NAME if ca_pem else parts.hostname) as secure,
+        ):
+            shown = secure.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        raise Untrusted(url, error.verify_message) from error
+    except OSError as error:
+        raise Unreachable(url, str(error)) from error
+    return float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
 def problem_of(response: httpx.Response) -> Problem:

@@ -19,6 +19,8 @@ from fallow.wiring.members import gateway, node
 def run_server(options: ServerOptions) -> int:
     """Run a control plane until told to stop."""
     configure_logs(options.log)
+    if options.install:
+        return asyncio.run(_until_stopped(lambda _: _install(options)))
     return asyncio.run(_until_stopped(lambda stop: serve(options, stop)))
 
 
@@ -40,15 +42,21 @@ def run_up(options: UpOptions) -> int:
     return asyncio.run(_until_stopped(lambda stop: everything(options, stop)))
 
 
+async def _install(options: ServerOptions) -> int:
+    from fallow.wiring.service import install_server
+
+    return install_server(options)
+
+
 async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     """Run `work`, telling it to stop on SIGTERM and Ctrl-C. What may go wrong without a fault of ours is a Failure."""
     from fallow.agent.folder import FolderError
     from fallow.agent.identity import IdentityError
-    from fallow.agent.install import InstallError
     from fallow.agent.session import SessionRefused
     from fallow.drivers.authority import AuthorityError
     from fallow.drivers.engine.contract import EngineError
     from fallow.drivers.proxy.contract import ProxyError
+    from fallow.drivers.systemd import InstallError
     from fallow.store.contract import StoreError
 
     ours = (FolderError, IdentityError, InstallError, AuthorityError, EngineError, ProxyError, StoreError)

@@ -100,6 +100,7 @@ def _settings(options: ServerOptions) -> "Settings":
         heartbeat_seconds=options.heartbeat_seconds,
         suspect_after_seconds=options.suspect_seconds,
         dead_after_seconds=options.dead_seconds,
+        keep_audit_seconds=options.keep_audit_seconds,
     )
 
 

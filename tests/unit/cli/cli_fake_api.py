@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self._send(self.api.answer(asked))
 
-    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - as the standard library calls them
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815 - as the standard library calls them
 
     def _send(self, answer: object) -> None:
         if isinstance(answer, Problem):

@@ -40,12 +40,13 @@ def test_help_has_an_example_of_the_command_itself(alone: Fallow, path: tuple[st
 
 
 def test_all_commands_are_there() -> None:
-    expected = """up server join gateway deploy logs explain events version
+    expected = """up server join gateway deploy logs explain events doctor version
         token-create token-list token-revoke
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         deployment-list deployment-show deployment-scale deployment-delete
         store-backup store-restore store-migrate
-        replica-list route-list peer-list context-list context-use context-show context-add context-remove"""
+        replica-list route-list peer-list
+        control-status control-log-level context-list context-use context-show context-add context-remove"""
     assert {"-".join(path) for path in PATHS} == set(expected.split())
 
 

@@ -51,6 +51,8 @@ class EngineInfo:
     memory_bytes: int
     disk_bytes: int = 0
     disk_free_bytes: int = 0
+    storage_driver: str = ""
+    cgroup_version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,6 +99,8 @@ class DockerApiEngine:
                 memory_bytes=int(info["MemTotal"]),
                 disk_bytes=total,
                 disk_free_bytes=free,
+                storage_driver=info.get("Driver") or "",
+                cgroup_version=str(info.get("CgroupVersion") or ""),
             )
 
     async def architecture(self) -> str:
