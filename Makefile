@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts clean
+.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@mkdir -p benchmarks/results
 	@for name in placement store access; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
 	@$(BIN)/python benchmarks/store.py --engine etcd --json benchmarks/results/store-etcd.json
+
+image: $(VENV)/.done  ## the control plane as the image localhost/fallow, from this machine's own Python
+	@bash scripts/as-root.sh $(BIN)/python scripts/build_image.py
 
 clean:  ## remove what the targets made in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
