@@ -1,4 +1,4 @@
-"""The control plane as an image: built from the Containerfile, run by Podman as nobody in particular, joined by a node."""
+"""The control plane as an image: built from the Containerfile, run by Podman as a user of its own, joined by a node."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 CONFIGURATION = """
 [containers]
-default_ulimits = ["nofile=10000:10000"]
+default_ulimits = ["nofile=10000:10000", "nproc=4096:4096"]
 log_driver = "k8s-file"
 [engine]
 runtime = "{runtime}"
@@ -47,7 +47,6 @@ class Podman:
 
     def close(self) -> None:
         self.run("rm", "--force", "--volumes", self.name, check=False)
-        self.run("rmi", "--all", "--force", check=False)
         subprocess.run(["umount", f"{self.folder}/root/overlay"], capture_output=True, check=False)
 
 
