@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from fallow.decide.compose import Application
-from fallow.decide.events import event
+from fallow.decide.generations import Author, renewed, template_of
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.deployments import DeployedItem, Deployment, DeploymentSpec, Template
+from fallow.model.deployments import DeployedItem, Deployment, DeploymentSpec
 from fallow.model.meta import Record
 
 Action = Literal["create", "update", "scale", "unchanged", "delete"]
@@ -57,7 +57,7 @@ def changes(
     for name, spec in application.deployments:
         current = before.get(name)
         if current is None:
-            done.append(_created(application.project, name, spec, _Writer(now, new_id, actor)))
+            done.append(_created(application.project, name, spec, Author(now, new_id, actor)))
         elif current.deleting:
             raise StillDeletingError(current.path)
         else:
@@ -79,10 +79,11 @@ def changed(
     """Return what gives a deployment another spec; only another container or placement makes a new generation."""
     if spec == current.spec:
         return Changes(step=None, items=(_item(current, "unchanged"),), after=(current,))
-    renewed = (spec.container, spec.placement) != (current.spec.container, current.spec.placement)
-    generation = current.generation + 1 if renewed else current.generation
-    after = msgspec.structs.replace(current, spec=spec, generation=generation, updated_at=now)
-    return _Writer(now, new_id, actor).write(after, "update" if renewed else "scale", template=renewed)
+    author = Author(now, new_id, actor)
+    if (spec.container, spec.placement) == (current.spec.container, current.spec.placement):
+        return _written(msgspec.structs.replace(current, spec=spec, updated_at=now), "scale", author)
+    after, template = renewed(current, spec, author)
+    return _written(after, "update", author, template)
 
 
 def deleted(current: Deployment, now: float, new_id: Callable[[], str], actor: str = "api") -> Changes:
@@ -90,55 +91,36 @@ def deleted(current: Deployment, now: float, new_id: Callable[[], str], actor: s
     if current.deleting:
         return Changes(step=None, items=(_item(current, "delete"),), after=())
     after = msgspec.structs.replace(current, deleting=True, updated_at=now)
-    return _Writer(now, new_id, actor).write(after, "delete")
+    return _written(after, "delete", Author(now, new_id, actor))
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Makes the records of one deployment's change."""
-
-    now: float
-    new_id: Callable[[], str]
-    actor: str
-
-    def write(self, after: Deployment, action: Action, template: bool = False) -> Changes:
-        reason, words = _TOLD[action]
-        told = event(
-            self.new_id(), self.now, self.actor, "deployment", after.id, after.path, reason,
-            f"{after.path} {words}: {after.spec.replicas} replicas of {after.spec.container.image}",
-        )  # fmt: skip
-        others: tuple[Record, ...] = (self._template(after), told) if template else (told,)
-        return Changes(
-            step=Step(puts=(after, *others)),
-            items=(_item(after, action),),
-            after=() if action == "delete" else (after,),
-        )
-
-    def _template(self, deployment: Deployment) -> Template:
-        return Template(
-            id=f"{deployment.id}.{deployment.generation}",
-            created_at=self.now,
-            updated_at=self.now,
-            deployment_id=deployment.id,
-            generation=deployment.generation,
-            container=deployment.spec.container,
-            placement=deployment.spec.placement,
-        )
+def _written(after: Deployment, action: Action, author: Author, *others: Record) -> Changes:
+    """Return the writes of one deployment's change."""
+    reason, words = _TOLD[action]
+    told = author.tells(after, reason, f"{words}: {after.spec.replicas} replicas of {after.spec.container.image}")
+    return Changes(
+        step=Step(puts=(after, *others, told)),
+        items=(_item(after, action),),
+        after=() if action == "delete" else (after,),
+    )
 
 
-def _created(project: str, name: str, spec: DeploymentSpec, writer: _Writer) -> Changes:
+def _created(project: str, name: str, spec: DeploymentSpec, author: Author) -> Changes:
     deployment = Deployment(
-        id=f"{name}-{writer.new_id()}",
-        created_at=writer.now,
-        updated_at=writer.now,
+        id=f"{name}-{author.new_id()}",
+        created_at=author.now,
+        updated_at=author.now,
         project=project,
         name=name,
         spec=spec,
     )
-    return writer.write(deployment, "create", template=True)
+    return _written(deployment, "create", author, template_of(deployment, author))
 
 
 def _item(deployment: Deployment, action: Action) -> DeployedItem:
     return DeployedItem(
-        path=deployment.path, action=action, replicas=0 if action == "delete" else deployment.spec.replicas
+        path=deployment.path,
+        action=action,
+        replicas=0 if action == "delete" else deployment.spec.replicas,
+        generation=deployment.generation,
     )

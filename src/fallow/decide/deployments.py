@@ -6,31 +6,34 @@ but its number is not given away until they have ended.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Set
 from heapq import heapify, heappop, heappush
-from math import ceil
-
-import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
+from fallow.decide.slots import LIVE, Slots, moved
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.updates import (
+    judge,
+    may_create_renewed,
+    next_portion,
+    proven,
+    steps_allowed,
+    stopped_first,
+    usual_generation,
+)
 from fallow.model.deployments import Deployment, Replica, ReplicaState
-from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.members import MemberState, Scheduling
 from fallow.model.meta import Reason, Record
 
 CHANGES_AT_ONCE = 2000  # of one deployment; the rest follows in the next run, which can take back what is not begun
 FORGOTTEN_AT_ONCE = 100  # records of one deployment in one commit; a store may not take many more
-UPDATE_SURGE = 0.25  # this share of a deployment, at least one replica, is renewed at a time
-
-_LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 
 
 def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan:
     """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step."""
     steps: list[Step] = list(_lost(snapshot, now, new_id))
+    waits: list[float] = []
     lost = {record.id for step in steps for record in step.puts}
     for deployment in snapshot.deployments.values():
         if not lost and _settled(deployment, snapshot.replicas_by_deployment.get(deployment.id, ()), snapshot.draining):
@@ -38,58 +41,30 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
         replicas = [
             replica for replica in snapshot.replicas_by_deployment.get(deployment.id, ()) if replica.id not in lost
         ]
-        view = _View(deployment=deployment, members=snapshot.members, replicas=replicas, now=now, new_id=new_id)
+        view = Slots(
+            deployment=deployment,
+            members=snapshot.members,
+            templates=snapshot.templates,
+            replicas=replicas,
+            now=now,
+            new_id=new_id,
+        )
         steps.extend(_finish_deletion(snapshot, view) if deployment.deleting else _changes(view))
-    return Plan(steps=steps)
+        waits.extend(view.waits)
+    return Plan(steps=steps, wake_after_seconds=min(waits, default=None))
 
 
 def _settled(deployment: Deployment, replicas: Iterable[Replica], draining: Set[str]) -> bool:
-    """Say whether each slot has one replica of the newest generation, and none has to move: soon seen."""
-    live = [replica for replica in replicas if replica.state in _LIVE]
+    """Say whether all is proven, each slot has one replica of what is wanted, and none has to move: soon seen."""
+    live = [replica for replica in replicas if replica.state in LIVE]
     return (
         not deployment.deleting
+        and deployment.good_generation == deployment.generation
+        and (deployment.update is None or not deployment.update.under_way)
         and len(live) == deployment.spec.replicas == len({replica.slot for replica in live})
-        and {replica.generation for replica in live} <= {deployment.generation}
+        and all(map(deployment.wants, {replica.generation for replica in live}))
         and draining.isdisjoint(replica.node_id for replica in live)
     )
-
-
-@dataclass(kw_only=True)
-class _View:
-    """One deployment, its replicas, and what making decisions about it needs."""
-
-    deployment: Deployment
-    members: Mapping[str, Member]
-    replicas: list[Replica]
-    now: float
-    new_id: Callable[[], str]
-    gone: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> replicas let go
-    slots: dict[int, list[Replica]] = field(init=False)  # live replicas by slot, a replacement last
-
-    def __post_init__(self) -> None:
-        self.slots = defaultdict(list)
-        live = {replica.id: replica for replica in self.replicas if replica.state in _LIVE}
-        # Not by age alone: clocks may jump back between the making of a replica and of its replacement.
-        for replica in sorted(live.values(), key=lambda found: (found.replaces in live, found.created_at, found.id)):
-            self.slots[replica.slot].append(replica)
-
-    @cached_property
-    def failed_slots(self) -> set[int]:
-        """Return slots whose replica of this generation has ended for good: trying again would not help."""
-        return {
-            replica.slot
-            for replica in self.replicas
-            if replica.state is ReplicaState.FAILED and replica.generation == self.deployment.generation
-        }
-
-    def leaves_its_node(self, replica: Replica) -> bool:
-        """Say whether the replica's node is being drained."""
-        node = self.members.get(replica.node_id)
-        return node is not None and node.scheduling is Scheduling.DRAINING
-
-    def outdated(self, replica: Replica) -> bool:
-        """Say whether the replica is made from an older generation."""
-        return replica.generation < self.deployment.generation
 
 
 def _lost(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
@@ -100,7 +75,7 @@ def _lost(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator
             continue
         why = "its node is dead" if node is not None else "its node was removed"
         for replica in replicas:
-            yield Step(puts=(_moved(replica, ReplicaState.LOST, now, Reason(code="NodeLost", text=why)),))
+            yield Step(puts=(moved(replica, ReplicaState.LOST, now, Reason(code="NodeLost", text=why)),))
         told = event(
             new_id(), now, "loop:deployments", "member", node_id, node.name if node is not None else node_id,
             "ReplicasLost", f"lost {_named([replica.id for replica in replicas])}: {why}", "warning",
@@ -108,12 +83,12 @@ def _lost(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator
         yield Step(puts=(told,))
 
 
-def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
+def _finish_deletion(snapshot: Snapshot, view: Slots) -> Iterator[Step]:
     """Retire everything; forget the deployment once nothing of it is left."""
     live = [replica for replicas in view.slots.values() for replica in replicas]
     reason = Reason(code="Deleted", text="its deployment is deleted")
     for replica in live:
-        yield _retire(view, replica, reason)
+        yield view.retire(replica, reason)
     yield from _tell(view)
     if all(replica.ended for replica in view.replicas):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
@@ -130,21 +105,27 @@ def _finish_deletion(snapshot: Snapshot, view: _View) -> Iterator[Step]:
         yield Step(puts=(told,), deletes=(view.deployment, *rest))
 
 
-def _changes(view: _View) -> Iterator[Step]:
+def _changes(view: Slots) -> Iterator[Step]:
     """Count first, then renew: a slot that goes away needs no replacement."""
+    status, another_generation = judge(view)
+    if status is not None and another_generation:
+        yield status
+        return
     surplus = len(view.slots) - view.deployment.spec.replicas
     gone = _victims(view, min(surplus, CHANGES_AT_ONCE)) if surplus > 0 else []
     for slot in gone:
         for replica in view.slots.pop(slot):
-            yield _retire(view, replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
+            yield view.retire(replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
     if surplus < 0:
         yield from _create_missing(view, -surplus)
     yield from _settle_moves(view)
     yield from _begin_moves(view)
     yield from _tell(view)
+    if status is not None:
+        yield status  # last, since the steps before it hold only for the deployment as it was
 
 
-def _victims(view: _View, count: int) -> list[int]:
+def _victims(view: Slots, count: int) -> list[int]:
     """Choose the slots whose loss matters least: not yet running, unwell, on a bad or crowded node, youngest."""
     crowd = Counter(replica.node_id for replicas in view.slots.values() for replica in replicas)
     classes: dict[tuple[bool, ...], dict[str, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
@@ -157,7 +138,7 @@ def _victims(view: _View, count: int) -> list[int]:
     return chosen
 
 
-def _badness(view: _View, replica: Replica) -> tuple[bool, ...]:
+def _badness(view: Slots, replica: Replica) -> tuple[bool, ...]:
     """Return why a replica would not be missed, the weightiest reason first."""
     node = view.members.get(replica.node_id)
     unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
@@ -180,79 +161,88 @@ def _from_the_most_crowded(by_node: dict[str, list[tuple[float, int]]], crowd: C
     return taken
 
 
-def _create_missing(view: _View, count: int) -> Iterator[Step]:
-    """Create replicas in the lowest free slots; a slot that failed for good stays empty and counts as filled."""
+def _create_missing(view: Slots, count: int) -> Iterator[Step]:
+    """Create replicas in the lowest free slots; a slot that failed for good stays empty and counts as filled.
+
+    What an update stops first is made anew only when it has stopped.
+    """
     taken = {replica.slot for replica in view.replicas if not replica.ended} | view.failed_slots
-    count = min(count - len(view.failed_slots - set(view.slots)), CHANGES_AT_ONCE)
+    count = min(count - len(view.failed_slots - set(view.slots)) - stopped_first(view), CHANGES_AT_ONCE)
+    renewed = may_create_renewed(view)
     slot = 0
     while count > 0:
         if slot not in taken:
-            yield Step(puts=(_new_replica(view, slot),), guards=(view.deployment,))
+            generation = view.deployment.generation if renewed > 0 else usual_generation(view)
+            yield Step(puts=(view.new_replica(slot, generation),), guards=(view.deployment,))
+            renewed -= 1
             count -= 1
         slot += 1
 
 
-def _settle_moves(view: _View) -> Iterator[Step]:
+def _settle_moves(view: Slots) -> Iterator[Step]:
     """Where a slot has two live replicas, retire the one that is no longer needed."""
     for replicas in view.slots.values():
         if len(replicas) < 2:
             continue
         new = replicas[-1]
         for old in replicas[:-1]:
-            if new.healthy:
-                yield _retire(view, old, Reason(code="Replaced", text=f"{new.id} has taken over"))
-            elif not view.leaves_its_node(old) and not view.outdated(old):
-                yield _retire(view, new, Reason(code="NotNeeded", text=f"{old.id} may stay after all"))
-                break
-            elif view.leaves_its_node(new) or view.outdated(new):
-                yield _retire(view, new, Reason(code="NotNeeded", text="it would have to move on at once"))
+            if _takes_over(view, new, old):
+                yield view.retire(old, Reason(code="Replaced", text=f"{new.id} has taken over"))
+                continue
+            why = _not_needed(view, new, old)
+            if why:
+                yield view.retire(new, Reason(code="NotNeeded", text=why))
                 break
 
 
-def _begin_moves(view: _View) -> Iterator[Step]:
-    """Create replacements beside replicas that have to go: all of a draining node's, some of the outdated ones."""
-    allowed = max(1, ceil(view.deployment.spec.replicas * UPDATE_SURGE))
-    allowed -= sum(len(replicas) > 1 for replicas in view.slots.values())
+def _takes_over(view: Slots, new: Replica, old: Replica) -> bool:
+    """Say whether the old replica may go: nothing is lost with it, or the new one serves in its place."""
+    if view.outdated(old) and not view.outdated(new):
+        return old.state is ReplicaState.PENDING or proven(view, new)
+    return new.healthy and not _superseded(view, new, old)
+
+
+def _superseded(view: Slots, new: Replica, old: Replica) -> bool:
+    """Say whether the replacement is of a generation that nobody wants: neither now nor until the update is proven."""
+    return view.outdated(new) and new.generation not in (old.generation, usual_generation(view))
+
+
+def _not_needed(view: Slots, new: Replica, old: Replica) -> str:
+    """Return why the new one of two replicas need not be; empty when it is needed."""
+    if view.outdated(new) and not view.outdated(old):
+        return f"{old.id} is as it is wanted again"
+    if not view.leaves_its_node(old) and not view.outdated(old):
+        return f"{old.id} may stay after all"
+    if not view.leaves_its_node(old) and new.generation == old.generation:
+        return f"{old.id} need not move any more"
+    if view.leaves_its_node(new) or _superseded(view, new, old):
+        return "it would have to move on at once"
+    renewal = view.outdated(old) and not view.outdated(new)
+    if renewal and view.leaves_its_node(old) and not new.healthy and not steps_allowed(view.deployment):
+        return "its update is paused, and the node is emptied without it"
+    return ""
+
+
+def _begin_moves(view: Slots) -> Iterator[Step]:
+    """Create replacements beside replicas that have to go: all of a draining node's, a portion of the outdated ones."""
+    usual = usual_generation(view)
+    outdated = []
     for slot in sorted(view.slots):
         (owner, *more) = view.slots[slot]
         if more or slot in view.failed_slots:
             continue
-        if owner.state is ReplicaState.PENDING:
-            if view.outdated(owner):
-                yield _retire(view, owner, Reason(code="Outdated", text="a newer generation is wanted"))
-        elif view.leaves_its_node(owner):
-            yield Step(puts=(_new_replica(view, slot, owner.id),), guards=(view.deployment, owner))
-        elif view.outdated(owner) and allowed > 0:
-            allowed -= 1
-            yield Step(puts=(_new_replica(view, slot, owner.id),), guards=(view.deployment, owner))
+        if view.outdated(owner) and owner.state is ReplicaState.PENDING and owner.generation != usual:
+            yield view.retire(owner, Reason(code="Outdated", text="a newer generation is wanted"))
+        elif view.leaves_its_node(owner) and owner.state is not ReplicaState.PENDING:
+            generation = usual if view.outdated(owner) else view.deployment.generation
+            replacement = view.new_replica(slot, generation, owner.id)
+            yield Step(puts=(replacement,), guards=(view.deployment, owner))
+        elif view.outdated(owner):
+            outdated.append(owner)
+    yield from next_portion(view, outdated)
 
 
-def _new_replica(view: _View, slot: int, replaces: str = "") -> Replica:
-    deployment = view.deployment
-    return Replica(
-        id=f"{deployment.name}-{slot}-{view.new_id()}",
-        created_at=view.now,
-        updated_at=view.now,
-        deployment_id=deployment.id,
-        project=deployment.project,
-        deployment=deployment.name,
-        slot=slot,
-        generation=deployment.generation,
-        template_id=f"{deployment.id}.{deployment.generation}",
-        replaces=replaces,
-        state_since=view.now,
-    )
-
-
-def _retire(view: _View, replica: Replica, reason: Reason) -> Step:
-    """Let a live replica go: at once when it has no node yet, by way of the gateways otherwise."""
-    pending = replica.state is ReplicaState.PENDING
-    view.gone[reason.text].append(replica.id)
-    after = ReplicaState.STOPPED if pending else ReplicaState.LEAVING
-    return Step(puts=(_moved(replica, after, view.now, reason),))
-
-
-def _tell(view: _View) -> Iterator[Step]:
+def _tell(view: Slots) -> Iterator[Step]:
     """Tell which replicas go, in one event for each reason."""
     path = view.deployment.path
     for why, ids in view.gone.items():
@@ -266,9 +256,3 @@ def _tell(view: _View) -> Iterator[Step]:
 def _named(ids: list[str]) -> str:
     """Name a few replicas, and count many."""
     return ", ".join(ids) if len(ids) <= 3 else f"{len(ids)} replicas ({', '.join(ids[:3])} ...)"
-
-
-def _moved(replica: Replica, state: ReplicaState, now: float, reason: Reason) -> Replica:
-    return msgspec.structs.replace(
-        replica, state=state, state_since=now, updated_at=now, reason=reason, healthy_since=0.0
-    )

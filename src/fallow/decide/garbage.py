@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.deployments import Replica
+from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.tokens import ApiToken, JoinToken
 
 KEEP_ENDED_SECONDS = 3600.0
@@ -19,8 +19,7 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
     used = {replica.template_id for replica in snapshot.replicas.values()}
     for template in snapshot.templates.values():
         deployment = snapshot.deployments.get(template.deployment_id)
-        oldest = deployment.generation - KEEP_GENERATIONS if deployment is not None else 0
-        if template.id not in used and (deployment is None or template.generation < oldest):
+        if template.id not in used and (deployment is None or _forgettable(template, deployment)):
             steps.append(Step(deletes=(template,)))
     tokens: list[JoinToken | ApiToken] = [*snapshot.join_tokens.values(), *snapshot.api_tokens.values()]
     steps.extend(
@@ -29,6 +28,15 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         if token.expires_at is not None and now - token.expires_at > KEEP_TOKENS_SECONDS
     )
     return Plan(steps=steps)
+
+
+def _forgettable(template: Template, deployment: Deployment) -> bool:
+    """Say whether nobody goes back to this generation: it is old, and not the one an update that fails goes back to."""
+    good = deployment.update.from_generation if deployment.update is not None else 0
+    return template.generation < deployment.generation - KEEP_GENERATIONS and template.generation not in (
+        good,
+        deployment.good_generation,
+    )
 
 
 def _forgettable_replicas(snapshot: Snapshot, now: float) -> list[Replica]:

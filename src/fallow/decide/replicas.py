@@ -6,6 +6,8 @@ from fallow.model.deployments import Activity, Health, Observation, Replica, Rep
 from fallow.model.lifecycle import may_replica_move
 from fallow.model.meta import Reason
 
+CALM_SECONDS = 30.0  # who was healthy for so long is unwell anew, and not still
+
 _ALIVE = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.LEAVING)
 
 
@@ -28,12 +30,21 @@ def observe(replica: Replica, observation: Observation, now: float) -> Replica |
         reason=reason if state is not replica.state else replica.reason,
         observed=observation,
         healthy_since=(replica.healthy_since or now) if healthy else 0.0,
+        unwell_since=_unwell_since(replica, observation, now),
         updated_at=now,
     )
 
 
 def _same(before: Observation, after: Observation) -> bool:
     return msgspec.structs.replace(after, serial=before.serial, at=before.at) == before
+
+
+def _unwell_since(replica: Replica, seen: Observation, now: float) -> float:
+    """Return since when it restarts or fails its probes; a moment of health in between does not count."""
+    if seen.health is not Health.UNHEALTHY and seen.activity is not Activity.BACKING_OFF:
+        return replica.unwell_since
+    calm = replica.healthy_since > 0 and now - replica.healthy_since >= CALM_SECONDS
+    return now if calm or not replica.unwell_since else replica.unwell_since
 
 
 def _next_state(replica: Replica, seen: Observation) -> tuple[ReplicaState, Reason | None]:

@@ -1,7 +1,7 @@
 """Records as people see them: with names instead of ids, and with what follows from other records."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import (
@@ -17,6 +17,7 @@ from fallow.model.deployments import (
 )
 from fallow.model.members import HTTP_PORT_VARIABLE, Member, MemberView, Role
 from fallow.model.routes import BackendStats, ProxyReport, ProxyState, RouteView
+from fallow.model.updates import UpdateState
 from fallow.model.wire import Usage
 
 _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -40,6 +41,8 @@ def deployment_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentVie
         counts=_counts(deployment, replicas),
         state=state,
         reason=reason,
+        update=deployment.update,
+        updated=sum(replica.healthy and deployment.wants(replica.generation) for replica in replicas),
     )
 
 
@@ -183,8 +186,16 @@ def _state_of(deployment: Deployment, replicas: Iterable[Replica]) -> tuple[str,
         return "deleting", f"{left} replicas have not stopped yet"
     if wanted == 0:
         return "stopped", "no replicas are wanted"
-    newest = [replica for replica in live if replica.generation == deployment.generation]
+    return _serving_state(deployment, replicas, live)
+
+
+def _serving_state(deployment: Deployment, replicas: Iterable[Replica], live: Sequence[Replica]) -> tuple[str, str]:
+    wanted = deployment.spec.replicas
+    newest = [replica for replica in live if deployment.wants(replica.generation)]
     healthy = sum(replica.healthy for replica in newest)
+    under_way = _update_under_way(deployment, healthy)
+    if under_way is not None:
+        return under_way
     if healthy >= wanted and len(newest) == len(live):
         return "serving", ""
     failed = [replica for replica in replicas if _failed_now(deployment, replica)]
@@ -195,6 +206,23 @@ def _state_of(deployment: Deployment, replicas: Iterable[Replica]) -> tuple[str,
         return "updating", f"{healthy} of {wanted} replicas are of generation {deployment.generation}"
     waiting = [replica for replica in newest if not replica.healthy]
     return "waiting", f"{healthy} of {wanted} replicas are healthy" + (f": {_why(waiting)}" if waiting else "")
+
+
+def _update_under_way(deployment: Deployment, healthy: int) -> tuple[str, str] | None:
+    """Return the state and reason of a deployment whose update has not ended; `healthy` replicas are as wanted."""
+    status = deployment.update
+    if status is None or not status.under_way:
+        return None
+    renewed = f"{healthy} of {deployment.spec.replicas} replicas are of generation {deployment.generation}"
+    match status.state:
+        case UpdateState.PAUSED:
+            return "paused", f"{renewed}; {status.reason}"
+        case UpdateState.ROLLING_BACK:
+            return "rolling-back", f"to generation {status.from_generation}: {status.reason}"
+        case UpdateState.MONITORING:
+            return "updating", f"{renewed}, the last of them have yet to prove themselves"
+        case _:
+            return "updating", renewed
 
 
 def _failed_now(deployment: Deployment, replica: Replica) -> bool:

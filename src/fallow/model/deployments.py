@@ -8,6 +8,7 @@ import msgspec
 from fallow.model.containers import ContainerSpec
 from fallow.model.labels import Selector
 from fallow.model.meta import Name, Reason, Record
+from fallow.model.updates import UpdateConfig, UpdateStatus
 
 ReplicaCount = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 
@@ -33,12 +34,14 @@ class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks for under one name."""
+    """What a user asks for under one name; `update` and `rollback` say how one generation takes another's place."""
 
     replicas: ReplicaCount = 1
     container: ContainerSpec
     placement: PlacementPolicy = PlacementPolicy()
     routes: Annotated[tuple[RouteSpec, ...], msgspec.Meta(max_length=64)] = ()
+    update: UpdateConfig = UpdateConfig()
+    rollback: UpdateConfig = UpdateConfig(failure_action="pause")
 
 
 class Deployment(Record, frozen=True, kw_only=True):
@@ -48,12 +51,19 @@ class Deployment(Record, frozen=True, kw_only=True):
     name: Name
     spec: DeploymentSpec
     generation: int = 1
+    alike: tuple[int, ...] = ()  # older generations made of the very same: their replicas need no renewal
+    good_generation: int = 0  # the newest one that has proved itself; 0: none yet
+    update: UpdateStatus | None = None  # of the newest generation, None until there is a second one
     deleting: bool = False
 
     @property
     def path(self) -> str:
         """Return `project/name`, as people refer to it."""
         return f"{self.project}/{self.name}"
+
+    def wants(self, generation: int) -> bool:
+        """Say whether replicas of a generation are as wanted now."""
+        return generation >= self.generation or generation in self.alike
 
 
 class Template(Record, frozen=True, kw_only=True):
@@ -63,6 +73,10 @@ class Template(Record, frozen=True, kw_only=True):
     generation: int
     container: ContainerSpec
     placement: PlacementPolicy = PlacementPolicy()
+    actor: str = ""  # who asked for it
+    cause: Literal["deploy", "rollback", "restart"] = "deploy"
+    alike: tuple[int, ...] = ()  # older generations made of the very same
+    earlier_routes: tuple[RouteSpec, ...] | None = None  # of the generation before, when this one took its place
 
 
 class ReplicaState(enum.StrEnum):
@@ -136,6 +150,7 @@ class Replica(Record, frozen=True, kw_only=True):
     # observed
     observed: Observation | None = None
     healthy_since: float = 0.0  # 0: not healthy now
+    unwell_since: float = 0.0  # when it first was, without having been healthy for long since; 0: never
 
     @property
     def ended(self) -> bool:
@@ -172,14 +187,37 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     spec: DeploymentSpec
     counts: Counts
-    state: str  # serving, updating, waiting, degraded, deleting, stopped
+    state: str  # serving, updating, rolling-back, paused, waiting, degraded, deleting, stopped
     reason: str = ""
+    update: UpdateStatus | None = None
+    updated: int = 0  # replicas of the wanted generation that are healthy
 
 
 class DeploymentChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What PATCH on a deployment may change."""
 
     replicas: ReplicaCount | None = None
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which generation to go back to; None: the last good one."""
+
+    to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of a deployment as the API shows it. `changed` names fields and never tells their values."""
+
+    generation: int
+    created_at: float
+    actor: str = ""
+    cause: str = "deploy"
+    image: str
+    changed: tuple[str, ...] = ()  # against the generation before it, where that is still known
+    alike: tuple[int, ...] = ()
+    replicas: int = 0  # that have not ended
+    current: bool = False
+    good: bool = False  # the one that an update which fails goes back to
 
 
 class DeployRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,6 +237,7 @@ class DeployedItem(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     action: Literal["create", "update", "scale", "unchanged", "delete"]
     replicas: int
+    generation: int = 0  # the one this leads to
     placements: dict[str, int] = {}  # node name -> replicas, foretold by a dry run
     unplaced: int = 0
     reasons: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ def _kept(snapshot: Snapshot, before: Deployment | None, spec: DeploymentSpec) -
     live = [
         replica
         for replica in snapshot.replicas_by_deployment.get(before.id, ())
-        if not replica.ended and not going(replica) and replica.generation == before.generation
+        if not replica.ended and not going(replica) and before.wants(replica.generation)
     ]
     live.sort(
         key=lambda replica: (replica.state is ReplicaState.PENDING, not replica.healthy, replica.slot, replica.id)
