@@ -49,7 +49,7 @@ def main() -> int:
 def report(story: Story) -> bool:
     """Show the table and say whether every figure is as it must be."""
     load, figures = story.load, story.figures
-    quiet = ("steady", "scale up", "scale down", "drain a node", "after")
+    quiet = ("steady", "scale up", "scale down", "drain a node", "new version", "bad version", "after")
     dropped = {phase: load.failed(phase) for phase in quiet}
     late = load.failed("power cut") - story.in_flight_failures()
     right = not any(dropped.values()) and late == 0
@@ -57,6 +57,8 @@ def report(story: Story) -> bool:
     rows = [
         ("join to ready", f"{min(joins):.1f} to {max(joins):.1f} s", ""),
         ("deploy to serving", f"{figures.deploy_to_serving:.1f} s", ""),
+        ("new version, deploy to done", f"{figures.updated_after:.1f} s", ""),
+        ("bad version, deploy to rolled back", f"{figures.rolled_back_after:.1f} s", ""),
         ("requests sent", f"{load.sent.total()}", ""),
     ]
     rows += [

@@ -3,7 +3,7 @@
 import http.client
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from demo.load import Load
@@ -30,6 +30,8 @@ class Figures:
     full_strength_again: float = 0.0
     suspected_after: float = 0.0
     cut_at: float = 0.0
+    updated_after: float = 0.0
+    rolled_back_after: float = 0.0
     suspected_at: float = 0.0
 
 
@@ -55,6 +57,8 @@ class Story:
         self._phase("scale up", lambda: self._scale(10))
         self._phase("scale down", lambda: self._scale(6))
         self._phase("drain a node", self.drain)
+        self._phase("new version", self.update)
+        self._phase("bad version", self.bad_update)
         self._phase("power cut", self.power_cut)
         self.load.phase = "after"
         time.sleep(SETTLE_SECONDS)
@@ -65,6 +69,8 @@ class Story:
         with self.screen.step("starting a registry, building a web image from nothing and pushing it"):
             self.registry = Registry(self.fabric)
             self.image = images.push(self.registry.address, "shop:1", images.shop("1"))
+            self.image2 = images.push(self.registry.address, "shop:2", images.shop("2"))
+            self.bad_image = images.push(self.registry.address, "shop:3", replace(images.busybox(), command=("/bin/false",)))
         self.cluster.insecure_registries = (self.registry.address,)
         with self.screen.step("starting the control plane"):
             self.cluster.start_server()
@@ -103,6 +109,27 @@ class Story:
         self.cluster.fallow("node", "drain", NODES[0], "--timeout", "60s")
         self._wait_full()
         self.cluster.fallow("node", "uncordon", NODES[0])
+
+    def update(self) -> None:
+        """Deploy the second version; it takes over two replicas at a time, each proved before the old one leaves."""
+        began = time.time()
+        versions = {"SHOP_IMAGE": self.image2, "SHOP_VERSION": "2"}
+        self.cluster.fallow("deploy", str(COMPOSE), "--timeout", "90s", env=versions)
+        self.figures.updated_after = time.time() - began
+        self._wait_full()
+
+    def bad_update(self) -> None:
+        """Deploy a version that ends as soon as it starts; it goes back by itself, and no request notices."""
+        began = time.time()
+        versions = {"SHOP_IMAGE": self.bad_image, "SHOP_VERSION": "3"}
+        self.cluster.fallow("deploy", str(COMPOSE), "--no-wait", env=versions)
+
+        def rolled_back() -> bool:
+            return all(item["update"]["state"] == "rolled-back" for item in self.cluster.deployments().values())
+
+        self._wait(rolled_back, "the bad version rolled back")
+        self.figures.rolled_back_after = time.time() - began
+        self._wait_full()
 
     def power_cut(self) -> None:
         """Cut the power of a node that holds replicas, without a word to anybody."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import suppress
+from math import floor
 from random import Random
 
 import msgspec
@@ -194,7 +195,7 @@ class World:
         lost = {found.slot for found in self.state.replicas.values() if found.state is ReplicaState.LOST} & served
         promised = min(len(served), web.spec.replicas)
         if "stop-first" in (web.spec.update.order, web.spec.rollback.order):
-            promised = min(promised, web.spec.replicas - portions)
+            promised = min(promised, web.spec.replicas - portions - tolerated(web))
         after = served_slots(self.state)
         assert len(after) >= promised - len(lost - after), "our own doing took replicas below what is promised"
         allowed = max(renewals(before), 0 if web.spec.update.order == "stop-first" else portions)
@@ -261,12 +262,28 @@ def live(state: Snapshot) -> list[Replica]:
 
 
 def renewals(state: Snapshot) -> int:
-    """Return how many replicas of a newer generation live beside the one they replace."""
+    """Return how many newer replicas live beside the one they replace, but for those of drained nodes."""
     found = {replica.id: replica for replica in live(state)}
     return sum(
-        replica.replaces in found and replica.generation > found[replica.replaces].generation
+        replica.replaces in found
+        and replica.generation > found[replica.replaces].generation
+        and not drained(state, found[replica.replaces])
         for replica in found.values()
     )
+
+
+def tolerated(web: Deployment) -> int:
+    """Return how many replicas may fail without holding up an update that stops replicas first."""
+    configs = (web.spec.update, web.spec.rollback)
+    if any(config.failure_action == "continue" for config in configs):
+        return web.spec.replicas
+    forgiven = web.update.forgiven if web.update is not None else 0
+    return forgiven + floor(web.spec.replicas * max(config.max_failure_ratio for config in configs))
+
+
+def drained(state: Snapshot, replica: Replica) -> bool:
+    node = state.members.get(replica.node_id)
+    return node is not None and node.scheduling is Scheduling.DRAINING
 
 
 def present(state: Snapshot) -> int:

@@ -18,6 +18,7 @@ from fallow.api.routes import (
     peers,
     replicas,
     tokens,
+    updates,
     watch,
 )
 from fallow.api.services import Services
@@ -35,7 +36,7 @@ def build_app(services: Services) -> Litestar:
             Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
                 Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
-                for noun in (members, tokens, deployments, replicas, insight, audit, peers, watch, control)
+                for noun in (members, tokens, deployments, updates, replicas, insight, audit, peers, watch, control)
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -1,7 +1,7 @@
 """The envelopes of lists: a revision from which a watch goes on, and the items."""
 
 from fallow.model.audit import AuditEntry
-from fallow.model.deployments import DeploymentView, ReplicaView
+from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.members import MemberView
 from fallow.model.peers import PeerView
@@ -26,6 +26,12 @@ class DeploymentList(Page, frozen=True, kw_only=True):
     """Deployments, by project and name."""
 
     items: tuple[DeploymentView, ...]
+
+
+class GenerationList(Page, frozen=True, kw_only=True):
+    """Generations of a deployment, newest first."""
+
+    items: tuple[GenerationView, ...]
 
 
 class ReplicaList(Page, frozen=True, kw_only=True):

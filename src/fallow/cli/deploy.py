@@ -88,7 +88,8 @@ def _foretold(item: DeployedItem) -> tuple[object, ...]:
 def _wait(client: "Client", result: DeployResult, patience: float) -> None:
     names = {item.path.rpartition("/")[2]: item for item in result.items}
     gone = [name for name, item in names.items() if item.action == "delete"]
-    wait_for(client, result.project, [name for name in names if name not in gone], gone, patience)
+    serving = {name: item.generation for name, item in names.items() if name not in gone}
+    wait_for(client, result.project, serving, gone, patience)
 
 
 def _tell_routes(client: "Client", result: DeployResult) -> None:

@@ -1,6 +1,6 @@
 """Waiting for deployments to become what was asked, and telling why when they do not."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -13,17 +13,19 @@ from fallow.cli.failures import Failure
 from fallow.cli.watching import wait_until
 from fallow.client.errors import ClientError
 from fallow.model.deployments import DeploymentView
+from fallow.model.updates import UpdateState
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
 
 
-def settled(view: DeploymentView) -> bool:
-    """Say whether a deployment is what its owner asked for."""
+def settled(view: DeploymentView, generation: int = 0) -> bool:
+    """Say whether a deployment is what its owner asked for; with a `generation`, also that its update is not paused."""
     counts = view.counts
     if view.spec.replicas == 0:
         return counts.running == 0 and counts.leaving == 0
-    return view.state == "serving" and counts.healthy >= view.spec.replicas
+    good = ("serving",) if generation else ("serving", "paused")
+    return view.state in good and counts.healthy >= view.spec.replicas
 
 
 def progress(view: DeploymentView) -> tuple[object, ...]:
@@ -44,24 +46,49 @@ def progress(view: DeploymentView) -> tuple[object, ...]:
     )
 
 
-def wait_for(client: "Client", project: str, serving: Collection[str], gone: Collection[str], timeout: float) -> None:
+def failed_update(view: DeploymentView, generation: int) -> str:
+    """Return why an update to `generation` (0: none is waited for) has failed; empty when it has not."""
+    status = view.update
+    if status is None or not generation:
+        return ""
+    if status.state is UpdateState.PAUSED and generation == status.generation:
+        return f"{view.project}/{view.name} is paused: {status.reason}"
+    if status.rollback and 0 < generation < status.generation:
+        done = "went" if status.state is UpdateState.ROLLED_BACK else "goes"
+        return f"{view.project}/{view.name} {done} back to generation {status.from_generation}: {status.reason}"
+    return ""
+
+
+def wait_for(client: "Client", project: str, serving: Mapping[str, int], gone: Collection[str], timeout: float) -> None:
     """Wait until the deployments named in `serving` are settled and those in `gone` are gone.
 
-    Raises Failure, after telling why of each that is not, when `timeout` seconds have passed.
+    `serving` gives the generation that each is waited for, 0: whichever. Raises Failure when an update fails, and,
+    after telling why of each that is not as asked, when `timeout` seconds have passed.
     """
     unsettled: list[str] = []
+    failed: list[str] = []
 
     def look() -> tuple[bool, Table]:
         found = {view.name: view for view in client.deployments(project).items}
-        unsettled[:] = [name for name in serving if name not in found or not settled(found[name])]
+        failed[:] = [why for name in serving if name in found and (why := failed_update(found[name], serving[name]))]
+        unsettled[:] = [name for name in serving if name not in found or not settled(found[name], serving[name])]
         unsettled.extend(name for name in gone if name in found)
         lines: list[Sequence[object]] = [progress(found[name]) for name in (*serving, *gone) if name in found]
         lines += [(f"{project}/{name}", "deleted", "", "", "") for name in gone if name not in found]
         made = output.table("", "", "", "", "")
         made.show_header = False
-        return not unsettled, output.rows(made, ([value or Text("") for value in line] for line in lines))
+        going_back = any(found[name].state == "rolling-back" for name in serving if name in found)
+        done = not unsettled or (bool(failed) and not going_back)
+        return done, output.rows(made, ([value or Text("") for value in line] for line in lines))
 
-    if wait_until(look, timeout):
+    in_time = wait_until(look, timeout)
+    if failed:
+        raise Failure(
+            "The update failed",
+            detail="; ".join(failed),
+            hint=f"`fallow deployment show {project}/{next(iter(serving))}` and `fallow events` tell more.",
+        )
+    if in_time:
         return
     for name in unsettled:
         _tell_why(client, f"{project}/{name}")

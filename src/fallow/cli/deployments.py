@@ -13,6 +13,7 @@ from fallow.cli.names import deployment_path, suggesting
 from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seconds
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
+from fallow.cli.updates import add_commands, update_line
 from fallow.cli.watching import show_list
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
 
@@ -100,6 +101,7 @@ def _described(view: DeploymentView) -> Table:
             ("routes", " ".join(_route(route) for route in spec.routes)),
             ("strategy", " by ".join((spec.placement.strategy, *spec.placement.spread_by))),
             ("generation", view.generation),
+            ("update", update_line(view)),
             ("created", output.clock(view.created_at)),
             ("changed", output.clock(view.updated_at)),
         )
@@ -141,7 +143,7 @@ def scale(
             else:
                 output.write(f"{view.project}/{view.name}: {count} replicas wanted, {view.counts.healthy} healthy")
         for (in_project, name), _ in wishes if wait else ():
-            wait_for(client, in_project, [name], [], patience)
+            wait_for(client, in_project, {name: 0}, [], patience)
 
 
 def _wishes(targets: Sequence[str]) -> list[tuple[str, int]]:
@@ -184,4 +186,7 @@ def delete(
                 client.delete_deployment(*path)
             output.write(f"{'/'.join(path)}: deleting")
         for in_project, name in paths if wait else ():
-            wait_for(client, in_project, [], [name], patience)
+            wait_for(client, in_project, {}, [name], patience)
+
+
+add_commands(app)

@@ -24,7 +24,9 @@ from fallow.model.deployments import (
     DeployRequest,
     DeployResult,
     Explanation,
+    GenerationView,
     ReplicaView,
+    RollbackRequest,
 )
 from fallow.model.events import Event
 from fallow.model.members import MemberChange, MemberView
@@ -171,6 +173,28 @@ class Client:
     def delete_deployment(self, project: str, name: str) -> None:
         """Ask for a deployment's end; it is gone when its last replica has stopped."""
         self._transport.send("DELETE", _deployment(project, name))
+
+    def history(self, project: str, name: str) -> Listing[GenerationView]:
+        """Return the generations of a deployment that are kept, newest first."""
+        return self._get(Listing[GenerationView], f"{_deployment(project, name)}/history")
+
+    def restart_deployment(self, project: str, name: str, if_match: int | None = None) -> DeploymentView:
+        """Renew every replica by one of the same; with `if_match` only when that is still the revision."""
+        return self._send(DeploymentView, "POST", f"{_deployment(project, name)}/restart", None, if_match)
+
+    def roll_back_deployment(
+        self, project: str, name: str, request: RollbackRequest, if_match: int | None = None
+    ) -> DeploymentView:
+        """Make an earlier generation wanted again, as a new one."""
+        return self._send(DeploymentView, "POST", f"{_deployment(project, name)}/rollback", request, if_match)
+
+    def pause_deployment(self, project: str, name: str) -> DeploymentView:
+        """Stop the update under way from taking further steps."""
+        return self._send(DeploymentView, "POST", f"{_deployment(project, name)}/pause", None)
+
+    def resume_deployment(self, project: str, name: str) -> DeploymentView:
+        """Let a paused update go on."""
+        return self._send(DeploymentView, "POST", f"{_deployment(project, name)}/resume", None)
 
     def replicas(self, project: str = "", deployment: str = "", node: str = "") -> Listing[ReplicaView]:
         """Return replicas, ended ones that are still remembered too."""

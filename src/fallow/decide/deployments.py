@@ -199,7 +199,8 @@ def _takes_over(view: Slots, new: Replica, old: Replica) -> bool:
     """Say whether the old replica may go: nothing is lost with it, or the new one serves in its place."""
     if view.outdated(old) and not view.outdated(new):
         return old.state is ReplicaState.PENDING or proven(view, new)
-    return new.healthy and not _superseded(view, new, old)
+    unwanted = _superseded(view, new, old) or (view.outdated(new) and not view.outdated(old))
+    return new.healthy and not (unwanted and old.healthy)
 
 
 def _superseded(view: Slots, new: Replica, old: Replica) -> bool:
@@ -207,8 +208,10 @@ def _superseded(view: Slots, new: Replica, old: Replica) -> bool:
     return view.outdated(new) and new.generation not in (old.generation, usual_generation(view))
 
 
-def _not_needed(view: Slots, new: Replica, old: Replica) -> str:
-    """Return why the new one of two replicas need not be; empty when it is needed."""
+def _not_needed(view: Slots, new: Replica, old: Replica) -> str:  # noqa: PLR0911 - a list of reasons
+    """Return why the new one of two replicas need not be; empty when it is needed, and while only it serves."""
+    if new.healthy and not old.healthy:
+        return ""
     if view.outdated(new) and not view.outdated(old):
         return f"{old.id} is as it is wanted again"
     if not view.leaves_its_node(old) and not view.outdated(old):

@@ -35,7 +35,7 @@ async def test_deploy_creates_updates_scales_prunes(rig: Rig) -> None:
     assert await actions(rig, shop(replicas=5)) == {"shop/web": "scale", "shop/db": "unchanged"}
     assert await actions(rig, shop(version=2, replicas=5)) == {"shop/web": "update", "shop/db": "unchanged"}
     web = (await rig.call("GET", "/v1/deployments/shop/web", role="viewer")).json()
-    assert (web["generation"], web["spec"]["replicas"], web["counts"]["wanted"], web["state"]) == (2, 5, 5, "waiting")
+    assert (web["generation"], web["spec"]["replicas"], web["counts"]["wanted"], web["state"]) == (2, 5, 5, "updating")
     templates = rig.services.cache.snapshot().templates
     assert {f"{web['id']}.1", f"{web['id']}.2"} <= templates.keys()
     assert templates[f"{web['id']}.2"].container.image == "web:2"

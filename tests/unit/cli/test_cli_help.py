@@ -44,6 +44,7 @@ def test_all_commands_are_there() -> None:
         token-create token-list token-revoke
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         deployment-list deployment-show deployment-scale deployment-delete
+            deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume
         store-backup store-restore store-migrate
         replica-list route-list peer-list
         control-status control-log-level context-list context-use context-show context-add context-remove"""

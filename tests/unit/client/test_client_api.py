@@ -11,11 +11,15 @@ from client_tls_server import http, serving
 from fallow.client.api import Client
 from fallow.client.errors import ApiError, BadAnswer, Unreachable
 from fallow.client.transport import problem_of
-from fallow.model.deployments import DeploymentChange, DeployRequest
+from fallow.model.deployments import DeploymentChange, DeployRequest, RollbackRequest
 from fallow.model.members import MemberChange, Scheduling
 from fallow.model.tokens import TokenRequest
 
 EMPTY = '{"revision":3,"items":[]}'
+DEPLOYMENT = (
+    '{"id":"d","project":"shop","name":"web","revision":1,"generation":1,"created_at":1,"updated_at":1,'
+    '"spec":{"container":{"image":"web:1"}},"counts":{},"state":"serving"}'
+)
 ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.health(), "GET", "/healthz", "ok"),
     (lambda c: c.ready(), "GET", "/readyz", "ok"),
@@ -29,6 +33,16 @@ ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.revoke_token("t/1"), "DELETE", "/v1/tokens/t%2F1", ""),
     (lambda c: c.deployments("shop"), "GET", "/v1/deployments?project=shop", EMPTY),
     (lambda c: c.delete_deployment("shop", "web"), "DELETE", "/v1/deployments/shop/web", ""),
+    (lambda c: c.history("shop", "web"), "GET", "/v1/deployments/shop/web/history", EMPTY),
+    (lambda c: c.restart_deployment("shop", "web"), "POST", "/v1/deployments/shop/web/restart", DEPLOYMENT),
+    (
+        lambda c: c.roll_back_deployment("shop", "web", RollbackRequest(to=2)),
+        "POST",
+        "/v1/deployments/shop/web/rollback",
+        DEPLOYMENT,
+    ),
+    (lambda c: c.pause_deployment("shop", "web"), "POST", "/v1/deployments/shop/web/pause", DEPLOYMENT),
+    (lambda c: c.resume_deployment("shop", "web"), "POST", "/v1/deployments/shop/web/resume", DEPLOYMENT),
     (lambda c: c.replicas("a", "b", "c"), "GET", "/v1/replicas?project=a&deployment=b&node=c", EMPTY),
     (lambda c: list(c.logs("r")), "GET", "/v1/replicas/r/logs?follow=false&tail=100", ""),
     (

@@ -6,6 +6,7 @@ from fallow.decide.compose import ComposeError, parse_compose
 from fallow.decide.selectors import format_selector
 from fallow.model.containers import Resources, RestartCondition, RestartPolicy
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy
+from fallow.model.updates import UpdateConfig
 
 
 def service(keys: str) -> tuple[DeploymentSpec, tuple[str, ...]]:
@@ -192,6 +193,14 @@ REFUSED = [
     ),
     ("x-fallow: {architectures: amd64}\nplatform: linux/arm64", "platform (line 5): names other architectures"),
     ("platform: windows/amd64", "platform (line 4): must be linux/ARCHITECTURE, not 'windows/amd64'"),
+    (
+        "deploy: {update_config: {order: both}}",
+        "update_config.order (line 4): must be start-first or stop-first, not 'b",
+    ),
+    ("deploy: {update_config: {paralelism: 2}}", "is not a known key; did you mean 'parallelism'?"),
+    ("deploy: {update_config: {max_failure_ratio: 2}}", "must be a number from 0 to 1, not '2'"),
+    ("deploy: {rollback_config: {failure_action: rollback}}", "must be pause or continue, not 'rollback'"),
+    ("x-fallow: {update: {progress_deadline: 0s}}", "must be a duration from 1s to 604800s"),
     ("x-fallow: {selectr: a}", "x-fallow.selectr (line 4): is not a known key; did you mean 'selector'?"),
     ("x-fallow: {spread: [" + ",".join(f"a{n}" for n in range(17)) + "]}", "spreads over more than 16 labels"),
     ("x-fallow: {selector: '" + ",".join(f"a{n}" for n in range(65)) + "'}", "has 65 constraints; at most 64"),
@@ -207,8 +216,6 @@ def test_compose_deploy_refused(keys: str, message: str) -> None:
 
 WARNED = [
     ("deploy: {labels: {a: b}}", "deploy.labels (line 4): is ignored: labels of a service"),
-    ("deploy: {update_config: {parallelism: 2}}", "is ignored: an update always starts a replacement before it stops"),
-    ("deploy: {rollback_config: {parallelism: 2}}", "is ignored: deploy the earlier file again"),
     ("deploy: {endpoint_mode: vip}", "is ignored: gateways spread requests"),
     ("restart: always\ndeploy: {restart_policy: {condition: none}}", "has both `restart` and `deploy.restart_policy`"),
 ]
@@ -219,3 +226,34 @@ def test_compose_deploy_warned(keys: str, message: str) -> None:
     _, warnings = service(keys)
     assert len(warnings) == 1
     assert message in warnings[0]
+
+
+UPDATES = """deploy:
+  update_config:
+    {parallelism: 2, delay: 10s, failure_action: pause, monitor: 1m, max_failure_ratio: 0.2, order: stop-first}
+  rollback_config: {parallelism: 0, failure_action: continue}
+x-fallow: {update: {progress_deadline: 2m}}"""
+
+
+def test_compose_updates() -> None:
+    spec, warnings = service(UPDATES)
+    assert warnings == ()
+    assert spec.update == UpdateConfig(
+        parallelism=2,
+        delay_seconds=10,
+        failure_action="pause",
+        monitor_seconds=60,
+        max_failure_ratio=0.2,
+        order="stop-first",
+        progress_seconds=120,
+    )
+    # What stops first does so on the way back, too: there may be no room for both.
+    assert spec.rollback == UpdateConfig(
+        parallelism=0, failure_action="continue", order="stop-first", progress_seconds=120
+    )
+
+
+def test_compose_updates_without_a_word() -> None:
+    spec, _ = service("restart: always")
+    assert spec.update == UpdateConfig(failure_action="rollback", order="start-first", monitor_seconds=5)
+    assert spec.rollback == UpdateConfig(failure_action="pause", order="start-first")

@@ -8,6 +8,7 @@ from fallow.decide.compose.draft import Draft
 from fallow.decide.compose.extension import add_architectures, add_spread, architecture, label_key, set_max_per_node
 from fallow.decide.compose.fields import Field, dispatch, each
 from fallow.decide.compose.problems import shown
+from fallow.decide.compose.updates import read_rollback, read_update
 from fallow.model.containers import RestartCondition, RestartPolicy
 from fallow.model.labels import VALUE_PATTERN, Requirement
 
@@ -215,7 +216,7 @@ _DEPLOY: dict[str, Handler] = {
     "restart_policy": _restart_policy,
     "placement": _placement,
     "labels": _ignored("labels of a service; write `labels` for those of its containers"),
-    "update_config": _ignored("an update always starts a replacement before it stops a replica"),
-    "rollback_config": _ignored("deploy the earlier file again to go back"),
+    "update_config": read_update,
+    "rollback_config": read_rollback,
     "endpoint_mode": _ignored("gateways spread requests over the replicas"),
 }

@@ -47,6 +47,9 @@ class Draft:
     replicas: int | None = None
     restart: RestartPolicy | None = None  # of the key `restart`
     restart_policy: RestartPolicy | None = None  # of `deploy.restart_policy`
+    update: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of UpdateConfig, as the next two
+    rollback: dict[str, Any] = dataclasses.field(default_factory=dict)
+    progress: dict[str, Any] = dataclasses.field(default_factory=dict)  # for both
     file_environment: dict[str, str] = dataclasses.field(default_factory=dict)
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     ports: dict[str, PortSpec] = dataclasses.field(default_factory=dict)  # by PortSpec.key

@@ -8,6 +8,7 @@ from fallow.decide.compose.fields import Field, dispatch, each
 from fallow.decide.compose.health import read_probe
 from fallow.decide.compose.problems import shown
 from fallow.decide.compose.routes import read_routes
+from fallow.decide.compose.updates import read_progress
 from fallow.decide.selectors import SelectorError, parse_selector
 from fallow.model.labels import KEY_PATTERN
 
@@ -96,4 +97,5 @@ _EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
     "strategy": _strategy,
     "max_per_node": _max_per_node,
     "architectures": _architectures,
+    "update": read_progress,
 }

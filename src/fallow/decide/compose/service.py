@@ -26,6 +26,7 @@ from fallow.decide.compose.ports import read_expose, read_ports
 from fallow.decide.compose.problems import Refusal
 from fallow.decide.compose.routes import finish_routes
 from fallow.decide.compose.unsupported import UNSUPPORTED
+from fallow.decide.compose.updates import finish_updates
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy
 from fallow.model.labels import Selector
@@ -77,6 +78,7 @@ def _assemble(draft: Draft) -> DeploymentSpec:
     """Put together what the keys said; the order matters, since routes and health may add container ports."""
     routes = finish_routes(draft)
     health = finish_health(draft, [route.port for route in routes])
+    update, rollback = finish_updates(draft)
     return DeploymentSpec(
         replicas=1 if draft.replicas is None else draft.replicas,
         container=ContainerSpec(
@@ -89,6 +91,8 @@ def _assemble(draft: Draft) -> DeploymentSpec:
         ),
         placement=_placement(draft),
         routes=routes,
+        update=update,
+        rollback=rollback,
     )
 
 
