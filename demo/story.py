@@ -70,7 +70,9 @@ class Story:
             self.registry = Registry(self.fabric)
             self.image = images.push(self.registry.address, "shop:1", images.shop("1"))
             self.image2 = images.push(self.registry.address, "shop:2", images.shop("2"))
-            self.bad_image = images.push(self.registry.address, "shop:3", replace(images.busybox(), command=("/bin/false",)))
+            self.bad_image = images.push(
+                self.registry.address, "shop:3", replace(images.busybox(), command=("/bin/false",))
+            )
         self.cluster.insecure_registries = (self.registry.address,)
         with self.screen.step("starting the control plane"):
             self.cluster.start_server()

@@ -55,7 +55,7 @@ def update_line(view: DeploymentView) -> str:
     if status is None:
         return ""
     way = f"from generation {status.from_generation} " if status.from_generation and not status.rollback else ""
-    way = f"back to generation {status.from_generation} " if status.rollback else way
+    way = f"to generation {status.from_generation} " if status.rollback else way
     took = f"since {output.clock(status.started_at)}" if status.under_way else f"at {output.clock(status.changed_at)}"
     count = f", {view.updated} of {view.spec.replicas} renewed and healthy" if status.under_way else ""
     return f"{status.state} {way}{took}{count}" + (f": {status.reason}" if status.reason else "")

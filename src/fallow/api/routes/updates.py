@@ -31,15 +31,15 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route of generations and updates."""
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
     one = "/v1/deployments/{project:str}/{name:str}"
-    refusals = problems(404, 409, 412)
+    refusals = (404, 409, 412)
     return (
         get(f"{one}/history", guards=viewer, responses=problems(404))(read_history),
-        post(f"{one}/restart", guards=operator, status_code=200, responses=refusals)(restart),
+        post(f"{one}/restart", guards=operator, status_code=200, responses=problems(*refusals))(restart),
         post(f"{one}/rollback", guards=operator, status_code=200, responses=problems(404, 409, 412, body=True))(
             rollback
         ),
-        post(f"{one}/pause", guards=operator, status_code=200, responses=refusals)(pause),
-        post(f"{one}/resume", guards=operator, status_code=200, responses=refusals)(resume),
+        post(f"{one}/pause", guards=operator, status_code=200, responses=problems(*refusals))(pause),
+        post(f"{one}/resume", guards=operator, status_code=200, responses=problems(*refusals))(resume),
     )
 
 
