@@ -52,7 +52,7 @@ def failed_update(view: DeploymentView, generation: int) -> str:
     if status is None or not generation:
         return ""
     if status.state is UpdateState.PAUSED and generation == status.generation:
-        return f"{view.project}/{view.name} is paused: {status.reason}"
+        return f"{view.project}/{view.name} is paused: {status.paused_because}"
     if status.rollback and 0 < generation < status.generation:
         done = "went" if status.state is UpdateState.ROLLED_BACK else "goes"
         return f"{view.project}/{view.name} {done} back to generation {status.from_generation}: {status.reason}"
@@ -70,16 +70,20 @@ def wait_for(client: "Client", project: str, serving: Mapping[str, int], gone: C
 
     def look() -> tuple[bool, Table]:
         found = {view.name: view for view in client.deployments(project).items}
-        failed[:] = [why for name in serving if name in found and (why := failed_update(found[name], serving[name]))]
-        unsettled[:] = [name for name in serving if name not in found or not settled(found[name], serving[name])]
+        why = {name: failed_update(found[name], serving[name]) for name in serving if name in found}
+        failed[:] = [text for text in why.values() if text]
+        unsettled[:] = [
+            name
+            for name in serving
+            if name not in found
+            or (not settled(found[name], serving[name]) and not (why[name] and found[name].state != "rolling-back"))
+        ]
         unsettled.extend(name for name in gone if name in found)
         lines: list[Sequence[object]] = [progress(found[name]) for name in (*serving, *gone) if name in found]
         lines += [(f"{project}/{name}", "deleted", "", "", "") for name in gone if name not in found]
         made = output.table("", "", "", "", "")
         made.show_header = False
-        going_back = any(found[name].state == "rolling-back" for name in serving if name in found)
-        done = not unsettled or (bool(failed) and not going_back)
-        return done, output.rows(made, ([value or Text("") for value in line] for line in lines))
+        return not unsettled, output.rows(made, ([value or Text("") for value in line] for line in lines))
 
     in_time = wait_until(look, timeout)
     if failed:

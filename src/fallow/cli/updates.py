@@ -54,11 +54,12 @@ def update_line(view: DeploymentView) -> str:
     status = view.update
     if status is None:
         return ""
+    why = "; ".join(text for text in (status.paused_because, status.reason) if text)
     way = f"from generation {status.from_generation} " if status.from_generation and not status.rollback else ""
     way = f"to generation {status.from_generation} " if status.rollback else way
     took = f"since {output.clock(status.started_at)}" if status.under_way else f"at {output.clock(status.changed_at)}"
     count = f", {view.updated} of {view.spec.replicas} renewed and healthy" if status.under_way else ""
-    return f"{status.state} {way}{took}{count}" + (f": {status.reason}" if status.reason else "")
+    return f"{status.state} {way}{took}{count}" + (f": {why}" if why else "")
 
 
 def history(ctx: typer.Context, name: Deployment, project: Project = "", as_json: Json = False) -> None:

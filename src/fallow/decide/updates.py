@@ -169,7 +169,7 @@ def _give_up(slots: Slots, status: UpdateStatus, failed: list[Replica]) -> tuple
 
 
 def _paused(slots: Slots, status: UpdateStatus, reason: str, author: Author) -> Step:
-    paused = msgspec.structs.replace(status, state=UpdateState.PAUSED, reason=reason, changed_at=slots.now)
+    paused = msgspec.structs.replace(status, state=UpdateState.PAUSED, paused_because=reason, changed_at=slots.now)
     slots.deployment = msgspec.structs.replace(slots.deployment, update=paused, updated_at=slots.now)
     told = author.tells(slots.deployment, "UpdatePaused", f"is paused: {reason}", "warning")
     return Step(puts=(slots.deployment, told))
@@ -331,7 +331,7 @@ def _under_way(deployment: Deployment, wish: str) -> UpdateStatus:
 
 
 def _told(deployment: Deployment, status: UpdateStatus, state: UpdateState, author: Author, reason: str) -> Step:
-    status = msgspec.structs.replace(status, state=state, changed_at=author.now, reason=reason)
+    status = msgspec.structs.replace(status, state=state, changed_at=author.now, paused_because=reason)
     after = msgspec.structs.replace(deployment, update=status, updated_at=author.now)
     if state is UpdateState.PAUSED:
         told = author.tells(after, "UpdatePaused", f"is paused at generation {status.generation}: {reason}")

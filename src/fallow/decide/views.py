@@ -216,7 +216,7 @@ def _update_under_way(deployment: Deployment, healthy: int) -> tuple[str, str] |
     renewed = f"{healthy} of {deployment.spec.replicas} replicas are of generation {deployment.generation}"
     match status.state:
         case UpdateState.PAUSED:
-            return "paused", f"{renewed}; {status.reason}"
+            return "paused", f"{renewed}; {status.paused_because}"
         case UpdateState.ROLLING_BACK:
             return "rolling-back", f"to generation {status.from_generation}: {status.reason}"
         case UpdateState.MONITORING:

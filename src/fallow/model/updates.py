@@ -40,7 +40,8 @@ class UpdateStatus(msgspec.Struct, frozen=True, kw_only=True):
     rollback: bool = False  # it goes back to what was good before
     started_at: float
     changed_at: float  # of the state
-    reason: str = ""  # why it is paused, or why it is rolled back
+    reason: str = ""  # why it is rolled back
+    paused_because: str = ""
     forgiven: int = 0  # replicas that had failed when it was resumed
 
     @property

@@ -86,7 +86,7 @@ def test_show_tells_how_far_an_update_has_come(api: FakeApi, fallow: Fallow) -> 
             status(UpdateState.ROLLED_BACK, 3, from_generation=1, rollback=True, reason="it exits"),
             "shop/web went back to generation 1: it exits",
         ),
-        (status(UpdateState.PAUSED, reason="it exits"), "shop/web is paused: it exits"),
+        (status(UpdateState.PAUSED, paused_because="it exits"), "shop/web is paused: it exits"),
     ],
 )
 def test_deploy_fails_when_the_update_does(
@@ -116,7 +116,7 @@ def test_an_earlier_rollback_is_no_failure_of_a_deploy_that_changes_nothing(
 
 
 def test_scaling_does_not_wait_for_a_paused_update(api: FakeApi, fallow: Fallow) -> None:
-    view = deployment(state="paused", update=status(UpdateState.PAUSED, reason="it exits"))
+    view = deployment(state="paused", update=status(UpdateState.PAUSED, paused_because="it exits"))
     api.on(f"PATCH {WEB}", view)
     api.on("GET /v1/deployments", listing(view))
     assert fallow("deployment", "scale", "shop/web=2", "--wait").code == 0

@@ -163,7 +163,7 @@ def test_it_is_paused_where_that_is_asked_for_or_nothing_good_is_known(good: int
     web, before = updated(good=good, failure_action=action)
     plan = at(before, 60, sick(web, NOW))
     assert status_of(plan).state is UpdateState.PAUSED
-    assert reason in status_of(plan).reason
+    assert reason in status_of(plan).paused_because
     paused_then = applied(applied(before, Plan(steps=(Step(puts=(sick(web, NOW),)),))), plan)
     assert reconcile(paused_then, NOW + 600, ids()).steps == []
     assert deployment_view(paused_then, paused_then.deployments["d-web"]).state == "paused"
@@ -206,6 +206,17 @@ def test_pause_and_resume() -> None:
     assert puts(reconcile(applied(failed, Plan(steps=(go,))), NOW + 61, ids()), Deployment) == []
     with pytest.raises(NothingUnderWayError):
         paused(deployment(), AUTHOR)
+
+
+def test_a_rollback_that_was_paused_still_tells_why_it_goes_back() -> None:
+    web, before = updated()
+    (back,) = puts(at(before, 60, sick(web, NOW)), Deployment)
+    stop = paused(back, AUTHOR)
+    assert stop is not None
+    held = stop.puts[0]
+    go = resumed(slots_of(snapshot(held), held, NOW + 61, ids()), AUTHOR)
+    assert go is not None
+    assert go.puts[0].update == msgspec.structs.replace(back.update, changed_at=AUTHOR.now)
 
 
 def test_a_restart_renews_everything_and_going_back_renews_only_what_was_restarted() -> None:
