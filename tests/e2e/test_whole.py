@@ -22,6 +22,7 @@ services:
     expose: ["8080"]
     deploy:
       replicas: {replicas}
+      update_config: {{monitor: 1s}}
       resources: {{reservations: {{memory: 32M}}, limits: {{memory: 64M, cpus: "0.5"}}}}
     x-fallow:
       routes: [http://web.test, "http://many.test/web"]
