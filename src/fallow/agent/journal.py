@@ -1,6 +1,7 @@
 """What a node was told to run, kept for the next start of its agent, when the control plane may be out of reach."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -46,10 +47,14 @@ def load(folder: Path) -> Journal | None:
 
 
 class JournalWriter:
-    """Writes the newest journal, off the event loop; those in between are skipped."""
+    """Writes the newest journal, off the event loop; those in between are skipped.
 
-    def __init__(self, folder: Path) -> None:
+    `write` replaces a file so that a power cut leaves the old one or the new one. It raises OSError.
+    """
+
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], None] = write_private) -> None:
         self._path = folder / FILE
+        self._write = write
         self._newest: Journal | None = None
         self._wanted = 0
         self._saved = 0
@@ -70,7 +75,7 @@ class JournalWriter:
             writing, data = self._wanted, msgspec.json.encode(self._newest)
             if self._writing is not None and not self._writing.done():
                 await asyncio.wait({self._writing})  # its caller was cancelled; the write itself cannot be
-            self._writing = asyncio.create_task(asyncio.to_thread(write_private, self._path, data))
+            self._writing = asyncio.create_task(asyncio.to_thread(self._write, self._path, data))
             try:
                 await asyncio.shield(self._writing)
             except OSError as error:

@@ -42,7 +42,7 @@ class Assignments:
     def _send_changes(self, replica_ids: set[str]) -> None:
         changes: dict[Link, tuple[list[Assignment], list[str]]] = {}
         self._forget_deleted(replica_ids, changes)
-        for id_ in replica_ids:
+        for id_ in sorted(replica_ids):
             replica = self._cache.get("replicas", id_)
             if not isinstance(replica, Replica) or not replica.node_id:
                 continue
@@ -70,6 +70,6 @@ class Assignments:
         """Take back what was told of replicas that ended and were deleted before we came to look."""
         deleted = {id_ for id_ in replica_ids if self._cache.get("replicas", id_) is None}
         for link, told in self._told.items() if deleted else ():
-            for id_ in told.keys() & deleted:
+            for id_ in sorted(told.keys() & deleted):
                 del told[id_]
                 changes.setdefault(link, ([], []))[1].append(id_)

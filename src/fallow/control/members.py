@@ -58,7 +58,7 @@ def sessions_controller(hub: Hub, settings: Settings) -> Controller:
 
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
     """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
-    for member_id in hub.connected() | silences.keys():
+    for member_id in sorted(hub.connected() | silences.keys()):
         member = snapshot.members.get(member_id)
         if member is None:
             hub.disconnect(member_id, "this member was removed; join again with a new token")

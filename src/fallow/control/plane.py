@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,18 +45,28 @@ TRIM_SECONDS = 60.0
 
 
 class ControlPlane:
-    """Everything between the store and the API. `clock` gives UTC seconds; TLS reads from files in `folder`."""
+    """Everything between the store and the API. `clock` gives UTC seconds, `steady` seconds that nobody sets.
+
+    TLS reads from files in `folder`.
+    """
 
     def __init__(
-        self, store: Store, authority: Authority, settings: Settings, clock: Callable[[], float], folder: Path
+        self,
+        store: Store,
+        authority: Authority,
+        settings: Settings,
+        clock: Callable[[], float],
+        folder: Path,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.settings = settings
         self.clock = clock
+        self.steady = steady
         self.registry = CollectorRegistry()
         self.cache = Cache(store)
         self.applier = Applier(store, self.cache, still_fits, binds, witness=witness(clock, new_id))
-        self.hub = Hub(clock)
+        self.hub = Hub(clock, steady)
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
         self.assignments = Assignments(self.cache, self.hub)
@@ -88,7 +99,7 @@ class ControlPlane:
     def _led_controllers(self) -> Sequence[Controller]:
         """Return the loops of the process that leads. Made anew for each time: what it heard before counts for less."""
         return (
-            members_controller(self.hub, self.settings, new_id),
+            members_controller(self.hub, self.settings, new_id, self.steady),
             deployments_controller(new_id),
             placement_controller(new_id),
             withdrawal_controller(self.hub, self.settings),

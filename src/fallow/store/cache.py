@@ -97,7 +97,7 @@ class Cache:
         self._records: dict[str, dict[str, Record]] = {kind: {} for kind in KINDS}
         self._snapshot = Snapshot()
         self._stale: dict[str, set[str]] = {}  # field of the snapshot -> ids that changed since it was built
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: dict[Subscription, None] = {}  # in the order they came
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -169,12 +169,12 @@ class Cache:
     def subscribe(self) -> Subscription:
         """Return an iterator over what changes from now on; close it when done."""
         subscription = Subscription(self)
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = None
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
         """Notify a subscription no more; closing it does this."""
-        self._subscriptions.discard(subscription)
+        self._subscriptions.pop(subscription, None)
 
     async def _follow_forever(self) -> None:
         delay, listed = RETRY_SECONDS, True

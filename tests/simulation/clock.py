@@ -1,0 +1,140 @@
+"""An event loop whose time is virtual: when nothing is ready it jumps to the next timer. Nothing ever sleeps.
+
+Everything that could make two runs of one seed differ is taken out: there are no threads, and tasks and futures hash by
+the order they were made in, so that sets of them (task groups, `asyncio.wait`) are walked in that order.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+DISK_SECONDS = 0.003  # what runs in a thread in the product is disk writes
+
+_owner: ContextVar["Process | None"] = ContextVar("owner", default=None)
+
+
+class Stuck(RuntimeError):  # noqa: N818
+    """Nothing is ready and no timer is set: the simulated world has ended."""
+
+
+class _Jump(selectors.SelectSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise Stuck("nothing is ready and no timer is set")
+        self.now += max(0.0, timeout)
+        return []
+
+
+class _Task(asyncio.Task):  # type: ignore[type-arg]
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Future(asyncio.Future):  # type: ignore[type-arg]
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """See the module. `time()` begins at 0 and is in seconds."""
+
+    def __init__(self) -> None:
+        self._jump = _Jump()
+        self._made = 0
+        super().__init__(self._jump)
+        self._clock_resolution = 1e-9
+        self.set_task_factory(_make_task)
+
+    def time(self) -> float:
+        return self._jump.now
+
+    def next_number(self) -> int:
+        self._made += 1
+        return self._made
+
+    def create_future(self) -> Any:
+        future: Any = _Future(loop=self)
+        future.number = self.next_number()
+        return future
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """Do after a moment what a thread would do; a process that was killed meanwhile does it no more."""
+        future, owner = self.create_future(), _owner.get()
+
+        def work() -> None:
+            if future.done() or (owner is not None and not owner.alive):
+                return
+            try:
+                future.set_result(func(*args))
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits, as a thread pool does
+                future.set_exception(error)
+
+        self.call_later(DISK_SECONDS, work)
+        return future
+
+
+def _make_task(loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
+    task = _Task(coro, loop=loop, **options)
+    task.number = loop.next_number()
+    context = options.get("context")
+    owner = context.get(_owner) if context is not None else _owner.get()
+    if owner is not None:
+        owner.adopt(task)
+    return task
+
+
+class Process:
+    """All the tasks that one simulated process has begun, so that it can be killed between any two of its steps."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self._tasks: dict[Any, None] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Run `work`, and all that it begins, as part of this process."""
+        context = copy_context()
+        context.run(_owner.set, self)
+        return asyncio.get_running_loop().create_task(work, context=context)
+
+    def adopt(self, task: Any) -> None:
+        self._tasks[task] = None
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: Any) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # whoever needs it has asked; the rest is not worth a word when it is collected
+
+    def kill(self) -> None:
+        """End it at once. What its tasks do while they unwind no longer reaches anything."""
+        self.alive = False
+        for task in list(self._tasks):
+            task.cancel()
+
+
+def acting() -> str:
+    """Return the name of the process whose turn it is; empty outside of any."""
+    owner = _owner.get()
+    return owner.name if owner is not None else ""
+
+
+async def forever() -> None:
+    """Wait until cancelled."""
+    await asyncio.get_running_loop().create_future()
+
+
+class LoopTime:
+    """What stands in for the module `time` in the agents: only the steady clock, and that is the loop's."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return asyncio.get_running_loop().time()

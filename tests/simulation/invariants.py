@@ -1,0 +1,345 @@
+"""What must hold after every commit, at every start and end of a container, and at rest."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fallow.decide.placement import place
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
+from fallow.model.kinds import KINDS
+from fallow.model.lifecycle import MEMBER_TRANSITIONS, REPLICA_TRANSITIONS
+from fallow.model.members import Member, MemberState, Role, Scheduling
+from fallow.model.meta import Record
+from fallow.store.cache import decode_item
+from fallow.store.contract import Item, Put, Write
+from simulation.machines import Machine
+from simulation.members import GatewayHost
+from simulation.promises import least_healthy, surge
+from simulation.story import Story
+
+LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
+SLACK_SECONDS = 0.5
+
+Records = dict[str, dict[str, Record]]
+
+
+class Watch:
+    """Sees every commit and every container, and says what should not have been. Times are the loop's seconds."""
+
+    def __init__(self, story: Story, now: Callable[[], float], drain_seconds: float) -> None:
+        self._story = story
+        self._now = now
+        self._drain_seconds = drain_seconds
+        self.records: Records = {kind: {} for kind in KINDS}
+        self.machines: dict[str, Machine] = {}
+        self.gateways: dict[str, GatewayHost] = {}
+        self.removed: set[str] = set()  # members that an operator removed
+        self.node_of: dict[str, str] = {}  # every replica that ever had a node
+        self._revision = 0
+        self._leaving_since: dict[str, float] = {}
+
+    def snapshot(self) -> Snapshot:
+        """Return what is stored."""
+        found: dict[str, Any] = {kind.replace("-", "_"): records for kind, records in self.records.items()}
+        found.pop("events")
+        return Snapshot(revision=self._revision, **found)
+
+    def deployments(self) -> Mapping[str, Deployment]:
+        return self.records["deployments"]  # type: ignore[return-value]
+
+    def replicas(self) -> Mapping[str, Replica]:
+        return self.records["replicas"]  # type: ignore[return-value]
+
+    def members(self) -> Mapping[str, Member]:
+        return self.records["members"]  # type: ignore[return-value]
+
+    def broke(self, invariant: str, how: str) -> None:
+        self._story.broke(invariant, how)
+
+    # commits
+
+    def committed(self, revision: int, writes: Sequence[Write]) -> None:
+        """Take in one commit."""
+        if revision < self._revision or (revision == self._revision and writes):
+            self.broke("revisions only grow", f"{revision} after {self._revision}")
+        self._revision = revision
+        changed: list[tuple[str, str, Record | None, Record | None]] = []
+        for write in writes:
+            kind, _, id_ = write.key.partition("/")
+            if kind not in KINDS:
+                continue
+            before = self.records[kind].get(id_)
+            after = decode_item(Item(write.key, write.value, revision, 0)) if isinstance(write, Put) else None
+            changed.append((kind, id_, before, after))
+        before_by_deployment = self._by_deployment(changed)
+        for kind, id_, _, after in changed:
+            if after is None:
+                self.records[kind].pop(id_, None)
+            else:
+                self.records[kind][id_] = after
+        for kind, _, before, after in changed:
+            if kind == "replicas":
+                self._replica_changed(before, after)  # type: ignore[arg-type]
+            elif kind == "members":
+                self._member_changed(before, after)  # type: ignore[arg-type]
+            elif kind == "deployments":
+                self._deployment_changed(before, after)  # type: ignore[arg-type]
+        for deployment_id, old in before_by_deployment.items():
+            self._check_deployment(deployment_id, old)
+
+    def _by_deployment(self, changed: Iterable[tuple[str, str, Record | None, Record | None]]) -> dict[str, list[Any]]:
+        """Return the replicas of every deployment of which a replica changes, as they were before."""
+        ids: dict[str, None] = {}
+        for kind, _, before, after in changed:
+            replica: Any = after or before
+            if kind == "replicas" and replica is not None:
+                ids[replica.deployment_id] = None
+        found: dict[str, list[Any]] = {id_: [] for id_ in ids}
+        for replica in self.replicas().values() if ids else ():
+            if replica.deployment_id in found:
+                found[replica.deployment_id].append(replica)
+        return found
+
+    def _replica_changed(self, before: Replica | None, after: Replica | None) -> None:
+        if after is None:
+            if before is not None and not before.ended:
+                self.broke("states only advance", f"{before.id} is deleted while {before.state}")
+            return
+        old = before.state if before is not None else None
+        if old is not after.state:
+            where = f" on {after.node_id} {after.host_ports}" if after.state is ReplicaState.PLACED else ""
+            why = f" ({after.reason.text})" if after.reason is not None else ""
+            self._story.tell("store", f"replica {after.id}: {old or 'new'} -> {after.state}{where}{why}")
+        elif before is not None and before.healthy != after.healthy:
+            self._story.tell("store", f"replica {after.id}: {'healthy' if after.healthy else 'not healthy'}")
+        if before is None and after.state is not ReplicaState.PENDING:
+            self.broke("states only advance", f"{after.id} begins as {after.state}")
+        if before is not None and before.state is not after.state:
+            if (before.state, after.state) not in REPLICA_TRANSITIONS:
+                self.broke("states only advance", f"{after.id}: {before.state} -> {after.state}")
+        if before is not None and before.observed is not None:
+            if after.observed is None or after.observed.serial < before.observed.serial:
+                self.broke("observations only grow newer", after.id)
+        if after.node_id and self.node_of.setdefault(after.id, after.node_id) != after.node_id:
+            self.broke("a replica keeps its node", f"{after.id}: {self.node_of[after.id]} -> {after.node_id}")
+        if after.state is ReplicaState.PLACED and old is ReplicaState.PENDING:
+            self._check_node(after)
+        if after.state is ReplicaState.LEAVING:
+            self._leaving_since.setdefault(after.id, self._now())
+        if after.state is ReplicaState.STOPPING and old is ReplicaState.LEAVING:
+            self._check_drained(after)
+
+    def _member_changed(self, before: Member | None, after: Member | None) -> None:
+        if after is None:
+            assert before is not None
+            self._story.tell("store", f"member {before.name} removed")
+            self.removed.add(before.id)
+            return
+        old = before.state if before is not None else None
+        if before is not None and before.state is not after.state:
+            if (before.state, after.state) not in MEMBER_TRANSITIONS:
+                self.broke("states only advance", f"{after.id}: {before.state} -> {after.state}")
+        if old is not after.state:
+            self._story.tell("store", f"member {after.name}: {old or 'new'} -> {after.state} ({after.state_reason})")
+        if before is not None and before.scheduling is not after.scheduling:
+            self._story.tell("store", f"member {after.name} is {after.scheduling}")
+        others = [other for other in self.members().values() if other.id != after.id]
+        if any(other.name == after.name for other in others):
+            self.broke("a name has one owner", after.name)
+        if after.role is Role.NODE:
+            first, last = after.lease.host_ports.first, after.lease.host_ports.last
+            for other in others:
+                taken = other.lease.host_ports
+                same = other.role is Role.NODE and other.lease.address == after.lease.address
+                if same and first <= taken.last and taken.first <= last:
+                    self.broke("an address has one owner", f"{after.name} and {other.name} share {after.lease}")
+
+    def _deployment_changed(self, before: Deployment | None, after: Deployment | None) -> None:
+        if after is None:
+            self._story.tell("store", f"deployment {before.path if before else '?'} is gone")
+        elif before is None or before.spec != after.spec or before.deleting != after.deleting:
+            what = "is being deleted" if after.deleting else f"wants {after.spec.replicas} of {after.spec.container.image}"
+            self._story.tell("store", f"deployment {after.path} generation {after.generation} {what}")
+        if before is not None and after is not None and after.generation < before.generation:
+            self.broke("generations only grow", after.path)
+
+    def _check_node(self, placed: Replica) -> None:
+        """Check that nothing on the node is promised twice."""
+        replicas = [found for found in self.replicas().values() if found.node_id and not found.ended]
+        ports = Counter(
+            (found.address, key.rpartition("/")[2], port)
+            for found in replicas
+            if found.address == placed.address
+            for key, port in found.host_ports.items()
+        )
+        for (address, protocol, port), count in ports.items():
+            if count > 1:
+                self.broke("a host port has one owner", f"{address}:{port}/{protocol} has {count}")
+        node = self.members().get(placed.node_id)
+        asked = 0.0
+        for found in replicas:
+            template = self.records["templates"].get(found.template_id)
+            if found.node_id == placed.node_id and isinstance(template, Template):
+                asked += template.container.resources.cpus
+        if node is not None and asked > node.facts.cpus + 1e-6:
+            self.broke("a node holds what it has room for", f"{node.name}: {asked} of {node.facts.cpus} processors")
+
+    def _check_deployment(self, deployment_id: str, before: list[Replica]) -> None:
+        deployment = self.deployments().get(deployment_id)
+        after = [found for found in self.replicas().values() if found.deployment_id == deployment_id]
+        self._check_slots(deployment_id, after)
+        if deployment is not None:
+            self._check_surge(deployment, before, after)
+            self._check_minimum(deployment, before, after)
+
+    def _check_slots(self, deployment_id: str, after: list[Replica]) -> None:
+        live = {found.id: found for found in after if found.state in LIVE}
+        slots: dict[int, list[Replica]] = defaultdict(list)
+        for replica in live.values():
+            slots[replica.slot].append(replica)
+        for slot, found in slots.items():
+            owners = [replica for replica in found if replica.replaces not in live]
+            if len(found) > 2 or len(owners) > 1:
+                names = ", ".join(f"{replica.id} ({replica.state})" for replica in found)
+                self.broke("a slot has one owner and one replacement", f"slot {slot} of {deployment_id}: {names}")
+
+    def _check_surge(self, deployment: Deployment, before: list[Replica], after: list[Replica]) -> None:
+        old = {found.id: found for found in before if found.state in LIVE}
+        live = {found.id: found for found in after if found.state in LIVE}
+        new = [found for found in live.values() if found.id not in old]
+        if not new:
+            return
+        slots = {found.slot for found in live.values()}
+        plain = [found for found in new if found.replaces not in live]
+        if plain and len(slots) > deployment.spec.replicas:
+            self.broke("never more than wanted", f"{deployment.path}: {len(slots)} slots of {deployment.spec.replicas}")
+        renewed = [found for found in new if found.replaces in live and not self._draining(live[found.replaces])]
+        doubled = len(old) - len({found.slot for found in old.values()})
+        if renewed and doubled + len(renewed) > surge(deployment):
+            self.broke(
+                "never more than the surge",
+                f"{deployment.path}: {doubled} + {len(renewed)} replacements, {surge(deployment)} allowed",
+            )
+
+    def _draining(self, replica: Replica) -> bool:
+        node = self.members().get(replica.node_id)
+        return node is not None and node.scheduling is Scheduling.DRAINING
+
+    def _check_minimum(self, deployment: Deployment, before: list[Replica], after: list[Replica]) -> None:
+        old = {found.slot for found in before if found.healthy}
+        new = {found.slot for found in after if found.healthy}
+        states = {found.id: found.state for found in after}
+        let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
+        ours = (old - new) & let_go
+        if ours and len(new) < min(least_healthy(deployment), len(new) + len(ours)):
+            self.broke(
+                "never below the promised minimum by our own doing",
+                f"{deployment.path}: {len(old)} -> {len(new)} healthy of {deployment.spec.replicas}; slots {sorted(ours)}",
+            )
+
+    def _check_drained(self, replica: Replica) -> None:
+        waited = self._now() - self._leaving_since.get(replica.id, self._now())
+        if waited >= self._drain_seconds - SLACK_SECONDS:
+            return
+        for gateway_id, host in self.gateways.items():
+            member = self.members().get(gateway_id)
+            if member is None or member.state is not MemberState.READY:
+                continue
+            if replica.id in host.sends_to():
+                self.broke("withdrawn before it is stopped", f"{member.name} still sends requests to {replica.id}")
+            elif replica.id in host.under_way():
+                self.broke("drained before it is stopped", f"{member.name} has unfinished requests at {replica.id}")
+
+    # containers
+
+    def container_started(self, machine: Machine, replica_id: str) -> None:
+        self._story.tell(machine.node_id, f"container of {replica_id} runs")
+        if self.node_of.get(replica_id) != machine.node_id:
+            self.broke("a container runs where its replica is", f"{replica_id} runs on {machine.node_id}")
+        elsewhere = [
+            other.node_id
+            for other in self.machines.values()
+            if other is not machine and other.powered and other.containers().get(replica_id) == "running"
+        ]
+        if elsewhere or machine.running().count(replica_id) > 1:
+            self.broke("one container a replica", f"{replica_id} also runs on {elsewhere or machine.node_id}")
+        if not any(kept.replica_id == replica_id for kept in _journalled(machine)):
+            self.broke("the journal knows before anything starts", f"{replica_id} on {machine.node_id}")
+
+    def container_ended(self, machine: Machine, replica_id: str, exit_code: int, asked: bool) -> None:
+        how = "stopped" if asked else f"ended by itself with {exit_code}"
+        self._story.tell(machine.node_id, f"container of {replica_id} {how}")
+        if not asked or machine.node_id in self.removed:
+            return
+        replica = self.replicas().get(replica_id)
+        if replica is not None and replica.state in (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.LEAVING):
+            self.broke("only what is let go is stopped", f"{replica_id} is {replica.state} and its container is stopped")
+
+    # at rest
+
+    def unrest(self) -> list[str]:
+        """Return what is not yet as it is wanted, when no fault is left."""
+        found = [*self._members_at_rest(), *self._deployments_at_rest(), *self._containers_at_rest()]
+        return found or self._gateways_at_rest()
+
+    def _members_at_rest(self) -> Iterable[str]:
+        for member in self.members().values():
+            if member.state is not MemberState.READY:
+                yield f"member {member.name} is {member.state}"
+
+    def _deployments_at_rest(self) -> Iterable[str]:
+        unplaced = {found.template_id for found in place(self.snapshot(), 0.0).rejections}
+        by_deployment = self.snapshot().replicas_by_deployment
+        for deployment in self.deployments().values():
+            if deployment.deleting:
+                yield f"{deployment.path} is still being deleted"
+                continue
+            counts = Counter[str]()
+            for replica in by_deployment.get(deployment.id, ()):
+                if replica.state is ReplicaState.FAILED and replica.generation == deployment.generation:
+                    counts["settled"] += 1
+                elif replica.state is ReplicaState.PENDING and replica.template_id in unplaced:
+                    counts["settled"] += 1
+                elif replica.healthy and replica.generation == deployment.generation and not self._draining(replica):
+                    counts["settled"] += 1
+                elif not replica.ended:
+                    yield f"{replica.id} of generation {replica.generation} is {replica.state}"
+            if counts["settled"] != deployment.spec.replicas:
+                yield f"{deployment.path} has {counts['settled']} of {deployment.spec.replicas}"
+        for replica in self.replicas().values():
+            if replica.deployment_id not in self.deployments():
+                yield f"replica {replica.id} has no deployment"
+        for template in self.records["templates"].values():
+            if isinstance(template, Template) and template.deployment_id not in self.deployments():
+                yield f"template {template.id} has no deployment"
+
+    def _containers_at_rest(self) -> Iterable[str]:
+        wanted = {found.id: found.node_id for found in self.replicas().values() if found.state is ReplicaState.RUNNING}
+        for machine in self.machines.values():
+            if machine.node_id in self.removed:
+                continue
+            for replica_id, status in machine.containers().items():
+                if wanted.get(replica_id) != machine.node_id:
+                    yield f"a container of {replica_id} is left on {machine.node_id} ({status})"
+                elif status == "running":
+                    del wanted[replica_id]
+        for replica_id, node_id in wanted.items():
+            yield f"{replica_id} has no running container on {node_id}"
+
+    def _gateways_at_rest(self) -> list[str]:
+        routed = {found.id for found in self.deployments().values() if found.spec.routes}
+        wanted = {found.id for found in self.replicas().values() if found.healthy and found.deployment_id in routed}
+        wrong = []
+        for gateway_id, host in self.gateways.items():
+            if gateway_id in self.removed:
+                continue
+            if host.sends_to() != wanted:
+                more, less = sorted(host.sends_to() - wanted), sorted(wanted - host.sends_to())
+                wrong.append(f"gateway {gateway_id} sends to {more} too much and not to {less}")
+        return wrong
+
+
+def _journalled(machine: Machine) -> Iterable[Any]:
+    known = machine.disk.journal()
+    return known.assignments if known is not None else ()

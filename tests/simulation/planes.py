@@ -1,0 +1,187 @@
+"""The control plane as it is, over a store that outlives it; killed before or after any of its commits."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+from fallow.control.plane import ControlPlane
+from fallow.control.sessions import SessionRefused, Sessions
+from fallow.control.settings import Settings
+from fallow.drivers.authority import Issued
+from fallow.model.members import Member
+from fallow.store.contract import Batch, Check, Item, StoreError, Write
+from fallow.store.memory import MemoryStore
+from simulation.clock import Process, forever
+from simulation.story import Story
+
+CA_SHA256 = "c" * 64
+
+
+class StoredTruth(MemoryStore):
+    """The store itself; `committed` is told of every commit, in the instant it takes effect."""
+
+    def __init__(self, committed: Callable[[int, Sequence[Write]], None]) -> None:
+        super().__init__()
+        self._committed = committed
+
+    def _write(self, writes: Sequence[Write]) -> int:
+        revision = super()._write(writes)
+        self._committed(revision, writes)
+        return revision
+
+
+class StoreFaults:
+    """What goes wrong between control planes and the store, and when the next control plane is killed."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self.error_share = 0.0
+        self.slow_seconds = 0.0
+        self.kill_in = 0  # kill at this commit from now on; 0: not
+        self.kill_after = False  # once it has taken effect, not before
+        self.kill: Callable[[], None] = lambda: None
+
+    def due(self) -> bool:
+        if self.kill_in > 0:
+            self.kill_in -= 1
+            return self.kill_in == 0
+        return False
+
+    def errs(self) -> bool:
+        return self.error_share > 0 and self._chance.random() < self.error_share
+
+    def delay(self) -> float:
+        return 0.0005 + self._chance.random() * (0.003 + self.slow_seconds)
+
+
+class StoreHandle:
+    """The store as one control plane reaches it."""
+
+    def __init__(self, truth: StoredTruth, faults: StoreFaults, process: Process) -> None:
+        self._truth = truth
+        self._faults = faults
+        self._process = process
+
+    async def _pass(self) -> None:
+        await asyncio.sleep(self._faults.delay())
+        if not self._process.alive:
+            await forever()
+
+    async def get(self, key: str) -> Item | None:
+        await self._pass()
+        return await self._truth.get(key)
+
+    async def list(self, prefix: str) -> tuple[list[Item], int]:
+        await self._pass()
+        return await self._truth.list(prefix)
+
+    async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> int:
+        await self._pass()
+        if self._faults.errs():
+            raise StoreError("the store does not answer")
+        due = bool(writes) and self._faults.due()
+        if due and not self._faults.kill_after:
+            self._faults.kill()
+            await forever()
+        revision = await self._truth.commit(checks, writes)
+        if due:
+            self._faults.kill()
+            await forever()
+        await self._pass()
+        if self._faults.errs():
+            raise StoreError("the store's answer was lost")
+        return revision
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
+        async with aclosing(self._truth.watch(prefix, after)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                await self._pass()
+                if self._faults.errs():
+                    raise StoreError("the watch broke")
+                yield batch
+
+    async def grant(self, ttl_seconds: float) -> str:
+        await self._pass()
+        return await self._truth.grant(ttl_seconds)
+
+    async def keep_alive(self, lease: str) -> None:
+        await self._pass()
+        await self._truth.keep_alive(lease)
+
+    async def revoke(self, lease: str) -> None:
+        await self._pass()
+        await self._truth.revoke(lease)
+
+    async def compact(self, revision: int) -> None:
+        await self._truth.compact(revision)
+
+    async def close(self) -> None:
+        """The truth outlives its users."""
+
+
+class PaperAuthority:
+    """A CA without keys: its certificates are never looked at here."""
+
+    ca_sha256 = CA_SHA256
+    ca_pem = "ca"
+
+    def issue_member(self, csr_pem: str, role: str, member_id: str, now: float, ttl_seconds: float) -> Issued:
+        return Issued(certificate_pem="paper", key_sha256=key_of_paper(csr_pem), expires_at=now + ttl_seconds)
+
+
+def key_of_paper(csr_pem: str) -> str:
+    """Stand in for reading a real signing request."""
+    return hashlib.sha256(csr_pem.encode()).hexdigest()
+
+
+class MemorySessions(Sessions):
+    """Sessions whose members are known by the connection they came on."""
+
+    def _member_of(self, writer: asyncio.StreamWriter) -> Member:
+        member = self.cache.get("members", writer.get_extra_info("member"))
+        if not isinstance(member, Member):
+            raise SessionRefused("this member was removed; join again with a new token", final=True)
+        return member
+
+
+class Plane(ControlPlane):
+    """One run of a control plane."""
+
+    def __init__(self, store: StoreHandle, settings: Settings, clock: Callable[[], float], process: Process) -> None:
+        super().__init__(store, PaperAuthority(), settings, clock, asyncio.get_running_loop().time)  # type: ignore[arg-type]
+        self.process = process
+        self.running = False
+        self.sessions: Any = MemorySessions(
+            cache=self.cache,
+            applier=self.applier,
+            hub=self.hub,
+            admission=self.admission,
+            assignments=self.assignments,
+            observations=self.observations,
+            settings=settings,
+            clock=clock,
+        )
+
+    async def serve(self, story: Story) -> None:
+        """Start, and work until killed."""
+        while True:
+            try:
+                await self.start()
+                break
+            except StoreError as error:
+                story.tell("control", f"does not start: {error}")
+                await asyncio.sleep(0.5)
+        self.running = True
+        story.tell("control", f"{self.process.name} works from revision {self.cache.revision} on")
+        await self.ended()
+        if self.process.alive:
+            story.broke("control loops never end", "they ended by themselves")
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take in a connection."""
+        self.process.spawn(self.sessions._serve(reader, writer))
+
+

@@ -1,0 +1,112 @@
+"""The course of a run: a cluster grows, people and faults do what they like, then faults end and it must come to rest."""
+
+import asyncio
+from random import Random
+
+from fallow.model.members import Role
+from simulation.faults import Faults, script
+from simulation.invariants import Watch
+from simulation.story import Story
+from simulation.workload import People
+from simulation.world import Outcome, World
+
+CHAOS_SECONDS = (20.0, 60.0)
+SETTLE_SECONDS = 240.0  # back-off reaches 60 s, the garbage loop takes 60 s
+REST_SECONDS = 3.0  # so long nothing may change any more
+
+
+async def play(seed: int, story: Story, found: Outcome) -> None:
+    """Play one run, into `found` and the story, up to its end or to the first violation."""
+    broken = asyncio.Event()
+    story.on_violation = broken.set
+    world = World(seed, story)
+    course = asyncio.get_running_loop().create_task(_course(world, seed, found))
+    waiting = asyncio.get_running_loop().create_task(broken.wait())
+    await asyncio.wait([course, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if course.done():
+        course.result()
+    else:
+        course.cancel()
+    found.commits, found.planes = world.truth._feed.newest, world.planes
+    found.answered, found.refused = world.requests["answered"], world.requests["refused"]
+
+
+async def _course(world: World, seed: int, found: Outcome) -> None:
+    chance = Random(f"{seed}/course")
+    people = People(world, Random(f"{seed}/people"))
+    faults = Faults(world, Random(f"{seed}/faults"))
+    loop = asyncio.get_running_loop()
+    world.start_plane()
+    background = [loop.create_task(world.send_requests()), loop.create_task(_check_often(world, people))]
+    for _ in range(chance.randint(4, 6)):
+        await people.join()
+        script(world)
+    for _ in range(chance.randint(1, 2)):
+        await people.join(Role.GATEWAY)
+    for _ in range(chance.randint(1, 3)):
+        await people.act()
+    if chance.random() < 0.7:
+        await asyncio.sleep(chance.random() * 6.0)
+    await _chaos(world, people, faults, chance)
+    story = world.story
+    story.tell("FAULT", "no more faults from here on")
+    await faults.mend()
+    await people.tidy()
+    await faults.mend()
+    script(world)
+    found.settle_seconds = await _settle(world, people)
+    for task in background:
+        task.cancel()
+
+
+async def _chaos(world: World, people: People, faults: Faults, chance: Random) -> None:
+    until = world.now() + chance.uniform(*CHAOS_SECONDS)
+    calm = chance.choice((1.0, 2.0, 4.0))
+    busy = chance.choice((1.0, 2.0, 5.0))
+
+    async def break_things() -> None:
+        while True:
+            await asyncio.sleep(chance.expovariate(1 / calm))
+            faults.begin()
+
+    breaking = asyncio.get_running_loop().create_task(break_things())
+    while world.now() < until:
+        await asyncio.sleep(people.chance.expovariate(1 / busy))
+        await people.act()
+        script(world)
+    breaking.cancel()
+
+
+async def _check_often(world: World, people: People) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        world.check_members()
+        people.check_acknowledged()
+
+
+async def _settle(world: World, people: People) -> float:
+    """Wait until all is as it is wanted, and stays so; return after how many seconds it was."""
+    began = world.now()
+    watch: Watch = world.watch
+    while unrest := watch.unrest():
+        if world.now() - began > SETTLE_SECONDS:
+            world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(unrest[:6])}")
+            return world.now() - began
+        await asyncio.sleep(1.0)
+    took = world.now() - began
+    world.story.tell("rest", f"all is as wanted after {took:.0f} s")
+    running = _picture(world)
+    until = world.now() + REST_SECONDS
+    while world.now() < until:
+        await asyncio.sleep(1.0)
+        if unrest := watch.unrest():
+            world.story.broke("it stays at rest", "; ".join(unrest[:6]))
+        elif _picture(world) != running:
+            world.story.broke("it stays at rest", "replicas come and go though nothing is asked for")
+    people.check_acknowledged()
+    return took
+
+
+def _picture(world: World) -> list[tuple[str, str]]:
+    return sorted((found.id, found.state) for found in world.watch.replicas().values() if not found.ended)

@@ -1,0 +1,317 @@
+"""What people do to a cluster, by the API's own functions; and what they may rely on once it was acknowledged."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from fallow.api.routes.deployments import change_deployment, delete_deployment
+from fallow.api.routes.members import change_member, remove_member
+from fallow.control.commits import commit_again
+from fallow.control.ids import new_id
+from fallow.control.refusals import Refused
+from fallow.decide.compose import Application
+from fallow.decide.deploy import Changes, StillDeletingError, changes
+from fallow.decide.plan import Step
+from fallow.model.containers import ContainerSpec, HealthCheck, PortSpec, Resources, RestartPolicy
+from fallow.model.deployments import Deployment, DeploymentChange, DeploymentSpec, PlacementPolicy, RouteSpec
+from fallow.model.members import Facts, JoinRequest, MemberChange, MemberState, Role, Scheduling
+from fallow.model.tokens import TokenRequest
+from fallow.store.contract import StoreError
+from simulation.planes import Plane
+from simulation.world import IMAGES, World
+
+PROJECT = "shop"
+NAMES = ("web", "api", "jobs", "pay")
+STUBBORN = ("sleep", "forever")
+PATIENCE_SECONDS = 20.0
+
+
+class NoAnswer(Exception):  # noqa: N818
+    """The control plane died, or did not answer: it may have been done or not."""
+
+
+class People:
+    """Operators and users, one at a time."""
+
+    def __init__(self, world: World, chance: Random) -> None:
+        self.world = world
+        self.chance = chance
+        self.wished: dict[str, DeploymentSpec | None] = {}  # by name; None: deletion was acknowledged
+        self.unsure: set[str] = set()  # names of which the last word was not acknowledged
+        self.machines = 0
+        self._deploying = asyncio.Lock()
+
+    async def call(self, work: Callable[[Plane], Awaitable[Any]]) -> Any:
+        """Call the API of the control plane there is. Raises NoAnswer and Refused."""
+        plane = self.world.plane
+        if plane is None or not plane.running:
+            raise NoAnswer
+        task = plane.process.spawn(_as_coroutine(work(plane)))
+        done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
+        if not done:
+            task.cancel()
+        if not done or task.cancelled():
+            raise NoAnswer
+        try:
+            return task.result()
+        except StoreError as error:
+            raise NoAnswer from error
+
+    async def act(self) -> None:
+        """Do one thing by chance."""
+        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (4, self.deploy), (5, self.scale), (4, self.update), (1, self.delete), (1, self.change_routes),
+            (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join),
+        ]  # fmt: skip
+        weights = [weight for weight, _ in acts]
+        (chosen,) = self.chance.choices([act for _, act in acts], weights)
+        try:
+            await chosen()
+        except NoAnswer:
+            self.world.story.tell("people", f"{chosen.__name__}: no answer")
+        except Refused as refused:
+            self.world.story.tell("people", f"{chosen.__name__}: refused, {refused.problem.title}")
+
+    # deployments
+
+    async def deploy(self) -> None:
+        """Deploy something that is not there, or another version of it."""
+        name = self.chance.choice(NAMES)
+        await self._wish(name, self._spec(name), "deploys")
+
+    async def update(self) -> None:
+        """Change what an existing deployment is made of."""
+        current = self._one()
+        if current is not None:
+            image = f"shop:{self.chance.randrange(IMAGES)}"
+            container = msgspec.structs.replace(current.spec.container, image=image)
+            await self._wish(current.name, msgspec.structs.replace(current.spec, container=container), "updates")
+
+    async def change_routes(self) -> None:
+        """Take a deployment's routes away, or give it some."""
+        current = self._one()
+        if current is not None:
+            routes = () if current.spec.routes else (_route(current.name),)
+            await self._wish(current.name, msgspec.structs.replace(current.spec, routes=routes), "routes")
+
+    async def scale(self) -> None:
+        """Want more or fewer replicas."""
+        current = self._one()
+        if current is None:
+            return
+        most = 2 if _fixed(current.spec) else 6
+        count = self.chance.randint(0 if self.chance.random() < 0.2 else 1, most)
+        wanted = msgspec.structs.replace(current.spec, replicas=count)
+
+        async def scale(plane: Plane) -> None:
+            await change_deployment(_services(plane), _CALLER, PROJECT, current.name, DeploymentChange(replicas=count))
+
+        await self._change(current.name, wanted, scale, f"scales {current.name} to {count}")
+
+    async def delete(self) -> None:
+        """Delete a deployment."""
+        current = self._one()
+        if current is None:
+            return
+
+        async def delete(plane: Plane) -> None:
+            await delete_deployment(_services(plane), _CALLER, PROJECT, current.name)
+
+        await self._change(current.name, None, delete, f"deletes {current.name}")
+
+    async def _wish(self, name: str, spec: DeploymentSpec, verb: str) -> None:
+        application = Application(project=PROJECT, deployments=((name, spec),), warnings=())
+
+        async def deploy(plane: Plane) -> None:
+            def decide() -> tuple[Step | None, Changes]:
+                done = changes(plane.cache.snapshot(), application, plane.clock(), new_id)
+                return done.step, done
+
+            async with self._deploying:
+                await commit_again(plane.applier, decide)
+
+        try:
+            text = f"{verb} {name}: {spec.replicas} of {spec.container.image}, routes {len(spec.routes)}"
+            await self._change(name, spec, deploy, text)
+        except StillDeletingError:
+            self.world.story.tell("people", f"{name} is still being deleted")
+
+    async def _change(
+        self, name: str, wanted: DeploymentSpec | None, work: Callable[[Plane], Awaitable[None]], text: str
+    ) -> None:
+        self.world.story.tell("people", text)
+        before, unsure = self.wished.get(name), name in self.unsure
+        self.unsure.add(name)
+        try:
+            await self.call(work)
+        except (Refused, StillDeletingError):
+            self.wished[name] = before
+            if not unsure:
+                self.unsure.discard(name)
+            raise
+        self.unsure.discard(name)
+        self.wished[name] = wanted
+        self.world.story.tell("people", "  acknowledged")
+        self.check_acknowledged()
+
+    def check_acknowledged(self) -> None:
+        """Check that every acknowledged wish is stored."""
+        stored = {found.name: found for found in self.world.watch.deployments().values()}
+        for name, wanted in self.wished.items():
+            if name in self.unsure:
+                continue
+            found = stored.get(name)
+            if wanted is None and found is not None and not found.deleting:
+                self.world.story.broke("an acknowledged write is kept", f"the deletion of {name} is lost")
+            if wanted is not None and (found is None or found.deleting or found.spec != wanted):
+                self.world.story.broke("an acknowledged write is kept", f"{name} is {found}, wished was {wanted}")
+
+    def _one(self) -> Deployment | None:
+        """Return a deployment by chance."""
+        found = [one for one in self.world.watch.deployments().values() if not one.deleting]
+        return self.chance.choice(sorted(found, key=lambda one: one.name)) if found else None
+
+    def _spec(self, name: str) -> DeploymentSpec:
+        chance = self.chance
+        fixed = name == "pay"
+        container = ContainerSpec(
+            image=f"shop:{chance.randrange(IMAGES)}",
+            command=STUBBORN if name == "jobs" else None,
+            ports=(PortSpec(container=80, host=8080 if fixed else None),),
+            health=HealthCheck(kind="none") if name == "jobs" else HealthCheck(kind="tcp", port=80, interval_seconds=2.0),
+            stop_grace_seconds=chance.choice((0.5, 3.0)),
+            resources=Resources(cpus=0.2),
+            restart=RestartPolicy(delay_seconds=0.5, max_delay_seconds=4.0),
+        )
+        placement = PlacementPolicy(
+            strategy=chance.choice(("spread", "pack")), max_per_node=1 if name == "api" and chance.random() < 0.3 else 0
+        )
+        most = 2 if fixed else (3 if placement.max_per_node else 6)
+        routes = (_route(name),) if name != "jobs" else ()
+        return DeploymentSpec(
+            replicas=chance.randint(1, most), container=container, placement=placement, routes=routes
+        )
+
+    # members
+
+    async def drain(self) -> None:
+        """Drain or cordon a node."""
+        nodes = [found for found in self._nodes() if found.scheduling is Scheduling.ACTIVE]
+        if len(nodes) > 3:
+            kind = self.chance.choice((Scheduling.DRAINING, Scheduling.DRAINING, Scheduling.CORDONED))
+            await self._schedule(self.chance.choice(nodes).name, kind)
+
+    async def use_again(self) -> None:
+        """Take a drain or cordon back."""
+        nodes = [found for found in self._nodes() if found.scheduling is not Scheduling.ACTIVE]
+        if nodes:
+            await self._schedule(self.chance.choice(nodes).name, Scheduling.ACTIVE)
+
+    async def _schedule(self, name: str, scheduling: Scheduling) -> None:
+        self.world.story.tell("people", f"want {name} {scheduling}")
+
+        async def change(plane: Plane) -> None:
+            await change_member(_services(plane), _CALLER, name, MemberChange(scheduling=scheduling))
+
+        await self.call(change)
+
+    async def remove(self) -> None:
+        """Remove a node, by force when it holds replicas."""
+        nodes = self._nodes()
+        if len(nodes) <= 4:
+            return
+        node = self.chance.choice(nodes)
+        self.world.story.tell("people", f"remove {node.name}")
+
+        async def remove(plane: Plane) -> None:
+            await remove_member(_services(plane), _CALLER, node.name, force=True)
+
+        await self.call(remove)
+
+    async def join(self, role: Role = Role.NODE) -> None:
+        """Let a machine join; it asks again, with the same token and key, until it is told who it is."""
+        if role is Role.NODE and len(self._nodes()) >= 7:
+            return
+        self.machines += 1
+        number = self.machines
+        address = f"10.0.0.{number}" if role is Role.GATEWAY or number % 3 else f"10.0.0.{number - 1}"
+        secret = (await self._until_answered(self._token(role))).secret
+        facts = Facts(hostname=f"{role}{number}", architecture="amd64", cpus=4.0, memory_bytes=8 * 2**30)
+        request = JoinRequest(token=secret, csr_pem=f"key {number}", role=role, facts=facts)
+
+        async def join(plane: Plane) -> Any:
+            return await plane.admission.join(request, address)
+
+        identity = await self._until_answered(join)
+        world = self.world
+        if role is Role.NODE:
+            running = world.add_node(identity.member_id, identity.name, address)
+        else:
+            running = world.add_gateway(identity.member_id, identity.name)
+        if identity.member_id not in world.watch.members():
+            world.story.broke("an acknowledged write is kept", f"{identity.name} joined and is not stored")
+        world.start_agent(running)
+
+    def _token(self, role: Role) -> Callable[[Plane], Awaitable[Any]]:
+        async def create(plane: Plane) -> Any:
+            return await plane.tokens.create(TokenRequest(role=role), "people")
+
+        return create
+
+    async def _until_answered(self, work: Callable[[Plane], Awaitable[Any]]) -> Any:
+        while True:
+            try:
+                return await self.call(work)
+            except NoAnswer:
+                await asyncio.sleep(1.0)
+
+    def _nodes(self) -> list[Any]:
+        found = [one for one in self.world.watch.members().values() if one.role is Role.NODE]
+        return sorted(found, key=lambda one: one.name)
+
+    async def tidy(self) -> None:
+        """Take back what would keep replicas from fitting: drains, cordons and too few nodes."""
+        for node in self._nodes():
+            if node.scheduling is not Scheduling.ACTIVE:
+                await self._until_scheduled(node.name)
+        while sum(node.state is not MemberState.DEAD for node in self._nodes()) < 4:
+            await self.join()
+
+    async def _until_scheduled(self, name: str) -> None:
+        while True:
+            try:
+                await self._schedule(name, Scheduling.ACTIVE)
+            except NoAnswer:
+                await asyncio.sleep(1.0)
+            except Refused:
+                return
+            else:
+                return
+
+
+async def _as_coroutine(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+def _route(name: str) -> RouteSpec:
+    return RouteSpec(host=f"{name}.example", port=80)
+
+
+def _fixed(spec: DeploymentSpec) -> bool:
+    return any(port.host for port in spec.container.ports)
+
+
+_CALLER: Any = SimpleNamespace(scope={"state": {"caller": SimpleNamespace(name="people")}})
+
+
+def _services(plane: Plane) -> Any:
+    """Return what the API's functions need of a control plane."""
+    return SimpleNamespace(
+        cache=plane.cache, applier=plane.applier, hub=plane.hub, clock=plane.clock, new_id=new_id, store=plane.store
+    )
+
+
