@@ -215,7 +215,8 @@ class Watch:
         if plain and len(slots) > deployment.spec.replicas:
             self.broke("never more than wanted", f"{deployment.path}: {len(slots)} slots of {deployment.spec.replicas}")
         renewed = [found for found in new if found.replaces in live and not self._draining(live[found.replaces])]
-        doubled = len(old) - len({found.slot for found in old.values()})
+        stayed = [found for found in live.values() if found.id in old]
+        doubled = len(stayed) - len({found.slot for found in stayed})
         if renewed and doubled + len(renewed) > surge(deployment):
             self.broke(
                 "never more than the surge",

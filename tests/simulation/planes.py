@@ -165,8 +165,8 @@ class Plane(ControlPlane):
             clock=clock,
         )
 
-    async def serve(self, story: Story) -> None:
-        """Start, and work until killed."""
+    async def load(self, story: Story) -> None:
+        """Start the loops."""
         while True:
             try:
                 await self.start()
@@ -176,6 +176,9 @@ class Plane(ControlPlane):
                 await asyncio.sleep(0.5)
         self.running = True
         story.tell("control", f"{self.process.name} works from revision {self.cache.revision} on")
+
+    async def work(self, story: Story) -> None:
+        """Work until killed."""
         await self.ended()
         if self.process.alive:
             story.broke("control loops never end", "they ended by themselves")

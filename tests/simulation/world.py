@@ -79,8 +79,12 @@ class World:
         process = Process(f"plane {self.planes}")
         handle = StoreHandle(self.truth, self.store_faults, process)
         self.plane = Plane(handle, self.settings, self.clock, process)
-        self.network.serve = self.plane.accept
-        process.spawn(self.plane.serve(self.story))
+        process.spawn(self._serve(self.plane))
+
+    async def _serve(self, plane: Plane) -> None:
+        await plane.load(self.story)
+        self.network.serve = plane.accept
+        await plane.work(self.story)
 
     def kill_plane(self, how: str) -> None:
         if self.plane is None:

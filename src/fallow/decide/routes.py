@@ -67,14 +67,15 @@ def withdrawn(
     """Move leaving replicas on to stopping once no gateway sends them requests; `reports` are by gateway id.
 
     Every ready gateway must have applied a state that no longer names the replica, and must have finished its
-    requests. Gateways that are not ready are not waited for, and after `drain_seconds` none is.
+    requests. Gateways that are not ready are not waited for, and after `drain_seconds` none is. That its deployment has
+    no routes any more says nothing: gateways may not know it yet.
     """
     gateways = [reports.get(gateway.id) for gateway in snapshot.live_gateways]
     steps: list[Step] = []
     waits: list[float] = []
     for replica in leaving(snapshot):
         left = replica.state_since + drain_seconds - now
-        if left > 0 and _routed(snapshot, replica) and not all(_done(replica, report) for report in gateways):
+        if left > 0 and replica.host_ports and not all(_done(replica, report) for report in gateways):
             waits.append(left)
             continue
         stopping = msgspec.structs.replace(replica, state=ReplicaState.STOPPING, state_since=now, updated_at=now)
@@ -156,11 +157,6 @@ def _endpoints(snapshot: Snapshot, deployment: Deployment, port: int) -> tuple[E
 
 def _sorted(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(sorted(endpoints, key=lambda endpoint: endpoint.id))
-
-
-def _routed(snapshot: Snapshot, replica: Replica) -> bool:
-    deployment = snapshot.deployments.get(replica.deployment_id)
-    return deployment is not None and bool(deployment.spec.routes)
 
 
 def _done(replica: Replica, report: ProxyReport | None) -> bool:

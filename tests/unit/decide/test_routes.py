@@ -125,9 +125,9 @@ def _gateway(name: str, state: MemberState = MemberState.READY) -> Member:
     return member(name, role=Role.GATEWAY, state=state)
 
 
-def _leaving(*others: Any, routes: tuple[RouteSpec, ...] = (WEB,)) -> Snapshot:
+def _leaving(*others: Any, routes: tuple[RouteSpec, ...] = (WEB,), **changes: Any) -> Snapshot:
     web = _deployment("web", *routes)
-    return snapshot(web, _served(web, state=ReplicaState.LEAVING, revision=7, state_since=NOW), *others)
+    return snapshot(web, _served(web, state=ReplicaState.LEAVING, revision=7, state_since=NOW, **changes), *others)
 
 
 def test_a_replica_stops_when_every_ready_gateway_has_withdrawn_it() -> None:
@@ -160,9 +160,16 @@ def test_nobody_waits_longer_than_a_drain_may_take() -> None:
     assert len(puts(withdrawn(found, {}, NOW + DRAIN_SECONDS), Replica)) == 1
 
 
-def test_nobody_waits_where_nothing_is_routed() -> None:
+def test_nobody_waits_where_nothing_could_be_routed() -> None:
     assert len(puts(withdrawn(_leaving(_gateway("g", MemberState.SUSPECT)), {}, NOW), Replica)) == 1
-    assert len(puts(withdrawn(_leaving(_gateway("g"), routes=()), {}, NOW), Replica)) == 1
+    assert len(puts(withdrawn(_leaving(_gateway("g"), host_ports={}), {}, NOW), Replica)) == 1
+
+
+def test_a_route_taken_away_meanwhile_does_not_shorten_the_drain() -> None:
+    found = _leaving(_gateway("g"), routes=())
+    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=6)}, NOW), Replica) == []
+    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8, draining=("web-0",))}, NOW), Replica) == []
+    assert len(puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8)}, NOW), Replica)) == 1
 
 
 def test_only_leaving_replicas_are_moved_and_the_next_deadline_wakes() -> None:
