@@ -113,3 +113,13 @@ def test_a_replica_that_is_gone_or_placed_already() -> None:
     reason = fits(snapshot(member("a"), WEB, PENDING), binding())
     assert reason is not None
     assert reason.code == "NoTemplate"
+
+
+def test_a_fixed_port_is_taken_by_whatever_occupies_another_node_of_the_address() -> None:
+    beside = member("b")
+    other = replica(WEB, 1, node_id="n-b", host_ports={"53/tcp": 53})
+    found = fits(fleet(beside, other), binding())
+    assert found is not None
+    assert found.code == "PortTaken"
+    elsewhere = member("b", lease=Lease(address="10.0.0.2"))
+    assert fits(fleet(elsewhere, other), binding()) is None

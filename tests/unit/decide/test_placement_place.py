@@ -227,6 +227,18 @@ def test_a_fixed_host_port_has_one_owner_a_node_and_protocol() -> None:
     assert where(place(singles, NOW)) == {"a": 1, "b": 1}
 
 
+def test_nodes_of_one_address_share_its_fixed_host_ports() -> None:
+    dns = app("dns", ports=(PortSpec(container=53, host=53),))
+    here = Lease(address="10.0.0.1", host_ports=PortRange(first=20000, last=20999))
+    beside = Lease(address="10.0.0.1", host_ports=PortRange(first=21000, last=21999))
+    nodes = [msgspec.structs.replace(node("a"), lease=here), msgspec.structs.replace(node("b"), lease=beside)]
+    placement = place(fleet(*nodes, node("c"), dns, pending(dns, 3)), NOW)
+    assert len(placement.bindings) == 2
+    assert {found.address for found in placement.bindings} == {"10.0.0.1", "10.0.0.99"}
+    again = place(fleet(*nodes, dns, on(dns, "a", host_ports={"53/tcp": 53}), pending(dns)), NOW)
+    assert why(again) == ["2 of 2 nodes: host port 53/tcp is taken"]
+
+
 def test_a_fixed_port_inside_the_range_is_not_given_away_again() -> None:
     web = app("web", ports=(PortSpec(container=80, host=20000), PortSpec(container=81)))
     udp = app("udp", ports=(PortSpec(container=80, host=20000, protocol="udp"), PortSpec(container=81)))

@@ -29,13 +29,20 @@ def fits(snapshot: Snapshot, binding: Binding) -> Reason | None:
         return Reason(code="NodeGone", text="the node was removed")
     others = [found for found in snapshot.replicas_by_node.get(node.id, ()) if found.id != replica.id]
     request = request_of(template)
+    neighbours = _neighbours(snapshot, node) if request.fixed_ports else []
     return (
         _in_service(node, binding)
         or _wanted(node, request)
         or _room(snapshot, node, request, others)
         or _crowd(snapshot, request, replica, others)
-        or _ports(node, request, binding, others)
+        or _ports(node, request, binding, [*others, *neighbours])
     )
+
+
+def _neighbours(snapshot: Snapshot, node: Member) -> list[Replica]:
+    """Return the replicas of other nodes at the same address: they share its host ports."""
+    beside = [id_ for id_, found in snapshot.nodes.items() if found.lease.address == node.lease.address]
+    return [replica for id_ in beside if id_ != node.id for replica in snapshot.replicas_by_node.get(id_, ())]
 
 
 def _in_service(node: Member, binding: Binding) -> Reason | None:

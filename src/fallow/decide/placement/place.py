@@ -93,6 +93,9 @@ class _Run:
         if len(self.table) and not (self._hopeless and request in self._hopeless):
             if len(replicas) == 1 and not held:
                 placed = self._place_one(request, replicas[0], held)
+            elif request.fixed_ports and self.table.ports.shared:
+                # One at a time: what one takes, no other node of the same address has.
+                placed = sum(self._place_many(request, [replica], held) for replica in replicas)
             else:
                 placed = self._place_many(request, replicas, held)
         if placed < len(replicas):

@@ -1,10 +1,11 @@
 """Host ports in use, by node row.
 
-A fixed host port is taken per protocol (53/tcp and 53/udp may be two replicas'); a port picked here is a number that is
+Nodes of one address share its host ports, fixed ones too. A fixed host port is taken per protocol (53/tcp and 53/udp may be two replicas'); a port picked here is a number that is
 free in every protocol, so that a number alone names its owner.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,13 @@ from fallow.model.members import PortRange
 
 
 class PortBook:
-    """Which host ports are taken on which node. `free[row]` is how many numbers of the node's range are not."""
+    """Which host ports are taken on which node. `free[row]` is how many numbers of the node's range are not.
 
-    def __init__(self, ranges: Sequence[PortRange]) -> None:
+    `shared` are the rows of every node that is not alone at its address.
+    """
+
+    def __init__(self, ranges: Sequence[PortRange], addresses: Sequence[str]) -> None:
+        self.shared = _shared(addresses)
         self.first = np.array([found.first for found in ranges], dtype=np.int64)
         self.last = np.array([found.last for found in ranges], dtype=np.int64)
         self.free = np.maximum(self.last - self.first + 1, 0)
@@ -62,6 +67,10 @@ class PortBook:
         return given
 
     def _take(self, row: int, number: int, bit: int) -> None:
+        for each in self.shared.get(row, (row,)):
+            self._take_at(each, number, bit)
+
+    def _take_at(self, row: int, number: int, bit: int) -> None:
         taken = self._taken.setdefault(row, {})
         first, last = self._ranges[row]
         if number not in taken and first <= number <= last:
@@ -69,3 +78,11 @@ class PortBook:
         taken[number] = taken.get(number, 0) | bit
         if number in self._columns:
             self._columns[number][row] = taken[number]
+
+
+def _shared(addresses: Sequence[str]) -> Mapping[int, Sequence[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, address in enumerate(addresses):
+        if address:
+            rows[address].append(row)
+    return {row: found for found in rows.values() if len(found) > 1 for row in found}

@@ -32,7 +32,9 @@ class NodeTable:
         self.nodes: list[Member] = sorted(snapshot.nodes.values(), key=lambda node: node.id)
         self.rows: dict[str, int] = {node.id: row for row, node in enumerate(self.nodes)}
         self.labels = LabelColumns(self.nodes)
-        self.ports = PortBook([node.lease.host_ports for node in self.nodes])
+        self.ports = PortBook(
+            [node.lease.host_ports for node in self.nodes], [node.lease.address for node in self.nodes]
+        )
         self.touched: list[int] = []
         self._read_nodes()
         self._read_replicas(snapshot)
