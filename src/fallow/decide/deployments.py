@@ -90,7 +90,8 @@ def _finish_deletion(snapshot: Snapshot, view: Slots) -> Iterator[Step]:
     for replica in live:
         yield view.retire(replica, reason)
     yield from _tell(view)
-    if all(replica.ended for replica in view.replicas):
+    # Asked of the snapshot, so that what was lost just now is forgotten with the rest, in the next run.
+    if all(replica.ended for replica in snapshot.replicas_by_deployment.get(view.deployment.id, ())):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
         rest: list[Record] = [*templates, *view.replicas]
         while len(rest) > FORGOTTEN_AT_ONCE:

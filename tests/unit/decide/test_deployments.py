@@ -168,3 +168,13 @@ def test_a_large_deployment_is_forgotten_in_portions_and_goes_with_the_last() ->
     assert sizes == [[FORGOTTEN_AT_ONCE, FORGOTTEN_AT_ONCE], [12]]
     assert not before.replicas
     assert not before.templates
+
+
+def test_a_deleted_deployment_is_not_forgotten_before_what_was_lost_just_now() -> None:
+    web = deployment(replicas=1, deleting=True)
+    before = snapshot(web, template(web), replica(web, 0, ReplicaState.STOPPING, node_id="n-gone"))
+    once = applied(before, reconcile(before, NOW, ids()))
+    assert [found.state for found in once.replicas.values()] == [ReplicaState.LOST]
+    assert list(once.deployments) == [web.id]
+    twice = applied(once, reconcile(once, NOW, ids()))
+    assert not (twice.deployments or twice.replicas or twice.templates)
