@@ -182,7 +182,7 @@ class World:
     def loops(self) -> None:
         self.reconcile()
         self.place()
-        self.apply(withdrawn(self.state, {}, self.now))
+        self.apply(withdrawn(self.state, {}, self.now, {}))
 
     def reconcile(self) -> None:
         before, web = self.state, self.web

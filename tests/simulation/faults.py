@@ -71,8 +71,7 @@ class Faults:
         found = [
             running
             for running in self.world.members.values()
-            if running.member_id not in self.world.watch.removed
-            and (gateways if running.host is not None else nodes)
+            if running.member_id not in self.world.watch.removed and (gateways if running.host is not None else nodes)
         ]
         return self.chance.choice(found) if found else None
 

@@ -159,7 +159,9 @@ class Watch:
         if after is None:
             self._story.tell("store", f"deployment {before.path if before else '?'} is gone")
         elif before is None or before.spec != after.spec or before.deleting != after.deleting:
-            what = "is being deleted" if after.deleting else f"wants {after.spec.replicas} of {after.spec.container.image}"
+            what = (
+                "is being deleted" if after.deleting else f"wants {after.spec.replicas} of {after.spec.container.image}"
+            )
             self._story.tell("store", f"deployment {after.path} generation {after.generation} {what}")
         if before is not None and after is not None and after.generation < before.generation:
             self.broke("generations only grow", after.path)
@@ -275,7 +277,9 @@ class Watch:
             return
         replica = self.replicas().get(replica_id)
         if replica is not None and replica.state in (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.LEAVING):
-            self.broke("only what is let go is stopped", f"{replica_id} is {replica.state} and its container is stopped")
+            self.broke(
+                "only what is let go is stopped", f"{replica_id} is {replica.state} and its container is stopped"
+            )
 
     # at rest
 
@@ -298,11 +302,11 @@ class Watch:
                 continue
             counts = Counter[str]()
             for replica in by_deployment.get(deployment.id, ()):
-                if replica.state is ReplicaState.FAILED and replica.generation == deployment.generation:
-                    counts["settled"] += 1
-                elif replica.state is ReplicaState.PENDING and replica.template_id in unplaced:
-                    counts["settled"] += 1
-                elif replica.healthy and replica.generation == deployment.generation and not self._draining(replica):
+                if (
+                    (replica.state is ReplicaState.FAILED and replica.generation == deployment.generation)
+                    or (replica.state is ReplicaState.PENDING and replica.template_id in unplaced)
+                    or (replica.healthy and replica.generation == deployment.generation and not self._draining(replica))
+                ):
                     counts["settled"] += 1
                 elif not replica.ended:
                     yield f"{replica.id} of generation {replica.generation} is {replica.state}"

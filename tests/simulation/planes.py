@@ -186,5 +186,3 @@ class Plane(ControlPlane):
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take in a connection."""
         self.process.spawn(self.sessions._serve(reader, writer))
-
-

@@ -182,7 +182,9 @@ class People:
             image=f"shop:{chance.randrange(IMAGES)}",
             command=STUBBORN if name == "jobs" else None,
             ports=(PortSpec(container=80, host=8080 if fixed else None),),
-            health=HealthCheck(kind="none") if name == "jobs" else HealthCheck(kind="tcp", port=80, interval_seconds=2.0),
+            health=HealthCheck(kind="none")
+            if name == "jobs"
+            else HealthCheck(kind="tcp", port=80, interval_seconds=2.0),
             stop_grace_seconds=chance.choice((0.5, 3.0)),
             resources=Resources(cpus=0.2),
             restart=RestartPolicy(delay_seconds=0.5, max_delay_seconds=4.0),
@@ -192,9 +194,7 @@ class People:
         )
         most = 2 if fixed else (3 if placement.max_per_node else 6)
         routes = (_route(name),) if name != "jobs" else ()
-        return DeploymentSpec(
-            replicas=chance.randint(1, most), container=container, placement=placement, routes=routes
-        )
+        return DeploymentSpec(replicas=chance.randint(1, most), container=container, placement=placement, routes=routes)
 
     # members
 
@@ -313,5 +313,3 @@ def _services(plane: Plane) -> Any:
     return SimpleNamespace(
         cache=plane.cache, applier=plane.applier, hub=plane.hub, clock=plane.clock, new_id=new_id, store=plane.store
     )
-
-

@@ -102,7 +102,7 @@ class ControlPlane:
             members_controller(self.hub, self.settings, new_id, self.steady),
             deployments_controller(new_id),
             placement_controller(new_id),
-            withdrawal_controller(self.hub, self.settings),
+            withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(),
         )
 

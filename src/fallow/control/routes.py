@@ -3,6 +3,9 @@
 Every control plane tells the gateways whose sessions it holds; the one that leads lets replicas stop.
 """
 
+import time
+from collections.abc import Callable
+
 from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
@@ -13,13 +16,26 @@ from fallow.model.routes import ProxyState
 from fallow.model.wire import SetProxy
 
 
-def withdrawal_controller(hub: Hub, settings: Settings) -> Controller:
-    """Return the loop that lets replicas stop; it goes by what gateways report."""
+def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
+    """Return the loop that lets replicas stop; it goes by what gateways report.
+
+    `steady` gives seconds that nobody sets: drains are measured with it, or a wall clock put forward would cut
+    requests.
+    """
+    since: dict[str, float] = {}  # since when each leaving replica has been waited for, by `steady`
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        nonlocal since
+        at = steady()
+        since = {replica.id: since.get(replica.id, at) for replica in leaving(snapshot)}
+        waited = {id_: at - begun for id_, begun in since.items()}
+        return withdrawn(snapshot, hub.proxy_reports(), now, waited, settings.drain_seconds)
+
     return Controller(
         name="withdrawal",
         kinds=frozenset({"replicas", "members", "deployments", SESSIONS}),
         every_seconds=5.0,
-        decide=lambda snapshot, now: withdrawn(snapshot, hub.proxy_reports(), now, settings.drain_seconds),
+        decide=decide,
     )
 
 

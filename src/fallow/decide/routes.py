@@ -62,11 +62,16 @@ def conflicts(snapshot: Snapshot) -> Mapping[tuple[str, RouteSpec], str]:
 
 
 def withdrawn(
-    snapshot: Snapshot, reports: Mapping[str, ProxyReport], now: float, drain_seconds: float = DRAIN_SECONDS
+    snapshot: Snapshot,
+    reports: Mapping[str, ProxyReport],
+    now: float,
+    waited: Mapping[str, float],
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> Plan:
     """Move leaving replicas on to stopping once no gateway sends them requests; `reports` are by gateway id.
 
-    Every ready gateway must have applied a state that no longer names the replica, and must have finished its
+    `waited` says for how many seconds each leaving replica has been waited for, by a clock that nobody sets; absent: not
+    yet. Every ready gateway must have applied a state that no longer names the replica, and must have finished its
     requests. Gateways that are not ready are not waited for, and after `drain_seconds` none is. That its deployment has
     no routes any more says nothing: gateways may not know it yet.
     """
@@ -74,7 +79,7 @@ def withdrawn(
     steps: list[Step] = []
     waits: list[float] = []
     for replica in leaving(snapshot):
-        left = replica.state_since + drain_seconds - now
+        left = drain_seconds - waited.get(replica.id, 0.0)
         if left > 0 and replica.host_ports and not all(_done(replica, report) for report in gateways):
             waits.append(left)
             continue

@@ -44,8 +44,9 @@ class Rig:
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         self.hub = Hub(lambda: NOW)
+        self.at = 0.0
         self.loop = RoutesLoop(self.hub)
-        self.controllers = [self.loop.controller(), withdrawal_controller(self.hub, Settings())]
+        self.controllers = [self.loop.controller(), withdrawal_controller(self.hub, Settings(), lambda: self.at)]
         metrics = LoopMetrics(CollectorRegistry())
         self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: NOW, metrics)
         self.hub.on_change.append(lambda: self.runner.wake({SESSIONS}))
@@ -164,4 +165,16 @@ async def test_a_gateway_that_comes_back_is_told_again_and_asked_again(rig: Rig)
     state = await told(rig.connect(), 1)
     assert state.revision >= revision
     rig.hub.proxied("g-1", ProxyReport(applied_revision=state.revision))
+    await until(lambda: rig.stored.replica("web-0").state is ReplicaState.STOPPING)
+
+
+async def test_a_drain_ends_by_the_steady_clock(rig: Rig) -> None:
+    rig.connect()
+    await rig.leave("web-0")
+    await rig.go_round()
+    rig.at = 29.0
+    await rig.go_round()
+    assert rig.stored.replica("web-0").state is ReplicaState.LEAVING
+    rig.at = 31.0
+    rig.runner.wake({SESSIONS})
     await until(lambda: rig.stored.replica("web-0").state is ReplicaState.STOPPING)

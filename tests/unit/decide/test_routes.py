@@ -142,13 +142,13 @@ def test_a_replica_stops_when_every_ready_gateway_has_withdrawn_it() -> None:
         ({"n-g": done, "n-h": ProxyReport(applied_revision=8, draining=("web-1",))}, True),
     ]
     for reports, stops in cases:
-        plan = withdrawn(found, reports, NOW + 1, 30.0)
+        plan = withdrawn(found, reports, NOW + 1, {"web-0": 1.0}, 30.0)
         assert bool(puts(plan, Replica)) is stops, reports
         assert plan.wake_after_seconds == (None if stops else 29.0)
 
 
 def test_the_step_moves_the_replica_as_its_life_allows() -> None:
-    (stopping,) = puts(withdrawn(_leaving(), {}, NOW + 5, 30.0), Replica)
+    (stopping,) = puts(withdrawn(_leaving(), {}, NOW + 5, {}, 30.0), Replica)
     assert (stopping.state, stopping.state_since, stopping.updated_at) == (ReplicaState.STOPPING, NOW + 5, NOW + 5)
     assert stopping.revision == 7
     assert may_replica_move(ReplicaState.LEAVING, stopping.state, "routes")
@@ -156,20 +156,24 @@ def test_the_step_moves_the_replica_as_its_life_allows() -> None:
 
 def test_nobody_waits_longer_than_a_drain_may_take() -> None:
     found = _leaving(_gateway("g"))
-    assert puts(withdrawn(found, {}, NOW + DRAIN_SECONDS - 0.1), Replica) == []
-    assert len(puts(withdrawn(found, {}, NOW + DRAIN_SECONDS), Replica)) == 1
+    assert puts(withdrawn(found, {}, NOW, {"web-0": DRAIN_SECONDS - 0.1}), Replica) == []
+    assert len(puts(withdrawn(found, {}, NOW, {"web-0": DRAIN_SECONDS}), Replica)) == 1
+
+
+def test_a_clock_put_forward_does_not_shorten_a_drain() -> None:
+    assert puts(withdrawn(_leaving(_gateway("g")), {}, NOW + 7200.0, {}), Replica) == []
 
 
 def test_nobody_waits_where_nothing_could_be_routed() -> None:
-    assert len(puts(withdrawn(_leaving(_gateway("g", MemberState.SUSPECT)), {}, NOW), Replica)) == 1
-    assert len(puts(withdrawn(_leaving(_gateway("g"), host_ports={}), {}, NOW), Replica)) == 1
+    assert len(puts(withdrawn(_leaving(_gateway("g", MemberState.SUSPECT)), {}, NOW, {}), Replica)) == 1
+    assert len(puts(withdrawn(_leaving(_gateway("g"), host_ports={}), {}, NOW, {}), Replica)) == 1
 
 
 def test_a_route_taken_away_meanwhile_does_not_shorten_the_drain() -> None:
     found = _leaving(_gateway("g"), routes=())
-    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=6)}, NOW), Replica) == []
-    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8, draining=("web-0",))}, NOW), Replica) == []
-    assert len(puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8)}, NOW), Replica)) == 1
+    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=6)}, NOW, {}), Replica) == []
+    assert puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8, draining=("web-0",))}, NOW, {}), Replica) == []
+    assert len(puts(withdrawn(found, {"n-g": ProxyReport(applied_revision=8)}, NOW, {}), Replica)) == 1
 
 
 def test_only_leaving_replicas_are_moved_and_the_next_deadline_wakes() -> None:
@@ -180,6 +184,6 @@ def test_only_leaving_replicas_are_moved_and_the_next_deadline_wakes() -> None:
         _served(web, 2, state=ReplicaState.LEAVING, state_since=NOW - 20),
         _served(web, 3, state=ReplicaState.STOPPING, state_since=NOW - 99),
     ]
-    plan = withdrawn(snapshot(web, _gateway("g"), *replicas), {}, NOW, 30.0)
+    plan = withdrawn(snapshot(web, _gateway("g"), *replicas), {}, NOW, {"web-1": 10.0, "web-2": 20.0}, 30.0)
     assert list(plan.steps) == []
     assert plan.wake_after_seconds == 10.0
