@@ -19,8 +19,7 @@ from fallow.model.wire import SetProxy
 def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
     """Return the loop that lets replicas stop; it goes by what gateways report.
 
-    `steady` gives seconds that nobody sets: drains are measured with it, or a wall clock put forward would cut
-    requests.
+    `steady` gives seconds that nobody sets: drains are measured with it, or a clock put forward would cut requests.
     """
     since: dict[str, float] = {}  # since when each leaving replica has been waited for, by `steady`
 

@@ -36,11 +36,11 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
     waits: list[float] = []
     lost = {record.id for step in steps for record in step.puts}
     for deployment in snapshot.deployments.values():
-        if not lost and _settled(deployment, snapshot.replicas_by_deployment.get(deployment.id, ()), snapshot.draining):
+        replicas = snapshot.replicas_by_deployment.get(deployment.id, [])
+        if lost and any(replica.id in lost for replica in replicas):
+            continue  # replaced once that is stored: were only the losses dropped, a slot would have two owners
+        if _settled(deployment, replicas, snapshot.draining):
             continue
-        replicas = [
-            replica for replica in snapshot.replicas_by_deployment.get(deployment.id, ()) if replica.id not in lost
-        ]
         view = Slots(
             deployment=deployment,
             members=snapshot.members,
@@ -90,8 +90,7 @@ def _finish_deletion(snapshot: Snapshot, view: Slots) -> Iterator[Step]:
     for replica in live:
         yield view.retire(replica, reason)
     yield from _tell(view)
-    # Asked of the snapshot, so that what was lost just now is forgotten with the rest, in the next run.
-    if all(replica.ended for replica in snapshot.replicas_by_deployment.get(view.deployment.id, ())):
+    if all(replica.ended for replica in view.replicas):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
         rest: list[Record] = [*templates, *view.replicas]
         while len(rest) > FORGOTTEN_AT_ONCE:

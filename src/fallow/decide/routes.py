@@ -70,8 +70,8 @@ def withdrawn(
 ) -> Plan:
     """Move leaving replicas on to stopping once no gateway sends them requests; `reports` are by gateway id.
 
-    `waited` says for how many seconds each leaving replica has been waited for, by a clock that nobody sets; absent: not
-    yet. Every ready gateway must have applied a state that no longer names the replica, and must have finished its
+    `waited` says for how many seconds each leaving replica has been waited for, by a clock that nobody sets; absent: 0.
+    Every ready gateway must have applied a state that no longer names the replica, and must have finished its
     requests. Gateways that are not ready are not waited for, and after `drain_seconds` none is. That its deployment has
     no routes any more says nothing: gateways may not know it yet.
     """

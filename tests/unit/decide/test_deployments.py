@@ -59,9 +59,10 @@ def test_a_slot_whose_replica_is_leaving_is_not_given_away() -> None:
 def test_a_dead_or_removed_node_loses_its_replicas_and_they_are_made_anew() -> None:
     web = deployment(replicas=2)
     dead = member("a", state=MemberState.DEAD)
-    changed = run(snapshot(dead, web, replica(web, 0), replica(web, 1, node_id="n-gone")))
-    assert by_state(changed)["lost"] == ["web-0", "web-1"]
-    assert len(by_state(changed)["pending"]) == 2
+    before = snapshot(dead, web, replica(web, 0), replica(web, 1, node_id="n-gone"))
+    plan = reconcile(before, NOW, ids())
+    assert by_state(puts(plan, Replica)) == {"lost": ["web-0", "web-1"]}
+    assert len(by_state(run(applied(before, plan)))["pending"]) == 2
 
 
 def test_a_suspect_node_keeps_its_replicas() -> None:

@@ -1,7 +1,7 @@
 """Host ports in use, by node row.
 
-Nodes of one address share its host ports, fixed ones too. A fixed host port is taken per protocol (53/tcp and 53/udp may be two replicas'); a port picked here is a number that is
-free in every protocol, so that a number alone names its owner.
+Nodes of one address share its host ports. A fixed one is taken per protocol (53/tcp and 53/udp may be two replicas'); a
+port picked here is a number that is free in every protocol, so that a number alone names its owner.
 """
 
 from collections import defaultdict
