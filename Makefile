@@ -3,8 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEEDS ?= 20000
+FROM ?= 0
 
-.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts clean
+.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts simulation simulate clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,7 +17,7 @@ demo: $(VENV)/.done  ## install what is missing, then run the main job on real p
 
 install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
-test: $(VENV)/.done check  ## install what is missing, then run every test on real parts
+test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest tests/contract tests/e2e
 
@@ -47,6 +49,12 @@ unit: $(VENV)/.done  ## unit tests
 
 property: $(VENV)/.done  ## property tests
 	@$(BIN)/pytest -q tests/property
+
+simulation: $(VENV)/.done  ## 200 runs of the whole system under virtual time and faults, and the mistakes they must find
+	@$(BIN)/pytest -q -n auto tests/simulation
+
+simulate: $(VENV)/.done  ## many more runs, on all cores: make simulate SEEDS=20000 FROM=0
+	@PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)
 
 contract: $(VENV)/.done  ## every back-end against its contract, on real parts
 	@bash scripts/install-parts.sh --for test

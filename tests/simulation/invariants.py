@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fallow.control.settings import Settings
 from fallow.decide.placement import place
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
@@ -20,6 +21,8 @@ from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 SLACK_SECONDS = 0.5
+SILENCE_SECONDS = 1.5  # longer than between two heartbeats
+STALE_SECONDS = 4.0  # a decision may be this much older than its commit, when the store is slow
 
 Records = dict[str, dict[str, Record]]
 
@@ -27,16 +30,21 @@ Records = dict[str, dict[str, Record]]
 class Watch:
     """Sees every commit and every container, and says what should not have been. Times are the loop's seconds."""
 
-    def __init__(self, story: Story, now: Callable[[], float], drain_seconds: float) -> None:
+    def __init__(self, story: Story, now: Callable[[], float], settings: Settings) -> None:
         self._story = story
         self._now = now
-        self._drain_seconds = drain_seconds
+        self._settings = settings
+        self._heard_at: dict[str, float] = {}  # members
+        self._broke_silence: dict[str, tuple[float, float]] = {}  # members: when, and after how many seconds
         self.records: Records = {kind: {} for kind in KINDS}
         self.machines: dict[str, Machine] = {}
         self.gateways: dict[str, GatewayHost] = {}
         self.removed: set[str] = set()  # members that an operator removed
         self.node_of: dict[str, str] = {}  # every replica that ever had a node
         self._revision = 0
+        self._drained_at: dict[str, float] = {}  # nodes by when they were last seen draining
+        self._unwell_at: dict[str, float] = {}  # replicas by when they were last seen to become unhealthy
+        self._ready_since: dict[str, float] = {}  # members
         self._leaving_since: dict[str, float] = {}
 
     def snapshot(self) -> Snapshot:
@@ -106,6 +114,19 @@ class Watch:
             if before is not None and not before.ended:
                 self.broke("states only advance", f"{before.id} is deleted while {before.state}")
             return
+        self._tell_replica(before, after)
+        self._check_advance(before, after)
+        old = before.state if before is not None else None
+        if before is not None and before.healthy and after.state is ReplicaState.RUNNING and not after.healthy:
+            self._unwell_at[after.id] = self._now()
+        if after.state is ReplicaState.PLACED and old is ReplicaState.PENDING:
+            self._check_node(after)
+        if after.state is ReplicaState.LEAVING:
+            self._leaving_since.setdefault(after.id, self._now())
+        if after.state is ReplicaState.STOPPING and old is ReplicaState.LEAVING:
+            self._check_drained(after)
+
+    def _tell_replica(self, before: Replica | None, after: Replica) -> None:
         old = before.state if before is not None else None
         if old is not after.state:
             where = f" on {after.node_id} {after.host_ports}" if after.state is ReplicaState.PLACED else ""
@@ -113,22 +134,21 @@ class Watch:
             self._story.tell("store", f"replica {after.id}: {old or 'new'} -> {after.state}{where}{why}")
         elif before is not None and before.healthy != after.healthy:
             self._story.tell("store", f"replica {after.id}: {'healthy' if after.healthy else 'not healthy'}")
+
+    def _check_advance(self, before: Replica | None, after: Replica) -> None:
         if before is None and after.state is not ReplicaState.PENDING:
             self.broke("states only advance", f"{after.id} begins as {after.state}")
         if before is not None and before.state is not after.state:
-            if (before.state, after.state) not in REPLICA_TRANSITIONS:
-                self.broke("states only advance", f"{after.id}: {before.state} -> {after.state}")
-        if before is not None and before.observed is not None:
-            if after.observed is None or after.observed.serial < before.observed.serial:
-                self.broke("observations only grow newer", after.id)
+            self._check_transition(after.id, before.state, after.state)
+        seen = before.observed if before is not None else None
+        if seen is not None and (after.observed is None or after.observed.serial < seen.serial):
+            self.broke("observations only grow newer", after.id)
         if after.node_id and self.node_of.setdefault(after.id, after.node_id) != after.node_id:
             self.broke("a replica keeps its node", f"{after.id}: {self.node_of[after.id]} -> {after.node_id}")
-        if after.state is ReplicaState.PLACED and old is ReplicaState.PENDING:
-            self._check_node(after)
-        if after.state is ReplicaState.LEAVING:
-            self._leaving_since.setdefault(after.id, self._now())
-        if after.state is ReplicaState.STOPPING and old is ReplicaState.LEAVING:
-            self._check_drained(after)
+
+    def _check_transition(self, id_: str, before: Any, after: Any) -> None:
+        if (before, after) not in REPLICA_TRANSITIONS and (before, after) not in MEMBER_TRANSITIONS:
+            self.broke("states only advance", f"{id_}: {before} -> {after}")
 
     def _member_changed(self, before: Member | None, after: Member | None) -> None:
         if after is None:
@@ -138,12 +158,16 @@ class Watch:
             return
         old = before.state if before is not None else None
         if before is not None and before.state is not after.state:
-            if (before.state, after.state) not in MEMBER_TRANSITIONS:
-                self.broke("states only advance", f"{after.id}: {before.state} -> {after.state}")
+            self._check_transition(after.id, before.state, after.state)
+            self._check_silence(after)
+        if after.state is MemberState.READY and old is not MemberState.READY:
+            self._ready_since[after.id] = self._now()
         if old is not after.state:
             self._story.tell("store", f"member {after.name}: {old or 'new'} -> {after.state} ({after.state_reason})")
         if before is not None and before.scheduling is not after.scheduling:
             self._story.tell("store", f"member {after.name} is {after.scheduling}")
+        if before is not None and before.scheduling is Scheduling.DRAINING:
+            self._drained_at[after.id] = self._now()
         others = [other for other in self.members().values() if other.id != after.id]
         if any(other.name == after.name for other in others):
             self.broke("a name has one owner", after.name)
@@ -154,6 +178,19 @@ class Watch:
                 same = other.role is Role.NODE and other.lease.address == after.lease.address
                 if same and first <= taken.last and taken.first <= last:
                     self.broke("an address has one owner", f"{after.name} and {other.name} share {after.lease}")
+
+    def _check_silence(self, member: Member) -> None:
+        """Check that nobody is given up sooner than is promised; it may have been heard since that was decided."""
+        least = {
+            MemberState.SUSPECT: self._settings.suspect_after_seconds,
+            MemberState.DEAD: self._settings.dead_after_seconds,
+        }
+        silence = self._now() - self._heard_at.get(member.id, 0.0)
+        at, lasted = self._broke_silence.get(member.id, (0.0, 0.0))
+        if self._now() - at < STALE_SECONDS:
+            silence = max(silence, lasted)
+        if silence < least.get(member.state, 0.0) - SLACK_SECONDS:
+            self.broke("nobody is given up too early", f"{member.name} is {member.state} after {silence:.1f} s")
 
     def _deployment_changed(self, before: Deployment | None, after: Deployment | None) -> None:
         if after is None:
@@ -168,7 +205,8 @@ class Watch:
 
     def _check_node(self, placed: Replica) -> None:
         """Check that nothing on the node is promised twice."""
-        replicas = [found for found in self.replicas().values() if found.node_id and not found.ended]
+        members = self.members()
+        replicas = [found for found in self.replicas().values() if found.node_id in members and not found.ended]
         ports = Counter(
             (found.address, key.rpartition("/")[2], port)
             for found in replicas
@@ -226,35 +264,55 @@ class Watch:
             )
 
     def _draining(self, replica: Replica) -> bool:
+        """Say whether its node is drained, or was when a decision just committed may have been made."""
         node = self.members().get(replica.node_id)
-        return node is not None and node.scheduling is Scheduling.DRAINING
+        now_or_never = self._now() - self._drained_at.get(replica.node_id, -STALE_SECONDS) < STALE_SECONDS
+        return now_or_never or (node is not None and node.scheduling is Scheduling.DRAINING)
 
     def _check_minimum(self, deployment: Deployment, before: list[Replica], after: list[Replica]) -> None:
         old = {found.slot for found in before if found.healthy}
-        new = {found.slot for found in after if found.healthy}
+        # What fell ill after the decision was made was still counted on by it.
+        new = {found.slot for found in after if found.healthy or self._was_well(found)}
         states = {found.id: found.state for found in after}
         let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
         ours = (old - new) & let_go
         if ours and len(new) < min(least_healthy(deployment), len(new) + len(ours)):
             self.broke(
                 "never below the promised minimum by our own doing",
-                f"{deployment.path}: {len(old)} -> {len(new)} healthy of {deployment.spec.replicas}; slots {sorted(ours)}",
+                f"{deployment.path}: {len(old)} -> {len(new)} healthy of {deployment.spec.replicas}: {sorted(ours)}",
             )
+
+    def _was_well(self, replica: Replica) -> bool:
+        recently = self._now() - self._unwell_at.get(replica.id, -STALE_SECONDS) < STALE_SECONDS
+        return recently and replica.state is ReplicaState.RUNNING
 
     def _check_drained(self, replica: Replica) -> None:
         waited = self._now() - self._leaving_since.get(replica.id, self._now())
-        if waited >= self._drain_seconds - SLACK_SECONDS:
+        if waited >= self._settings.drain_seconds - SLACK_SECONDS:
             return
         for gateway_id, host in self.gateways.items():
             member = self.members().get(gateway_id)
             if member is None or member.state is not MemberState.READY:
                 continue
+            if self._now() - self._ready_since.get(gateway_id, 0.0) < STALE_SECONDS:
+                continue  # it was not ready when this was decided, and so not waited for
             if replica.id in host.sends_to():
                 self.broke("withdrawn before it is stopped", f"{member.name} still sends requests to {replica.id}")
             elif replica.id in host.under_way():
                 self.broke("drained before it is stopped", f"{member.name} has unfinished requests at {replica.id}")
 
+    def heard(self, member_id: str, at: float) -> None:
+        """Note that a word of a member has arrived at a control plane."""
+        lasted = at - self._heard_at.get(member_id, at)
+        if lasted > SILENCE_SECONDS:
+            self._broke_silence[member_id] = (at, lasted)
+        self._heard_at[member_id] = at
+
     # containers
+
+    def container_ordered(self, machine: Machine, replica_id: str) -> None:
+        if not any(kept.replica_id == replica_id for kept in _journalled(machine)):
+            self.broke("the journal knows before anything starts", f"{replica_id} on {machine.node_id}")
 
     def container_started(self, machine: Machine, replica_id: str) -> None:
         self._story.tell(machine.node_id, f"container of {replica_id} runs")
@@ -267,8 +325,6 @@ class Watch:
         ]
         if elsewhere or machine.running().count(replica_id) > 1:
             self.broke("one container a replica", f"{replica_id} also runs on {elsewhere or machine.node_id}")
-        if not any(kept.replica_id == replica_id for kept in _journalled(machine)):
-            self.broke("the journal knows before anything starts", f"{replica_id} on {machine.node_id}")
 
     def container_ended(self, machine: Machine, replica_id: str, exit_code: int, asked: bool) -> None:
         how = "stopped" if asked else f"ended by itself with {exit_code}"
@@ -302,11 +358,9 @@ class Watch:
                 continue
             counts = Counter[str]()
             for replica in by_deployment.get(deployment.id, ()):
-                if (
-                    (replica.state is ReplicaState.FAILED and replica.generation == deployment.generation)
-                    or (replica.state is ReplicaState.PENDING and replica.template_id in unplaced)
-                    or (replica.healthy and replica.generation == deployment.generation and not self._draining(replica))
-                ):
+                current = replica.generation == deployment.generation
+                unplaceable = replica.state is ReplicaState.PENDING and replica.template_id in unplaced
+                if unplaceable or (current and (replica.healthy or replica.state is ReplicaState.FAILED)):
                     counts["settled"] += 1
                 elif not replica.ended:
                     yield f"{replica.id} of generation {replica.generation} is {replica.state}"

@@ -138,6 +138,7 @@ class Engine:
         return await self._call("pull", lambda: self._inner.pull(reference, credentials, on_progress))
 
     async def create(self, request: ContainerRequest) -> Container:
+        self.machine.watch.container_ordered(self.machine, request.replica_id)
         return await self._call("create", lambda: self._inner.create(request))
 
     async def start(self, container_id: str) -> Container:

@@ -94,6 +94,8 @@ class End(asyncio.Transport):
         elif data is None:
             self.protocol.eof_received()
         else:
+            if self._patience is None:
+                self.network.hear(self.member_id, asyncio.get_running_loop().time())
             self.protocol.data_received(data)
 
     def notice_reset(self) -> None:
@@ -122,6 +124,7 @@ class Network:
         self._partitioned: dict[str, None] = {}
         self.slow: dict[str, float] = {}  # host -> up to so many seconds more for each frame
         self.repeat_share = 0.0
+        self.hear: Callable[[str, float], None] = lambda member_id, at: None  # told of every word of a member
         self.serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None] | None = None
 
     def cut_off(self, end: End) -> bool:

@@ -1,6 +1,7 @@
-"""The course of a run: a cluster grows, people and faults do what they like, then faults end and it must come to rest."""
+"""The course of a run: a cluster grows, people and faults do as they like, faults end, and it must come to rest."""
 
 import asyncio
+import traceback
 from random import Random
 
 from fallow.model.members import Role
@@ -24,10 +25,11 @@ async def play(seed: int, story: Story, found: Outcome) -> None:
     waiting = asyncio.get_running_loop().create_task(broken.wait())
     await asyncio.wait([course, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if course.done():
-        course.result()
-    else:
+    if not course.done():
         course.cancel()
+    elif (error := course.exception()) is not None:
+        text = "".join(traceback.format_exception(error))
+        story.broke("people are answered or refused", text)
     found.commits, found.planes = world.truth._feed.newest, world.planes
     found.answered, found.refused = world.requests["answered"], world.requests["refused"]
 
@@ -89,7 +91,7 @@ async def _settle(world: World, people: People) -> float:
     """Wait until all is as it is wanted, and stays so; return after how many seconds it was."""
     began = world.now()
     watch: Watch = world.watch
-    while unrest := watch.unrest():
+    while unrest := [*watch.unrest(), *_unconnected(world)]:
         if world.now() - began > SETTLE_SECONDS:
             world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(unrest[:6])}")
             return world.now() - began
@@ -106,6 +108,13 @@ async def _settle(world: World, people: People) -> float:
             world.story.broke("it stays at rest", "replicas come and go though nothing is asked for")
     people.check_acknowledged()
     return took
+
+
+def _unconnected(world: World) -> list[str]:
+    connected = world.plane.hub.connected() if world.plane is not None else frozenset()
+    return [
+        f"member {found.name} has no session" for found in world.watch.members().values() if found.id not in connected
+    ]
 
 
 def _picture(world: World) -> list[tuple[str, str]]:

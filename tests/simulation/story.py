@@ -8,7 +8,7 @@ KEEP_LINES = 4000
 SHOWN_LINES = 60
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - the field's word
     """An invariant broke; the text says which, and how."""
 
 

@@ -21,6 +21,7 @@ from fallow.model.deployments import Deployment, DeploymentChange, DeploymentSpe
 from fallow.model.members import Facts, JoinRequest, MemberChange, MemberState, Role, Scheduling
 from fallow.model.tokens import TokenRequest
 from fallow.store.contract import StoreError
+from simulation.clock import forever
 from simulation.planes import Plane
 from simulation.world import IMAGES, World
 
@@ -103,7 +104,7 @@ class People:
         current = self._one()
         if current is None:
             return
-        most = 2 if _fixed(current.spec) else 6
+        most = 2 if _fixed(current.spec) else (3 if current.spec.placement.max_per_node else 6)
         count = self.chance.randint(0 if self.chance.random() < 0.2 else 1, most)
         wanted = msgspec.structs.replace(current.spec, replicas=count)
 
@@ -268,6 +269,9 @@ class People:
                 return await self.call(work)
             except NoAnswer:
                 await asyncio.sleep(1.0)
+            except Refused as refused:
+                self.world.story.broke("an acknowledged write is kept", f"refused: {refused}")
+                await forever()
 
     def _nodes(self) -> list[Any]:
         found = [one for one in self.world.watch.members().values() if one.role is Role.NODE]

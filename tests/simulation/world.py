@@ -52,11 +52,12 @@ class World:
         self.story = story
         self.chance = {name: Random(f"{seed}/{name}") for name in ("engines", "network", "store", "agents", "requests")}
         self.settings = SESSIONS
-        self.watch = Watch(story, loop.time, self.settings.drain_seconds)
+        self.watch = Watch(story, loop.time, self.settings)
         self.truth = StoredTruth(self.watch.committed)
         self.store_faults = StoreFaults(self.chance["store"])
         self.store_faults.kill = lambda: self.kill_plane("in the middle of a commit")
         self.network = Network(self.chance["network"])
+        self.network.hear = self.watch.heard
         self.members: dict[str, Running] = {}
         self.plane: Plane | None = None
         self.planes = 0
@@ -228,7 +229,6 @@ def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     found = Outcome(seed=seed, violation=None, digest="", lines=[])
     with _outside_replaced(seed, story):
         try:
-            asyncio.set_event_loop(loop)
             loop.run_until_complete(play(seed, story, found))
         finally:
             _end(loop)
@@ -254,13 +254,13 @@ def report(found: Outcome) -> str:
 
 
 def _end(loop: VirtualLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
-    for task in sorted(tasks, key=hash):
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    for _ in range(10):  # what ends may begin something more
+        tasks = sorted(asyncio.all_tasks(loop), key=hash)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    asyncio.set_event_loop(None)
     loop.close()
 
 
