@@ -111,7 +111,11 @@ class NodeAgent:
         """Take in assignments and requests for logs."""
         match frame:
             case Assign():
-                self._shell.feed(m.Assigned(full=frame.full, assignments=frame.assignments, removed=frame.removed))
+                self._shell.feed(
+                    m.Assigned(
+                        full=frame.full, assignments=frame.assignments, removed=frame.removed, serials=frame.serials
+                    )
+                )
             case OpenLog():
                 self._logs.open(frame)
             case CloseLog(stream_id=stream_id):

@@ -24,7 +24,9 @@ class Assignments:
         snapshot = self._cache.snapshot()
         wanted = assignments_of(snapshot, link.member_id)
         self._told[link] = wanted
-        link.send(Assign(revision=snapshot.revision, full=True, assignments=tuple(wanted.values())))
+        seen = {id_: snapshot.replicas[id_].observed for id_ in wanted}
+        serials = {id_: found.serial for id_, found in seen.items() if found is not None}
+        link.send(Assign(revision=snapshot.revision, full=True, assignments=tuple(wanted.values()), serials=serials))
 
     def closed(self, link: Link) -> None:
         """Forget a session that has ended."""

@@ -130,12 +130,17 @@ class Reject(Frame, frozen=True, kw_only=True, tag="reject"):
 
 
 class Assign(Frame, frozen=True, kw_only=True, tag="assign"):
-    """What a node should run. `full` replaces everything; otherwise `assignments` change and `removed` leave."""
+    """What a node should run. `full` replaces everything; otherwise `assignments` change and `removed` leave.
+
+    A full one also says the newest serial that is stored of each replica (`serials`): an agent whose clock was set back
+    while it was away would otherwise go on below it, and not be heard.
+    """
 
     revision: int
     full: bool
     assignments: tuple[Assignment, ...] = ()
     removed: tuple[str, ...] = ()
+    serials: dict[str, int] = {}
 
 
 class SetProxy(Frame, frozen=True, kw_only=True, tag="set-proxy"):

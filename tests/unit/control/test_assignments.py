@@ -11,7 +11,7 @@ from test_hub import Line, asked
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
 from fallow.decide.plan import Step
-from fallow.model.deployments import Replica, ReplicaState
+from fallow.model.deployments import Activity, Observation, Replica, ReplicaState
 from fallow.model.meta import Record
 from fallow.model.wire import Assign
 from fallow.store.applier import Applier
@@ -99,3 +99,11 @@ async def test_what_was_deleted_before_anyone_looked_is_taken_back(rig: Rig) -> 
     await rig.applier.commit(Step(deletes=(rig.stored("web-0"),)))
     (_, second) = await rig.told(2)
     assert (second.removed, second.assignments) == (("web-0",), ())
+
+
+async def test_a_session_is_told_how_far_its_node_was_heard(rig: Rig) -> None:
+    seen = Observation(replica_id="web-0", serial=77, activity=Activity.RUNNING)
+    await rig.write(replica(WEB, 0, revision=0, observed=seen), replica(WEB, 1, revision=0))
+    rig.assignments.greet(rig.line)
+    (told,) = await rig.told(1)
+    assert told.serials == {"web-0": 77}

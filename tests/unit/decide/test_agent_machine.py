@@ -376,6 +376,19 @@ def test_a_restarted_agent_adopts_and_says_nothing_before_it_has_probed():
     assert seen.serial > 5_000_000, "serials go on where the journal ended"
 
 
+def test_what_was_said_below_a_stored_serial_is_said_again_above_it():
+    story = Story()
+    web = wish()
+    story.start(web)
+    before = story.seen()
+    story.feed(m.Assigned(full=True, assignments=(web,), serials={"r1": before.serial}))
+    assert not story.find(m.Report), "what was heard is not repeated"
+    story.feed(m.Assigned(full=True, assignments=(web,), serials={"r1": 9_000_000, "another": 9_500_000}))
+    again = story.seen()
+    assert again.serial > 9_000_000
+    assert (again.activity, again.health) == (before.activity, before.health)
+
+
 @pytest.mark.parametrize("first", ["list", "assign"])
 def test_strays_are_removed_only_after_a_full_assignment(first):
     story = Story(listed=False)

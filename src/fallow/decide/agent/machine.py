@@ -1,6 +1,6 @@
 """The node agent: which instruction follows from which event. See `docs/design/agent.md` for the phases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fallow.decide.agent.engine import EngineSide
@@ -98,7 +98,17 @@ class AgentMachine(EngineSide):
             if run is not None:
                 run.wish = Wish.GONE
                 self._step(run, now)
+        self._rise_above(event.serials)
         self._sweep(now)
+
+    def _rise_above(self, serials: Mapping[str, int]) -> None:
+        """Say again what was said with a serial below the stored one: it was not heard."""
+        self._serial_floor = max(self._serial_floor, *serials.values(), 0)
+        for replica_id, serial in serials.items():
+            run = self._runs.get(replica_id)
+            if run is not None and run.reported is not None and run.reported.serial < serial:
+                run.reported = None
+                self._dirty[run.id] = run
 
     def _wish(self, assignment: Assignment, now: float) -> Run:
         """Take in one assignment; a replica that was asked to stop stays so."""
@@ -147,7 +157,7 @@ class AgentMachine(EngineSide):
         for run in self._dirty.values():
             if self._runs.get(run.id) is not run:
                 continue
-            before = run.reported.serial if run.reported else self._serial_floor
+            before = max(run.reported.serial if run.reported else 0, self._serial_floor)
             seen = run.observe(max(before + 1, int(now * 1000)), now, self._trouble)
             if seen is not None:
                 run.reported = seen

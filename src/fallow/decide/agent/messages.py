@@ -35,11 +35,15 @@ class ContainerFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assigned:
-    """The control plane's wishes changed; `full` replaces everything known."""
+    """The control plane's wishes changed; `full` replaces everything known.
+
+    `serials` are the newest that it has stored of replicas: what is said with a lower one goes unheard.
+    """
 
     full: bool
     assignments: tuple[Assignment, ...] = ()
     removed: tuple[str, ...] = ()
+    serials: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
