@@ -30,7 +30,9 @@ class _Jump(selectors.SelectSelector):
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
-    number = 0
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: Any, **options: Any) -> None:
+        self.number = loop.next_number()  # first, since asyncio keeps every task in a set
+        super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -70,7 +72,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future, owner = self.create_future(), _owner.get()
 
         def work() -> None:
-            if future.done() or (owner is not None and not owner.alive):
+            if owner is not None and not owner.alive:
+                future.cancel()
+            if future.done():
                 return
             try:
                 future.set_result(func(*args))
@@ -83,7 +87,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def _make_task(loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
     task = _Task(coro, loop=loop, **options)
-    task.number = loop.next_number()
     context = options.get("context")
     owner = context.get(_owner) if context is not None else _owner.get()
     if owner is not None:
