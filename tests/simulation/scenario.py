@@ -46,8 +46,8 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
         script(world)
     for _ in range(chance.randint(1, 2)):
         await people.join(Role.GATEWAY)
-    for _ in range(chance.randint(1, 3)):
-        await people.act()
+    for _ in range(chance.randint(2, 4)):
+        await people.attempt(people.deploy)
     if chance.random() < 0.7:
         await asyncio.sleep(chance.random() * 6.0)
     await _chaos(world, people, faults, chance)

@@ -70,12 +70,16 @@ class People:
         ]  # fmt: skip
         weights = [weight for weight, _ in acts]
         (chosen,) = self.chance.choices([act for _, act in acts], weights)
+        await self.attempt(chosen)
+
+    async def attempt(self, chosen: Callable[[], Awaitable[None]]) -> None:
+        """Do one thing, whatever the answer."""
         try:
             await chosen()
         except NoAnswer:
-            self.world.story.tell("people", f"{chosen.__name__}: no answer")
+            self.world.story.tell("people", "  no answer")
         except Refused as refused:
-            self.world.story.tell("people", f"{chosen.__name__}: refused, {refused.problem.title}")
+            self.world.story.tell("people", f"  refused: {refused.problem.title}")
 
     # deployments
 
