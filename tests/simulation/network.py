@@ -48,8 +48,8 @@ class End(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self.is_closing():
             self._send(bytes(data))
-            if self.network.repeats() and self._may_repeat(bytes(data)):
-                self._send(bytes(data))
+            if self.network.repeats():
+                self._repeat(bytes(data))
 
     def close(self) -> None:
         if not self.is_closing():
@@ -63,9 +63,15 @@ class End(asyncio.Transport):
 
     # the way
 
-    def _may_repeat(self, frame: bytes) -> bool:
+    def _repeat(self, frame: bytes) -> None:
+        """Let a frame arrive again, where the protocol allows it: observations also long after newer ones."""
         decode: Callable[[bytes], Any] = decode_from_member if self._patience is not None else decode_to_member
-        return type(decode(frame[4:])).__name__ not in _ONCE
+        kind = type(decode(frame[4:])).__name__
+        if kind == "Observed":
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.network.lateness(), self.peer.arrive, frame)
+        elif kind not in _ONCE:
+            self._send(frame)
 
     def _send(self, data: bytes | None) -> None:
         if self.network.cut_off(self):
@@ -136,6 +142,9 @@ class Network:
 
     def repeats(self) -> bool:
         return self.repeat_share > 0 and self._chance.random() < self.repeat_share
+
+    def lateness(self) -> float:
+        return 0.01 + self._chance.random() * 3.0
 
     def forget(self, end: End) -> None:
         self._ends.pop(end, None)
