@@ -311,6 +311,9 @@ class Watch:
     # containers
 
     def container_ordered(self, machine: Machine, replica_id: str) -> None:
+        replica = self.replicas().get(replica_id)
+        if replica is None or replica.ended:
+            return  # taken back while it waited for its turn: its container goes again, journal or not
         if not any(kept.replica_id == replica_id for kept in _journalled(machine)):
             self.broke("the journal knows before anything starts", f"{replica_id} on {machine.node_id}")
 

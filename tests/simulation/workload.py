@@ -108,7 +108,7 @@ class People:
         current = self._one()
         if current is None:
             return
-        most = 2 if _fixed(current.spec) else (3 if current.spec.placement.max_per_node else 6)
+        most = 1 if _fixed(current.spec) else (3 if current.spec.placement.max_per_node else 6)
         count = self.chance.randint(0 if self.chance.random() < 0.2 else 1, most)
         wanted = msgspec.structs.replace(current.spec, replicas=count)
 
@@ -197,7 +197,7 @@ class People:
         placement = PlacementPolicy(
             strategy=chance.choice(("spread", "pack")), max_per_node=1 if name == "api" and chance.random() < 0.3 else 0
         )
-        most = 2 if fixed else (3 if placement.max_per_node else 6)
+        most = 1 if fixed else (3 if placement.max_per_node else 6)
         routes = (_route(name),) if name != "jobs" else ()
         return DeploymentSpec(replicas=chance.randint(1, most), container=container, placement=placement, routes=routes)
 
