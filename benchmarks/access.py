@@ -2,7 +2,8 @@
 
 Peer: a plain HAProxy whose file names the same endpoints, with no routing, no header rules and no spare backends, in
 the same run and by turns. Endpoints are answered by a third HAProxy, so that they are not what is measured. Needs
-haproxy and wrk. JSON to standard output; numbers are medians of `--runs`.
+haproxy and wrk. JSON to standard output; numbers are medians of `--runs`. Then the whole path, in readiness.py: from a
+replica that is ready to the first request it answers.
 
     python benchmarks/access.py [--runs 3] [--seconds 3] [--connections 32]
 """
@@ -12,7 +13,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from readiness import ready_to_traffic
+from whole import free_ports
 
 from fallow.drivers.proxy.haproxy import HAProxy
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
@@ -40,17 +42,6 @@ defaults
     timeout client 60s
     timeout server 60s
 """
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of the loopback address that nobody has."""
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 @asynccontextmanager
@@ -140,7 +131,7 @@ async def changes_under_load(proxy: HAProxy, port: int, endpoints: tuple[Endpoin
     }
 
 
-async def measure(runs: int, seconds: float, connections: int) -> dict[str, Any]:
+async def measure(runs: int, seconds: float, connections: int, replicas: int) -> dict[str, Any]:
     """Return all numbers."""
     found: dict[str, list[dict[str, Any]]] = {"driven": [], "plain": [], "direct": []}
     ours, peer, *origins = free_ports(2 + ENDPOINTS)
@@ -178,6 +169,7 @@ async def measure(runs: int, seconds: float, connections: int) -> dict[str, Any]
         "medians": medians,
         "driven_to_plain": round(rate["driven"] / rate["plain"], 3),
         "changes": changes,
+        "ready_to_traffic": await ready_to_traffic(replicas),
     }
 
 
@@ -187,12 +179,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--replicas", type=int, default=100, help="that become ready one after another")
     parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
     options = parser.parse_args()
     if missing := [name for name in ("haproxy", "wrk") if shutil.which(name) is None]:
         sys.stderr.write(f"not installed: {', '.join(missing)}\n")
         return 1
-    figures = asyncio.run(measure(options.runs, options.seconds, options.connections))
+    figures = asyncio.run(measure(options.runs, options.seconds, options.connections, options.replicas))
     text = json.dumps(figures, indent=2) + "\n"
     if options.json:
         options.json.write_text(text, encoding="utf-8")

@@ -176,7 +176,8 @@ class Whole:
         }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports of the loopback address that nobody has."""
     sockets = [socket.socket() for _ in range(count)]
     for opened in sockets:
         opened.bind(("127.0.0.1", 0))
@@ -191,7 +192,7 @@ async def whole(store: str, *more: str) -> AsyncIterator[Whole]:
     """Run `fallow server` on `store` (a URL; empty: SQLite in a temporary folder) with `more` options."""
     async with AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
-        api_port, session_port = _free_ports(2)
+        api_port, session_port = free_ports(2)
         words = [
             "server", "--data", str(folder / "server"), "--listen", f"127.0.0.1:{api_port}",
             "--session-listen", f"127.0.0.1:{session_port}", "--no-write-context", "--log-level", "warning",
