@@ -29,7 +29,7 @@ from fallow.store.contract import (
 from fallow.store.trial import Trial
 
 # A commit takes no more than this, and than the store takes, but for a single step that is larger by itself.
-BATCH_STEPS = 256
+BATCH_STEPS = 1024
 BATCH_BYTES = 1024 * 1024
 
 # Written to learn what became of the commits before it; no record.

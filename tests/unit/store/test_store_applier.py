@@ -116,11 +116,11 @@ async def test_an_empty_plan_and_an_empty_step_do_nothing(applier, store):
 
 
 async def test_many_steps_share_a_commit(applier, store, cache):
-    steps = tuple(Step(puts=(replica(f"r{number}"), event(f"e{number}"))) for number in range(600))
+    steps = tuple(Step(puts=(replica(f"r{number}"), event(f"e{number}"))) for number in range(2500))
     applied = await applier.apply(Plan(steps=steps))
-    assert applied == Applied(committed=600, dropped=0, revision=3)
+    assert applied == Applied(committed=2500, dropped=0, revision=3)
     assert store.attempts == 3
-    assert len(cache.snapshot().replicas) == 600
+    assert len(cache.snapshot().replicas) == 2500
     assert cache.revision == 3
 
 
