@@ -36,8 +36,9 @@ def in_outage(members: Mapping[str, Member], last_seen: Mapping[str, float], now
 
     That is: all that were alive, or at least two and more than half of them.
     """
-    alive = [found for found in members.values() if found.state in (MemberState.READY, MemberState.SUSPECT)]
-    silent = sum(now - last_seen.get(found.id, rules.watching_since) > rules.suspect_after_seconds for found in alive)
+    alive = [id_ for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)]
+    watching, longest = rules.watching_since, rules.suspect_after_seconds
+    silent = len([id_ for id_ in alive if now - last_seen.get(id_, watching) > longest])
     return bool(alive) and (silent == len(alive) or (silent >= 2 and silent * 2 > len(alive)))
 
 
@@ -48,7 +49,10 @@ def judge(
     outage = in_outage(snapshot.members, last_seen, now, rules)
     steps = []
     for member in snapshot.members.values():
-        state, reason = _state_of(member, last_seen.get(member.id), now, rules, outage)
+        seen = last_seen.get(member.id)
+        if member.state is MemberState.READY and seen is not None and now - seen <= rules.suspect_after_seconds:
+            continue  # nearly all of them, twice a second
+        state, reason = _state_of(member, seen, now, rules, outage)
         if state is member.state:
             continue
         changed = msgspec.structs.replace(member, state=state, state_since=now, state_reason=reason, updated_at=now)
