@@ -25,7 +25,7 @@ from typing import Any
 
 from machine import describe
 from readiness import ready_to_traffic
-from whole import free_ports
+from whole import free_ports, processes_in
 
 from fallow.drivers.proxy.haproxy import HAProxy
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
@@ -33,6 +33,7 @@ from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
 HOST = "shop.test"
 ENDPOINTS = 4
 CHANGES = 20
+_NAMES = {"proxy": "driven", "peer": "plain", "origin": "direct"}  # folder of a HAProxy -> what it stands for
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 _DEFAULTS = """
@@ -47,9 +48,9 @@ defaults
 @asynccontextmanager
 async def plain_haproxy(folder: Path, name: str, config: str) -> AsyncIterator[None]:
     """Run a HAProxy with this configuration."""
-    path = folder / f"{name}.cfg"
-    path.write_text(_DEFAULTS + config)
-    child = await asyncio.create_subprocess_exec("haproxy", "-db", "-q", "-f", str(path))
+    (folder / name).mkdir()
+    (folder / name / "haproxy.cfg").write_text(_DEFAULTS + config)
+    child = await asyncio.create_subprocess_exec("haproxy", "-db", "-q", "-f", "haproxy.cfg", cwd=folder / name)
     try:
         yield
     finally:
@@ -99,6 +100,15 @@ async def wrk(port: int, seconds: float, connections: int) -> dict[str, Any]:
     return {"requests_per_second": float(rate[1]), "p99_ms": float(p99[1]) * _UNITS[p99[2]]}
 
 
+async def loaded(folder: Path, port: int, seconds: float, connections: int) -> dict[str, Any]:
+    """Return what `wrk` tells, and what a request costs the HAProxy that runs in `folder`."""
+    processes = processes_in(folder)
+    before = sum(process.cpu_seconds() for process in processes)
+    told = await wrk(port, seconds, connections)
+    spent = sum(process.cpu_seconds() for process in processes) - before
+    return told | {"cpu_us_a_request": round(1e6 * spent / (told["requests_per_second"] * seconds), 2)}
+
+
 async def changes_under_load(proxy: HAProxy, port: int, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     """Take endpoints out and in while requests come, and return how long it took. Raises ValueError on a failure."""
     applied: list[float] = []
@@ -133,7 +143,7 @@ async def changes_under_load(proxy: HAProxy, port: int, endpoints: tuple[Endpoin
 
 async def measure(runs: int, seconds: float, connections: int, replicas: int) -> dict[str, Any]:
     """Return all numbers."""
-    found: dict[str, list[dict[str, Any]]] = {"driven": [], "plain": [], "direct": []}
+    found: dict[str, list[dict[str, Any]]] = {"proxy": [], "peer": [], "origin": []}
     ours, peer, *origins = free_ports(2 + ENDPOINTS)
     endpoints = tuple(Endpoint(id=f"e{n}", address="127.0.0.1", port=port) for n, port in enumerate(origins))
     with tempfile.TemporaryDirectory() as name:
@@ -148,8 +158,8 @@ async def measure(runs: int, seconds: float, connections: int, replicas: int) ->
             try:
                 await proxy.apply(routes(1, endpoints))
                 for _ in range(runs):
-                    for kind, port in (("driven", ours), ("plain", peer), ("direct", origins[0])):
-                        found[kind].append(await wrk(port, seconds, connections))
+                    for kind, port in (("proxy", ours), ("peer", peer), ("origin", origins[0])):
+                        found[kind].append(await loaded(folder / kind, port, seconds, connections))
                 changes = await changes_under_load(proxy, ours, endpoints)
                 version = await proxy.version()
             finally:
@@ -158,16 +168,19 @@ async def measure(runs: int, seconds: float, connections: int, replicas: int) ->
         kind: {key: statistics.median(run[key] for run in all_runs) for key in all_runs[0]}
         for kind, all_runs in found.items()
     }
+    medians = {_NAMES[kind]: numbers for kind, numbers in medians.items()}
     rate = {kind: numbers["requests_per_second"] for kind, numbers in medians.items()}
+    cost = {kind: numbers["cpu_us_a_request"] for kind, numbers in medians.items()}
     return {
         "benchmark": "access",
         "peer": f"plain {version} with static backends",
         "machine": describe(),
         "connections": connections,
         "seconds": seconds,
-        "runs": found,
+        "runs": {_NAMES[kind]: told for kind, told in found.items()},
         "medians": medians,
         "driven_to_plain": round(rate["driven"] / rate["plain"], 3),
+        "plain_to_driven_cpu": round(cost["plain"] / cost["driven"], 3),
         "changes": changes,
         "ready_to_traffic": await ready_to_traffic(replicas),
     }

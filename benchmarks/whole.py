@@ -1,6 +1,7 @@
 """A control plane in a process of its own and hollow agents beside it, for benchmarks of the whole path."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -42,6 +43,17 @@ class Process:
             "rss_peak_bytes": _kib(status, "VmHWM"),
             "pss_bytes": _kib(rollup, "Pss"),
         }
+
+
+def processes_in(folder: Path) -> list[Process]:
+    """Return the processes whose working directory is `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+                if (entry / "cwd").readlink() == folder:
+                    found.append(Process(int(entry.name)))
+    return found
 
 
 def _kib(text: str, name: str) -> int:

@@ -244,7 +244,7 @@ def _take(waiting: deque[_Encoded], known: dict[str, int], operations: int, size
         fits = (
             head.size <= size
             and len(written) + len(head.writes) <= operations
-            and len(expects.keys() | head.expects.keys()) <= operations
+            and len(expects) + sum(key not in expects for key in head.expects) <= operations
         )
         if batch and (overlaps or not fits):
             break
