@@ -55,7 +55,8 @@ async def changes(plane: Whole, fleets: list[Fleet], count: int) -> dict[str, fl
         answered.append(time.time())
         await asyncio.sleep(random.uniform(0.03, 0.1))
     await asyncio.sleep(2)
-    arrived = sorted(at for fleet in fleets for at in (await fleet.received())["run"].values())
+    heard = [await fleet.received() for fleet in fleets]
+    arrived = sorted(at for answer in heard for at in answer["run"].values())
     assert len(arrived) == count, f"{len(arrived)} of {count} changes arrived"
     from_call = [1000 * (end - begin) for begin, end in zip(called, arrived, strict=True)]
     from_answer = [1000 * (end - begin) for begin, end in zip(answered, arrived, strict=True)]
