@@ -62,7 +62,7 @@ async def roll_out(plane: Whole, project: str, deployments: int, replicas: int) 
             running = now
         if now > 150:
             raise TimeoutError(f"{found} after {now:.0f} s")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.25)
     spent = plane.process.cpu_seconds() - cpu
     heard = [await fleet.received() for fleet in plane.fleets]
     arrivals = [at for answer in heard for at in answer["run"].values()]
