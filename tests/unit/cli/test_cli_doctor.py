@@ -93,7 +93,8 @@ def run(found: Sequence[Finding], *arguments: str) -> Ran:
     def diagnose(_: DoctorOptions) -> Sequence[Finding]:
         return found
 
-    app = build_cli(Launchers(server=nothing, join=nothing, gateway=nothing, up=nothing, doctor=diagnose))
+    starters = dict.fromkeys(("server", "join", "gateway", "up", "store"), nothing)
+    app = build_cli(Launchers(**starters, doctor=diagnose))
     result = CliRunner().invoke(app, ["doctor", *arguments], prog_name="fallow")
     return Ran(result.exit_code, result.stdout, result.stderr)
 

@@ -66,6 +66,13 @@ def copy(tmp_path):
     return tmp_path / "s.db"
 
 
+def only_of(shape, value):
+    """Return the value without the fields that records have got since."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        return {name: only_of(shape[name], value[name]) for name in shape if name in value}
+    return value
+
+
 async def test_every_record_that_version_1_stored_is_read_and_unchanged(copy):
     store = await open_store(f"sqlite:{copy}")
     items, _ = await store.list("")
@@ -80,7 +87,7 @@ async def test_every_record_that_version_1_stored_is_read_and_unchanged(copy):
         if not item.key.startswith("meta/")
     }
     for key in told.keys() - {SCHEMA_KEY}:
-        assert {name: now[key][name] for name in told[key]} | {"revision": 0} == told[key], key
+        assert only_of(told[key], now[key] | {"revision": 0}) == told[key], key
     cache = Cache(store)
     await cache.start()
     assert len(cache.snapshot().replicas) == 3
