@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fallow.agent.tasks import first_to_end
+from fallow.client.tasks import first_to_end
 
 from fallow.agent.gateway import GatewayAgent
 from fallow.agent.journal import JournalWriter
