@@ -9,6 +9,7 @@ from records import deployment, replica
 from store_backends import etcd_url, shared_etcd, take
 
 from fallow.decide.plan import Step
+from fallow.model.kinds import SCHEMA_KEY, SCHEMA_VERSION
 from fallow.store import etcd as etcd_module
 from fallow.store import etcd_members
 from fallow.store.applier import Applier
@@ -407,7 +408,7 @@ async def test_open_store_opens_it_and_marks_its_schema():
     url = etcd_url(cluster)
     for _ in range(2):
         store = await open_store(url)
-        assert (await store.get("meta/schema")).value == b"1"
+        assert (await store.get(SCHEMA_KEY)).value == str(SCHEMA_VERSION).encode()
         await store.close()
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fallow.client.tasks import first_to_end
-
 from fallow.agent.gateway import GatewayAgent
 from fallow.agent.journal import JournalWriter
 from fallow.agent.node import NodeAgent
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import CONNECT_SECONDS, Session
 from fallow.agent.shell import Shell
+from fallow.client.tasks import first_to_end
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import EngineInfo
 from fallow.drivers.proxy.contract import ProxyError

@@ -47,6 +47,12 @@ def actor_of(request: Request[Any, Any, Any]) -> str:
     return f"api:{caller.name}"
 
 
+def may_read_values(request: Request[Any, Any, Any]) -> bool:
+    """Say whether the caller may read what deployments put into their containers' environment."""
+    caller: ApiToken = request.scope["state"]["caller"]
+    return caller.role is not ApiRole.VIEWER
+
+
 def too_many(seconds: float) -> RefusedWith:
     """Return the refusal for a source that asks too often."""
     problem = Problem(

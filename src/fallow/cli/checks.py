@@ -39,6 +39,7 @@ def control(url: str, status: ControlStatus, expires_at: float | None, asked: tu
         _version(status),
         _ready(status),
         _store(status),
+        _leader(status),
         _loops(status),
         _members(status),
         _size(status),
@@ -92,8 +93,17 @@ def _loops(status: ControlStatus) -> Finding:
         told = ", ".join(f"{name} for {format_duration(status.loops[name])}" for name in stuck)
         return _broken("loops", f"have not run through: {told}", "its log says why, under `control loop failed`")
     if not status.loops:
-        return _note("loops", "none has run here yet; another control plane may be the one that decides")
+        return _note("loops", "none has run here yet")
     return _ok("loops", f"all of {len(status.loops)} run")
+
+
+def _leader(status: ControlStatus) -> Finding:
+    if not status.leader:
+        mend = "wait a few seconds; if it stays so, its log says why, under `this process is not on record`"
+        return _broken("leader", "no process leads: nothing is decided", mend)
+    if status.leads:
+        return _ok("leader", f"this process, one of {status.peers}")
+    return _ok("leader", f"{status.leader}, one of {status.peers}")
 
 
 def _members(status: ControlStatus) -> Finding:

@@ -25,6 +25,7 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
             (
                 ("version", found.version),
                 ("state", found.not_ready or "ready"),
+                ("leads", f"{'this process' if found.leads else found.leader or 'nobody'}, one of {found.peers}"),
                 ("log level", found.log_level),
                 ("store", f"revision {found.store_revision}, a read takes {found.store_seconds * 1000:.1f} ms"),
                 ("records", ", ".join(f"{count} {kind}" for kind, count in found.records.items() if count)),

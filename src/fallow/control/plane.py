@@ -168,6 +168,7 @@ class ControlPlane:
             await runner.run()
         finally:
             self.hub.on_change.remove(wake)
+            self._metrics.ended(controllers)
 
     async def _trim(self) -> None:
         while True:

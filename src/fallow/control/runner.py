@@ -4,6 +4,7 @@ Level-triggered: a controller may be woken twice, late, or after a crash, and do
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -46,6 +47,12 @@ class LoopMetrics:
             "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
         )
         self.ran = Gauge(LAST_RUN, "When a control loop last ran through", ["loop"], registry=registry)
+
+    def ended(self, controllers: Sequence[Controller]) -> None:
+        """Forget when these last ran: this process runs them no more."""
+        for controller in controllers:
+            with contextlib.suppress(KeyError):
+                self.ran.remove(controller.name)
 
 
 class Runner:

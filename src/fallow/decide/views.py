@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from fallow.decide.snapshot import Snapshot
+from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import (
     Activity,
     Counts,
@@ -20,6 +23,7 @@ from fallow.model.routes import BackendStats, ProxyReport, ProxyState, RouteView
 from fallow.model.updates import UpdateState
 from fallow.model.wire import Usage
 
+HIDDEN = "(hidden)"
 _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 _MAX_COUNT = 2**53  # every reader of JSON has integers up to here
 _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
@@ -44,6 +48,11 @@ def deployment_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentVie
         update=deployment.update,
         updated=sum(replica.healthy and deployment.wants(replica.generation) for replica in replicas),
     )
+
+
+def without_values(container: ContainerSpec) -> ContainerSpec:
+    """Return a container's description for those who may look but not act: its environment may hold secrets."""
+    return msgspec.structs.replace(container, environment=dict.fromkeys(container.environment, HIDDEN))
 
 
 def member_view(

@@ -15,6 +15,9 @@ class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     log_level: Level
     not_ready: str = ""  # why; empty: it is ready
+    leads: bool = True
+    leader: str = ""  # host and URL of the process that leads; empty: none is known
+    peers: int = 1  # processes that share the store
     store_revision: int
     store_seconds: float  # time of one read
     cache_behind: int = 0  # revisions that the store has and the cache has not seen yet

@@ -2,10 +2,16 @@
 
 import asyncio
 
-from api_rig import Rig, deployment, node, problem, replica
+import msgspec
+import pytest
+from api_rig import NOW, Rig, deployment, node, problem, replica
 
-from fallow.model.deployments import ReplicaState
+from fallow.api.routes.watch import change_events
+from fallow.model.deployments import ReplicaState, Template
+from fallow.model.kinds import key_of
 from fallow.model.members import Facts
+from fallow.model.meta import Record
+from fallow.store.contract import Batch, Change, Item
 
 SHOP = """
 name: shop
@@ -128,3 +134,23 @@ async def test_replicas_listed(rig: Rig) -> None:
     assert await ids("?project=p&deployment=web") == ["web-0", "web-1"]
     assert await ids("?node=web-1") == await ids("?node=n-1") == ["db-0", "web-1"]
     assert await ids("?node=nobody") == await ids("?project=q") == []
+
+
+def item_of(record: Record) -> Item:
+    return Item(key_of(record), msgspec.msgpack.encode(record), 1, 1)
+
+
+@pytest.mark.parametrize(("role", "shown"), [("viewer", "(hidden)"), ("operator", "hunter2"), ("admin", "hunter2")])
+async def test_viewers_see_no_values_of_environments(rig: Rig, role: str, shown: str) -> None:
+    web = deployment("p", "web")
+    container = msgspec.structs.replace(web.spec.container, environment={"PASSWORD": "hunter2"})
+    web = msgspec.structs.replace(web, spec=msgspec.structs.replace(web.spec, container=container))
+    await rig.put(web)
+    one = (await rig.call("GET", "/v1/deployments/p/web", role)).json()
+    (listed,) = (await rig.call("GET", "/v1/deployments", role)).json()["items"]
+    assert one["spec"]["container"]["environment"] == {"PASSWORD": shown}
+    assert listed == one
+    made = Template(id="t", created_at=NOW, updated_at=NOW, deployment_id=web.id, generation=1, container=container)
+    batch = Batch(1, tuple(Change(key_of(record), item_of(record)) for record in (web, made)))
+    told = change_events(batch, frozenset({"deployments", "templates"}), values=role != "viewer").decode()
+    assert told.count(f'"PASSWORD":"{shown}"') == 2

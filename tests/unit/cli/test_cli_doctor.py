@@ -25,7 +25,7 @@ def status(**more: Any) -> ControlStatus:
     given: dict[str, Any] = {
         "version": VERSION, "schema": 2, "now": time.time(), "log_level": "info", "store_revision": 7,
         "store_seconds": 0.0005, "records": {"members": 2, "events": 10}, "loops": {"members": 0.5, "garbage": 50.0},
-        "sessions": 2,
+        "sessions": 2, "leads": True, "leader": "one https://control.example:7443",
     }  # fmt: skip
     return ControlStatus(**(given | more))
 
@@ -57,6 +57,8 @@ def test_a_healthy_control_plane_has_nothing_to_mend() -> None:
         ({"cache_behind": 5000}, {"store": "warning"}),
         ({"loops": {"members": 1.0, "placement": 600.0}}, {"loops": "broken"}),
         ({"loops": {}}, {"loops": "note"}),
+        ({"leads": False, "leader": "another https://control-2.example:7443", "peers": 2}, {}),
+        ({"leads": False, "leader": ""}, {"leader": "broken"}),
         ({"silent": {"node-1": 90.0, "node-2": -1.0}}, {"members": "warning"}),
         ({"records": {"audit": 300_000}}, {"records": "warning"}),
     ],

@@ -43,12 +43,16 @@ async def control_status(services: Needs) -> ControlStatus:
     now = services.clock()
     members = services.cache.snapshot().members.values()
     heard = services.hub.silences()
+    leader = services.leadership.leader
     return ControlStatus(
         version=VERSION,
         schema=SCHEMA_VERSION,
         now=now,
         log_level=level(),
         not_ready=services.ready() or "",
+        leads=services.leadership.leads,
+        leader=f"{leader.hostname} {leader.address.url}" if leader is not None else "",
+        peers=len(services.cache.records("peers")),
         store_revision=services.cache.revision,
         store_seconds=round(spent, 6),
         cache_behind=max(0, newest - services.cache.revision),
@@ -57,7 +61,7 @@ async def control_status(services: Needs) -> ControlStatus:
         silent={
             found.name: round(heard.get(found.id, -1.0), 1) for found in members if found.state is not MemberState.READY
         },
-        sessions=len(services.hub.connected()),
+        sessions=len(services.hub.links()),
     )
 
 

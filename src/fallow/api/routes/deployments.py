@@ -9,7 +9,7 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.types import Guard
 
-from fallow.api.auth import actor_of
+from fallow.api.auth import actor_of, may_read_values
 from fallow.api.lists import DeploymentList
 from fallow.api.lookups import check_match, deployment_called, etag
 from fallow.api.problems import problems
@@ -23,7 +23,7 @@ from fallow.decide.deploy import Changes, changed, changes, deleted
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
-from fallow.decide.views import deployment_view
+from fallow.decide.views import deployment_view, without_values
 from fallow.model.deployments import (
     DeployedItem,
     DeploymentChange,
@@ -74,19 +74,24 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
     return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
 
 
-async def list_deployments(services: Needs, project: FromQuery[str | None] = None) -> DeploymentList:
-    """List deployments, all or those of one project."""
+async def list_deployments(services: Needs, request: Caller, project: FromQuery[str | None] = None) -> DeploymentList:
+    """List deployments, all or those of one project; viewers see no values of environment variables."""
     snapshot = services.cache.snapshot()
     chosen = [found for found in snapshot.deployments.values() if project is None or found.project == project]
     chosen.sort(key=lambda found: found.path)
     return DeploymentList(
-        revision=services.cache.revision, items=tuple(deployment_view(snapshot, found) for found in chosen)
+        revision=services.cache.revision,
+        items=tuple(_shown(request, deployment_view(snapshot, found)) for found in chosen),
     )
 
 
-async def read_deployment(services: Needs, project: FromPath[str], name: FromPath[str]) -> Response[DeploymentView]:
-    """Read one deployment."""
-    return _answer(services, project, name)
+async def read_deployment(
+    services: Needs, request: Caller, project: FromPath[str], name: FromPath[str]
+) -> Response[DeploymentView]:
+    """Read one deployment; viewers see no values of environment variables."""
+    answer = _answer(services, project, name)
+    answer.content = _shown(request, answer.content)
+    return answer
 
 
 async def change_deployment(
@@ -136,6 +141,14 @@ async def delete_deployment(
 
     view = await commit_again(services.applier, decide)
     return Response(view, status_code=202)
+
+
+def _shown(request: Caller, view: DeploymentView) -> DeploymentView:
+    """Return the view as its reader may see it."""
+    if may_read_values(request):
+        return view
+    spec = msgspec.structs.replace(view.spec, container=without_values(view.spec.container))
+    return msgspec.structs.replace(view, spec=spec)
 
 
 def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView]:

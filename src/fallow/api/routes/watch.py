@@ -10,11 +10,14 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from litestar.types import Guard
 
+from fallow.api.auth import may_read_values
 from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import Steps, check_room
 from fallow.control.refusals import Refused, refuse
+from fallow.decide.views import without_values
 from fallow.model.audit import AuditEntry
+from fallow.model.deployments import Deployment, Template
 from fallow.model.kinds import KIND_OF, KINDS
 from fallow.model.members import Member
 from fallow.model.meta import Record
@@ -64,11 +67,11 @@ async def watch(
     except BaseException:
         await steps.aclose()
         raise
-    return Stream(_events(services, steps, wanted, begin), media_type="text/event-stream")
+    return Stream(_events(services, steps, wanted, begin, may_read_values(request)), media_type="text/event-stream")
 
 
 async def _events(
-    services: Needs, steps: Steps[Batch], wanted: frozenset[str], begin: int
+    services: Needs, steps: Steps[Batch], wanted: frozenset[str], begin: int, values: bool
 ) -> AsyncGenerator[bytes, None]:
     """Yield server-sent events; a bookmark comes first, and whenever nothing else came for a while."""
     seen = begin
@@ -83,7 +86,7 @@ async def _events(
                     continue
                 if batch is None:
                     return
-                told = change_events(batch, wanted)
+                told = change_events(batch, wanted, values)
                 seen = batch.revision
                 if told:
                     yield told
@@ -100,8 +103,8 @@ def bookmark(revision: int) -> bytes:
     return b'event: bookmark\nid: %d\ndata: {"revision":%d}\n\n' % (revision, revision)
 
 
-def change_events(batch: Batch, wanted: frozenset[str]) -> bytes:
-    """Return one event for each changed record of the wanted kinds.
+def change_events(batch: Batch, wanted: frozenset[str], values: bool = True) -> bytes:
+    """Return one event for each changed record of the wanted kinds, with or without `values` of environments.
 
     Only the last one carries the id: a caller cut off in the middle of a commit must get all of it again.
     """
@@ -109,7 +112,7 @@ def change_events(batch: Batch, wanted: frozenset[str]) -> bytes:
     for change in batch.changes:
         kind, _, id_ = change.key.partition("/")
         if kind in wanted:
-            record = None if change.item is None else _public(decode_item(change.item))
+            record = None if change.item is None else _public(decode_item(change.item), values)
             body = {"kind": kind, "id": id_, "revision": batch.revision, "record": record}
             told.append(b"event: change\ndata: " + msgspec.json.encode(body) + b"\n\n")
     if told:
@@ -117,8 +120,13 @@ def change_events(batch: Batch, wanted: frozenset[str]) -> bytes:
     return b"".join(told)
 
 
-def _public(record: Record) -> object:
+def _public(record: Record, values: bool) -> object:
     """Return what of a record may be told."""
+    if isinstance(record, Deployment) and not values:
+        spec = msgspec.structs.replace(record.spec, container=without_values(record.spec.container))
+        return msgspec.structs.replace(record, spec=spec)
+    if isinstance(record, Template) and not values:
+        return msgspec.structs.replace(record, container=without_values(record.container))
     if not isinstance(record, Member):
         return record
     fields: dict[str, object] = msgspec.to_builtins(record)
