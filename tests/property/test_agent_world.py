@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fallow.decide.agent import AgentMachine
@@ -283,6 +283,7 @@ def play(world, script):
 
 
 @settings(max_examples=150, deadline=None)
+@example([("answer", 0, ""), ("answer", 0, ""), ("answer", 1, ""), ("assign", True, []), ("lose",)])
 @given(steps)
 def test_nothing_forbidden_happens_and_all_ends_as_wished(script):
     world = World()

@@ -126,6 +126,7 @@ class EngineSide(Steps):
         else:
             run.container = event.container
             run.started = True
+            run.phase = Activity.WAITING  # to be taken down, at once or when the engine answers again
         self._step(run, now)
         self._recheck(run)
 
