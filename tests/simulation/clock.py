@@ -7,12 +7,16 @@ the order they were made in, so that sets of them (task groups, `asyncio.wait`) 
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
+from collections import deque
+from contextvars import Context, ContextVar, copy_context
+from heapq import heapify, heappush
+from random import Random
 from typing import Any
 
 DISK_SECONDS = 0.003  # what runs in a thread in the product is disk writes
 
 _owner: ContextVar["Process | None"] = ContextVar("owner", default=None)
+NOBODY = Context()  # for what goes on whatever becomes of the process that began it, such as bytes on their way
 
 
 class Stuck(RuntimeError):  # noqa: N818
@@ -51,6 +55,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         self._made = 0
+        self._frozen: dict[Process, list[asyncio.Handle]] = {}  # what each would do, were it not frozen
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[asyncio.TimerHandle]
         super().__init__(self._jump)
         self._clock_resolution = 1e-9
         self.set_task_factory(_make_task)
@@ -61,6 +68,47 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def next_number(self) -> int:
         self._made += 1
         return self._made
+
+    def freeze(self, process: "Process") -> None:
+        """Let a process take no step until it is thawed, as one that is stopped by a signal; others go on."""
+        held = self._frozen.setdefault(process, [])
+        for place, handle in enumerate(self._ready):
+            if _owner_of(handle) is process:
+                held.append(handle)
+                self._ready[place] = asyncio.Handle(_nothing, (), self)  # asyncio counts them
+        timers = [timer for timer in self._scheduled if _owner_of(timer) is process and not timer.cancelled()]
+        for timer in timers:
+            timer._scheduled = False  # type: ignore[attr-defined]
+        held.extend(sorted(timers))
+        self._scheduled[:] = [timer for timer in self._scheduled if timer not in timers]
+        heapify(self._scheduled)
+        self.call_soon = self._call_soon_unless_frozen  # type: ignore[method-assign]
+
+    def thaw(self, process: "Process") -> None:
+        """Let a frozen process go on; what is overdue happens now."""
+        held = self._frozen.pop(process, [])
+        if not self._frozen:
+            self.__dict__.pop("call_soon", None)
+        for handle in held:
+            if handle.cancelled():
+                continue
+            if isinstance(handle, asyncio.TimerHandle):
+                handle._scheduled = True  # type: ignore[attr-defined]
+                heappush(self._scheduled, handle)
+            else:
+                self._ready.append(handle)
+
+    def frozen(self, process: "Process") -> bool:
+        return process in self._frozen
+
+    def _call_soon_unless_frozen(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+        context = copy_context() if context is None else context
+        held = self._frozen.get(context.get(_owner))  # type: ignore[arg-type]
+        if held is None:
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        held.append(handle)
+        return handle
 
     def create_future(self) -> Any:
         future: Any = _Future(loop=self)
@@ -83,6 +131,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         self.call_later(DISK_SECONDS, work)
         return future
+
+
+def _owner_of(handle: asyncio.Handle) -> "Process | None":
+    context: Context = handle._context  # type: ignore[attr-defined]
+    return context.get(_owner)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _make_task(loop: Any, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
@@ -136,8 +193,15 @@ async def forever() -> None:
 
 
 class LoopTime:
-    """What stands in for the module `time` in the agents: only the steady clock, and that is the loop's."""
+    """What stands in for the module `time`: only the steady clock, and that is the loop's."""
 
     @staticmethod
     def monotonic() -> float:
         return asyncio.get_running_loop().time()
+
+
+class SeededSecrets:
+    """What stands in for the module `secrets` where ids are made."""
+
+    def __init__(self, chance: Random) -> None:
+        self.randbelow = chance.randrange

@@ -27,7 +27,8 @@ class Faults:
             (2, self.engine_away), (4, self.engine_errors), (2, self.engine_slow), (2, self.answers_lost),
             (2, self.disk_full), (5, self.container_ends), (3, self.container_sick), (2, self.clock_jumps),
             (3, self.plane_killed), (5, self.plane_killed_at_commit), (2, self.store_errors), (2, self.frames_repeated),
-            (2, self.gateway_stumbles), (1, self.gateway_reboots), (1, self.port_stolen),
+            (2, self.gateway_stumbles), (1, self.gateway_reboots), (1, self.port_stolen), (3, self.plane_frozen),
+            (2, self.plane_cut_off),
         ]  # fmt: skip
 
     def begin(self) -> None:
@@ -48,7 +49,11 @@ class Faults:
         world.store_faults.error_share = world.store_faults.slow_seconds = world.store_faults.kill_in = 0
         world.network.repeat_share = 0.0
         world.network.slow.clear()
-        world.start_plane()
+        for plane in list(world.planes.values()):
+            world.thaw_plane(plane)
+        for host in world.hosts:
+            world.network.heal(host)
+            world.start_plane(host)
         for running in world.members.values():
             world.network.heal(running.member_id)
             machine = running.machine
@@ -244,9 +249,31 @@ class Faults:
             self.world.skew += jump
 
     async def plane_killed(self) -> None:
-        self.world.kill_plane("at any time")
+        host = self._host()
+        self.world.kill_plane(host, "at any time")
         await self._last(0.1, 8.0)
-        self.world.start_plane()
+        self.world.start_plane(host)
+
+    def _host(self) -> str:
+        """Return a control plane's host by chance, more often that of the one which leads."""
+        leader = self.world.leader()
+        if leader is not None and self.chance.random() < 0.5:
+            return leader.host
+        return self.chance.choice(self.world.hosts)
+
+    async def plane_frozen(self) -> None:
+        plane = self.world.freeze_plane(self._host())
+        if plane is not None:
+            await self._last(0.5, 15.0)
+            self.world.thaw_plane(plane)
+
+    async def plane_cut_off(self) -> None:
+        host = self._host()
+        self._tell(f"{host} is cut off")
+        self.world.network.partition(host)
+        await self._last(0.5, 15.0)
+        self._tell(f"{host} is reached again")
+        self.world.network.heal(host)
 
     async def plane_killed_at_commit(self) -> None:
         faults = self.world.store_faults
@@ -255,7 +282,8 @@ class Faults:
         while faults.kill_in > 0:
             await asyncio.sleep(0.5)
         await self._last(0.1, 5.0)
-        self.world.start_plane()
+        for host in self.world.hosts:
+            self.world.start_plane(host)
 
     async def store_errors(self) -> None:
         faults = self.world.store_faults

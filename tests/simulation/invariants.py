@@ -1,26 +1,31 @@
 """What must hold after every commit, at every start and end of a container, and at rest."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from fallow.control.settings import Settings
 from fallow.decide.placement import place
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
-from fallow.model.kinds import KINDS
 from fallow.model.lifecycle import MEMBER_TRANSITIONS, REPLICA_TRANSITIONS
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.meta import Record
+from fallow.model.peers import LEADER_ID, Leader
+from fallow.model.updates import UpdateState
 from fallow.store.cache import decode_item
 from fallow.store.contract import Item, Put, Write
+from simulation.clock import acting
 from simulation.machines import Machine
 from simulation.members import GatewayHost
 from simulation.promises import least_healthy, surge
 from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
+DECIDED_ON = ("members", "deployments", "templates", "replicas", "join-tokens", "api-tokens")
+SEEN = frozenset({*DECIDED_ON, "peers", "leaders"})
 SLACK_SECONDS = 0.5
+PEER_SECONDS = 1.0  # so much later is known what another process has heard
 SILENCE_SECONDS = 1.5  # longer than between two heartbeats
 STALE_SECONDS = 4.0  # a decision may be this much older than its commit, when the store is slow
 
@@ -30,13 +35,15 @@ Records = dict[str, dict[str, Record]]
 class Watch:
     """Sees every commit and every container, and says what should not have been. Times are the loop's seconds."""
 
-    def __init__(self, story: Story, now: Callable[[], float], settings: Settings) -> None:
+    def __init__(self, story: Story, now: Callable[[], float], settings: Settings, shared: bool) -> None:
+        self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
+        self._slack = SLACK_SECONDS + (PEER_SECONDS if shared else 0.0)
         self._story = story
         self._now = now
         self._settings = settings
         self._heard_at: dict[str, float] = {}  # members
         self._broke_silence: dict[str, tuple[float, float]] = {}  # members: when, and after how many seconds
-        self.records: Records = {kind: {} for kind in KINDS}
+        self.records: Records = {kind: {} for kind in SEEN}
         self.machines: dict[str, Machine] = {}
         self.gateways: dict[str, GatewayHost] = {}
         self.removed: set[str] = set()  # members that an operator removed
@@ -49,8 +56,7 @@ class Watch:
 
     def snapshot(self) -> Snapshot:
         """Return what is stored."""
-        found: dict[str, Any] = {kind.replace("-", "_"): records for kind, records in self.records.items()}
-        found.pop("events")
+        found: dict[str, Any] = {kind.replace("-", "_"): self.records[kind] for kind in DECIDED_ON}
         return Snapshot(revision=self._revision, **found)
 
     def deployments(self) -> Mapping[str, Deployment]:
@@ -61,6 +67,11 @@ class Watch:
 
     def members(self) -> Mapping[str, Member]:
         return self.records["members"]  # type: ignore[return-value]
+
+    def leader(self) -> str:
+        """Return the id of the peer that leads; empty when none does."""
+        found = self.records["leaders"].get(LEADER_ID)
+        return found.peer_id if isinstance(found, Leader) else ""
 
     def broke(self, invariant: str, how: str) -> None:
         self._story.broke(invariant, how)
@@ -75,7 +86,7 @@ class Watch:
         changed: list[tuple[str, str, Record | None, Record | None]] = []
         for write in writes:
             kind, _, id_ = write.key.partition("/")
-            if kind not in KINDS:
+            if kind not in SEEN:
                 continue
             before = self.records[kind].get(id_)
             after = decode_item(Item(write.key, write.value, revision, 0)) if isinstance(write, Put) else None
@@ -91,6 +102,8 @@ class Watch:
                 self._replica_changed(before, after)  # type: ignore[arg-type]
             elif kind == "members":
                 self._member_changed(before, after)  # type: ignore[arg-type]
+            elif kind == "leaders" and (before is None or after is None):
+                self._story.tell("store", f"{acting() or 'no process'} leads" if after else "no process leads")
             elif kind == "deployments":
                 self._deployment_changed(before, after)  # type: ignore[arg-type]
         for deployment_id, old in before_by_deployment.items():
@@ -140,11 +153,20 @@ class Watch:
             self.broke("states only advance", f"{after.id} begins as {after.state}")
         if before is not None and before.state is not after.state:
             self._check_transition(after.id, before.state, after.state)
+        writer = REPLICA_TRANSITIONS.get((before.state, after.state), "") if before is not None else "deployments"
+        if before is None or before.state is not after.state:
+            self._check_decider(writer, after.id)
         seen = before.observed if before is not None else None
         if seen is not None and (after.observed is None or after.observed.serial < seen.serial):
             self.broke("observations only grow newer", after.id)
         if after.node_id and self.node_of.setdefault(after.id, after.node_id) != after.node_id:
             self.broke("a replica keeps its node", f"{after.id}: {self.node_of[after.id]} -> {after.node_id}")
+
+    def _check_decider(self, writer: str, what: str) -> None:
+        """Check that only the process that leads, as it is stored in this very instant, runs the loops."""
+        peer = self.peers.get(acting(), "")
+        if writer != "observations" and peer != self.leader():
+            self.broke("only who leads decides", f"{acting()} decided about {what}, {self.leader() or 'nobody'} leads")
 
     def _check_transition(self, id_: str, before: Any, after: Any) -> None:
         if (before, after) not in REPLICA_TRANSITIONS and (before, after) not in MEMBER_TRANSITIONS:
@@ -159,6 +181,7 @@ class Watch:
         old = before.state if before is not None else None
         if before is not None and before.state is not after.state:
             self._check_transition(after.id, before.state, after.state)
+            self._check_decider("members", after.name)
             self._check_silence(after)
         if after.state is MemberState.READY and old is not MemberState.READY:
             self._ready_since[after.id] = self._now()
@@ -189,7 +212,7 @@ class Watch:
         at, lasted = self._broke_silence.get(member.id, (0.0, 0.0))
         if self._now() - at < STALE_SECONDS:
             silence = max(silence, lasted)
-        if silence < least.get(member.state, 0.0) - SLACK_SECONDS:
+        if silence < least.get(member.state, 0.0) - self._slack:
             self.broke("nobody is given up too early", f"{member.name} is {member.state} after {silence:.1f} s")
 
     def _deployment_changed(self, before: Deployment | None, after: Deployment | None) -> None:
@@ -359,22 +382,38 @@ class Watch:
             if deployment.deleting:
                 yield f"{deployment.path} is still being deleted"
                 continue
-            counts = Counter[str]()
-            for replica in by_deployment.get(deployment.id, ()):
-                current = replica.generation == deployment.generation
-                unplaceable = replica.state is ReplicaState.PENDING and replica.template_id in unplaced
-                if unplaceable or (current and (replica.healthy or replica.state is ReplicaState.FAILED)):
-                    counts["settled"] += 1
-                elif not replica.ended:
-                    yield f"{replica.id} of generation {replica.generation} is {replica.state}"
-            if counts["settled"] != deployment.spec.replicas:
-                yield f"{deployment.path} has {counts['settled']} of {deployment.spec.replicas}"
+            yield from self._deployment_at_rest(deployment, by_deployment.get(deployment.id, ()), unplaced)
         for replica in self.replicas().values():
             if replica.deployment_id not in self.deployments():
                 yield f"replica {replica.id} has no deployment"
         for template in self.records["templates"].values():
             if isinstance(template, Template) and template.deployment_id not in self.deployments():
                 yield f"template {template.id} has no deployment"
+
+    def _deployment_at_rest(
+        self, deployment: Deployment, replicas: Iterable[Replica], unplaced: Set[str]
+    ) -> Iterable[str]:
+        if deployment.update is not None and deployment.update.state is UpdateState.PAUSED:
+            yield from self._paused_at_rest(deployment, replicas)
+            return
+        settled = 0
+        for replica in replicas:
+            unplaceable = replica.state is ReplicaState.PENDING and replica.template_id in unplaced
+            failed = replica.state is ReplicaState.FAILED and replica.generation == deployment.generation
+            if unplaceable or failed or (deployment.wants(replica.generation) and replica.healthy):
+                settled += 1
+            elif not replica.ended:
+                yield f"{replica.id} of generation {replica.generation} is {replica.state}"
+        if settled != deployment.spec.replicas:
+            yield f"{deployment.path} has {settled} of {deployment.spec.replicas}"
+        if not unplaced and deployment.update is not None and deployment.update.under_way:
+            yield f"the update of {deployment.path} is {deployment.update.state}"
+
+    def _paused_at_rest(self, deployment: Deployment, replicas: Iterable[Replica]) -> Iterable[str]:
+        """A paused update leaves what it has reached: replicas of two generations, of which the new ones may be ill."""
+        for replica in replicas:
+            if replica.state in (ReplicaState.LEAVING, ReplicaState.STOPPING):
+                yield f"{replica.id} of paused {deployment.path} is {replica.state}"
 
     def _containers_at_rest(self) -> Iterable[str]:
         wanted = {found.id: found.node_id for found in self.replicas().values() if found.state is ReplicaState.RUNNING}

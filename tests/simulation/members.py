@@ -1,9 +1,11 @@
 """Agents of nodes and gateways as they are, on simulated machines, with what would reach outside replaced."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from fallow.agent.gateway import GatewayAgent
@@ -28,18 +30,43 @@ NOWHERE = Path("/nonexistent")
 NEVER = 1e12
 
 
+class Paper:
+    """A file; nothing is in it before it is written."""
+
+    data: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        self.data = data
+
+    def read_bytes(self) -> bytes:
+        if self.data is None:
+            raise FileNotFoundError
+        return self.data
+
+
+class Folder(defaultdict[str, Paper]):
+    """A folder of a member; it outlives the agent."""
+
+    def __init__(self) -> None:
+        super().__init__(Paper)
+
+    def __truediv__(self, name: str) -> Paper:
+        return self[name]
+
+
 class Identity:
     """An identity without keys; it never has to be renewed."""
 
-    folder = NOWHERE
     refusal = ""
 
-    def __init__(self, member_id: str, host: str) -> None:
+    def __init__(self, member_id: str, joined_at: str, folder: Folder) -> None:
         self.member_id = member_id
-        self.host = host
+        self.saved = SimpleNamespace(url=f"https://{joined_at}:8443")
+        self._joined_at = joined_at
+        self.folder = folder
 
     def session_address(self) -> tuple[str, int]:
-        return "control", 8444
+        return self._joined_at, 8444
 
     def renew_at(self, chance: float) -> float:
         return NEVER
@@ -62,7 +89,8 @@ class MemorySession(Session):
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await self.network.dial(self.identity.host, self.identity.member_id)
+            id_ = self.identity.member_id
+            return await self.network.dial(id_, f"member/{id_}", self._control.current.session_host)
 
 
 class Vitals:

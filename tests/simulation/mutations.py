@@ -15,6 +15,7 @@ import fallow.control.observations
 import fallow.control.placement
 import fallow.control.routes
 import fallow.decide.deployments
+import fallow.decide.updates
 import fallow.store.applier
 from fallow.agent.journal import JournalWriter
 from fallow.decide.members import judge
@@ -59,7 +60,7 @@ def _retired_before_healthy() -> list[Any]:
     def settle(view: Any) -> Iterator[Step]:
         for replicas in view.slots.values():
             for old in replicas[:-1]:
-                yield fallow.decide.deployments._retire(view, old, Reason(code="Replaced", text="mutated"))
+                yield view.retire(old, Reason(code="Replaced", text="mutated"))
 
     return [mock.patch.object(fallow.decide.deployments, "_settle_moves", settle)]
 
@@ -125,7 +126,10 @@ def _checks_skipped() -> list[Any]:
 
 
 def _surge_unbounded() -> list[Any]:
-    return [mock.patch.object(fallow.decide.deployments, "UPDATE_SURGE", 1.0)]
+    return [
+        mock.patch.object(fallow.decide.updates, "portion", lambda deployment: deployment.spec.replicas),
+        mock.patch.object(fallow.decide.updates, "unproven", lambda slots: 0),
+    ]
 
 
 def _acknowledged_too_early() -> list[Any]:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import decode_from_member, decode_to_member
+from simulation.clock import NOBODY
 
 USER_TIMEOUT_SECONDS = 6.0  # see agent/session.py: so long a member's kernel waits for an acknowledgement
 _ONCE = ("Hello", "Welcome", "Reject", "Goodbye", "RenewAsked", "Renewed")
@@ -14,11 +16,12 @@ _ONCE = ("Hello", "Welcome", "Reject", "Goodbye", "RenewAsked", "Renewed")
 class End(asyncio.Transport):
     """One end of a connection. `host` is where it is; bytes for the other end travel through `Network`."""
 
-    def __init__(self, network: "Network", host: str, member_id: str, patience: float | None) -> None:
+    def __init__(self, network: "Network", host: str, name: str, patience: float | None) -> None:
         super().__init__()
         self.network = network
         self.host = host
-        self.member_id = member_id  # who a certificate would say the member is
+        self.role, _, self.id = name.partition("/")  # who a certificate would say has dialled
+        self.certificate = name.encode()
         self.peer: End
         self.protocol: Any = None
         self._patience = patience
@@ -31,7 +34,11 @@ class End(asyncio.Transport):
     # what asyncio asks of a transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self.member_id if name == "member" else default
+        return self if name == "ssl_object" else default
+
+    def getpeercert(self, binary_form: bool) -> bytes:
+        """Return what names the other end, as a TLS object would."""
+        return self.certificate
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
@@ -65,11 +72,14 @@ class End(asyncio.Transport):
 
     def _repeat(self, frame: bytes) -> None:
         """Let a frame arrive again, where the protocol allows it: observations also long after newer ones."""
+        if self.role == PEER_ROLE:
+            self._send(frame)
+            return
         decode: Callable[[bytes], Any] = decode_from_member if self._patience is not None else decode_to_member
         kind = type(decode(frame[4:])).__name__
         if kind == "Observed":
             loop = asyncio.get_running_loop()
-            loop.call_later(self.network.lateness(), self.peer.arrive, frame)
+            loop.call_later(self.network.lateness(), self.peer.arrive, frame, context=NOBODY)
         elif kind not in _ONCE:
             self._send(frame)
 
@@ -78,12 +88,13 @@ class End(asyncio.Transport):
             self._held.append(data)
             if self._patience is not None and self._impatient is None:
                 loop = asyncio.get_running_loop()
-                self._impatient = loop.call_later(self._patience, self.lose, TimeoutError("no acknowledgement"))
+                error = TimeoutError("no acknowledgement")
+                self._impatient = loop.call_later(self._patience, self.lose, error, context=NOBODY)
             return
         loop = asyncio.get_running_loop()
         # never at the same instant as the one before: timers of one instant fire in any order
         self._last_arrival = max(self._last_arrival + 1e-6, loop.time() + self.network.delay(self))
-        loop.call_at(self._last_arrival, self.peer.arrive, data)
+        loop.call_at(self._last_arrival, self.peer.arrive, data, context=NOBODY)
 
     def healed(self) -> None:
         """Send what was held back."""
@@ -97,18 +108,21 @@ class End(asyncio.Transport):
     def arrive(self, data: bytes | None) -> None:
         if self._lost:
             self.peer.notice_reset()
+        elif (unread := self.network.unread.get(self.host)) is not None:
+            unread.append((self, data))
         elif data is None:
             self.protocol.eof_received()
         else:
-            if self._patience is None:
-                self.network.hear(self.member_id, asyncio.get_running_loop().time())
+            if self._patience is None and self.role != PEER_ROLE:
+                self.network.hear(self.id, asyncio.get_running_loop().time())
             self.protocol.data_received(data)
 
     def notice_reset(self) -> None:
         """Hear that the other end is no more; not through a partition."""
         if not self._lost and not self.network.cut_off(self):
             loop = asyncio.get_running_loop()
-            loop.call_later(self.network.delay(self), self.lose, ConnectionResetError("reset by peer"))
+            error = ConnectionResetError("reset by peer")
+            loop.call_later(self.network.delay(self), self.lose, error, context=NOBODY)
 
     def lose(self, why: Exception | None) -> None:
         """End for good."""
@@ -122,7 +136,7 @@ class End(asyncio.Transport):
 
 
 class Network:
-    """Every connection there is. `serve` is the listening control plane's, None while there is none."""
+    """Every connection there is. `serve` has the control planes that listen, by host."""
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance
@@ -131,7 +145,8 @@ class Network:
         self.slow: dict[str, float] = {}  # host -> up to so many seconds more for each frame
         self.repeat_share = 0.0
         self.hear: Callable[[str, float], None] = lambda member_id, at: None  # told of every word of a member
-        self.serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None] | None = None
+        self.serve: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]] = {}
+        self.unread: dict[str, list[tuple[End, bytes | None]]] = {}  # what frozen hosts have yet to read
 
     def cut_off(self, end: End) -> bool:
         return end.host in self._partitioned or end.peer.host in self._partitioned
@@ -148,6 +163,14 @@ class Network:
 
     def forget(self, end: End) -> None:
         self._ends.pop(end, None)
+
+    def freeze(self, host: str) -> None:
+        """Let a host read nothing; what is sent to it waits, and who sends does not notice."""
+        self.unread.setdefault(host, [])
+
+    def thaw(self, host: str) -> None:
+        for end, data in self.unread.pop(host, []):
+            end.arrive(data)
 
     def partition(self, host: str) -> None:
         self._partitioned[host] = None
@@ -173,19 +196,19 @@ class Network:
                 end.lose(ConnectionResetError("killed"))
                 end.peer.notice_reset()
 
-    async def dial(self, host: str, member_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect a member to the control plane. Raises OSError; waits without end while it is cut off."""
-        while host in self._partitioned:
+    async def dial(self, host: str, name: str, to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect `name` (role/id) to a control plane. Raises OSError; waits without end while either is cut off."""
+        while host in self._partitioned or to in self._partitioned:
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.002 + self._chance.random() * 0.01)
-        if self.serve is None:
+        if to not in self.serve:
             raise ConnectionRefusedError("nobody listens")
-        near, far = End(self, host, member_id, USER_TIMEOUT_SECONDS), End(self, "control", member_id, None)
+        near, far = End(self, host, name, USER_TIMEOUT_SECONDS), End(self, to, name, None)
         near.peer, far.peer = far, near
         streams = [_streams(end) for end in (near, far)]
         for end in (near, far):
             self._ends[end] = None
-        self.serve(*streams[1])
+        self.serve[to](*streams[1])
         return streams[0]
 
 

@@ -4,33 +4,43 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from random import Random
 from typing import Any
 
+from fallow.control.peers import CONNECT_SECONDS, Peers
 from fallow.control.plane import ControlPlane
 from fallow.control.sessions import SessionRefused, Sessions
 from fallow.control.settings import Settings
 from fallow.drivers.authority import Issued
 from fallow.model.members import Member
+from fallow.model.peers import PEER_ROLE, ControlAddress
 from fallow.store.contract import Batch, Check, Item, StoreError, Write
 from fallow.store.memory import MemoryStore
-from simulation.clock import Process, forever
+from simulation.clock import NOBODY, Process, forever
+from simulation.network import Network
 from simulation.story import Story
 
 CA_SHA256 = "c" * 64
+NOWHERE = Path("/nonexistent")
 
 
 class StoredTruth(MemoryStore):
     """The store itself; `committed` is told of every commit, in the instant it takes effect."""
 
     def __init__(self, committed: Callable[[int, Sequence[Write]], None]) -> None:
-        super().__init__()
+        super().__init__(later=_in_any_case)
         self._committed = committed
 
     def _write(self, writes: Sequence[Write]) -> int:
         revision = super()._write(writes)
         self._committed(revision, writes)
         return revision
+
+
+def _in_any_case(seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    """Leases end by the store's clock, whatever becomes of those who hold them."""
+    return asyncio.get_running_loop().call_later(seconds, call, context=NOBODY)
 
 
 class StoreFaults:
@@ -42,7 +52,7 @@ class StoreFaults:
         self.slow_seconds = 0.0
         self.kill_in = 0  # kill at this commit from now on; 0: not
         self.kill_after = False  # once it has taken effect, not before
-        self.kill: Callable[[], None] = lambda: None
+        self.kill: Callable[[Process], None] = lambda process: None
 
     def due(self) -> bool:
         if self.kill_in > 0:
@@ -60,7 +70,9 @@ class StoreFaults:
 class StoreHandle:
     """The store as one control plane reaches it."""
 
-    def __init__(self, truth: StoredTruth, faults: StoreFaults, process: Process) -> None:
+    def __init__(self, truth: StoredTruth, faults: StoreFaults, process: Process, shared: bool) -> None:
+        self.shared = shared
+        self.max_operations, self.max_bytes = truth.max_operations, truth.max_bytes
         self._truth = truth
         self._faults = faults
         self._process = process
@@ -84,11 +96,11 @@ class StoreHandle:
             raise StoreError("the store does not answer")
         due = bool(writes) and self._faults.due()
         if due and not self._faults.kill_after:
-            self._faults.kill()
+            self._faults.kill(self._process)
             await forever()
         revision = await self._truth.commit(checks, writes)
         if due:
-            self._faults.kill()
+            self._faults.kill(self._process)
             await forever()
         await self._pass()
         if self._faults.errs():
@@ -137,29 +149,56 @@ def key_of_paper(csr_pem: str) -> str:
     return hashlib.sha256(csr_pem.encode()).hexdigest()
 
 
+def named_by_paper(certificate: bytes) -> tuple[str, str]:
+    """Stand in for reading a real certificate: return the role and the id it names."""
+    role, _, id_ = certificate.decode().partition("/")
+    return role, id_
+
+
 class MemorySessions(Sessions):
     """Sessions whose members are known by the connection they came on."""
 
-    def _member_of(self, writer: asyncio.StreamWriter) -> Member:
-        member = self.cache.get("members", writer.get_extra_info("member"))
+    async def _member(self, role: str, member_id: str, certificate: bytes) -> Member:
+        member = await self.cache.latest("members", member_id)
         if not isinstance(member, Member):
             raise SessionRefused("this member was removed; join again with a new token", final=True)
         return member
 
 
+class MemoryPeers(Peers):
+    """Links to other processes over the simulated network."""
+
+    network: Network
+    host: str
+
+    async def _dial(self, address: ControlAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            name = f"{PEER_ROLE}/{self._leadership.peer.id}"
+            return await self.network.dial(self.host, name, address.session_host)
+
+
 class Plane(ControlPlane):
     """One run of a control plane."""
 
-    def __init__(self, store: StoreHandle, settings: Settings, clock: Callable[[], float], process: Process) -> None:
-        super().__init__(store, PaperAuthority(), settings, clock, asyncio.get_running_loop().time)  # type: ignore[arg-type]
+    def __init__(
+        self, store: StoreHandle, settings: Settings, clock: Callable[[], float], process: Process, network: Network
+    ) -> None:
+        steady = asyncio.get_running_loop().time
+        super().__init__(store, PaperAuthority(), settings, clock, NOWHERE, steady)  # type: ignore[arg-type]
         self.process = process
+        self.host = settings.session_host
         self.running = False
+        self.peers: Any = MemoryPeers(
+            self.cache, self.hub, self.leadership, PaperAuthority(), settings, NOWHERE  # type: ignore[arg-type]
+        )
+        self.peers.network, self.peers.host = network, self.host
         self.sessions: Any = MemorySessions(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,
             admission=self.admission,
             assignments=self.assignments,
+            peers=self.peers,
             observations=self.observations,
             settings=settings,
             clock=clock,

@@ -2,15 +2,33 @@
 
 from math import ceil
 
-from fallow.decide.deployments import UPDATE_SURGE
+from fallow.decide.updates import DEFAULT_SHARE
 from fallow.model.deployments import Deployment
+from fallow.model.updates import UpdateConfig
+
+
+def config_of(deployment: Deployment) -> UpdateConfig:
+    """Return how the newest update, or the way back from it, is to be made."""
+    back = deployment.update is not None and deployment.update.rollback
+    return deployment.spec.rollback if back else deployment.spec.update
+
+
+def at_once(deployment: Deployment) -> int:
+    """Return how many replicas an update may renew at a time."""
+    asked = config_of(deployment).parallelism
+    if asked is None:
+        return max(1, ceil(deployment.spec.replicas * DEFAULT_SHARE))
+    return asked or max(1, deployment.spec.replicas)
 
 
 def surge(deployment: Deployment) -> int:
     """Return how many replicas more than wanted an update may add at a time (drains add what they move)."""
-    return max(1, ceil(deployment.spec.replicas * UPDATE_SURGE))
+    return at_once(deployment) if config_of(deployment).order == "start-first" else 0
 
 
 def least_healthy(deployment: Deployment) -> int:
     """Return below how many healthy replicas our own doing may never take it."""
-    return 0 if deployment.deleting else deployment.spec.replicas
+    if deployment.deleting:
+        return 0
+    wanted = deployment.spec.replicas
+    return wanted if config_of(deployment).order == "start-first" else max(0, wanted - at_once(deployment))

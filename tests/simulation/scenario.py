@@ -30,7 +30,7 @@ async def play(seed: int, story: Story, found: Outcome) -> None:
     elif (error := course.exception()) is not None:
         text = "".join(traceback.format_exception(error))
         story.broke("people are answered or refused", text)
-    found.commits, found.planes = world.truth._feed.newest, world.planes
+    found.commits, found.planes = world.truth._feed.newest, world.started
     found.answered, found.refused = world.requests["answered"], world.requests["refused"]
 
 
@@ -39,7 +39,8 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
     people = People(world, Random(f"{seed}/people"))
     faults = Faults(world, Random(f"{seed}/faults"))
     loop = asyncio.get_running_loop()
-    world.start_plane()
+    for host in world.hosts:
+        world.start_plane(host)
     background = [loop.create_task(world.send_requests()), loop.create_task(_check_often(world, people))]
     for _ in range(chance.randint(4, 6)):
         await people.join()
@@ -111,7 +112,7 @@ async def _settle(world: World, people: People) -> float:
 
 
 def _unconnected(world: World) -> list[str]:
-    connected = world.plane.hub.connected() if world.plane is not None else frozenset()
+    connected = {link.member_id for plane in world.working() for link in plane.hub.links()}
     return [
         f"member {found.name} has no session" for found in world.watch.members().values() if found.id not in connected
     ]

@@ -13,6 +13,7 @@ from fallow.api.routes.members import change_member, remove_member
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused
+from fallow.control.rosters import guarded
 from fallow.decide.compose import Application
 from fallow.decide.deploy import Changes, StillDeletingError, changes
 from fallow.decide.plan import Step
@@ -48,9 +49,10 @@ class People:
 
     async def call(self, work: Callable[[Plane], Awaitable[Any]]) -> Any:
         """Call the API of the control plane there is. Raises NoAnswer and Refused."""
-        plane = self.world.plane
-        if plane is None or not plane.running:
+        planes = [plane for plane in self.world.planes.values() if plane.running]
+        if not planes:
             raise NoAnswer
+        plane = self.chance.choice(planes) if len(planes) > 1 else planes[0]
         task = plane.process.spawn(_as_coroutine(work(plane)))
         done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         if not done:
@@ -134,7 +136,7 @@ class People:
         async def deploy(plane: Plane) -> None:
             def decide() -> tuple[Step | None, Changes]:
                 done = changes(plane.cache.snapshot(), application, plane.clock(), new_id)
-                return done.step, done
+                return guarded(plane.cache, done.step, "deployments", plane.clock()) if done.step else None, done
 
             async with self._deploying:
                 await commit_again(plane.applier, decide)
@@ -249,14 +251,14 @@ class People:
         request = JoinRequest(token=secret, csr_pem=f"key {number}", role=role, facts=facts)
 
         async def join(plane: Plane) -> Any:
-            return await plane.admission.join(request, address)
+            return await plane.admission.join(request, address), plane.host
 
-        identity = await self._until_answered(join)
+        identity, joined_at = await self._until_answered(join)
         world = self.world
         if role is Role.NODE:
-            running = world.add_node(identity.member_id, identity.name, address)
+            running = world.add_node(identity.member_id, identity.name, address, joined_at)
         else:
-            running = world.add_gateway(identity.member_id, identity.name)
+            running = world.add_gateway(identity.member_id, identity.name, joined_at)
         if identity.member_id not in world.watch.members():
             world.story.broke("an acknowledged write is kept", f"{identity.name} joined and is not stored")
         world.start_agent(running)

@@ -4,30 +4,33 @@ import asyncio
 import logging
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 from unittest import mock
 
 import structlog
 
+import fallow.agent.control_addresses
 import fallow.agent.session
 import fallow.agent.shell
 import fallow.control.admission
 import fallow.control.ids
+import fallow.control.leader
+import fallow.control.sessions
 from fallow.agent.session import SessionRefused
 from fallow.control.settings import Settings
-from simulation.clock import LoopTime, Process, VirtualLoop, acting
+from simulation.clock import LoopTime, Process, SeededSecrets, VirtualLoop, acting
 from simulation.invariants import Watch
 from simulation.machines import Machine
-from simulation.members import Gateway, GatewayHost, Identity, Node, Proxy
+from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
 from simulation.network import Network
-from simulation.planes import Plane, StoredTruth, StoreFaults, StoreHandle, key_of_paper
+from simulation.planes import Plane, StoredTruth, StoreFaults, StoreHandle, key_of_paper, named_by_paper
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
 IMAGES = 6
-SESSIONS = Settings(session_host="control")
+HOSTS = ("control1", "control2")
 
 
 @dataclass
@@ -40,27 +43,36 @@ class Running:
     host: GatewayHost | None = None  # a gateway's
     process: Process | None = None
     agent: Any = None
+    joined_at: str = HOSTS[0]
     skew: float = 0.0  # its clock's, in seconds
     refused: bool = False
+    folder: Folder = field(default_factory=Folder)
 
 
 class World:
-    """The store, one control plane after another, and members. Must be made inside the loop it lives in."""
+    """The store, one or two control planes at a time, and members. Must be made inside the loop it lives in.
+
+    In half of all runs the store is `shared`: two processes work at once, on two hosts.
+    """
 
     def __init__(self, seed: int, story: Story) -> None:
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self._loop = loop
         self.story = story
+        self.shared = Random(f"{seed}/shared").random() < 0.5
+        self.hosts = HOSTS if self.shared else HOSTS[:1]
         self.chance = {name: Random(f"{seed}/{name}") for name in ("engines", "network", "store", "agents", "requests")}
-        self.settings = SESSIONS
-        self.watch = Watch(story, loop.time, self.settings)
+        self.settings = Settings()
+        self.watch = Watch(story, loop.time, self.settings, self.shared)
         self.truth = StoredTruth(self.watch.committed)
         self.store_faults = StoreFaults(self.chance["store"])
-        self.store_faults.kill = lambda: self.kill_plane("in the middle of a commit")
+        self.store_faults.kill = self._kill_process
         self.network = Network(self.chance["network"])
         self.network.hear = self.watch.heard
         self.members: dict[str, Running] = {}
-        self.plane: Plane | None = None
-        self.planes = 0
+        self.planes: dict[str, Plane] = {}  # by host
+        self.started = 0  # planes, ever
         self.skew = 0.0  # of control planes' clock, in seconds
         self.requests = {"answered": 0, "refused": 0}
 
@@ -73,34 +85,71 @@ class World:
 
     # control planes
 
-    def start_plane(self) -> None:
-        if self.plane is not None:
+    def start_plane(self, host: str) -> None:
+        if host in self.planes:
             return
-        self.planes += 1
-        process = Process(f"plane {self.planes}")
-        handle = StoreHandle(self.truth, self.store_faults, process)
-        self.plane = Plane(handle, self.settings, self.clock, process)
-        process.spawn(self._serve(self.plane))
+        self.started += 1
+        process = Process(f"plane {self.started}")
+        handle = StoreHandle(self.truth, self.store_faults, process, self.shared)
+        settings = replace(self.settings, session_host=host, public_url=f"https://{host}:8443")
+        plane = self.planes[host] = Plane(handle, settings, self.clock, process, self.network)
+        self.watch.peers[process.name] = plane.leadership.peer.id
+        process.spawn(self._serve(plane))
 
     async def _serve(self, plane: Plane) -> None:
         await plane.load(self.story)
-        self.network.serve = plane.accept
+        self.network.serve[plane.host] = plane.accept
         await plane.work(self.story)
 
-    def kill_plane(self, how: str) -> None:
-        if self.plane is None:
+    def _kill_process(self, process: Process) -> None:
+        for host, plane in list(self.planes.items()):
+            if plane.process is process:
+                self.kill_plane(host, "in the middle of a commit")
+
+    def kill_plane(self, host: str, how: str) -> None:
+        plane = self.planes.pop(host, None)
+        if plane is None:
             return
-        self.story.tell("FAULT", f"{self.plane.process.name} is killed {how}")
-        plane, self.plane = self.plane, None
-        self.network.serve = None
+        self.story.tell("FAULT", f"{plane.process.name} is killed {how}")
+        self.network.serve.pop(host, None)
         plane.process.alive = False
-        self.network.vanish("control")
+        self.network.vanish(host)
+        self.network.thaw(host)
         plane.process.kill()
+        self._loop.thaw(plane.process)
+
+    def freeze_plane(self, host: str) -> Plane | None:
+        """Let a process take no step, as when its machine is suspended; nobody is told."""
+        plane = self.planes.get(host)
+        if plane is None or self.frozen(plane):
+            return None
+        self.story.tell("FAULT", f"{plane.process.name} is frozen")
+        self.network.freeze(host)
+        self._loop.freeze(plane.process)
+        return plane
+
+    def thaw_plane(self, plane: Plane) -> None:
+        if self.planes.get(plane.host) is plane and self.frozen(plane):
+            self.story.tell("FAULT", f"{plane.process.name} goes on")
+            self._loop.thaw(plane.process)
+            self.network.thaw(plane.host)
+
+    def frozen(self, plane: Plane) -> bool:
+        return self._loop.frozen(plane.process)
+
+    def working(self) -> list[Plane]:
+        """Return the control planes that would answer."""
+        return [plane for plane in self.planes.values() if plane.running and not self.frozen(plane)]
+
+    def leader(self) -> Plane | None:
+        """Return the control plane that leads by what is stored."""
+        leader = self.watch.leader()
+        return next((plane for plane in self.planes.values() if plane.leadership.peer.id == leader), None)
 
     # members
 
-    def add_node(self, member_id: str, name: str, address: str) -> Running:
-        running = Running(member_id=member_id, name=name)
+    def add_node(self, member_id: str, name: str, address: str, joined_at: str) -> Running:
+        running = Running(member_id=member_id, name=name, joined_at=joined_at)
         machine = Machine(member_id, address, lambda: EPOCH + self.now() + running.skew, self.watch)
         for version in range(IMAGES):
             machine.publish(f"shop:{version}")
@@ -108,9 +157,9 @@ class World:
         self.members[member_id] = running
         return running
 
-    def add_gateway(self, member_id: str, name: str) -> Running:
+    def add_gateway(self, member_id: str, name: str, joined_at: str) -> Running:
         host = GatewayHost(member_id, self.who_answers)
-        running = self.members[member_id] = Running(member_id=member_id, name=name, host=host)
+        running = self.members[member_id] = Running(member_id=member_id, name=name, host=host, joined_at=joined_at)
         self.watch.gateways[member_id] = host
         return running
 
@@ -127,7 +176,7 @@ class World:
         if running.machine is not None and not running.machine.powered:
             running.machine.power_on()
         process = running.process = Process(running.name)
-        identity = Identity(running.member_id, running.member_id)
+        identity = Identity(running.member_id, running.joined_at, running.folder)
         chance = self.chance["agents"]
         if running.machine is not None:
             agent: Any = Node(running.machine, process, identity, self.network, chance)
@@ -267,7 +316,7 @@ def _end(loop: VirtualLoop) -> None:
 @contextmanager
 def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
     """Replace what reaches outside where no argument does: the steady clock, the makers of ids, logs."""
-    ids = Random(f"{seed}/ids")
+    ids = SeededSecrets(Random(f"{seed}/ids"))
     told = _ToStory(story)
     before = structlog.get_config()
     store_log = logging.getLogger("fallow.store")
@@ -278,6 +327,9 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
         with (
             mock.patch.object(fallow.agent.session, "time", LoopTime),
             mock.patch.object(fallow.agent.shell, "time", LoopTime),
+            mock.patch.object(fallow.agent.control_addresses, "write_private", Paper.write),
+            mock.patch.object(fallow.control.leader, "time", LoopTime),
+            mock.patch.object(fallow.control.sessions, "_named_by", named_by_paper),
             mock.patch.object(fallow.control.ids, "secrets", ids),
             mock.patch.object(fallow.control.admission, "key_sha256_of_request", key_of_paper),
         ):

@@ -90,15 +90,18 @@ class Peers:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _converse(self, leader: Peer) -> None:
-        context = await asyncio.to_thread(self._context)
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(
-                leader.address.session_host, leader.address.session_port, ssl=context, server_hostname=SERVER_NAME
-            )
+        reader, writer = await self._dial(leader.address)
         try:
             await first_to_end(self.hold(leader.id, reader, writer), self._deposed(leader))
         finally:
             abort(writer.transport)
+
+    async def _dial(self, address: ControlAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = await asyncio.to_thread(self._context)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await asyncio.open_connection(
+                address.session_host, address.session_port, ssl=context, server_hostname=SERVER_NAME
+            )
 
     async def _deposed(self, leader: Peer) -> None:
         while self._leadership.leader == leader:
