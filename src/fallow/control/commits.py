@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from fallow.control.refusals import refuse
+from fallow.control.refusals import Refused, refuse
 from fallow.decide.plan import Step
 from fallow.store.applier import Applier
 from fallow.store.contract import Conflict
@@ -19,12 +19,24 @@ async def commit_again(applier: Applier, decide: Callable[[], tuple[Step | None,
     """Call `decide`, which reads the cache anew each time, until its step commits; return what it returned beside it.
 
     A step of None writes nothing. Raises Refused (409) after ATTEMPTS conflicts, and whatever `decide` raises.
+
+    Whoever decides from what is old fails to commit; but to write nothing, or to refuse, never fails. So that is decided
+    once more when another process of the control plane has stored something that the cache had not seen yet.
     """
-    pause = FIRST_PAUSE_SECONDS
+    pause, newest = FIRST_PAUSE_SECONDS, False
     for _ in range(ATTEMPTS):
-        step, result = decide()
+        try:
+            step, result = decide()
+        except Refused:
+            if newest or not await applier.catch_up():
+                raise
+            newest = True
+            continue
         if step is None:
-            return result
+            if newest or not await applier.catch_up():
+                return result
+            newest = True
+            continue
         try:
             await applier.commit(step)
         except Conflict:

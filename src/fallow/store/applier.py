@@ -32,7 +32,7 @@ from fallow.store.trial import Trial
 BATCH_STEPS = 1024
 BATCH_BYTES = 1024 * 1024
 
-# Written to learn what became of the commits before it; no record.
+# Written to learn of the commits before it; no record.
 BARRIER_KEY = "meta/barrier"
 
 _log = structlog.get_logger("fallow.store")
@@ -126,6 +126,18 @@ class Applier:
                 for write in encoded.writes:
                     known[write.key] = at if isinstance(write, Put) else 0
         return Applied(committed=committed, dropped=len(plan.steps) - committed, revision=revision)
+
+    async def catch_up(self) -> bool:
+        """Wait until the cache has seen all that others have committed by now; say whether it had not yet.
+
+        Raises StoreError.
+        """
+        if not self._store.shared:
+            return False
+        seen = self._cache.revision
+        revision = await self._store.commit((), [Put(BARRIER_KEY, b"")])
+        await self._cache.wait(revision)
+        return revision > seen + 1
 
     def _before(self, step: Step) -> dict[str, Record]:
         found = ((key_of(record), self._cached(record)) for record in (*step.puts, *step.deletes))
