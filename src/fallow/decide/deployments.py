@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
-from fallow.decide.slots import LIVE, Slots, moved
+from fallow.decide.slots import LIVE, Slots, from_the_future, moved
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.updates import (
     judge,
@@ -40,6 +40,9 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
         if lost and any(replica.id in lost for replica in replicas):
             continue  # replaced once that is stored: were only the losses dropped, a slot would have two owners
         if _settled(deployment, replicas, snapshot.draining):
+            continue
+        if misdated := list(from_the_future(replicas, now)):
+            steps.extend(misdated)
             continue
         view = Slots(
             deployment=deployment,

@@ -5,7 +5,7 @@ replacement that takes over from it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +18,8 @@ from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.meta import Reason
 
 WAKE_LATE_SECONDS = 0.02  # so that a loop woken for a moment finds it past
+
+CLOCKS_APART_SECONDS = 5.0  # so far the clocks of control planes may differ
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 
@@ -99,6 +101,21 @@ class Slots:
         pending = replica.state is ReplicaState.PENDING
         self.gone[reason.text].append(replica.id)
         return Step(puts=(moved(replica, ReplicaState.STOPPED if pending else ReplicaState.LEAVING, self.now, reason),))
+
+
+def from_the_future(replicas: Iterable[Replica], now: float) -> Iterator[Step]:
+    """Date replicas anew whose times lie ahead: the clock was set back, and nothing would be reached until it is there."""
+    for replica in replicas:
+        newest = max(replica.created_at, replica.healthy_since, replica.unwell_since)
+        if newest > now + CLOCKS_APART_SECONDS and not replica.ended:
+            dated = msgspec.structs.replace(
+                replica,
+                created_at=min(replica.created_at, now),
+                healthy_since=min(replica.healthy_since, now),
+                unwell_since=min(replica.unwell_since, now),
+                updated_at=now,
+            )
+            yield Step(puts=(dated,))
 
 
 def slots_of(snapshot: Snapshot, deployment: Deployment, now: float, new_id: Callable[[], str]) -> Slots:

@@ -286,3 +286,21 @@ def test_a_deployment_stored_before_updates_had_a_status_goes_on() -> None:
                      NOW, ids())  # fmt: skip
     assert created(plan) == [(0, 2)]
     assert status_of(plan).state is UpdateState.UPDATING
+
+
+def test_a_clock_that_was_set_back_does_not_hold_an_update_up() -> None:
+    web, cluster = updated(replicas=1, monitor_seconds=5)
+    ready = new_one(web, healthy_since=NOW)
+    cluster = applied(cluster, Plan(steps=[Step(puts=(ready,))]))
+    earlier = NOW - 7200
+    dated = applied(cluster, reconcile(cluster, earlier, ids()))
+    found = dated.replicas[ready.id]
+    assert (found.created_at, found.healthy_since, found.unwell_since) == (earlier, earlier, 0)
+    after = applied(dated, reconcile(dated, earlier + 5, ids()))
+    assert after.replicas["web-0"].state is ReplicaState.LEAVING
+
+
+def test_clocks_of_two_control_planes_may_differ_a_little() -> None:
+    web, cluster = updated(replicas=1, monitor_seconds=5)
+    cluster = applied(cluster, Plan(steps=[Step(puts=(new_one(web, healthy_since=NOW + 2),))]))
+    assert puts(reconcile(cluster, NOW, ids()), Replica) == []
