@@ -37,6 +37,7 @@ class Watch:
 
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, shared: bool) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
+        self.deaf_at = -STALE_SECONDS  # when a control plane was last seen to be cut off
         self._slack = SLACK_SECONDS + (PEER_SECONDS if shared else 0.0)
         self._story = story
         self._now = now
@@ -208,6 +209,8 @@ class Watch:
             MemberState.SUSPECT: self._settings.suspect_after_seconds,
             MemberState.DEAD: self._settings.dead_after_seconds,
         }
+        if member.state is MemberState.SUSPECT and self._now() - self.deaf_at < STALE_SECONDS:
+            return  # the process that leads may have been cut off from all; it must not give anybody up
         silence = self._now() - self._heard_at.get(member.id, 0.0)
         at, lasted = self._broke_silence.get(member.id, (0.0, 0.0))
         if self._now() - at < STALE_SECONDS:

@@ -172,6 +172,9 @@ class Network:
         for end, data in self.unread.pop(host, []):
             end.arrive(data)
 
+    def is_partitioned(self, host: str) -> bool:
+        return host in self._partitioned
+
     def partition(self, host: str) -> None:
         self._partitioned[host] = None
 

@@ -53,7 +53,7 @@ class People:
         if not planes:
             raise NoAnswer
         plane = self.chance.choice(planes) if len(planes) > 1 else planes[0]
-        task = plane.process.spawn(_as_coroutine(work(plane)))
+        task = plane.process.spawn(_called(work, plane))
         done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         if not done:
             task.cancel()
@@ -174,8 +174,10 @@ class People:
             found = stored.get(name)
             if wanted is None and found is not None and not found.deleting:
                 self.world.story.broke("an acknowledged write is kept", f"the deletion of {name} is lost")
-            if wanted is not None and (found is None or found.deleting or found.spec != wanted):
-                self.world.story.broke("an acknowledged write is kept", f"{name} is {found}, wished was {wanted}")
+            if wanted is not None and (found is None or found.deleting):
+                self.world.story.broke("an acknowledged write is kept", f"{name} is gone or going")
+            elif wanted is not None and found is not None and (differ := _differing(found, wanted)):
+                self.world.story.broke("an acknowledged write is kept", f"{name} has another {', '.join(differ)}")
 
     def _one(self) -> Deployment | None:
         """Return a deployment by chance."""
@@ -303,8 +305,18 @@ class People:
                 return
 
 
-async def _as_coroutine(work: Awaitable[Any]) -> Any:
-    return await work
+async def _called(work: Callable[[Plane], Awaitable[Any]], plane: Plane) -> Any:
+    return await work(plane)
+
+
+def _differing(found: Deployment, wanted: DeploymentSpec) -> list[str]:
+    """Name what is stored otherwise than it was wished; what an update that fails takes back is not."""
+    back = ("container", "placement", "routes") if found.update is not None and found.update.rollback else ()
+    return [
+        field
+        for field in DeploymentSpec.__struct_fields__
+        if field not in back and getattr(found.spec, field) != getattr(wanted, field)
+    ]
 
 
 def _route(name: str) -> RouteSpec:
