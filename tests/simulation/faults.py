@@ -6,7 +6,6 @@ from random import Random
 
 from fallow.drivers.engine.contract import EngineError, ErrorKind
 from simulation.members import Node
-from simulation.workload import STUBBORN
 from simulation.world import Running, World
 
 ENGINE_KINDS: tuple[ErrorKind, ...] = ("failed", "unreachable", "no-space", "conflict", "port-in-use")
@@ -292,11 +291,3 @@ class Faults:
         faults.slow_seconds = self.chance.choice((0.0, 0.02, 0.3))
         await self._last(1.0, 10.0)
         faults.error_share = faults.slow_seconds = 0.0
-
-
-def script(world: World) -> None:
-    """Let the stubborn command ignore its stop signal on every machine."""
-    from fallow.drivers.engine.fake import Program
-
-    for machine in world.watch.machines.values():
-        machine.programs[STUBBORN] = Program(heeds_stop=False)

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from math import floor
 from typing import Any
 
 from fallow.control.settings import Settings
@@ -12,13 +13,13 @@ from fallow.model.lifecycle import MEMBER_TRANSITIONS, REPLICA_TRANSITIONS
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.meta import Record
 from fallow.model.peers import LEADER_ID, Leader
-from fallow.model.updates import UpdateState
+from fallow.model.updates import UpdateState, UpdateStatus
 from fallow.store.cache import decode_item
 from fallow.store.contract import Item, Put, Write
 from simulation.clock import acting
 from simulation.machines import Machine
 from simulation.members import GatewayHost
-from simulation.promises import least_healthy, surge
+from simulation.promises import config_of, least_healthy, surge
 from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -53,6 +54,8 @@ class Watch:
         self._drained_at: dict[str, float] = {}  # nodes by when they were last seen draining
         self._unwell_at: dict[str, float] = {}  # replicas by when they were last seen to become unhealthy
         self._ready_since: dict[str, float] = {}  # members
+        self._ready_until: dict[str, float] = {}  # members by when they were last seen ready
+        self._replaced: dict[str, list[tuple[float, Deployment]]] = {}  # deployments as they were until lately
         self._leaving_since: dict[str, float] = {}
 
     def snapshot(self) -> Snapshot:
@@ -184,6 +187,8 @@ class Watch:
             self._check_transition(after.id, before.state, after.state)
             self._check_decider("members", after.name)
             self._check_silence(after)
+        if old is MemberState.READY:
+            self._ready_until[after.id] = self._now()
         if after.state is MemberState.READY and old is not MemberState.READY:
             self._ready_since[after.id] = self._now()
         if old is not after.state:
@@ -226,8 +231,46 @@ class Watch:
                 "is being deleted" if after.deleting else f"wants {after.spec.replicas} of {after.spec.container.image}"
             )
             self._story.tell("store", f"deployment {after.path} generation {after.generation} {what}")
-        if before is not None and after is not None and after.generation < before.generation:
+        if before is None or after is None:
+            return
+        self._replaced[after.id] = [(self._now(), before), *self._recent(after.id)]
+        if after.generation < before.generation:
             self.broke("generations only grow", after.path)
+        if after.update is not None and after.update != before.update:
+            self._update_changed(before, after, after.update)
+
+    def _recent(self, deployment_id: str) -> list[tuple[float, Deployment]]:
+        """Return what a deployment was when decisions that are committed now may have been made."""
+        return [entry for entry in self._replaced.get(deployment_id, ()) if self._now() - entry[0] < STALE_SECONDS]
+
+    def _update_changed(self, before: Deployment, after: Deployment, status: UpdateStatus) -> None:
+        said = f": {status.reason or status.paused_because}" if status.reason or status.paused_because else ""
+        self._story.tell("store", f"update of {after.path} to {status.generation} is {status.state}{said}")
+        template = self.records["templates"].get(f"{after.id}.{after.generation}")
+        by_itself = isinstance(template, Template) and template.actor == "loop:deployments"
+        if after.generation > before.generation and by_itself:
+            if before.update is None or before.update.rollback or before.update.generation != before.generation:
+                self.broke("a rollback is not rolled back", f"{after.path}: {before.update} -> {status}")
+            self._check_failed(before, after)
+        elif status.state is UpdateState.PAUSED and "asked" not in status.paused_because:
+            self._check_failed(before, after)
+
+    def _check_failed(self, before: Deployment, after: Deployment) -> None:
+        """Check that a generation is given up for its own faults, not for those of nodes."""
+        failed = [found.id for found in self.replicas().values() if self._may_have_failed(before, found)]
+        tolerated = floor(config_of(before).max_failure_ratio * before.spec.replicas)
+        if len(failed) <= tolerated:
+            self.broke("a generation fails by its own fault", f"{after.path} {before.generation}: only {failed} failed")
+
+    def _may_have_failed(self, deployment: Deployment, replica: Replica) -> bool:
+        if replica.deployment_id != deployment.id or replica.generation != deployment.generation:
+            return False
+        if replica.state is ReplicaState.FAILED:
+            return True
+        node = self.members().get(replica.node_id)
+        ready = node is not None and node.state is MemberState.READY
+        lately = self._now() - self._ready_until.get(replica.node_id, -STALE_SECONDS) < STALE_SECONDS
+        return not replica.healthy and not replica.ended and (ready or lately or not replica.node_id)
 
     def _check_node(self, placed: Replica) -> None:
         """Check that nothing on the node is promised twice."""
@@ -283,10 +326,11 @@ class Watch:
         renewed = [found for found in new if found.replaces in live and not self._draining(live[found.replaces])]
         stayed = [found for found in live.values() if found.id in old]
         doubled = len(stayed) - len({found.slot for found in stayed})
-        if renewed and doubled + len(renewed) > surge(deployment):
+        allowed = max(surge(deployment), *(surge(found) for _, found in self._recent(deployment.id)), 0)
+        if renewed and doubled + len(renewed) > allowed:
             self.broke(
                 "never more than the surge",
-                f"{deployment.path}: {doubled} + {len(renewed)} replacements, {surge(deployment)} allowed",
+                f"{deployment.path}: {doubled} + {len(renewed)} replacements, {allowed} allowed",
             )
 
     def _draining(self, replica: Replica) -> bool:
@@ -302,7 +346,8 @@ class Watch:
         states = {found.id: found.state for found in after}
         let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
         ours = (old - new) & let_go
-        if ours and len(new) < min(least_healthy(deployment), len(new) + len(ours)):
+        least = min(least_healthy(deployment), *(least_healthy(found) for _, found in self._recent(deployment.id)), 1000)
+        if ours and len(new) < min(least, len(new) + len(ours)):
             self.broke(
                 "never below the promised minimum by our own doing",
                 f"{deployment.path}: {len(old)} -> {len(new)} healthy of {deployment.spec.replicas}: {sorted(ours)}",
@@ -412,6 +457,15 @@ class Watch:
         if not unplaced and deployment.update is not None and deployment.update.under_way:
             yield f"the update of {deployment.path} is {deployment.update.state}"
 
+    def stuck(self) -> set[str]:
+        """Return replicas that need not work: those of a paused update, which may be made of what never does."""
+        paused = {
+            found.id
+            for found in self.deployments().values()
+            if found.update is not None and found.update.state is UpdateState.PAUSED
+        }
+        return {found.id for found in self.replicas().values() if found.deployment_id in paused and not found.healthy}
+
     def _paused_at_rest(self, deployment: Deployment, replicas: Iterable[Replica]) -> Iterable[str]:
         """A paused update leaves what it has reached: replicas of two generations, of which the new ones may be ill."""
         for replica in replicas:
@@ -419,11 +473,15 @@ class Watch:
                 yield f"{replica.id} of paused {deployment.path} is {replica.state}"
 
     def _containers_at_rest(self) -> Iterable[str]:
-        wanted = {found.id: found.node_id for found in self.replicas().values() if found.state is ReplicaState.RUNNING}
+        stuck = self.stuck()
+        running = [found for found in self.replicas().values() if found.state is ReplicaState.RUNNING]
+        wanted = {found.id: found.node_id for found in running if found.id not in stuck}
         for machine in self.machines.values():
             if machine.node_id in self.removed:
                 continue
             for replica_id, status in machine.containers().items():
+                if replica_id in stuck:
+                    continue
                 if wanted.get(replica_id) != machine.node_id:
                     yield f"a container of {replica_id} is left on {machine.node_id} ({status})"
                 elif status == "running":

@@ -20,11 +20,14 @@ from fallow.drivers.engine.contract import (
     Image,
     Progress,
 )
-from fallow.drivers.engine.fake import FakeEngine, FakeMachine
+from fallow.drivers.engine.fake import FakeEngine, FakeMachine, Program
 from simulation.clock import Process
 
 T = TypeVar("T")
 
+STUBBORN = ("sleep", "forever")  # ignores its stop signal
+EXITS = ("false",)
+ILL = ("serve", "nothing")  # runs and never answers
 ANSWER_SECONDS = 0.004
 SLOWEST = {"create": 0.05, "start": 0.1, "pull": 1.5, "stop": 0.2}  # seconds at most, of a machine that is well
 
@@ -58,6 +61,8 @@ class Machine(FakeMachine):
         self.powered = True
         self.sick: dict[str, None] = {}  # replicas whose probes fail
         self.slowness = 1.0
+        self.programs[STUBBORN] = Program(heeds_stop=False)
+        self.programs[EXITS] = Program(exit_code=1)
         self.stopping: dict[str, None] = {}  # containers being ended because the agent asked for it
 
     def begin(self, box: Any) -> None:
@@ -87,6 +92,13 @@ class Machine(FakeMachine):
     def containers(self) -> dict[str, str]:
         """Return the status of every container by replica id."""
         return {box.container.replica_id: box.container.status for box in self.boxes(self.node_id)}
+
+    def command(self, replica_id: str) -> tuple[str, ...] | None:
+        """Return what a replica's container runs."""
+        for box in self.boxes(self.node_id):
+            if box.container.replica_id == replica_id:
+                return box.request.spec.command
+        return None
 
     def running(self) -> list[str]:
         return [replica_id for replica_id, status in self.containers().items() if status == "running"]
@@ -185,7 +197,8 @@ class Prober:
     async def probe(self, order: Probe) -> ProbeResult:
         await asyncio.sleep(ANSWER_SECONDS)
         machine, id_ = self._machine, order.replica_id
-        well = machine.powered and id_ not in machine.sick and machine.containers().get(id_) == "running"
+        sick = id_ in machine.sick or machine.command(id_) == ILL
+        well = machine.powered and not sick and machine.containers().get(id_) == "running"
         outcome: Any = "ok" if well else "failed"
         return ProbeResult(
             replica_id=id_, serial=order.serial, outcome=outcome, text="" if well else "connection refused"

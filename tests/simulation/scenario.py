@@ -5,7 +5,7 @@ import traceback
 from random import Random
 
 from fallow.model.members import Role
-from simulation.faults import Faults, script
+from simulation.faults import Faults
 from simulation.invariants import Watch
 from simulation.story import Story
 from simulation.workload import People
@@ -44,7 +44,6 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
     background = [loop.create_task(world.send_requests()), loop.create_task(_check_often(world, people))]
     for _ in range(chance.randint(4, 6)):
         await people.join()
-        script(world)
     for _ in range(chance.randint(1, 2)):
         await people.join(Role.GATEWAY)
     for _ in range(chance.randint(2, 4)):
@@ -57,7 +56,6 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
     await faults.mend()
     await people.tidy()
     await faults.mend()
-    script(world)
     found.settle_seconds = await _settle(world, people)
     for task in background:
         task.cancel()
@@ -77,7 +75,6 @@ async def _chaos(world: World, people: People, faults: Faults, chance: Random) -
     while world.now() < until:
         await asyncio.sleep(people.chance.expovariate(1 / busy))
         await people.act()
-        script(world)
     breaking.cancel()
 
 
@@ -121,4 +118,6 @@ def _unconnected(world: World) -> list[str]:
 
 
 def _picture(world: World) -> list[tuple[str, str]]:
-    return sorted((found.id, found.state) for found in world.watch.replicas().values() if not found.ended)
+    stuck = world.watch.stuck()
+    replicas = [found for found in world.watch.replicas().values() if not found.ended and found.id not in stuck]
+    return sorted((found.id, found.state) for found in replicas)

@@ -10,6 +10,7 @@ import msgspec
 
 from fallow.api.routes.deployments import change_deployment, delete_deployment
 from fallow.api.routes.members import change_member, remove_member
+from fallow.api.routes.updates import pause, restart, resume, rollback
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused
@@ -18,17 +19,27 @@ from fallow.decide.compose import Application
 from fallow.decide.deploy import Changes, StillDeletingError, changes
 from fallow.decide.plan import Step
 from fallow.model.containers import ContainerSpec, HealthCheck, PortSpec, Resources, RestartPolicy
-from fallow.model.deployments import Deployment, DeploymentChange, DeploymentSpec, PlacementPolicy, RouteSpec
+from fallow.model.deployments import (
+    Deployment,
+    DeploymentChange,
+    DeploymentSpec,
+    PlacementPolicy,
+    RollbackRequest,
+    RouteSpec,
+)
 from fallow.model.members import Facts, JoinRequest, MemberChange, MemberState, Role, Scheduling
 from fallow.model.tokens import TokenRequest
+from fallow.model.updates import UpdateConfig
 from fallow.store.contract import StoreError
 from simulation.clock import forever
+from simulation.machines import EXITS, ILL, STUBBORN
 from simulation.planes import Plane
+from simulation.promises import config_of
 from simulation.world import IMAGES, World
 
 PROJECT = "shop"
 NAMES = ("web", "api", "jobs", "pay")
-STUBBORN = ("sleep", "forever")
+MISSING = "shop:missing"  # in no registry
 PATIENCE_SECONDS = 20.0
 
 
@@ -68,7 +79,8 @@ class People:
         """Do one thing by chance."""
         acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (4, self.deploy), (5, self.scale), (4, self.update), (1, self.delete), (1, self.change_routes),
-            (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join),
+            (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join), (1, self.restart),
+            (2, self.roll_back), (1, self.pause), (2, self.resume),
         ]  # fmt: skip
         weights = [weight for weight, _ in acts]
         (chosen,) = self.chance.choices([act for _, act in acts], weights)
@@ -93,10 +105,59 @@ class People:
     async def update(self) -> None:
         """Change what an existing deployment is made of."""
         current = self._one()
-        if current is not None:
-            image = f"shop:{self.chance.randrange(IMAGES)}"
-            container = msgspec.structs.replace(current.spec.container, image=image)
-            await self._wish(current.name, msgspec.structs.replace(current.spec, container=container), "updates")
+        if current is None:
+            return
+        spec = msgspec.structs.replace(current.spec, container=self._version(current))
+        if self.chance.random() < 0.6:
+            spec = msgspec.structs.replace(spec, update=self._config("rollback"), rollback=self._config("pause"))
+        await self._wish(current.name, spec, "updates")
+
+    def _version(self, current: Deployment) -> ContainerSpec:
+        """Return another version, now and then one that does not work."""
+        image, command = f"shop:{self.chance.randrange(IMAGES)}", STUBBORN if current.name == "jobs" else None
+        if self.chance.random() < 0.3:
+            image, command = self.chance.choice(((MISSING, command), (image, EXITS), (image, ILL)))
+        return msgspec.structs.replace(current.spec.container, image=image, command=command)
+
+    def _config(self, action: Any) -> UpdateConfig:
+        chance = self.chance
+        return UpdateConfig(
+            parallelism=chance.choice((None, 0, 1, 2)),
+            delay_seconds=chance.choice((0.0, 0.0, 2.0)),
+            monitor_seconds=chance.choice((0.0, 1.0, 5.0)),
+            max_failure_ratio=chance.choice((0.0, 0.0, 0.3)),
+            failure_action=chance.choice((action, action, action, "pause", "continue")),
+            order=chance.choice(("start-first", "start-first", "stop-first")),
+            progress_seconds=chance.choice((20.0, 600.0)),
+        )
+
+    async def restart(self) -> None:
+        """Renew every replica by one of the same."""
+        await self._revise("restart", restart)
+
+    async def roll_back(self) -> None:
+        """Go back to the last good generation."""
+        await self._revise("roll back", rollback, data=RollbackRequest())
+
+    async def pause(self) -> None:
+        """Pause an update."""
+        await self._revise("pause", pause)
+
+    async def resume(self) -> None:
+        """Let a paused update go on."""
+        await self._revise("resume", resume)
+
+    async def _revise(self, verb: str, do: Any, **more: Any) -> None:
+        current = self._one()
+        if current is None:
+            return
+
+        async def revise(plane: Plane) -> None:
+            await do(_services(plane), _CALLER, PROJECT, current.name, **more)
+
+        await self._change(current.name, current.spec, revise, f"{verb} {current.name}", going_back=True)
+        stored = next((one for one in self.world.watch.deployments().values() if one.name == current.name), None)
+        self.wished[current.name] = stored.spec if stored is not None else None
 
     async def change_routes(self) -> None:
         """Take a deployment's routes away, or give it some."""
@@ -148,7 +209,12 @@ class People:
             self.world.story.tell("people", f"{name} is still being deleted")
 
     async def _change(
-        self, name: str, wanted: DeploymentSpec | None, work: Callable[[Plane], Awaitable[None]], text: str
+        self,
+        name: str,
+        wanted: DeploymentSpec | None,
+        work: Callable[[Plane], Awaitable[None]],
+        text: str,
+        going_back: bool = False,
     ) -> None:
         self.world.story.tell("people", text)
         before, unsure = self.wished.get(name), name in self.unsure
@@ -163,7 +229,8 @@ class People:
         self.unsure.discard(name)
         self.wished[name] = wanted
         self.world.story.tell("people", "  acknowledged")
-        self.check_acknowledged()
+        if not going_back:
+            self.check_acknowledged()
 
     def check_acknowledged(self) -> None:
         """Check that every acknowledged wish is stored."""
@@ -203,7 +270,10 @@ class People:
         )
         most = 1 if fixed else (3 if placement.max_per_node else 6)
         routes = (_route(name),) if name != "jobs" else ()
-        return DeploymentSpec(replicas=chance.randint(1, most), container=container, placement=placement, routes=routes)
+        spec = DeploymentSpec(replicas=chance.randint(1, most), container=container, placement=placement, routes=routes)
+        if chance.random() < 0.5:
+            spec = msgspec.structs.replace(spec, update=self._config("rollback"), rollback=self._config("pause"))
+        return spec
 
     # members
 
@@ -286,12 +356,26 @@ class People:
         return sorted(found, key=lambda one: one.name)
 
     async def tidy(self) -> None:
-        """Take back what would keep replicas from fitting: drains, cordons and too few nodes."""
+        """Take back what would keep replicas from fitting: drains, cordons and too few nodes; and what never works."""
+        for name in [found.name for found in self.world.watch.deployments().values()]:
+            await self._repair(name)
         for node in self._nodes():
             if node.scheduling is not Scheduling.ACTIVE:
                 await self._until_scheduled(node.name)
         while sum(node.state is not MemberState.DEAD for node in self._nodes()) < 4:
             await self.join()
+
+    async def _repair(self, name: str) -> None:
+        """Update a version that does not work, and that nothing takes back, to one that does."""
+        while True:
+            stored = next((one for one in self.world.watch.deployments().values() if one.name == name), None)
+            if stored is None or stored.deleting or not _stays_broken(stored):
+                return
+            command = STUBBORN if name == "jobs" else None
+            container = msgspec.structs.replace(stored.spec.container, image="shop:0", command=command)
+            spec = msgspec.structs.replace(stored.spec, container=container, update=UpdateConfig())
+            await self.attempt(lambda spec=spec: self._wish(name, spec, "repairs"))  # type: ignore[misc]
+            await asyncio.sleep(1.0)
 
     async def _until_scheduled(self, name: str) -> None:
         while True:
@@ -317,6 +401,14 @@ def _differing(found: Deployment, wanted: DeploymentSpec) -> list[str]:
         for field in DeploymentSpec.__struct_fields__
         if field not in back and getattr(found.spec, field) != getattr(wanted, field)
     ]
+
+
+def _stays_broken(found: Deployment) -> bool:
+    container, config = found.spec.container, config_of(found)
+    if container.image != MISSING and container.command not in (EXITS, ILL):
+        return False
+    lenient = config.failure_action == "continue" or config.max_failure_ratio > 0 or found.name == "jobs"
+    return lenient or found.update is None or not found.update.under_way
 
 
 def _route(name: str) -> RouteSpec:
