@@ -20,8 +20,8 @@ async def commit_again(applier: Applier, decide: Callable[[], tuple[Step | None,
 
     A step of None writes nothing. Raises Refused (409) after ATTEMPTS conflicts, and whatever `decide` raises.
 
-    Whoever decides from what is old fails to commit; but to write nothing, or to refuse, never fails. So that is decided
-    once more when another process of the control plane has stored something that the cache had not seen yet.
+    Whoever decides from what is old fails to commit; but to write nothing, or to refuse, never fails. So that is
+    decided once more when another process of the control plane has stored what the cache had not seen yet.
     """
     pause, newest = FIRST_PAUSE_SECONDS, False
     for _ in range(ATTEMPTS):
