@@ -11,12 +11,16 @@ import msgspec
 
 import fallow.control.deployments
 import fallow.control.members
+import fallow.control.leader
 import fallow.control.observations
 import fallow.control.placement
+import fallow.control.plane
 import fallow.control.routes
 import fallow.decide.deployments
+import fallow.decide.slots
 import fallow.decide.updates
 import fallow.store.applier
+from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.journal import JournalWriter
 from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
@@ -140,6 +144,46 @@ def _acknowledged_too_early() -> list[Any]:
     return [mock.patch.object(Applier, "commit", promised)]
 
 
+def _nodes_count_as_ready() -> list[Any]:
+    return [mock.patch.object(fallow.decide.slots.Slots, "on_a_ready_node", lambda slots, replica: True)]
+
+
+def _rollbacks_are_rolled_back() -> list[Any]:
+    give_up = fallow.decide.updates._give_up
+
+    def again(slots: Any, status: Any, failed: Any) -> Any:
+        spec = msgspec.structs.replace(slots.deployment.spec, rollback=slots.deployment.spec.update)
+        slots.deployment = msgspec.structs.replace(slots.deployment, spec=spec)
+        older = [found.generation for found in slots.templates.values() if found.deployment_id == slots.deployment.id]
+        status = msgspec.structs.replace(status, rollback=False, from_generation=min(older, default=0))
+        return give_up(slots, status, failed)
+
+    return [mock.patch.object(fallow.decide.updates, "_give_up", again)]
+
+
+def _fence_ignored() -> list[Any]:
+    class Unfenced(Applier):
+        def __init__(self, store: Any, cache: Any, check: Any = None, concerns: Any = None, fence: Any = None, **more: Any):
+            super().__init__(store, cache, check, concerns, **more)
+
+    return [mock.patch.object(fallow.control.plane, "Applier", Unfenced)]
+
+
+def _no_barrier() -> list[Any]:
+    async def never(self: Any) -> bool:
+        return False
+
+    return [mock.patch.object(Applier, "catch_up", never)]
+
+
+def _nobody_follows() -> list[Any]:
+    return [mock.patch.object(fallow.control.leader, "LEASE_SECONDS", 12.0)]
+
+
+def _members_stay() -> list[Any]:
+    return [mock.patch.object(ControlAddresses, "move_on", lambda self: None)]
+
+
 MUTATIONS = (
     Mutation("placement ignores taken ports", _taken_ports_ignored),
     Mutation("a replica is retired before its replacement is healthy", _retired_before_healthy),
@@ -152,4 +196,10 @@ MUTATIONS = (
     Mutation("the applier checks nothing", _checks_skipped),
     Mutation("an update renews everything at once", _surge_unbounded),
     Mutation("writes are acknowledged before they are stored", _acknowledged_too_early),
+    Mutation("a node that is not ready makes its replicas count as failed", _nodes_count_as_ready),
+    Mutation("a failed rollback rolls back again", _rollbacks_are_rolled_back, within=60),
+    Mutation("the fence is ignored", _fence_ignored),
+    Mutation("what is decided to be nothing is decided from an old picture", _no_barrier, within=60),
+    Mutation("a leader that died is followed late", _nobody_follows),
+    Mutation("members do not turn to another process", _members_stay),
 )

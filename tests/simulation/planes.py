@@ -15,7 +15,7 @@ from fallow.control.settings import Settings
 from fallow.drivers.authority import Issued
 from fallow.model.members import Member
 from fallow.model.peers import PEER_ROLE, ControlAddress
-from fallow.store.contract import Batch, Check, Item, StoreError, Write
+from fallow.store.contract import Batch, Check, Item, OutcomeUnknown, StoreError, Write
 from fallow.store.memory import MemoryStore
 from simulation.clock import NOBODY, Process, forever
 from simulation.network import Network
@@ -104,7 +104,7 @@ class StoreHandle:
             await forever()
         await self._pass()
         if self._faults.errs():
-            raise StoreError("the store's answer was lost")
+            raise OutcomeUnknown("the store's answer was lost")
         return revision
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:

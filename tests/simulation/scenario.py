@@ -56,9 +56,17 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
     await faults.mend()
     await people.tidy()
     await faults.mend()
+    if world.shared and chance.random() < 0.5:
+        await _lose_one(world, chance)
     found.settle_seconds = await _settle(world, people)
     for task in background:
         task.cancel()
+
+
+async def _lose_one(world: World, chance: Random) -> None:
+    """Lose one control plane for good, once every member has learnt of the other: all must go on without it."""
+    await asyncio.sleep(12.0)
+    world.kill_plane(chance.choice(world.hosts), "for good")
 
 
 async def _chaos(world: World, people: People, faults: Faults, chance: Random) -> None:
@@ -84,6 +92,7 @@ async def _check_often(world: World, people: People) -> None:
         if any(world.network.is_partitioned(host) for host in world.hosts):
             world.watch.deaf_at = world.now()
         world.check_members()
+        world.check_leader()
         people.check_acknowledged()
 
 

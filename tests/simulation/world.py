@@ -30,6 +30,7 @@ from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
 IMAGES = 6
+FOLLOWED_SECONDS = 5.0 + 0.5  # and a look every half second
 HOSTS = ("control1", "control2")
 
 
@@ -73,6 +74,8 @@ class World:
         self.members: dict[str, Running] = {}
         self.planes: dict[str, Plane] = {}  # by host
         self.started = 0  # planes, ever
+        self._could_lead: set[Plane] = set()
+        self._led_at = 0.0
         self.skew = 0.0  # of control planes' clock, in seconds
         self.requests = {"answered": 0, "refused": 0}
 
@@ -140,6 +143,15 @@ class World:
     def working(self) -> list[Plane]:
         """Return the control planes that would answer."""
         return [plane for plane in self.planes.values() if plane.running and not self.frozen(plane)]
+
+    def check_leader(self) -> None:
+        """Check that a leader that was killed or frozen is followed soon, where another process can reach the store."""
+        leader, faults = self.leader(), self.store_faults
+        led = leader is not None and not self.frozen(leader)
+        if led or faults.error_share or faults.slow_seconds or set(self.working()) != self._could_lead:
+            self._could_lead, self._led_at = set(self.working()), self.now()
+        elif self._could_lead and self.now() - self._led_at > FOLLOWED_SECONDS:
+            self.story.broke("a leader is followed", f"nobody leads for {self.now() - self._led_at:.1f} s")
 
     def leader(self) -> Plane | None:
         """Return the control plane that leads by what is stored."""
