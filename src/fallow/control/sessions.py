@@ -212,6 +212,8 @@ class Sessions:
         if len(hello.variables) > MAX_VARIABLES:
             raise SessionRefused(f"a member has at most {MAX_VARIABLES} variables")
         await self._reported.note(member.id, hello)
+        # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
+        await self.applier.catch_up()
         return member, hello
 
     def _open(self, link: SessionLink, member: Member, hello: Hello) -> None:

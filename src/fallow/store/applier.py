@@ -87,6 +87,8 @@ class Applier:
         self._turn = asyncio.Lock()
         self._unknown, self._settled = 0, 0  # outcomes that were not known, and how many of them are by now
         self._settling = asyncio.Lock()
+        self._looks, self._looked = 0, 0  # how often it was looked what others have committed: begun, and the last done
+        self._looking = asyncio.Lock()
 
     async def commit(self, step: Step) -> int:
         """Commit one step and return its revision.
@@ -130,14 +132,18 @@ class Applier:
     async def catch_up(self) -> bool:
         """Wait until the cache has seen all that others have committed by now; say whether it had not yet.
 
-        Raises StoreError.
+        Whoever asks while a look is under way shares the next one with all that do. Raises StoreError.
         """
         if not self._store.shared:
             return False
-        seen = self._cache.revision
-        revision = await self._store.commit((), [Put(BARRIER_KEY, b"")])
-        await self._cache.wait(revision)
-        return revision > seen + 1
+        seen, needed = self._cache.revision, self._looks + 1
+        async with self._looking:
+            if self._looked < needed:
+                self._looks += 1
+                look = self._looks
+                await self._cache.wait(await self._store.commit((), [Put(BARRIER_KEY, b"")]))
+                self._looked = look
+        return self._cache.revision > seen + 1
 
     def _before(self, step: Step) -> dict[str, Record]:
         found = ((key_of(record), self._cached(record)) for record in (*step.puts, *step.deletes))

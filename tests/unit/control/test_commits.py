@@ -116,3 +116,16 @@ async def test_a_store_of_one_process_is_not_written_to_for_nothing() -> None:
         await by_first.commit(Step(puts=(deployment(id="web", revision=0),)))
         await commit_again(by_first, lambda: (None, stored(first)))
         assert (await store.list(""))[1] == first.revision
+
+
+async def test_those_who_look_at_once_share_a_look_that_begins_after_they_asked() -> None:
+    store = SharedStore()
+    async with two_processes(store) as ((_, by_first), (second, by_second)):
+        looks = [asyncio.create_task(by_second.catch_up()) for _ in range(100)]
+        await asyncio.sleep(0)  # the first of them looks
+        await by_first.commit(Step(puts=(deployment(id="web", revision=0),)))
+        late = asyncio.create_task(by_second.catch_up())
+        await late
+        assert stored(second).id == "web"
+        await asyncio.gather(*looks)
+        assert (await store.list(""))[1] <= 4  # a deployment, and three looks at most
