@@ -27,7 +27,7 @@ class Faults:
             (2, self.disk_full), (5, self.container_ends), (3, self.container_sick), (2, self.clock_jumps),
             (3, self.plane_killed), (5, self.plane_killed_at_commit), (2, self.store_errors), (2, self.frames_repeated),
             (2, self.gateway_stumbles), (1, self.gateway_reboots), (1, self.port_stolen), (3, self.plane_frozen),
-            (2, self.plane_cut_off),
+            (2, self.plane_cut_off), (3, self.plane_frozen_at_commit), (2, self.container_ends_and_node_is_cut_off),
         ]  # fmt: skip
 
     def begin(self) -> None:
@@ -46,6 +46,7 @@ class Faults:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         world = self.world
         world.store_faults.error_share = world.store_faults.slow_seconds = world.store_faults.kill_in = 0
+        world.store_faults.freeze_in = 0
         world.network.repeat_share = 0.0
         world.network.slow.clear()
         for plane in list(world.planes.values()):
@@ -226,6 +227,29 @@ class Faults:
             self._tell(f"the process of {found[1]} dies")
             found[0].machine.exit(found[1], self.chance.choice((0, 1, 137)))
 
+    async def container_ends_and_node_is_cut_off(self) -> None:
+        """Let a container of an update die and its node vanish: what follows is the node's fault, not the update's."""
+        watch = self.world.watch
+        new = [
+            found
+            for found in watch.replicas().values()
+            if (of := watch.deployments().get(found.deployment_id)) is not None
+            and of.update is not None
+            and of.update.under_way
+            and found.healthy
+            and found.generation == of.generation
+        ]
+        replica = self.chance.choice(new) if new else None
+        machine = watch.machines.get(replica.node_id) if replica is not None else None
+        if replica is None or machine is None or replica.id not in machine.running():
+            return
+        self._tell(f"the process of {replica.id} dies, and its node is cut off")
+        machine.exit(replica.id, 1)
+        await asyncio.sleep(0.2)
+        self.world.network.partition(replica.node_id)
+        await self._last(4.0, 12.0)
+        self.world.network.heal(replica.node_id)
+
     async def container_sick(self) -> None:
         found = self._container()
         if found is None or found[0].machine is None:
@@ -264,6 +288,15 @@ class Faults:
         plane = self.world.freeze_plane(self._host())
         if plane is not None:
             await self._last(0.5, 15.0)
+            self.world.thaw_plane(plane)
+
+    async def plane_frozen_at_commit(self) -> None:
+        faults = self.world.store_faults
+        faults.freeze_in = self.chance.randint(1, 12)
+        while faults.freeze_in > 0:
+            await asyncio.sleep(0.5)
+        await self._last(2.0, 15.0)
+        for plane in list(self.world.planes.values()):
             self.world.thaw_plane(plane)
 
     async def plane_cut_off(self) -> None:

@@ -28,6 +28,7 @@ SEEN = frozenset({*DECIDED_ON, "peers", "leaders"})
 SLACK_SECONDS = 0.5
 PEER_SECONDS = 1.0  # so much later is known what another process has heard
 SILENCE_SECONDS = 1.5  # longer than between two heartbeats
+DECIDED_SECONDS = 1.5  # between a decision and its commit, when nothing but the store is slow
 STALE_SECONDS = 4.0  # a decision may be this much older than its commit, when the store is slow
 
 Records = dict[str, dict[str, Record]]
@@ -269,7 +270,7 @@ class Watch:
             return True
         node = self.members().get(replica.node_id)
         ready = node is not None and node.state is MemberState.READY
-        lately = self._now() - self._ready_until.get(replica.node_id, -STALE_SECONDS) < STALE_SECONDS
+        lately = self._now() - self._ready_until.get(replica.node_id, -STALE_SECONDS) < DECIDED_SECONDS
         return not replica.healthy and not replica.ended and (ready or lately or not replica.node_id)
 
     def _check_node(self, placed: Replica) -> None:

@@ -1,11 +1,14 @@
 """Mistakes made on purpose. Each must break an invariant in some run, or the invariants are worth nothing."""
 
 import asyncio
+from copy import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from types import SimpleNamespace
 from unittest import mock
+from unittest.mock import AsyncMock
 
 import msgspec
 
@@ -29,8 +32,11 @@ from fallow.decide.replicas import observe
 from fallow.decide.routes import render, withdrawn
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason
+from fallow.control.sessions import Sessions
 from fallow.model.routes import ProxyState
+from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
+from simulation.planes import MemorySessions
 
 
 @dataclass(frozen=True)
@@ -150,13 +156,11 @@ def _nodes_count_as_ready() -> list[Any]:
 
 def _rollbacks_are_rolled_back() -> list[Any]:
     give_up = fallow.decide.updates._give_up
+    eager = UpdateConfig(failure_action="rollback")
 
     def again(slots: Any, status: Any, failed: Any) -> Any:
-        spec = msgspec.structs.replace(slots.deployment.spec, rollback=slots.deployment.spec.update)
-        slots.deployment = msgspec.structs.replace(slots.deployment, spec=spec)
-        older = [found.generation for found in slots.templates.values() if found.deployment_id == slots.deployment.id]
-        status = msgspec.structs.replace(status, rollback=False, from_generation=min(older, default=0))
-        return give_up(slots, status, failed)
+        with mock.patch.object(fallow.decide.updates, "config_of", lambda deployment: eager):
+            return give_up(slots, msgspec.structs.replace(status, rollback=False), failed)
 
     return [mock.patch.object(fallow.decide.updates, "_give_up", again)]
 
@@ -167,6 +171,15 @@ def _fence_ignored() -> list[Any]:
             super().__init__(store, cache, check, concerns, **more)
 
     return [mock.patch.object(fallow.control.plane, "Applier", Unfenced)]
+
+
+def _greeted_from_an_old_picture() -> list[Any]:
+    async def admit(self: Any, member: Any, reader: Any) -> Any:
+        hasty = copy(self)
+        object.__setattr__(hasty, "applier", SimpleNamespace(catch_up=AsyncMock()))
+        return await Sessions._admit(hasty, member, reader)
+
+    return [mock.patch.object(MemorySessions, "_admit", admit, create=True)]
 
 
 def _no_barrier() -> list[Any]:
@@ -200,6 +213,7 @@ MUTATIONS = (
     Mutation("a failed rollback rolls back again", _rollbacks_are_rolled_back, within=60),
     Mutation("the fence is ignored", _fence_ignored),
     Mutation("what is decided to be nothing is decided from an old picture", _no_barrier, within=60),
+    Mutation("members are told what to run from an old picture", _greeted_from_an_old_picture, within=60),
     Mutation("a leader that died is followed late", _nobody_follows),
     Mutation("members do not turn to another process", _members_stay),
 )

@@ -44,13 +44,15 @@ def _in_any_case(seconds: float, call: Callable[[], None]) -> asyncio.TimerHandl
 
 
 class StoreFaults:
-    """What goes wrong between control planes and the store, and when the next control plane is killed."""
+    """What goes wrong between control planes and the store, and when the next control plane is killed or frozen."""
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self.error_share = 0.0
         self.slow_seconds = 0.0
         self.kill_in = 0  # kill at this commit from now on; 0: not
+        self.freeze_in = 0  # freeze whoever is about to make this commit from now on; 0: not
+        self.freeze: Callable[[Process], None] = lambda process: None
         self.kill_after = False  # once it has taken effect, not before
         self.kill: Callable[[Process], None] = lambda process: None
 
@@ -58,6 +60,12 @@ class StoreFaults:
         if self.kill_in > 0:
             self.kill_in -= 1
             return self.kill_in == 0
+        return False
+
+    def freezes(self) -> bool:
+        if self.freeze_in > 0:
+            self.freeze_in -= 1
+            return self.freeze_in == 0
         return False
 
     def errs(self) -> bool:
@@ -94,6 +102,9 @@ class StoreHandle:
         await self._pass()
         if self._faults.errs():
             raise StoreError("the store does not answer")
+        if writes and self._faults.freezes():
+            self._faults.freeze(self._process)
+            await asyncio.sleep(0)  # until it is thawed
         due = bool(writes) and self._faults.due()
         if due and not self._faults.kill_after:
             self._faults.kill(self._process)

@@ -69,6 +69,7 @@ class World:
         self.truth = StoredTruth(self.watch.committed)
         self.store_faults = StoreFaults(self.chance["store"])
         self.store_faults.kill = self._kill_process
+        self.store_faults.freeze = self._freeze_process
         self.network = Network(self.chance["network"])
         self.network.hear = self.watch.heard
         self.members: dict[str, Running] = {}
@@ -108,6 +109,11 @@ class World:
         for host, plane in list(self.planes.items()):
             if plane.process is process:
                 self.kill_plane(host, "in the middle of a commit")
+
+    def _freeze_process(self, process: Process) -> None:
+        for host, plane in list(self.planes.items()):
+            if plane.process is process:
+                self.freeze_plane(host)
 
     def kill_plane(self, host: str, how: str) -> None:
         plane = self.planes.pop(host, None)
