@@ -6,8 +6,8 @@ the order they were made in, so that sets of them (task groups, `asyncio.wait`) 
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from heapq import heapify, heappush
 from random import Random

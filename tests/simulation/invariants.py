@@ -347,7 +347,9 @@ class Watch:
         states = {found.id: found.state for found in after}
         let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
         ours = (old - new) & let_go
-        least = min(least_healthy(deployment), *(least_healthy(found) for _, found in self._recent(deployment.id)), 1000)
+        least = min(
+            least_healthy(deployment), *(least_healthy(found) for _, found in self._recent(deployment.id)), 1000
+        )
         if ours and len(new) < min(least, len(new) + len(ours)):
             self.broke(
                 "never below the promised minimum by our own doing",

@@ -1,20 +1,20 @@
 """Mistakes made on purpose. Each must break an invariant in some run, or the invariants are worth nothing."""
 
 import asyncio
-from copy import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 from unittest.mock import AsyncMock
 
 import msgspec
 
 import fallow.control.deployments
-import fallow.control.members
 import fallow.control.leader
+import fallow.control.members
 import fallow.control.observations
 import fallow.control.placement
 import fallow.control.plane
@@ -25,6 +25,7 @@ import fallow.decide.updates
 import fallow.store.applier
 from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.journal import JournalWriter
+from fallow.control.sessions import Sessions
 from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.plan import Plan, Step
@@ -32,7 +33,6 @@ from fallow.decide.replicas import observe
 from fallow.decide.routes import render, withdrawn
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason
-from fallow.control.sessions import Sessions
 from fallow.model.routes import ProxyState
 from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
@@ -167,7 +167,9 @@ def _rollbacks_are_rolled_back() -> list[Any]:
 
 def _fence_ignored() -> list[Any]:
     class Unfenced(Applier):
-        def __init__(self, store: Any, cache: Any, check: Any = None, concerns: Any = None, fence: Any = None, **more: Any):
+        def __init__(
+            self, store: Any, cache: Any, check: Any = None, concerns: Any = None, fence: Any = None, **more: Any
+        ):
             super().__init__(store, cache, check, concerns, **more)
 
     return [mock.patch.object(fallow.control.plane, "Applier", Unfenced)]

@@ -200,7 +200,12 @@ class Plane(ControlPlane):
         self.host = settings.session_host
         self.running = False
         self.peers: Any = MemoryPeers(
-            self.cache, self.hub, self.leadership, PaperAuthority(), settings, NOWHERE  # type: ignore[arg-type]
+            self.cache,
+            self.hub,
+            self.leadership,
+            PaperAuthority(),
+            settings,
+            NOWHERE,  # type: ignore[arg-type]
         )
         self.peers.network, self.peers.host = network, self.host
         self.sessions: Any = MemorySessions(

@@ -18,7 +18,6 @@ from fallow.store.cache import Cache
 from fallow.store.contract import Batch
 from fallow.store.memory import MemoryStore
 
-
 LAG_TURNS = 50  # of the event loop
 
 
