@@ -98,6 +98,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             else:
                 self._ready.append(handle)
 
+    def thaw_all(self) -> None:
+        for process in list(self._frozen):
+            self.thaw(process)
+
     def frozen(self, process: "Process") -> bool:
         return process in self._frozen
 

@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, shared: bool) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
-        self.deaf_at = -STALE_SECONDS  # when a control plane was last seen to be cut off
+        self.deaf_at = -STALE_SECONDS  # when a control plane was last seen to be cut off or frozen
         self._slack = SLACK_SECONDS + (PEER_SECONDS if shared else 0.0)
         self._story = story
         self._now = now
@@ -66,6 +66,9 @@ class Watch:
 
     def deployments(self) -> Mapping[str, Deployment]:
         return self.records["deployments"]  # type: ignore[return-value]
+
+    def templates(self) -> list[Template]:
+        return list(self.records["templates"].values())  # type: ignore[arg-type]
 
     def replicas(self) -> Mapping[str, Replica]:
         return self.records["replicas"]  # type: ignore[return-value]
@@ -215,13 +218,15 @@ class Watch:
             MemberState.SUSPECT: self._settings.suspect_after_seconds,
             MemberState.DEAD: self._settings.dead_after_seconds,
         }
-        if member.state is MemberState.SUSPECT and self._now() - self.deaf_at < STALE_SECONDS:
+        deaf = self._now() - self.deaf_at < STALE_SECONDS
+        if deaf and member.state is MemberState.SUSPECT:
             return  # the process that leads may have been cut off from all; it must not give anybody up
         silence = self._now() - self._heard_at.get(member.id, 0.0)
+        slack = self._slack + (STALE_SECONDS if deaf else 0.0)  # it may be cut off from who hears the member
         at, lasted = self._broke_silence.get(member.id, (0.0, 0.0))
         if self._now() - at < STALE_SECONDS:
             silence = max(silence, lasted)
-        if silence < least.get(member.state, 0.0) - self._slack:
+        if silence < least.get(member.state, 0.0) - slack:
             self.broke("nobody is given up too early", f"{member.name} is {member.state} after {silence:.1f} s")
 
     def _deployment_changed(self, before: Deployment | None, after: Deployment | None) -> None:
@@ -258,6 +263,8 @@ class Watch:
 
     def _check_failed(self, before: Deployment, after: Deployment) -> None:
         """Check that a generation is given up for its own faults, not for those of nodes."""
+        if self._now() - self.deaf_at < STALE_SECONDS:
+            return  # decided before the process was frozen, and what has happened since need not keep it from that
         failed = [found.id for found in self.replicas().values() if self._may_have_failed(before, found)]
         tolerated = floor(config_of(before).max_failure_ratio * before.spec.replicas)
         if len(failed) <= tolerated:

@@ -89,7 +89,8 @@ async def _chaos(world: World, people: People, faults: Faults, chance: Random) -
 async def _check_often(world: World, people: People) -> None:
     while True:
         await asyncio.sleep(0.5)
-        if any(world.network.is_partitioned(host) for host in world.hosts):
+        deaf = any(world.network.is_partitioned(host) for host in world.hosts)
+        if deaf or any(world.frozen(plane) for plane in world.planes.values()):
             world.watch.deaf_at = world.now()
         world.check_members()
         world.check_leader()

@@ -136,8 +136,16 @@ class People:
         await self._revise("restart", restart)
 
     async def roll_back(self) -> None:
-        """Go back to the last good generation."""
-        await self._revise("roll back", rollback, data=RollbackRequest())
+        """Go back to the last good generation, or by mistake to one that never worked."""
+        kept = [found for found in self.world.watch.templates() if _never_works(found.container)]
+        if kept and self.chance.random() < 0.6:
+            template = self.chance.choice(kept)
+            data = RollbackRequest(to=template.generation)
+            current = self.world.watch.deployments().get(template.deployment_id)
+            if current is not None and not current.deleting:
+                await self._revise("roll back to what never worked:", rollback, current, data=data)
+        else:
+            await self._revise("roll back", rollback, data=RollbackRequest())
 
     async def pause(self) -> None:
         """Pause an update."""
@@ -147,8 +155,8 @@ class People:
         """Let a paused update go on."""
         await self._revise("resume", resume)
 
-    async def _revise(self, verb: str, do: Any, **more: Any) -> None:
-        current = self._one()
+    async def _revise(self, verb: str, do: Any, current: Deployment | None = None, **more: Any) -> None:
+        current = current or self._one()
         if current is None:
             return
 
@@ -403,9 +411,13 @@ def _differing(found: Deployment, wanted: DeploymentSpec) -> list[str]:
     ]
 
 
+def _never_works(container: ContainerSpec) -> bool:
+    return container.image == MISSING or container.command in (EXITS, ILL)
+
+
 def _stays_broken(found: Deployment) -> bool:
     container, config = found.spec.container, config_of(found)
-    if container.image != MISSING and container.command not in (EXITS, ILL):
+    if not _never_works(container):
         return False
     lenient = config.failure_action == "continue" or config.max_failure_ratio > 0 or found.name == "jobs"
     return lenient or found.update is None or not found.update.under_way or found.update.forgiven > 0

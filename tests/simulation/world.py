@@ -321,6 +321,7 @@ def report(found: Outcome) -> str:
 
 
 def _end(loop: VirtualLoop) -> None:
+    loop.thaw_all()
     for _ in range(10):  # what ends may begin something more
         tasks = sorted(asyncio.all_tasks(loop), key=hash)
         for task in tasks:
