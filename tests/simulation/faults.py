@@ -27,7 +27,7 @@ class Faults:
             (2, self.disk_full), (5, self.container_ends), (3, self.container_sick), (2, self.clock_jumps),
             (3, self.plane_killed), (5, self.plane_killed_at_commit), (2, self.store_errors), (2, self.frames_repeated),
             (2, self.gateway_stumbles), (1, self.gateway_reboots), (1, self.port_stolen), (3, self.plane_frozen),
-            (2, self.plane_cut_off), (3, self.plane_frozen_at_commit), (5, self.container_ends_and_node_is_cut_off),
+            (2, self.plane_cut_off), (5, self.plane_frozen_at_commit), (5, self.container_ends_and_node_is_cut_off),
         ]  # fmt: skip
 
     def begin(self) -> None:

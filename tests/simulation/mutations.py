@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any
 from unittest import mock
 
@@ -34,6 +35,7 @@ from fallow.model.meta import Reason
 from fallow.model.routes import ProxyState
 from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
+from simulation.promises import is_shared
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class Mutation:
     name: str
     patches: Callable[[], list[Any]]
     within: int = 20
+    shared: bool = False  # only several processes can make it
+
+    def seeds(self) -> list[int]:
+        """Return the seeds that are tried."""
+        fitting = (seed for seed in count() if is_shared(seed) or not self.shared)
+        return list(islice(fitting, self.within))
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -201,8 +209,8 @@ MUTATIONS = (
     Mutation("writes are acknowledged before they are stored", _acknowledged_too_early),
     Mutation("a node that is not ready makes its replicas count as failed", _nodes_count_as_ready, within=60),
     Mutation("a failed rollback rolls back again", _rollbacks_are_rolled_back, within=60),
-    Mutation("the fence is ignored", _fence_ignored),
-    Mutation("nobody looks what other processes have stored", _no_barrier, within=60),
+    Mutation("the fence is ignored", _fence_ignored, within=40, shared=True),
+    Mutation("nobody looks what other processes have stored", _no_barrier, within=60, shared=True),
     Mutation("a leader that died is followed late", _nobody_follows),
     Mutation("members do not turn to another process", _members_stay),
 )

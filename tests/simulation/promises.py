@@ -1,6 +1,7 @@
 """What a deployment promises while it changes. The one place that knows the rules of rolling updates."""
 
 from math import ceil
+from random import Random
 
 from fallow.decide.updates import DEFAULT_SHARE
 from fallow.model.deployments import Deployment
@@ -32,3 +33,8 @@ def least_healthy(deployment: Deployment) -> int:
         return 0
     wanted = deployment.spec.replicas
     return wanted if config_of(deployment).order == "start-first" else max(0, wanted - at_once(deployment))
+
+
+def is_shared(seed: int) -> bool:
+    """Say whether two control planes share the store in the run of this seed."""
+    return Random(f"{seed}/shared").random() < 0.5

@@ -20,7 +20,7 @@ def test_whatever_happens_every_promise_is_kept(seed: int) -> None:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_mistake_is_found(mutation: Mutation) -> None:
     with mutation.made():
-        found = next((seed for seed in range(mutation.within) if run(seed).violation is not None), None)
+        found = next((seed for seed in mutation.seeds() if run(seed).violation is not None), None)
     assert found is not None, f"no run of {mutation.within} noticed: {mutation.name}"
 
 

@@ -26,6 +26,7 @@ from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
 from simulation.network import Network
 from simulation.planes import Plane, StoredTruth, StoreFaults, StoreHandle, key_of_paper, named_by_paper
+from simulation.promises import is_shared
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
@@ -61,7 +62,7 @@ class World:
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
         self.story = story
-        self.shared = Random(f"{seed}/shared").random() < 0.5
+        self.shared = is_shared(seed)
         self.hosts = HOSTS if self.shared else HOSTS[:1]
         self.chance = {name: Random(f"{seed}/{name}") for name in ("engines", "network", "store", "agents", "requests")}
         self.settings = Settings()
