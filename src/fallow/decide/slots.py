@@ -104,7 +104,7 @@ class Slots:
 
 
 def from_the_future(replicas: Iterable[Replica], now: float) -> Iterator[Step]:
-    """Date replicas anew whose times lie ahead: the clock was set back, and nothing would be reached until it is there."""
+    """Date replicas anew whose times lie ahead: the clock was set back, and nothing would be reached for as long."""
     for replica in replicas:
         newest = max(replica.created_at, replica.healthy_since, replica.unwell_since)
         if newest > now + CLOCKS_APART_SECONDS and not replica.ended:
