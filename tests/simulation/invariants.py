@@ -19,7 +19,7 @@ from fallow.store.contract import Item, Put, Write
 from simulation.clock import acting
 from simulation.machines import Machine
 from simulation.members import GatewayHost
-from simulation.promises import config_of, least_healthy, surge
+from simulation.promises import config_of, is_shared, is_wide, least_healthy, surge
 from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -37,10 +37,11 @@ Records = dict[str, dict[str, Record]]
 class Watch:
     """Sees every commit and every container, and says what should not have been. Times are the loop's seconds."""
 
-    def __init__(self, story: Story, now: Callable[[], float], settings: Settings, shared: bool) -> None:
+    def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
         self.deaf_at = -STALE_SECONDS  # when a control plane was last seen to be cut off or frozen
-        self._slack = SLACK_SECONDS + (PEER_SECONDS if shared else 0.0)
+        self._slack = SLACK_SECONDS + (PEER_SECONDS if is_shared(seed) else 0.0)
+        self._wide = is_wide(seed)
         self._story = story
         self._now = now
         self._settings = settings
@@ -263,6 +264,8 @@ class Watch:
 
     def _check_failed(self, before: Deployment, after: Deployment) -> None:
         """Check that a generation is given up for its own faults, not for those of nodes."""
+        if not self._wide:
+            return  # no version is bad there: it is crashes that give it up, and those look like its own
         if self._now() - self.deaf_at < STALE_SECONDS:
             return  # decided before the process was frozen, and what has happened since need not keep it from that
         failed = [found.id for found in self.replicas().values() if self._may_have_failed(before, found)]

@@ -12,6 +12,7 @@ from simulation.workload import People
 from simulation.world import Outcome, World
 
 CHAOS_SECONDS = (20.0, 60.0)
+CALM_LOOKS = 6  # a second apart: longer than a new replica of a paused update takes to prove itself
 SETTLE_SECONDS = 240.0  # back-off reaches 60 s, the garbage loop takes 60 s
 REST_SECONDS = 3.0  # so long nothing may change any more
 
@@ -101,7 +102,10 @@ async def _settle(world: World, people: People) -> float:
     """Wait until all is as it is wanted, and stays so; return after how many seconds it was."""
     began = world.now()
     watch: Watch = world.watch
-    while unrest := [*watch.unrest(), *_unconnected(world)]:
+    calm = 0
+    while calm < CALM_LOOKS:
+        unrest = [*watch.unrest(), *_unconnected(world)]
+        calm = 0 if unrest else calm + 1
         if world.now() - began > SETTLE_SECONDS:
             world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(unrest[:6])}")
             return world.now() - began

@@ -79,9 +79,10 @@ class People:
         """Do one thing by chance."""
         acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (4, self.deploy), (5, self.scale), (4, self.update), (1, self.delete), (1, self.change_routes),
-            (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join), (1, self.restart),
-            (2, self.roll_back), (1, self.pause), (2, self.resume),
+            (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join),
         ]  # fmt: skip
+        if self.world.wide:
+            acts += [(1, self.restart), (2, self.roll_back), (1, self.pause), (2, self.resume)]
         weights = [weight for weight, _ in acts]
         (chosen,) = self.chance.choices([act for _, act in acts], weights)
         await self.attempt(chosen)
@@ -108,14 +109,14 @@ class People:
         if current is None:
             return
         spec = msgspec.structs.replace(current.spec, container=self._version(current))
-        if self.chance.random() < 0.6:
+        if self.world.wide and self.chance.random() < 0.6:
             spec = msgspec.structs.replace(spec, update=self._config("rollback"), rollback=self._config("pause"))
         await self._wish(current.name, spec, "updates")
 
     def _version(self, current: Deployment) -> ContainerSpec:
         """Return another version, now and then one that does not work."""
         image, command = f"shop:{self.chance.randrange(IMAGES)}", STUBBORN if current.name == "jobs" else None
-        if self.chance.random() < 0.3:
+        if self.world.wide and self.chance.random() < 0.3:
             image, command = self.chance.choice(((MISSING, command), (image, EXITS), (image, ILL)))
         return msgspec.structs.replace(current.spec.container, image=image, command=command)
 
@@ -279,7 +280,7 @@ class People:
         most = 1 if fixed else (3 if placement.max_per_node else 6)
         routes = (_route(name),) if name != "jobs" else ()
         spec = DeploymentSpec(replicas=chance.randint(1, most), container=container, placement=placement, routes=routes)
-        if chance.random() < 0.5:
+        if self.world.wide and chance.random() < 0.5:
             spec = msgspec.structs.replace(spec, update=self._config("rollback"), rollback=self._config("pause"))
         return spec
 

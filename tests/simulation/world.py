@@ -26,7 +26,7 @@ from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
 from simulation.network import Network
 from simulation.planes import Plane, StoredTruth, StoreFaults, StoreHandle, key_of_paper, named_by_paper
-from simulation.promises import is_shared
+from simulation.promises import is_shared, is_wide
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
@@ -54,7 +54,7 @@ class Running:
 class World:
     """The store, one or two control planes at a time, and members. Must be made inside the loop it lives in.
 
-    In half of all runs the store is `shared`: two processes work at once, on two hosts.
+    In half of the wide runs the store is `shared`: two processes work at once, on two hosts.
     """
 
     def __init__(self, seed: int, story: Story) -> None:
@@ -62,11 +62,12 @@ class World:
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
         self.story = story
+        self.wide = is_wide(seed)
         self.shared = is_shared(seed)
         self.hosts = HOSTS if self.shared else HOSTS[:1]
         self.chance = {name: Random(f"{seed}/{name}") for name in ("engines", "network", "store", "agents", "requests")}
         self.settings = Settings()
-        self.watch = Watch(story, loop.time, self.settings, self.shared)
+        self.watch = Watch(story, loop.time, self.settings, seed)
         self.truth = StoredTruth(self.watch.committed)
         self.store_faults = StoreFaults(self.chance["store"])
         self.store_faults.kill = self._kill_process
