@@ -41,19 +41,21 @@ def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
     Raises ValueError for a malformed URL, StoreError for a file that cannot be read. Neither repeats what stands
     before an `@`, where a password may have been written.
     """
-    parts = urlsplit("etcd:" + rest)
-    if not rest.startswith("//") or not parts.netloc:
+    # Not by urlsplit, which takes a list of members for one host and may find it malformed.
+    address, _, query = rest.partition("?")
+    members, slash, path = address.removeprefix("//").partition("/")
+    if not address.startswith("//") or not members:
         raise ValueError(f"an etcd store is named as {_FORM}")
-    if "@" in parts.netloc:
+    if "@" in members:
         raise ValueError(
             f"an etcd URL carries no user and no password, since others could read them in the list of processes: "
             f"set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
         )
-    options = _options(parts.query)
+    options = _options(query)
     user, password = _credentials(options.get("password_file"), environ)
     return EtcdUrl(
-        endpoints=tuple(dict.fromkeys(_endpoint(text) for text in parts.netloc.split(","))),
-        prefix=_prefix(unquote(parts.path)),
+        endpoints=tuple(dict.fromkeys(_endpoint(text) for text in members.split(","))),
+        prefix=_prefix(unquote(slash + path)),
         ca=_read(options.get("ca")),
         certificate=_read(options.get("cert")),
         private_key=_read(options.get("key")),
