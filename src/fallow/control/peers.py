@@ -21,7 +21,7 @@ from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
-from fallow.drivers.authority import Authority
+from fallow.drivers.authority import Authority, write_pair
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.kinds import KIND_OF
 from fallow.model.peers import ControlAddress, Peer
@@ -123,12 +123,9 @@ class Peers:
 
     def _context(self) -> ssl.SSLContext:
         """Return a context that proves this process to others and trusts our CA alone."""
-        certificate, key = self._authority.issue_peer(self._leadership.peer.id, time.time())
-        self._pair.unlink(missing_ok=True)
-        self._pair.touch(mode=0o600)
-        self._pair.write_text(certificate + key)
+        pair = write_pair(self._pair, *self._authority.issue_peer(self._leadership.peer.id, time.time()))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=self._authority.ca_pem)
-        context.load_cert_chain(self._pair)
+        context.load_cert_chain(pair)
         return context

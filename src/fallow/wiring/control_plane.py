@@ -61,6 +61,7 @@ def _exit_code(broken: Sequence[str], outcomes: Sequence[object]) -> int:
 async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlPlane, uvicorn.Server]]":
     """Give a started control plane and its API, ready to serve; stop it in the end."""
     from fallow.control.plane import ControlPlane, session_context
+    from fallow.drivers.authority import write_pair
     from fallow.drivers.folders import make_private
     from fallow.store.open import open_store
     from fallow.wiring.authority import shared_authority
@@ -77,7 +78,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
     plane = ControlPlane(store, authority, settings, time.time, options.data)
     try:
         await plane.start()
-        pair = _write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
+        pair = write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
         session_host, session_port = split_address(options.session_listen)
         await plane.listen(session_host, session_port, session_context(pair, authority.ca_pem))
         await _first_context(plane, authority.ca_pem, options.write_context)
@@ -200,11 +201,3 @@ async def _first_context(plane: "ControlPlane", ca_pem: str, write_context: bool
 async def _wait(stop: asyncio.Event) -> int:
     await stop.wait()
     return 0
-
-
-def _write_pair(file: Path, certificate_pem: str, key_pem: str) -> Path:
-    """Write certificate and key to one file that only we can read: the TLS library loads them from nowhere else."""
-    file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(certificate_pem + key_pem)
-    return file

@@ -39,6 +39,14 @@ def create(path: Path, content: bytes, mode: int) -> None:
         raise AuthorityError(f"cannot write {path}: {error.strerror}") from error
 
 
+def write_pair(path: Path, certificate_pem: str, key_pem: str) -> Path:
+    """Write certificate and key to one file that only we can read: the TLS library loads them from nowhere else."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(certificate_pem + key_pem)
+    return path
+
+
 def read_private(path: Path) -> bytes:
     """Return the content of a file that only its owner may read. Raises AuthorityError."""
     try:
