@@ -13,7 +13,8 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import PlacementPolicy, Replica, ReplicaState, Template
 from fallow.model.labels import Requirement, Selector
-from fallow.model.members import Facts, Lease, Member, MemberState, PortRange, Role, Scheduling
+from fallow.model.members import Facts, Lease, Member, MemberState, Role, Scheduling
+from fallow.model.pools import PortRange
 
 FIRST_PORT = 20000
 LEAVING = (ReplicaState.LEAVING, ReplicaState.STOPPING)

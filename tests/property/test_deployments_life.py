@@ -23,7 +23,8 @@ from fallow.decide.updates import NothingUnderWayError, paused, portion, resumed
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Activity, Deployment, DeploymentSpec, Health, Observation, Replica, ReplicaState
 from fallow.model.lifecycle import REPLICA_TRANSITIONS
-from fallow.model.members import Lease, MemberState, PortRange, Scheduling
+from fallow.model.members import Lease, MemberState, Scheduling
+from fallow.model.pools import PortRange
 from fallow.model.updates import UpdateConfig, UpdateState
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fallow.model.members import PortRange
+from fallow.model.pools import PortRange
 
 DEFAULT_HOST_PORTS = PortRange(first=20000, last=29999)
 

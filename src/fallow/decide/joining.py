@@ -4,7 +4,8 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable
 
-from fallow.model.members import Member, PortRange, Role
+from fallow.model.members import Member, Role
+from fallow.model.pools import PortRange
 
 MAX_NAME = 40  # see meta.NAME_PATTERN
 _UNFIT = re.compile(r"[^a-z0-9-]+")

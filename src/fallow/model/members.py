@@ -7,6 +7,7 @@ import msgspec
 
 from fallow.model.labels import Labels, Variable
 from fallow.model.meta import Name, Record
+from fallow.model.pools import NetworkMode, PortRange
 
 # What gateways report so that addresses can be shown as a person has to write them.
 HTTP_PORT_VARIABLE = "http.port"
@@ -55,18 +56,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
 
 
-class PortRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Host ports `first` to `last`, both included, that belong to a node."""
-
-    first: int = 20000
-    last: int = 29999
-
-
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """Where a member is reached, decided by the control plane."""
 
     address: str
     host_ports: PortRange = PortRange()
+    agent_port: int = 0  # 0: none was given
+    pool: str = ""  # empty: the address is where its request came from
+    mode: NetworkMode = NetworkMode.DIRECT
+    prefix_length: int = 0  # of the pool's network; 0: the address stands alone
 
 
 class Member(Record, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ from cryptography import x509
 from fallow.control.admission import Refused
 from fallow.decide.plan import Step
 from fallow.model.credentials import parse_join_credential
-from fallow.model.members import MemberState, PortRange, RenewRequest, Role
+from fallow.model.members import MemberState, RenewRequest, Role
+from fallow.model.pools import PortRange
 from fallow.store.contract import Conflict, StoreError
 
 

@@ -10,7 +10,7 @@ from admission_rig import NOW, Parts, admitting, csr_of, new_key
 from fallow.control.admission import Refused
 from fallow.control.settings import Settings
 from fallow.model.credentials import parse_join_credential
-from fallow.model.members import PortRange
+from fallow.model.pools import PortRange
 from fallow.model.tokens import ApiRole, TokenRequest
 
 

@@ -12,8 +12,9 @@ from fallow.decide.selectors import parse_selector
 from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Deployment, DeploymentSpec, PlacementPolicy, Replica, ReplicaState
-from fallow.model.members import Facts, Lease, Member, MemberState, PortRange, Scheduling
+from fallow.model.members import Facts, Lease, Member, MemberState, Scheduling
 from fallow.model.meta import Record
+from fallow.model.pools import PortRange
 
 GIB = 2**30
 HTTP = (PortSpec(container=8080),)

@@ -2,7 +2,8 @@
 
 from fallow.decide.placement.request import NANO
 from fallow.model.labels import Requirement
-from fallow.model.members import MemberState, PortRange
+from fallow.model.members import MemberState
+from fallow.model.pools import PortRange
 from fallow.model.units import format_bytes
 
 STATES = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallow.decide.placement.request import Request, protocol_bit
-from fallow.model.members import PortRange
+from fallow.model.pools import PortRange
 
 
 class PortBook:
