@@ -64,7 +64,7 @@ def _base(buildah: Sequence[str], rootfs: Path, tag: str) -> None:
     target = rootfs / "usr/local/lib" / version
     shutil.copytree(library, target, symlinks=True, ignore=lambda at, names: _left_out(library, at, names))
     pip = Path(importlib.metadata.distribution("pip").locate_file("pip"))  # type: ignore[arg-type]
-    shutil.copytree(pip, target / "site-packages/pip", ignore=_UNUSED)
+    shutil.copytree(pip, target / "pip", ignore=_UNUSED)  # where every interpreter looks: Debian's has no site-packages
     programs = rootfs / "usr/local/bin"
     programs.mkdir(parents=True)
     shutil.copy2(interpreter, programs / version)

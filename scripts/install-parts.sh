@@ -88,6 +88,7 @@ need_parts() {
     if [ "$purpose" = test ]; then
         need curl curl
         need ps procps
+        need buildah buildah
         need etcd etcd-server
         need etcdctl etcd-client
     fi
