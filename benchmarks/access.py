@@ -8,9 +8,7 @@ replica that is ready to the first request it answers.
     python benchmarks/access.py [--runs 3] [--seconds 3] [--connections 32]
 """
 
-import argparse
 import asyncio
-import json
 import re
 import shutil
 import statistics
@@ -23,6 +21,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from figures import options_of, write
 from machine import describe
 from readiness import ready_to_traffic
 from whole import free_ports, processes_in
@@ -188,22 +187,17 @@ async def measure(runs: int, seconds: float, connections: int, replicas: int) ->
 
 def main() -> int:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--replicas", type=int, default=100, help="that become ready one after another")
-    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
     options = parser.parse_args()
     if missing := [name for name in ("haproxy", "wrk") if shutil.which(name) is None]:
         sys.stderr.write(f"not installed: {', '.join(missing)}\n")
         return 1
     figures = asyncio.run(measure(options.runs, options.seconds, options.connections, options.replicas))
-    text = json.dumps(figures, indent=2) + "\n"
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write(figures, options)
     return 0
 
 

@@ -9,17 +9,15 @@ snapshot.
 A first replica has nothing to be spread from: what spreading costs shows in the deployments of three and of 1,000.
 """
 
-import argparse
 import gc
-import json
 import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from figures import options_of, write
 from machine import describe
 
 from fallow.decide.placement import Binding, fits, place
@@ -170,10 +168,9 @@ def compare(policy: PlacementPolicy, runs: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     """Run every scenario and print one JSON object."""
-    parser = argparse.ArgumentParser(description="Measure placement.")
+    parser = options_of("Measure placement.")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="also 50,000 nodes and 100,000 replicas")
-    parser.add_argument("--json", type=Path, help="write there instead of standard output")
     options = parser.parse_args(arguments)
     shapes = [
         ("ten deployments of 1,000", 5_000, 10, 1_000, 10),
@@ -205,11 +202,7 @@ def main(arguments: Sequence[str]) -> None:
         "scenarios": scenarios,
         "against_naive": compare(POLICIES["plain"], options.runs),
     }
-    text = json.dumps(answer, indent=2) + "\n"
-    if options.json is None:
-        sys.stdout.write(text)
-    else:
-        options.json.write_text(text, encoding="utf-8")
+    write(answer, options)
 
 
 if __name__ == "__main__":

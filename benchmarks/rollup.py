@@ -13,13 +13,12 @@ Peer: Kubernetes 1.3x (API server, etcd, scheduler, controller manager) with hol
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from figures import options_of, write
 from machine import describe
 from whole import Whole, whole
 
@@ -115,8 +114,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
+    parser = options_of(__doc__)
     parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--deployments", type=int, default=10)
@@ -125,11 +123,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes of hollow agents")
     parser.add_argument("--parallel", type=int, default=64, help="joins at a time")
     options = parser.parse_args()
-    text = json.dumps(asyncio.run(measure(options)), indent=2) + "\n"
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write(asyncio.run(measure(options)), options)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ node, and 1.6 to 1.9 cores for the heartbeats of 5,000 nodes alone.
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from figures import options_of, write
 from machine import describe
 from rollup import compose
 from whole import Fleet, Whole, whole
@@ -141,18 +140,13 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
+    parser = options_of(__doc__)
     parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
     parser.add_argument("--agents", type=int, nargs="+", default=[2000, 5000, 9000])
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--parallel", type=int, default=64, help="joins at a time")
     options = parser.parse_args()
-    text = json.dumps(asyncio.run(measure(options)), indent=2) + "\n"
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write(asyncio.run(measure(options)), options)
 
 
 if __name__ == "__main__":

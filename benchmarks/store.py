@@ -8,7 +8,6 @@ members on loopback: as many callers that compare-and-set through the client of 
     python benchmarks/store.py --engine etcd --json out-etcd.json
 """
 
-import argparse
 import asyncio
 import json
 import sqlite3
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import aetcd
+from figures import options_of, write
 from machine import describe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -181,8 +181,7 @@ def etcd_run(callers: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run both on the same disk and write what came out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
+    parser = options_of(__doc__)
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each of the two runs")
     parser.add_argument("--engine", choices=("sqlite", "etcd"), default="sqlite")
@@ -200,11 +199,7 @@ def main() -> None:
         "value_bytes": len(VALUE),
         **run,
     }
-    text = json.dumps(figures, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    else:
-        sys.stdout.write(text + "\n")
+    write(figures, options)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from victim import Victim, attacked, unharmed
 
 from testbed import images, parts
 from testbed.cluster import Cluster, free_port
@@ -85,3 +86,15 @@ def whole() -> Iterator[Whole]:
             yield cluster
         finally:
             cluster.close()
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    with attacked() as found:
+        yield found
+
+
+@pytest.fixture
+def unharmed_victim(victim: Victim) -> Iterator[None]:
+    with unharmed(victim):
+        yield

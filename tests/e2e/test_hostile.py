@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from victim import FALLOW, JOIN, Answer, Victim, attacked, join, refused, request_of, unharmed
+from victim import FALLOW, JOIN, Answer, Victim, join, refused, request_of
 
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.deployments import Activity, Health, Observation
@@ -46,16 +46,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 FILE = "services: {web: {image: shop}}"
 
 
-@pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with attacked() as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def safe(victim: Victim) -> Iterator[None]:
-    with unharmed(victim):
-        yield
+pytestmark = pytest.mark.usefixtures("unharmed_victim")
 
 
 TOKENS = "/v1/tokens"

@@ -5,11 +5,10 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from victim import Victim, attacked, join, unharmed
+from victim import Victim, join
 
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.members import Facts
@@ -21,16 +20,7 @@ HELLO = Hello(protocol=1, agent_version="x", boot_id="b", facts=Facts(cpus=4, me
 OPENING = b"\x16\x03\x01\x02\x00"  # a handshake record that announces 512 bytes, which never come
 
 
-@pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with attacked() as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def safe(victim: Victim) -> Iterator[None]:
-    with unharmed(victim):
-        yield
+pytestmark = pytest.mark.usefixtures("unharmed_victim")
 
 
 class Member:

@@ -6,28 +6,18 @@ import json
 import socket
 import time
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from victim import JOIN, Victim, attacked, join, refused, request_of, unharmed
+from victim import JOIN, Victim, join, refused, request_of
 
 TOKENS = "/v1/tokens"
 HEAD = b"POST /v1/join HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 SMUGGLED = b"GET /v1/version HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with attacked() as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def safe(victim: Victim) -> Iterator[None]:
-    with unharmed(victim):
-        yield
+pytestmark = pytest.mark.usefixtures("unharmed_victim")
 
 
 def test_of_two_equal_keys_the_last_counts_for_every_check(victim: Victim) -> None:

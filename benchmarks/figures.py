@@ -1,0 +1,23 @@
+"""The options every benchmark has, and where its figures go."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def options_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with `--json`, which `write` looks at; the benchmark adds its own options."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
+    return parser
+
+
+def write(figures: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write figures where `--json` says, or to standard output."""
+    text = json.dumps(figures, indent=2) + "\n"
+    if options.json is None:
+        sys.stdout.write(text)
+    else:
+        options.json.write_text(text, encoding="utf-8")
