@@ -16,6 +16,7 @@ from fallow.api.routes import (
     joining,
     members,
     peers,
+    pools,
     replicas,
     tokens,
     updates,
@@ -36,7 +37,19 @@ def build_app(services: Services) -> Litestar:
             Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
                 Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
-                for noun in (members, tokens, deployments, updates, replicas, insight, audit, peers, watch, control)
+                for noun in (
+                    members,
+                    pools,
+                    tokens,
+                    deployments,
+                    updates,
+                    replicas,
+                    insight,
+                    audit,
+                    peers,
+                    watch,
+                    control,
+                )
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

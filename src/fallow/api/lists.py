@@ -5,6 +5,7 @@ from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.members import MemberView
 from fallow.model.peers import PeerView
+from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
@@ -20,6 +21,18 @@ class TokenList(Page, frozen=True, kw_only=True):
     """Tokens, oldest first."""
 
     items: tuple[TokenView, ...]
+
+
+class PoolList(Page, frozen=True, kw_only=True):
+    """Pools, by name."""
+
+    items: tuple[PoolView, ...]
+
+
+class LeaseList(Page, frozen=True, kw_only=True):
+    """Leases of a pool, by address."""
+
+    items: tuple[LeaseView, ...]
 
 
 class DeploymentList(Page, frozen=True, kw_only=True):

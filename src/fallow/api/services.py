@@ -14,6 +14,7 @@ from fallow.control.admission import Admission
 from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
+from fallow.control.pools import Pools
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.store.applier import Applier
@@ -51,6 +52,11 @@ class Services:
     def attempts(self) -> Attempts:
         """Return what records attempts that were refused."""
         return Attempts(self.applier, self.clock, self.new_id)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """Return what changes the pools of leases."""
+        return Pools(self.cache, self.applier, self.settings, self.clock)
 
 
 Needs = NamedDependency[SkipValidation[Services]]

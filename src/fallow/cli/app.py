@@ -17,6 +17,7 @@ from fallow.cli import (
     nodes,
     output,
     peers,
+    pools,
     processes,
     replicas,
     routes,
@@ -184,7 +185,12 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[run.__name__], rich_help_panel=RUN)(run)
     app.command(epilog=_EXAMPLES["deploy"], rich_help_panel=USE)(deploy)
     app.add_typer(stores.app, name="store", rich_help_panel=RUN)
-    for name, group in (("deployment", deployments.app), ("node", nodes.app), ("token", tokens.app)):
+    for name, group in (
+        ("deployment", deployments.app),
+        ("node", nodes.app),
+        ("token", tokens.app),
+        ("pool", pools.app),
+    ):
         app.add_typer(group, name=name, rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
     app.add_typer(control.app, name="control", rich_help_panel=USE)

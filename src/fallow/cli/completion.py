@@ -64,6 +64,16 @@ def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def pools(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all pools."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.pools().items)
+
+    return _quietly(find, incomplete)
+
+
 def log_sources(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return deployments, and the ids of replicas once something is typed."""
 

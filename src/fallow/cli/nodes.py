@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Look after the machines that run c
 
 def node_table(found: Sequence[MemberView], *, with_role: bool) -> Table:
     """Return a table of members, ordered by name."""
-    columns = ["NAME", "STATE", "REPLICAS", "CPUS", "MEMORY", "ADDRESS", "LABELS", "SEEN"]
+    columns = ["NAME", "STATE", "REPLICAS", "CPUS", "MEMORY", "ADDRESS", "POOL", "LABELS", "SEEN"]
     made = output.table(*([columns[0], "ROLE", *columns[1:]] if with_role else columns))
     for each in sorted(found, key=lambda member: member.name):
         made.add_row(
@@ -34,6 +34,7 @@ def node_table(found: Sequence[MemberView], *, with_role: bool) -> Table:
             output.cell(_cpus(each)),
             output.cell(_memory(each)),
             output.cell(each.address),
+            output.cell(each.lease.pool if each.lease is not None else ""),
             output.cell(output.pairs(each.labels)),
             output.cell(output.age(each.last_seen_at)),
         )
@@ -45,6 +46,11 @@ def _state(member: MemberView) -> Text:
     if member.scheduling is not Scheduling.ACTIVE:
         state = Text.assemble(state, ", ", output.cell(member.scheduling.value))
     return state
+
+
+def _pool(member: MemberView) -> str:
+    lease = member.lease
+    return f"{lease.pool} ({lease.mode})" if lease is not None and lease.pool else ""
 
 
 def _cpus(member: MemberView) -> str:
@@ -115,6 +121,8 @@ def _described(member: MemberView) -> Table:
             ("why", member.state_reason),
             ("connected", f"{'yes' if member.connected else 'no'}, seen {output.age(member.last_seen_at)} ago"),
             ("address", member.address),
+            ("pool", _pool(member)),
+            ("agent port", member.lease.agent_port if member.lease is not None else ""),
             ("function", member.function),
             ("labels", output.pairs(member.labels)),
             ("variables", " ".join(f"{each.name}={each.value}" for each in member.variables)),

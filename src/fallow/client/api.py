@@ -31,6 +31,7 @@ from fallow.model.deployments import (
 from fallow.model.events import Event
 from fallow.model.members import MemberChange, MemberView
 from fallow.model.peers import PeerView
+from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenRequest, TokenView
@@ -135,6 +136,32 @@ class Client:
     def remove_member(self, ref: str, *, force: bool = False) -> None:
         """Remove a member for good; refused (409) while it holds replicas and is not dead, unless `force`."""
         self._transport.send("DELETE", f"/v1/members/{_part(ref)}", query=_query(force="true" if force else ""))
+
+    # pools
+
+    def pools(self) -> Listing[PoolView]:
+        """Return all pools of leases, by name."""
+        return self._get(Listing[PoolView], "/v1/pools")
+
+    def pool(self, name: str) -> PoolView:
+        """Return one pool."""
+        return self._get(PoolView, f"/v1/pools/{_part(name)}")
+
+    def create_pool(self, request: PoolRequest) -> PoolView:
+        """Create a pool; the same once more changes nothing."""
+        return self._send(PoolView, "POST", "/v1/pools", request)
+
+    def change_pool(self, name: str, change: PoolChange, if_match: int | None = None) -> PoolView:
+        """Let a pool grow, or change what later leases get; with `if_match` only when that is still its revision."""
+        return self._send(PoolView, "PATCH", f"/v1/pools/{_part(name)}", change, if_match)
+
+    def delete_pool(self, name: str) -> None:
+        """Delete a pool; refused (409) while members have leases of it."""
+        self._transport.send("DELETE", f"/v1/pools/{_part(name)}")
+
+    def leases(self, pool: str) -> Listing[LeaseView]:
+        """Return the leases of a pool, those in quarantine too, by address."""
+        return self._get(Listing[LeaseView], f"/v1/pools/{_part(pool)}/leases")
 
     # tokens
 

@@ -9,7 +9,7 @@ fleet of thousands joins with one token, which every commit stores whole.
 import asyncio
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,13 +17,16 @@ import msgspec
 from fallow.control.arrivals import Draft
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
+from fallow.control.pools import refused_pool
 from fallow.control.refusals import Refused, refuse
 from fallow.control.rosters import guarded
 from fallow.control.settings import Settings
 from fallow.control.tokens import matches_secret
 from fallow.decide.events import event
-from fallow.decide.joining import free_host_ports, free_name, lease_address, name_from_hostname
+from fallow.decide.joining import free_name, lease_address, name_from_hostname
+from fallow.decide.leases import LeaseBook, LeaseDefaults, LeaseRefused, LeaseWish
 from fallow.decide.plan import Step
+from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import Authority, AuthorityError, Issued, key_sha256_of_request
 from fallow.model.credentials import JoinCredential, parse_join_credential
 from fallow.model.members import Identity, JoinRequest, Lease, Member, RenewRequest, Role
@@ -61,6 +64,10 @@ class Admission:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._arrivals: list[_Arrival] = []
+        self._lease_defaults = LeaseDefaults(
+            host_ports=settings.host_ports, host_ports_per_node=settings.host_ports_per_node
+        )
+        self._book = LeaseBook(Snapshot(), 0.0)
 
     async def join(self, request: JoinRequest, source_address: str) -> Identity:
         """Make a member of a machine that called from `source_address`, or repeat the answer to its earlier call.
@@ -91,10 +98,13 @@ class Admission:
         batch = [arrival for arrival in self._arrivals if arrival.outcome is None][:JOINS_AT_ONCE]
 
         def decide() -> tuple[Step | None, list[tuple[Member, Issued] | Refused]]:
-            draft = Draft(self._cache.snapshot())
+            draft, now = Draft(self._cache.snapshot()), self._clock()
+            self._book = LeaseBook(self._cache.snapshot(), now, self._lease_defaults, self._book)
             outcomes = [self._decide(draft, arrival) for arrival in batch]
             step = draft.step()
-            return guarded(self._cache, step, "members", self._clock()) if step is not None else None, outcomes
+            if step is None:
+                return None, outcomes
+            return guarded(self._cache, replace(step, guards=self._book.guards), "members", now), outcomes
 
         for arrival, outcome in zip(batch, await commit_again(self._applier, decide), strict=True):
             arrival.outcome = outcome
@@ -235,7 +245,7 @@ class Admission:
             key_sha256=key_sha256,
             token_id=token.id,
             certificate_expires_at=0.0,
-            lease=self._lease(draft, request.role, address),
+            lease=self._lease(request.role, address),
             function=request.function,
             facts=request.facts,
             variables=request.variables,
@@ -243,20 +253,11 @@ class Admission:
             state_reason="it has an identity and has not yet opened a session",
         )
 
-    def _lease(self, draft: Draft, role: Role, address: str) -> Lease:
-        if role is not Role.NODE:
-            return Lease(address=address, host_ports=self._settings.host_ports)
-        size, whole = self._settings.host_ports_per_node, self._settings.host_ports
-        block = free_host_ports(draft.at(address), address, whole, size)
-        if block is None:
-            raise refuse(
-                409,
-                "ports-exhausted",
-                "No host ports left",
-                f"nodes at {address} have all blocks of {size} ports between {whole.first} and {whole.last}",
-                "remove nodes that are gone: fallow node list; or give each node fewer ports",
-            )
-        return Lease(address=address, host_ports=block)
+    def _lease(self, role: Role, address: str) -> Lease:
+        try:
+            return self._book.allocate(LeaseWish(role=role, source_address=address))
+        except LeaseRefused as refused:
+            raise refused_pool(refused) from refused
 
     def _certify(
         self, member: Member, csr_pem: str, reason: str, others: tuple[JoinToken, ...]

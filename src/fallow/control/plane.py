@@ -26,6 +26,7 @@ from fallow.control.members import members_controller, sessions_controller
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
+from fallow.control.pools import leases_controller
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
@@ -104,6 +105,7 @@ class ControlPlane:
             placement_controller(new_id),
             withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(),
+            leases_controller(),
         )
 
     async def start(self) -> None:

@@ -10,6 +10,7 @@ from fallow.model.events import Event
 from fallow.model.kinds import KIND_OF, key_of
 from fallow.model.members import Member
 from fallow.model.meta import Record
+from fallow.model.pools import Pool
 from fallow.model.tokens import ApiToken, JoinToken
 
 MAX_VALUE = 200
@@ -116,5 +117,12 @@ def _told(record: Record | None) -> dict[str, str]:
             return {"role": str(record.role), "uses": str(record.uses), "revoked": "yes" if record.revoked else ""}
         case ApiToken():
             return {"name": record.name, "role": str(record.role)}
+        case Pool():
+            return {
+                "cidr": record.cidr,
+                "mode": str(record.mode),
+                "agent_port": str(record.agent_port),
+                "quarantine_seconds": f"{record.quarantine_seconds:g}",
+            }
         case _:
             return {}

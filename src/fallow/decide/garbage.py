@@ -1,4 +1,4 @@
-"""What may be forgotten: ended replicas, templates nobody uses, tokens long past use."""
+"""What may be forgotten: ended replicas, templates nobody uses, tokens long past use, leases out of quarantine."""
 
 from collections import defaultdict
 
@@ -27,6 +27,7 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         for token in tokens
         if token.expires_at is not None and now - token.expires_at > KEEP_TOKENS_SECONDS
     )
+    steps.extend(Step(deletes=(lease,)) for lease in snapshot.released_leases.values() if lease.until <= now)
     return Plan(steps=steps)
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.members import Member, MemberState, Role, Scheduling
-from fallow.model.pools import Pool
+from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.tokens import ApiToken, JoinToken
 
 
@@ -23,6 +23,7 @@ class Snapshot:
     join_tokens: Mapping[str, JoinToken] = field(default_factory=dict)
     api_tokens: Mapping[str, ApiToken] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
+    released_leases: Mapping[str, ReleasedLease] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:

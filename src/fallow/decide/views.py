@@ -73,6 +73,7 @@ def member_view(
         labels=member.labels,
         scheduling=member.scheduling,
         address=member.lease.address,
+        lease=member.lease,
         state=member.state,
         state_since=member.state_since,
         state_reason=member.state_reason,

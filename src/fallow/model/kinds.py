@@ -6,7 +6,7 @@ from fallow.model.events import Event
 from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.peers import Leader, Peer, Roster
-from fallow.model.pools import Pool
+from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiToken, JoinToken
 
@@ -24,6 +24,7 @@ KINDS: dict[str, type[Record]] = {
     "secrets": SealedSecret,
     "audit": AuditEntry,
     "pools": Pool,
+    "released-leases": ReleasedLease,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

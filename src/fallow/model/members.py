@@ -153,3 +153,4 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     reserved_memory_bytes: int = 0
     used_cpus: float = 0.0
     used_memory_bytes: int = 0
+    lease: Lease | None = None

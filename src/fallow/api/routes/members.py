@@ -16,6 +16,7 @@ from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.decide.events import event
+from fallow.decide.leases import release
 from fallow.decide.plan import Step
 from fallow.decide.views import member_view
 from fallow.model.labels import is_label
@@ -107,7 +108,7 @@ async def remove_member(
             services.new_id(), services.clock(), actor, "member", member.id, member.name, "MemberRemoved",
             f"{member.role} {member.name} is removed" + (f" while it holds {held} replicas" if held else ""),
         )  # fmt: skip
-        return Step(puts=(told,), deletes=(member,)), member.id
+        return Step(puts=(told, *release(snapshot, member, services.clock())), deletes=(member,)), member.id
 
     member_id = await commit_again(services.applier, decide)
     services.hub.disconnect(member_id, "this member was removed; join again with a new token")
