@@ -210,9 +210,10 @@ def _checked_network(text: str, mode: NetworkMode) -> Network:
 def _told(text: str, error: ValueError) -> str:
     """Return what is wrong with a network; the usual mistake is an address of a machine inside it."""
     try:
-        return f"{text[:64]!r} has bits set behind its prefix; did you mean {ipaddress.ip_network(text, strict=False)}?"
+        meant = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return str(error)[:120]
+    return str(error) if "%" in text else f"{text!r} has bits set behind its prefix; did you mean {meant}?"
 
 
 def _special(network: Network, mode: NetworkMode) -> str:
