@@ -5,11 +5,11 @@ backends with the same key, told apart by their mode.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from fallow.decide.endpoints import endpoints_by_state
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState, RouteSpec
@@ -148,16 +148,17 @@ def _listen(route: RouteSpec) -> int:
 
 
 def _endpoints(snapshot: Snapshot, deployment: Deployment, port: int) -> tuple[Endpoint, ...]:
-    by_state: dict[MemberState, list[Endpoint]] = defaultdict(list)
-    for replica in snapshot.replicas_by_deployment.get(deployment.id, ()):
-        node = snapshot.members.get(replica.node_id)
-        host_port = replica.host_ports.get(f"{port}/tcp")
-        if node is None or not replica.healthy or not replica.address or not host_port:
-            continue
-        weight = WEIGHT if node.state is MemberState.READY else SUSPECT_WEIGHT
-        endpoint = Endpoint(id=replica.id, address=replica.address, port=host_port, weight=weight)
-        by_state[node.state].append(endpoint)
-    return _sorted(by_state[MemberState.READY] or by_state[MemberState.SUSPECT])
+    by_state = endpoints_by_state(snapshot, deployment.id)
+    ready = _served(by_state[MemberState.READY], port, WEIGHT)
+    return ready or _served(by_state[MemberState.SUSPECT], port, SUSPECT_WEIGHT)
+
+
+def _served(replicas: Iterable[Replica], port: int, weight: int) -> tuple[Endpoint, ...]:
+    return _sorted(
+        Endpoint(id=replica.id, address=replica.address, port=host_port, weight=weight)
+        for replica in replicas
+        if (host_port := replica.host_ports.get(f"{port}/tcp"))
+    )
 
 
 def _sorted(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -1,0 +1,207 @@
+"""Which names there are: a zone from what is stored, and what differs between two zones.
+
+A zone is made from the one before: what has not changed is not looked at again, for any of ten thousand replicas may
+change at any moment.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fallow.decide.endpoints import endpoints_by_state
+from fallow.decide.reverse import Reverse, zones_of
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.zone import Zone
+from fallow.model.deployments import Deployment
+from fallow.model.members import Member, MemberState, Role
+from fallow.model.names import DNS_PORT_VARIABLE, HostName, NamesChange, ServiceEndpoint, ServiceName
+from fallow.model.pools import Pool
+
+_ROLES = {Role.NODE: "node", Role.GATEWAY: "gateway"}
+_NAMED = (MemberState.READY, MemberState.SUSPECT)
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """A zone and the snapshot it was made of."""
+
+    zone: Zone
+    snapshot: Snapshot
+
+
+def render(snapshot: Snapshot, domain: str, before: Names | None = None) -> Names:
+    """Return the names of a snapshot; the zone is that of `before` when nothing about it is different.
+
+    Members have names while they are ready or suspect; services have the endpoints on ready nodes only.
+    """
+    if before is None or before.zone.domain != domain:
+        before = Names(zone=Zone(domain=domain, reverse=Reverse(domain=domain)), snapshot=Snapshot(revision=-1))
+    old, then = before.zone, before.snapshot
+    hosts, reverse, servers = old.hosts, old.reverse, old.servers
+    if snapshot.members is not then.members:
+        hosts = _hosts(snapshot, old.hosts)
+        servers = _servers(snapshot)
+    pools = reverse.pools if snapshot.pools is then.pools else _pools(snapshot.pools.values())
+    if hosts is not reverse.hosts or pools != reverse.pools:
+        reverse = Reverse(domain=domain, hosts=hosts, pools=pools)
+    services = _services(snapshot, before)
+    same = hosts is old.hosts and services is old.services and reverse is old.reverse and servers == old.servers
+    if same and old.revision:
+        return Names(zone=old, snapshot=snapshot)
+    zone = Zone(
+        domain=domain, revision=snapshot.revision, hosts=hosts, services=services, reverse=reverse, servers=servers
+    )
+    return Names(zone=zone, snapshot=snapshot)
+
+
+def whole(zone: Zone) -> NamesChange:
+    """Return all of a zone, to be sent or kept."""
+    return NamesChange(
+        domain=zone.domain,
+        revision=zone.revision,
+        hosts=tuple(zone.hosts.values()),
+        services=tuple(zone.services.values()),
+        reverse=tuple(sorted(zone.reverse.pools)),
+        servers=zone.servers,
+    )
+
+
+def difference(old: Zone, new: Zone) -> NamesChange:
+    """Return what makes `new` of `old`, two zones of one domain; all of `new` when most of it is different."""
+    hosts = tuple(host for key, host in new.hosts.items() if old.hosts.get(key) != host)
+    services = tuple(found for key, found in new.services.items() if old.services.get(key) != found)
+    if 2 * (len(hosts) + len(services)) > len(new.hosts) + len(new.services):
+        return whole(new)
+    return NamesChange(
+        domain=new.domain,
+        revision=new.revision,
+        since=old.revision,
+        hosts=hosts,
+        services=services,
+        gone_hosts=tuple(key for key in old.hosts if key not in new.hosts),
+        gone_services=tuple(key for key in old.services if key not in new.services),
+        reverse=tuple(sorted(new.reverse.pools)),
+        servers=new.servers,
+    )
+
+
+def changed(zone: Zone | None, change: NamesChange) -> Zone:
+    """Return a zone with a change made to it. Raises ValueError when the change is to another one."""
+    hosts: dict[tuple[str, str], HostName] = {}
+    services: dict[tuple[str, str], ServiceName] = {}
+    if change.since:
+        if zone is None or (zone.revision, zone.domain) != (change.since, change.domain):
+            have = zone.revision if zone is not None else 0
+            raise ValueError(f"a change of names at revision {change.since} came to those at revision {have}")
+        hosts = {key: host for key, host in zone.hosts.items() if key not in set(change.gone_hosts)}
+        services = {key: found for key, found in zone.services.items() if key not in set(change.gone_services)}
+    hosts |= {(host.role, host.name): host for host in change.hosts}
+    services |= {(found.project, found.name): found for found in change.services}
+    return Zone(
+        domain=change.domain,
+        revision=change.revision,
+        hosts=hosts,
+        services=services,
+        reverse=Reverse(domain=change.domain, hosts=hosts, pools=frozenset(change.reverse)),
+        servers=change.servers,
+    )
+
+
+def _hosts(snapshot: Snapshot, before: Mapping[tuple[str, str], HostName]) -> Mapping[tuple[str, str], HostName]:
+    """Return the names of members; `before` itself when they are the same."""
+    found: dict[tuple[str, str], HostName] = {}
+    for member in snapshot.members.values():
+        role = _ROLES.get(member.role)
+        if role is None or member.state not in _NAMED:
+            continue
+        known = before.get((role, member.name))
+        if known is not None and known.address == _address(member.lease.address):
+            found[role, member.name] = known
+        elif _LABEL.fullmatch(member.name) and (address := _address(member.lease.address)):
+            found[role, member.name] = HostName("node" if role == "node" else "gateway", member.name, address)
+    return before if found == before else found
+
+
+def _servers(snapshot: Snapshot) -> tuple[str, ...]:
+    """Return where whoever delegates our domain may ask: gateways that serve names at the port all resolvers ask."""
+    ready = (_address(gateway.lease.address) for gateway in snapshot.live_gateways if dns_port(gateway) == "53")
+    return tuple(sorted({address for address in ready if address}))
+
+
+def dns_port(member: Member) -> str:
+    """Return the port at which a gateway says it serves names; empty: it does not."""
+    return next((found.value for found in member.variables if found.name == DNS_PORT_VARIABLE), "")
+
+
+def _pools(pools: Iterable[Pool]) -> frozenset[str]:
+    found: set[str] = set()
+    for pool in pools:
+        try:
+            network = ipaddress.ip_network(pool.cidr, strict=False)
+        except ValueError:
+            continue  # stored by a release that knew another form: its addresses have zones of their own
+        found.update(zones_of(network))
+    return frozenset(found)
+
+
+def _services(snapshot: Snapshot, before: Names) -> Mapping[tuple[str, str], ServiceName]:
+    """Return the names of services; those of `before` when they are the same."""
+    then, old = before.snapshot, before.zone.services
+    moved = _on_turned_nodes(snapshot, then)
+    listed, listed_then = snapshot.replicas_by_deployment, then.replicas_by_deployment
+    found: dict[tuple[str, str], ServiceName] = {}
+    same = True
+    for id_, deployment in snapshot.deployments.items():
+        key = (deployment.project, deployment.name)
+        known = old.get(key)
+        if (
+            known is None
+            or id_ in moved
+            or deployment is not then.deployments.get(id_)
+            or listed.get(id_) is not listed_then.get(id_)
+        ):
+            service = _service(snapshot, deployment)
+            if service is None:
+                continue
+            if service != known:
+                known, same = service, False
+        found[key] = known
+    return old if same and len(found) == len(old) else found
+
+
+def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> set[str]:
+    """Return the ids of deployments with replicas on nodes that became ready, or are it no more."""
+    if snapshot.members is then.members:
+        return set()
+    turned = _ready(snapshot) ^ _ready(then)
+    return {replica.deployment_id for id_ in turned for replica in snapshot.replicas_by_node.get(id_, ())}
+
+
+def _ready(snapshot: Snapshot) -> set[str]:
+    return {id_ for id_, member in snapshot.members.items() if member.state is MemberState.READY}
+
+
+def _service(snapshot: Snapshot, deployment: Deployment) -> ServiceName | None:
+    if not _LABEL.fullmatch(deployment.name) or not _LABEL.fullmatch(deployment.project):
+        return None
+    ready = endpoints_by_state(snapshot, deployment.id)[MemberState.READY]
+    endpoints = (
+        ServiceEndpoint(replica.id, address, replica.host_ports)
+        for replica in sorted(ready, key=lambda replica: replica.id)
+        if (address := _address(replica.address)) and _LABEL.fullmatch(replica.id)
+    )
+    ports = tuple(dict.fromkeys(port.key for port in deployment.spec.container.ports))
+    return ServiceName(deployment.project, deployment.name, ports, tuple(endpoints))
+
+
+@lru_cache(maxsize=2**15)
+def _address(text: str) -> str:
+    """Return an address in the one way it is compared; empty when it is none that others could reach."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    return "" if "%" in text or address.is_unspecified or address.is_multicast else str(address)
