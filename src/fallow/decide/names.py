@@ -6,7 +6,7 @@ change at any moment.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,10 +16,12 @@ from fallow.decide.snapshot import Snapshot
 from fallow.decide.zone import Zone
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState, Role
-from fallow.model.names import DNS_PORT_VARIABLE, HostName, NamesChange, ServiceEndpoint, ServiceName
+from fallow.model.names import DNS_PORT_VARIABLE, HostName, HostRole, NamesChange, ServiceEndpoint, ServiceName
 from fallow.model.pools import Pool
 
-_ROLES = {Role.NODE: "node", Role.GATEWAY: "gateway"}
+Moved = tuple[Member | None, Member | None]  # before and after; None: it was not, or is no more
+
+_ROLES: dict[Role, HostRole] = {Role.NODE: "node", Role.GATEWAY: "gateway"}
 _NAMED = (MemberState.READY, MemberState.SUSPECT)
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -40,14 +42,13 @@ def render(snapshot: Snapshot, domain: str, before: Names | None = None) -> Name
     if before is None or before.zone.domain != domain:
         before = Names(zone=Zone(domain=domain, reverse=Reverse(domain=domain)), snapshot=Snapshot(revision=-1))
     old, then = before.zone, before.snapshot
-    hosts, reverse, servers = old.hosts, old.reverse, old.servers
-    if snapshot.members is not then.members:
-        hosts = _hosts(snapshot, old.hosts)
-        servers = _servers(snapshot)
+    moved = _moved(snapshot, then)
+    hosts, reverse = _hosts(moved, old.hosts), old.reverse
+    servers = _servers(snapshot) if moved else old.servers
     pools = reverse.pools if snapshot.pools is then.pools else _pools(snapshot.pools.values())
     if hosts is not reverse.hosts or pools != reverse.pools:
         reverse = Reverse(domain=domain, hosts=hosts, pools=pools)
-    services = _services(snapshot, before)
+    services = _services(snapshot, before, moved)
     same = hosts is old.hosts and services is old.services and reverse is old.reverse and servers == old.servers
     if same and old.revision:
         return Names(zone=old, snapshot=snapshot)
@@ -110,19 +111,36 @@ def changed(zone: Zone | None, change: NamesChange) -> Zone:
     )
 
 
-def _hosts(snapshot: Snapshot, before: Mapping[tuple[str, str], HostName]) -> Mapping[tuple[str, str], HostName]:
-    """Return the names of members; `before` itself when they are the same."""
-    found: dict[tuple[str, str], HostName] = {}
-    for member in snapshot.members.values():
-        role = _ROLES.get(member.role)
-        if role is None or member.state not in _NAMED:
-            continue
-        known = before.get((role, member.name))
-        if known is not None and known.address == _address(member.lease.address):
-            found[role, member.name] = known
-        elif _LABEL.fullmatch(member.name) and (address := _address(member.lease.address)):
-            found[role, member.name] = HostName("node" if role == "node" else "gateway", member.name, address)
-    return before if found == before else found
+def _moved(snapshot: Snapshot, then: Snapshot) -> Sequence[Moved]:
+    """Return the members that are not as they were, before and after."""
+    if snapshot.members is then.members:
+        return ()
+    found: list[Moved] = [
+        (then.members.get(id_), member)
+        for id_, member in snapshot.members.items()
+        if then.members.get(id_) is not member
+    ]
+    return found + [(then.members[id_], None) for id_ in then.members.keys() - snapshot.members.keys()]
+
+
+def _hosts(moved: Sequence[Moved], before: Mapping[tuple[str, str], HostName]) -> Mapping[tuple[str, str], HostName]:
+    """Return the names of members, which are unique; `before` itself when they are the same."""
+    gone = {host for was, _ in moved if was is not None and (host := _host(was)) is not None}
+    come = {host for _, now in moved if now is not None and (host := _host(now)) is not None}
+    if gone == come:
+        return before
+    found = dict(before)
+    for host in gone:
+        found.pop((host.role, host.name), None)
+    return found | {(host.role, host.name): host for host in sorted(come, key=lambda host: (host.role, host.name))}
+
+
+def _host(member: Member) -> HostName | None:
+    role = _ROLES.get(member.role)
+    if role is None or member.state not in _NAMED or not _LABEL.fullmatch(member.name):
+        return None
+    address = _address(member.lease.address)
+    return HostName(role, member.name, address) if address else None
 
 
 def _servers(snapshot: Snapshot) -> tuple[str, ...]:
@@ -147,10 +165,10 @@ def _pools(pools: Iterable[Pool]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _services(snapshot: Snapshot, before: Names) -> Mapping[tuple[str, str], ServiceName]:
+def _services(snapshot: Snapshot, before: Names, moved: Sequence[Moved]) -> Mapping[tuple[str, str], ServiceName]:
     """Return the names of services; those of `before` when they are the same."""
     then, old = before.snapshot, before.zone.services
-    moved = _on_turned_nodes(snapshot, then)
+    turned = _on_turned_nodes(snapshot, moved)
     listed, listed_then = snapshot.replicas_by_deployment, then.replicas_by_deployment
     found: dict[tuple[str, str], ServiceName] = {}
     same = True
@@ -159,7 +177,7 @@ def _services(snapshot: Snapshot, before: Names) -> Mapping[tuple[str, str], Ser
         known = old.get(key)
         if (
             known is None
-            or id_ in moved
+            or id_ in turned
             or deployment is not then.deployments.get(id_)
             or listed.get(id_) is not listed_then.get(id_)
         ):
@@ -172,16 +190,19 @@ def _services(snapshot: Snapshot, before: Names) -> Mapping[tuple[str, str], Ser
     return old if same and len(found) == len(old) else found
 
 
-def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> set[str]:
+def _on_turned_nodes(snapshot: Snapshot, moved: Sequence[Moved]) -> set[str]:
     """Return the ids of deployments with replicas on nodes that became ready, or are it no more."""
-    if snapshot.members is then.members:
-        return set()
-    turned = _ready(snapshot) ^ _ready(then)
-    return {replica.deployment_id for id_ in turned for replica in snapshot.replicas_by_node.get(id_, ())}
+    turned = [now or was for was, now in moved if _ready(was) != _ready(now)]
+    return {
+        replica.deployment_id
+        for node in turned
+        if node is not None
+        for replica in snapshot.replicas_by_node.get(node.id, ())
+    }
 
 
-def _ready(snapshot: Snapshot) -> set[str]:
-    return {id_ for id_, member in snapshot.members.items() if member.state is MemberState.READY}
+def _ready(member: Member | None) -> bool:
+    return member is not None and member.state is MemberState.READY
 
 
 def _service(snapshot: Snapshot, deployment: Deployment) -> ServiceName | None:
