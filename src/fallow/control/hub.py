@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from fallow.control.ids import new_id
+from fallow.model.names import NamesReport
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
 
@@ -80,6 +81,7 @@ class Hub:
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
+        self._names: dict[str, NamesReport] = {}
         self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
         self._logs: dict[str, tuple[str, Backlog]] = {}  # stream id -> member id, chunks
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
@@ -123,7 +125,13 @@ class Hub:
         known = (self.connected() - self._elsewhere.get(peer_id, frozenset())) & self._seen.keys()
         return Digest(
             members=tuple(
-                MemberNews(id_, max(0.0, now - self._seen[id_][1]), self._usage.get(id_), self._proxies.get(id_))
+                MemberNews(
+                    id_,
+                    max(0.0, now - self._seen[id_][1]),
+                    self._usage.get(id_),
+                    self._proxies.get(id_),
+                    self._names.get(id_),
+                )
                 for id_ in sorted(known)
             )
         )
@@ -142,6 +150,8 @@ class Hub:
                 self._usage[news.member_id] = news.usage
             if news.report is not None:
                 self.proxied(news.member_id, news.report)
+            if news.names is not None:
+                self.named(news.member_id, news.names)
         if came:
             self._changed()
 
@@ -185,9 +195,17 @@ class Hub:
         """Return what every gateway last said it does."""
         return dict(self._proxies)
 
+    def named(self, member_id: str, report: NamesReport) -> None:
+        """Note what a gateway's name server does."""
+        self._names[member_id] = report
+
+    def names_report(self, member_id: str) -> NamesReport | None:
+        """Return what a gateway's name server last said it does."""
+        return self._names.get(member_id)
+
     def forget(self, member_id: str) -> None:
         """Drop everything known of a member that was removed."""
-        for known in (self._seen, self._usage, self._proxies):
+        for known in (self._seen, self._usage, self._proxies, self._names):
             known.pop(member_id, None)
 
     def disconnect(self, member_id: str, reason: str) -> None:

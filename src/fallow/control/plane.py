@@ -23,6 +23,7 @@ from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
 from fallow.control.members import members_controller, sessions_controller
+from fallow.control.names import NamesLoop
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
@@ -74,6 +75,7 @@ class ControlPlane:
         self.observations = Observations(self.cache, self.applier, clock)
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = Peers(self.cache, self.hub, self.leadership, authority, settings, folder)
+        self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = Sessions(
             cache=self.cache,
@@ -94,6 +96,7 @@ class ControlPlane:
         return (
             sessions_controller(self.hub, self.settings),
             RoutesLoop(self.hub).controller(),
+            self.names.controller(),
             self.peers.controller(),
         )
 
@@ -142,6 +145,7 @@ class ControlPlane:
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.gather(self._tasks, return_exceptions=True)
+        await self.names.server.close()
         await self.cache.stop()
         await self.store.close()
 

@@ -38,6 +38,7 @@ from fallow.model.wire import (
     Heartbeat,
     Hello,
     LogChunk,
+    NamesReported,
     Observed,
     ObservedAck,
     ProxyReported,
@@ -63,7 +64,12 @@ MAX_VARIABLES = 64
 STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
-_SPEAKERS: dict[type[Frame], Role] = {Observed: Role.NODE, LogChunk: Role.NODE, ProxyReported: Role.GATEWAY}
+_SPEAKERS: dict[type[Frame], Role] = {
+    Observed: Role.NODE,
+    LogChunk: Role.NODE,
+    ProxyReported: Role.GATEWAY,
+    NamesReported: Role.GATEWAY,
+}
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
 # thousands of sessions that say a few hundred bytes a second.
@@ -267,6 +273,8 @@ class Sessions:
             await self._take_in(link, frame)
         elif isinstance(frame, ProxyReported):
             self.hub.proxied(link.member_id, frame.report)
+        elif isinstance(frame, NamesReported):
+            self.hub.named(link.member_id, frame.report)
         elif isinstance(frame, LogChunk):
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fallow.model.names import DEFAULT_DOMAIN, domain_name
 from fallow.model.pools import PortRange
 
 DEFAULT_HOST_PORTS = PortRange(first=20000, last=29999)
@@ -13,7 +14,8 @@ class Settings:
 
     `session_host`: where members open their sessions; empty: the host that answered them. `public_url`: what people
     and machines are told to call, such as `https://10.0.0.5:8443`. A node gets `host_ports_per_node` ports of
-    `host_ports`, none of them shared with another node of the same address.
+    `host_ports`, none of them shared with another node of the same address. `domain`: below it members and services
+    have DNS names.
     """
 
     name: str = "default"
@@ -28,6 +30,7 @@ class Settings:
     host_ports: PortRange = DEFAULT_HOST_PORTS
     host_ports_per_node: int = 1000
     drain_seconds: float = 30.0
+    domain: str = DEFAULT_DOMAIN
     keep_events: int = 10_000  # the newest
     keep_audit_seconds: float = 400 * 86400.0
 
@@ -41,6 +44,10 @@ class Settings:
             raise ValueError("at least one event, and the audit record for some time, must be kept")
         if not 1 <= self.session_port <= 65535:
             raise ValueError(f"members cannot open sessions at port {self.session_port}")
+        if domain_name(self.domain) != self.domain:
+            raise ValueError(
+                f"the domain of names is written in lower case and without a dot at its end: {self.domain}"
+            )
         first, last = self.host_ports.first, self.host_ports.last
         if not (1 <= first <= last <= 65535 and 1 <= self.host_ports_per_node <= last - first + 1):
             raise ValueError(f"host ports {first}-{last} do not hold {self.host_ports_per_node} ports for one node")

@@ -12,6 +12,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Observation
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, Lease
+from fallow.model.names import NamesChange, NamesReport
 from fallow.model.peers import ControlAddress
 from fallow.model.routes import ProxyReport, ProxyState
 
@@ -76,6 +77,12 @@ class ProxyReported(Frame, frozen=True, kw_only=True, tag="proxy"):
     report: ProxyReport
 
 
+class NamesReported(Frame, frozen=True, kw_only=True, tag="names"):
+    """What a gateway's name server does now. Only sent to a control plane that has sent names itself."""
+
+    report: NamesReport
+
+
 class LogChunk(Frame, frozen=True, kw_only=True, tag="log"):
     """Lines of a container's log; `end` closes the stream, with `error` when it broke."""
 
@@ -101,6 +108,7 @@ class MemberNews(msgspec.Struct, frozen=True, array_like=True):
     silence_seconds: Annotated[float, msgspec.Meta(ge=0)]
     usage: Usage | None = None
     report: ProxyReport | None = None
+    names: NamesReport | None = None
 
 
 class Digest(Frame, frozen=True, kw_only=True, tag="digest"):
@@ -149,6 +157,12 @@ class SetProxy(Frame, frozen=True, kw_only=True, tag="set-proxy"):
     state: ProxyState
 
 
+class SetNames(Frame, frozen=True, kw_only=True, tag="set-names"):
+    """Names a gateway should serve. Only sent to those that said they do, for others do not know this frame."""
+
+    change: NamesChange
+
+
 class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):
     """The observations of `batch` are stored."""
 
@@ -188,8 +202,20 @@ class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
     reason: str = ""
 
 
-FromMember = Hello | Heartbeat | Observed | ProxyReported | LogChunk | RenewAsked | Goodbye
-ToMember = Welcome | Reject | Assign | SetProxy | ObservedAck | OpenLog | CloseLog | ControlMoved | Renewed | Goodbye
+FromMember = Hello | Heartbeat | Observed | ProxyReported | NamesReported | LogChunk | RenewAsked | Goodbye
+ToMember = (
+    Welcome
+    | Reject
+    | Assign
+    | SetProxy
+    | SetNames
+    | ObservedAck
+    | OpenLog
+    | CloseLog
+    | ControlMoved
+    | Renewed
+    | Goodbye
+)
 
 T = TypeVar("T")
 
