@@ -9,6 +9,7 @@ import structlog
 
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
+from fallow.agent.names import NameService
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session
 from fallow.agent.vitals import Vitals
@@ -16,7 +17,17 @@ from fallow.client.tasks import first_to_end
 from fallow.drivers.proxy.contract import Proxy, ProxyError
 from fallow.model.labels import Variable
 from fallow.model.routes import ProxyReport, ProxyState
-from fallow.model.wire import PROTOCOL_VERSION, Hello, ProxyReported, SetProxy, ToMember, Usage, Welcome
+from fallow.model.wire import (
+    PROTOCOL_VERSION,
+    Hello,
+    NamesReported,
+    ProxyReported,
+    SetNames,
+    SetProxy,
+    ToMember,
+    Usage,
+    Welcome,
+)
 from fallow.version import VERSION
 
 _log = structlog.get_logger("fallow.agent.gateway")
@@ -41,11 +52,13 @@ class GatewayAgent:
         identity: IdentityStore,
         *,
         variables: tuple[Variable, ...] = (),
+        names: NameService | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._proxy = proxy
         self._folder = folder
-        self._variables = variables
+        self._names = names
+        self._variables = (*variables, *names.variables) if names is not None else variables
         self._vitals = Vitals(folder=folder)
         self._session = Session(identity, self, Outbox(), clock=clock)
         self._wanted: ProxyState | None = None
@@ -72,7 +85,7 @@ class GatewayAgent:
     async def _work(self) -> None:
         await self._start()
         self._started.set()
-        await first_to_end(self._apply_newest(), self._tell())
+        await first_to_end(self._apply_newest(), self._tell(), *([self._names.keep()] if self._names else []))
 
     async def _start(self) -> None:
         """Start the proxy, however long it takes."""
@@ -139,6 +152,8 @@ class GatewayAgent:
             self._news.set()  # the same state again probes what was refused
         try:
             await self._session.send(ProxyReported(report=_with_trouble(report, self._trouble)))
+            if self._names is not None and self._names.told:
+                await self._session.send(NamesReported(report=self._names.report()))
         except OSError as error:
             _log.debug("report not sent", reason=str(error))
         return BUSY_SECONDS if report.draining or report.refused or self._trouble else QUIET_SECONDS
@@ -168,11 +183,16 @@ class GatewayAgent:
         if isinstance(frame, SetProxy):
             self._wanted = frame.state
             self._news.set()
+        elif isinstance(frame, SetNames) and self._names is not None:
+            self._names.take(frame.change)
+            self._report_now.set()
         else:
             _log.warning("frame not for a gateway", frame=type(frame).__name__)
 
     def closed(self) -> None:
-        """Nothing to do: the proxy serves what it last knew."""
+        """Go on with what was last known; names are not reported to who has not sent any."""
+        if self._names is not None:
+            self._names.told = False
 
 
 def _with_trouble(report: ProxyReport, trouble: str) -> ProxyReport:

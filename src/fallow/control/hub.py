@@ -82,12 +82,15 @@ class Hub:
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
         self._names: dict[str, NamesReport] = {}
+        self._name_servers: dict[Link, None] = {}  # sessions of those that serve names, in the order they came
         self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
         self._logs: dict[str, tuple[str, Backlog]] = {}  # stream id -> member id, chunks
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
 
-    def open(self, link: Link) -> None:
+    def open(self, link: Link, serves_names: bool = False) -> None:
         """Take in a new session; an older one of the same member is closed."""
+        if serves_names:
+            self._name_servers[link] = None
         older = self._links.get(link.member_id)
         self._links[link.member_id] = link
         if older is not None:
@@ -98,6 +101,7 @@ class Hub:
 
     def closed(self, link: Link) -> None:
         """Forget a session that has ended; what it said last stays known."""
+        self._name_servers.pop(link, None)
         if self._links.get(link.member_id) is not link:
             return
         del self._links[link.member_id]
@@ -106,6 +110,10 @@ class Hub:
     def link(self, member_id: str) -> Link | None:
         """Return the member's open session."""
         return self._links.get(member_id)
+
+    def name_servers(self) -> list[Link]:
+        """Return the open sessions of members that said they serve names."""
+        return list(self._name_servers)
 
     def links(self) -> list[Link]:
         """Return every open session."""

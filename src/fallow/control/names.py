@@ -9,12 +9,12 @@ from prometheus_client.registry import Collector
 
 from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
-from fallow.decide.names import Names, difference, dns_port, render, whole
+from fallow.decide.names import Names, difference, render, whole
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.zone import Zone
 from fallow.drivers.dns.counters import SECONDS
-from fallow.drivers.dns.server import NameServer
+from fallow.drivers.dns.server import NameServer, report_of
 from fallow.model.names import NamesReport
 from fallow.model.wire import SetNames
 
@@ -55,7 +55,7 @@ class NamesLoop:
 
     def report(self) -> NamesReport:
         """Return what this process's own name server does."""
-        return report_of(self.server)
+        return report_of(self.server, time.monotonic())
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
         before = self.zone
@@ -64,33 +64,18 @@ class NamesLoop:
         if zone is not before:
             self.server.set(zone)
             self.changed_at = time.monotonic()
-        self._publish(snapshot, zone)
+        self._publish(zone)
         return Plan()
 
-    def _publish(self, snapshot: Snapshot, zone: Zone) -> None:
+    def _publish(self, zone: Zone) -> None:
         """Send the zone, or what differs from the one sent before, to gateways that serve names."""
         open_now: dict[Link, Zone] = {}
-        for gateway in snapshot.gateways.values():
-            link = self._hub.link(gateway.id)
-            if link is None or not dns_port(gateway):
-                continue
+        for link in self._hub.name_servers():
             told = self._sent.get(link)
             if told is not zone:
                 link.send(SetNames(change=difference(told, zone) if told is not None else whole(zone)))
             open_now[link] = zone
         self._sent = open_now
-
-
-def report_of(server: NameServer, message: str = "") -> NamesReport:
-    """Return what a name server does now."""
-    return NamesReport(
-        revision=server.zone.revision if server.zone is not None else 0,
-        listens=server.listens,
-        queries=server.counters.queries,
-        queries_per_second=round(server.counters.per_second(time.monotonic()), 1),
-        rcodes=server.counters.by_rcode(),
-        message=message[:500],
-    )
 
 
 class NamesCollector(Collector):

@@ -29,6 +29,7 @@ from fallow.control.settings import Settings
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.members import Member, RenewRequest, Role
+from fallow.model.names import DNS_PORT_VARIABLE
 from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     PROTOCOL_VERSION,
@@ -233,7 +234,9 @@ class Sessions:
                 control=self.peers.others(),
             )
         )
-        self.hub.open(link)
+        # By what it says now, not by what is stored: an agent of another release does not know the frame.
+        names = member.role is Role.GATEWAY and any(found.name == DNS_PORT_VARIABLE for found in hello.variables)
+        self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
         if hello.observations and member.role is Role.NODE:
             self.observations.submit(member.id, hello.observations)

@@ -1,4 +1,4 @@
-"""Folders that only their owner may enter: the data of a control plane, a node or a gateway."""
+"""Folders that only their owner may enter: the data of a control plane, a node or a gateway; and files in them."""
 
 import os
 import stat
@@ -31,3 +31,20 @@ def make_private(folder: Path, ours: Sequence[str]) -> None:
         folder.chmod(0o700)
     except OSError as error:
         raise FolderError(f"the data folder {folder} cannot be made private: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes, durable: bool = False) -> None:
+    """Replace a file in one step; `durable` waits until it is on the disk. Raises OSError."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as out:
+        out.write(content)
+        out.flush()
+        if durable:
+            os.fsync(out.fileno())
+    fresh.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -114,7 +114,7 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     domain: str
     revision: int  # of the store, when names last changed
-    behind: int = 0  # changes of the store that were not yet looked at
+    age_seconds: float  # since they last changed
     hosts: int
     services: int
     endpoints: int

@@ -13,6 +13,7 @@ from fallow.decide.zone import Zone
 from fallow.drivers.dns.answers import MAX_QUESTION, Answers, rcode_of, truncated
 from fallow.drivers.dns.counters import NameCounters
 from fallow.drivers.dns.limits import ResponseLimit, Verdict, network_of
+from fallow.model.names import NamesReport
 
 AT_ONCE = 64  # packets read before others have their turn
 BUFFER_BYTES = 1024 * 1024  # of the kernel, for bursts
@@ -189,6 +190,18 @@ class NameServer:
         if full:
             self.counters.connections_cut += 1
             min(full, key=lambda found: found.active_at).writer.transport.abort()
+
+
+def report_of(server: NameServer, now: float, message: str = "") -> NamesReport:
+    """Return what a name server does; `now` in seconds that nobody sets, `message` what keeps it from doing more."""
+    return NamesReport(
+        revision=server.zone.revision if server.zone is not None else 0,
+        listens=server.listens,
+        queries=server.counters.queries,
+        queries_per_second=round(server.counters.per_second(now), 1),
+        rcodes=server.counters.by_rcode(),
+        message=message[:500],
+    )
 
 
 def _tcp_socket(host: str, port: int) -> socket.socket:

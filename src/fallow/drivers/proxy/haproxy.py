@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from fallow.drivers.folders import write_whole
 from fallow.drivers.proxy import saved
 from fallow.drivers.proxy.checks import check_bind, check_state
 from fallow.drivers.proxy.config import (
@@ -314,7 +315,7 @@ class HAProxy:
         if self._files.get(name) == content:
             return
         try:
-            saved.write_whole(self._folder / name, content)
+            write_whole(self._folder / name, content)
         except OSError as error:
             raise ProxyError(f"{self._folder / name} cannot be written: {error.strerror}") from error
         self._files[name] = content

@@ -1,10 +1,10 @@
 """What survives us on disk: the state last asked for, and how it was laid out in HAProxy."""
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from fallow.drivers.folders import write_whole
 from fallow.drivers.proxy.config import Layout
 from fallow.model.routes import ProxyState
 
@@ -40,20 +40,3 @@ def load(folder: Path) -> Saved | None:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=Saved)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def write_whole(path: Path, content: bytes, durable: bool = False) -> None:
-    """Replace a file in one step; `durable` waits until it is on the disk. Raises OSError."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as out:
-        out.write(content)
-        out.flush()
-        if durable:
-            os.fsync(out.fileno())
-    fresh.replace(path)
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
