@@ -48,7 +48,7 @@ class NameService:
             self.server.set(changed(None, change))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:  # msgspec's errors are such
+        except (OSError, ValueError, msgspec.DecodeError) as error:
             _log.warning("the names last known cannot be read; waiting for new ones", reason=str(error))
 
     async def stop(self) -> None:

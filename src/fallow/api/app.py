@@ -11,6 +11,7 @@ from fallow.api.routes import (
     audit,
     control,
     deployments,
+    dns,
     health,
     insight,
     joining,
@@ -49,6 +50,7 @@ def build_app(services: Services) -> Litestar:
                     peers,
                     watch,
                     control,
+                    dns,
                 )
             ),
         ],

@@ -14,6 +14,7 @@ from fallow.control.admission import Admission
 from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
+from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
@@ -37,6 +38,7 @@ class Services:
     admission: Admission
     tokens: Tokens
     hub: Hub
+    names: NamesLoop
     leadership: Leadership
     settings: Settings
     ca_pem: str

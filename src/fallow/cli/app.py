@@ -14,6 +14,7 @@ from fallow.cli import (
     contexts,
     control,
     deployments,
+    dns,
     nodes,
     output,
     peers,
@@ -196,6 +197,6 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     app.add_typer(control.app, name="control", rich_help_panel=USE)
     for see in (replicas.logs, explain, events, doctor, versions.version):
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
-    for name, group in (("replica", replicas.app), ("route", routes.app), ("peer", peers.app)):
+    for name, group in (("replica", replicas.app), ("route", routes.app), ("dns", dns.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
     return app

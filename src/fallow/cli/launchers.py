@@ -7,6 +7,10 @@ from typing import Literal
 
 from fallow.model.control import Level
 from fallow.model.doctor import Finding
+from fallow.model.names import DEFAULT_DOMAIN
+
+DNS_LISTEN = "127.0.0.1:8453"
+DNS_OFF = "off"
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -37,6 +41,8 @@ class ServerOptions:
     public_url: str = ""  # what people and machines are told to call; empty: made from `listen`
     keep_audit_seconds: float = 400 * 86400.0
     install: bool = False  # set up a system service instead of running here
+    dns_listen: tuple[str, ...] = ()  # where names are served; empty: at DNS_LISTEN unless that is taken
+    domain: str = DEFAULT_DOMAIN
     write_context: bool = True  # store a context with an admin token for this user
 
 
@@ -67,6 +73,7 @@ class GatewayOptions(MemberOptions):
 
     http_port: int = 80
     haproxy: str = "haproxy"
+    dns_listen: tuple[str, ...] = ()  # where names are served; empty: nowhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,8 @@ class UpOptions:
     http_port: int = 8080
     engine: str | None = None
     haproxy: str = "haproxy"
+    dns_listen: tuple[str, ...] = ()  # as of a server
+    domain: str = DEFAULT_DOMAIN
     log: LogOptions = LogOptions()
 
 

@@ -10,6 +10,8 @@ import typer
 
 from fallow.cli.failures import sentence, usage
 from fallow.cli.launchers import (
+    DNS_LISTEN,
+    DNS_OFF,
     GatewayOptions,
     JoinOptions,
     LogFormat,
@@ -23,6 +25,7 @@ from fallow.model.control import Level as LogLevel
 from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable
 from fallow.model.meta import is_name
+from fallow.model.names import DEFAULT_DOMAIN, domain_name
 
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
@@ -71,6 +74,25 @@ Variables = Annotated[
     typer.Option("--var", metavar="NAME=VALUE", help="Something to tell about this machine; may be repeated."),
 ]
 Function = Annotated[str, typer.Option("--function", metavar="TEXT", help="What this machine is for, in words.")]
+DnsListen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dns-listen",
+        metavar="HOST:PORT",
+        help="Where DNS names are served; may be repeated, off: nowhere.",
+        show_default=f"{DNS_LISTEN}, unless that is taken",
+    ),
+]
+GatewayDnsListen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dns-listen",
+        metavar="HOST:PORT",
+        help="Where DNS names are served; may be repeated.",
+        show_default="nowhere",
+    ),
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="Below it members and services have DNS names.")]
 Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
 
 
@@ -115,6 +137,8 @@ def server(
     keep_audit: Annotated[
         str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
     ] = "400d",
+    dns_listen: DnsListen = None,
+    domain: Domain = DEFAULT_DOMAIN,
     install: Install = False,
     write_context: Annotated[
         bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
@@ -138,6 +162,8 @@ def server(
         suspect_seconds=silences[1],
         dead_seconds=silences[2],
         keep_audit_seconds=_kept(keep_audit),
+        dns_listen=_dns_listen(dns_listen),
+        domain=_domain(domain),
         install=install,
         write_context=write_context,
         log=LogOptions(level=log_level, format=log_format),
@@ -185,6 +211,7 @@ def gateway(
     function: Function = "",
     http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535, help="Where HTTP requests come in.")] = 80,
     haproxy: Haproxy = "haproxy",
+    dns_listen: GatewayDnsListen = None,
     data: Data = None,
     install: Install = False,
     log_level: Level = "info",
@@ -202,6 +229,7 @@ def gateway(
         function=function,
         http_port=http_port,
         haproxy=haproxy,
+        dns_listen=tuple(place for place in _dns_listen(dns_listen) if place != DNS_OFF),
         data=data or data_folder("gateway"),
         install=install,
         log=LogOptions(level=log_level, format=log_format),
@@ -219,6 +247,8 @@ def up(
     ] = 8080,
     engine: Engine = None,
     haproxy: Haproxy = "haproxy",
+    dns_listen: DnsListen = None,
+    domain: Domain = DEFAULT_DOMAIN,
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:
@@ -232,6 +262,8 @@ def up(
         http_port=http_port,
         engine=engine,
         haproxy=haproxy,
+        dns_listen=_dns_listen(dns_listen),
+        domain=_domain(domain),
         log=LogOptions(level=log_level, format=log_format),
     )
     raise typer.Exit(session_of(ctx).launchers.up(options))
@@ -259,6 +291,26 @@ def _address(text: str) -> str:
             f"{text!r} is not an address to listen at", "Write HOST:PORT, for example 0.0.0.0:7443 or [::]:7443."
         )
     return text
+
+
+def _dns_listen(texts: list[str] | None) -> tuple[str, ...]:
+    if texts and DNS_OFF in texts and len(texts) > 1:
+        raise usage("--dns-listen off goes with no other --dns-listen")
+    for text in texts or ():
+        match = _ADDRESS.fullmatch(text)
+        if text != DNS_OFF and (match is None or not match[1] or not 1 <= int(match[2]) <= 65535):
+            raise usage(
+                f"{text!r} is not an address to serve names at",
+                "Write HOST:PORT with the machine's own address, for example 0.0.0.0:53 or [::]:53, or off.",
+            )
+    return tuple(texts or ())
+
+
+def _domain(text: str) -> str:
+    try:
+        return domain_name(text)
+    except ValueError as error:
+        raise usage(sentence(str(error))) from None
 
 
 def _advertised(text: str) -> str:

@@ -30,6 +30,7 @@ from fallow.model.deployments import (
 )
 from fallow.model.events import Event
 from fallow.model.members import MemberChange, MemberView
+from fallow.model.names import DnsAnswer, DnsRecord, DnsStatus
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
 from fallow.model.problems import Page
@@ -248,6 +249,18 @@ class Client:
     def peers(self) -> Listing[PeerView]:
         """Return the processes of the control plane, oldest first."""
         return self._get(Listing[PeerView], "/v1/peers")
+
+    def dns(self) -> DnsStatus:
+        """Return which names there are and where they are served."""
+        return self._get(DnsStatus, "/v1/dns")
+
+    def dns_records(self, project: str = "") -> Listing[DnsRecord]:
+        """Return the records that are served, all or those of one project's services."""
+        return self._get(Listing[DnsRecord], "/v1/dns/records", project=project)
+
+    def dns_query(self, name: str, kind: str = "") -> DnsAnswer:
+        """Return what the name server answers; `kind` empty: A, or PTR for an address."""
+        return self._get(DnsAnswer, "/v1/dns/query", name=name, type=kind)
 
     def events(
         self, subject: str = "", limit: int | None = None, *, who: str = "", since: float | None = None

@@ -11,6 +11,7 @@ from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.decide.names import Names, difference, render, whole
 from fallow.decide.plan import Plan
+from fallow.decide.reverse import Reverse
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.zone import Zone
 from fallow.drivers.dns.counters import SECONDS
@@ -31,18 +32,23 @@ class NamesLoop:
         self.server = NameServer()
         self._names: Names | None = None
         self._sent: dict[Link, Zone] = {}  # what each open session was last told
-        self.changed_at = time.monotonic()
+        self._changed_at = time.monotonic()
         registry.register(NamesCollector(self))
+
+    @property
+    def empty(self) -> Zone:
+        """Return what there is before names were first made."""
+        return Zone(domain=self.domain, reverse=Reverse(domain=self.domain))
+
+    @property
+    def age_seconds(self) -> float:
+        """Return how long ago names last changed."""
+        return time.monotonic() - self._changed_at
 
     @property
     def zone(self) -> Zone | None:
         """Return the newest names; None: none were made yet."""
         return self._names.zone if self._names is not None else None
-
-    @property
-    def seen_revision(self) -> int:
-        """Return the newest revision of the store that was looked at; 0: none."""
-        return self._names.snapshot.revision if self._names is not None else 0
 
     def controller(self) -> Controller:
         """Return the loop."""
@@ -63,7 +69,7 @@ class NamesLoop:
         zone = self._names.zone
         if zone is not before:
             self.server.set(zone)
-            self.changed_at = time.monotonic()
+            self._changed_at = time.monotonic()
         self._publish(zone)
         return Plan()
 
@@ -111,6 +117,7 @@ class NamesCollector(Collector):
         seconds.add_metric([], buckets, counters.seconds_sum)
         yield seconds
         revision = zone.revision if zone is not None else 0
-        age = time.monotonic() - self._names.changed_at
         yield GaugeMetricFamily("fallow_dns_zone_revision", "Store revision when names last changed", value=revision)
-        yield GaugeMetricFamily("fallow_dns_zone_age_seconds", "Time since names last changed", value=age)
+        yield GaugeMetricFamily(
+            "fallow_dns_zone_age_seconds", "Time since names last changed", value=self._names.age_seconds
+        )

@@ -74,7 +74,7 @@ def difference(old: Zone, new: Zone) -> NamesChange:
     """Return what makes `new` of `old`, two zones of one domain; all of `new` when most of it is different."""
     hosts = tuple(host for key, host in new.hosts.items() if old.hosts.get(key) != host)
     services = tuple(found for key, found in new.services.items() if old.services.get(key) != found)
-    if 2 * (len(hosts) + len(services)) > len(new.hosts) + len(new.services):
+    if not old.revision or 2 * (len(hosts) + len(services)) > len(new.hosts) + len(new.services):
         return whole(new)
     return NamesChange(
         domain=new.domain,

@@ -54,12 +54,22 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
     from fallow.agent.identity import IdentityError
     from fallow.agent.session import SessionRefused
     from fallow.drivers.authority import AuthorityError
+    from fallow.drivers.dns.server import NameServerError
     from fallow.drivers.engine.contract import EngineError
     from fallow.drivers.proxy.contract import ProxyError
     from fallow.drivers.systemd import InstallError
     from fallow.store.contract import StoreError
 
-    ours = (FolderError, IdentityError, InstallError, AuthorityError, EngineError, ProxyError, StoreError)
+    ours = (
+        FolderError,
+        IdentityError,
+        InstallError,
+        AuthorityError,
+        EngineError,
+        NameServerError,
+        ProxyError,
+        StoreError,
+    )
     expected = (*ours, OSError, ValueError)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from fallow.cli.failures import Exit
 from fallow.cli.launchers import ServerOptions
 from fallow.wiring.addresses import EVERY_ADDRESS, bracketed, listener, primary_address, split_address
 from fallow.wiring.logs import say
+from fallow.wiring.names import serve_names
 
 if TYPE_CHECKING:
     import uvicorn
@@ -78,6 +79,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
     plane = ControlPlane(store, authority, settings, time.time, options.data)
     try:
         await plane.start()
+        await serve_names(plane.names.server, options.dns_listen)
         pair = write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
         session_host, session_port = split_address(options.session_listen)
         await plane.listen(session_host, session_port, session_context(pair, authority.ca_pem))
@@ -102,6 +104,7 @@ def _settings(options: ServerOptions) -> "Settings":
         suspect_after_seconds=options.suspect_seconds,
         dead_after_seconds=options.dead_seconds,
         keep_audit_seconds=options.keep_audit_seconds,
+        domain=options.domain,
     )
 
 
@@ -129,6 +132,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         admission=plane.admission,
         tokens=plane.tokens,
         hub=plane.hub,
+        names=plane.names,
         leadership=plane.leadership,
         settings=plane.settings,
         ca_pem=ca_pem,

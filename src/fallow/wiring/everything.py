@@ -30,6 +30,8 @@ async def everything(options: UpOptions, stop: asyncio.Event) -> int:
         data=options.data / "server",
         listen=options.listen,
         session_listen=options.session_listen,
+        dns_listen=options.dns_listen,
+        domain=options.domain,
         public_url=f"https://{bracketed(reachable(host))}:{port}",
         log=options.log,
     )

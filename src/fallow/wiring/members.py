@@ -10,6 +10,7 @@ from fallow.cli.failures import Exit, Failure
 from fallow.cli.launchers import GatewayOptions, JoinOptions, MemberOptions
 from fallow.model.labels import Variable
 from fallow.model.members import HTTP_PORT_VARIABLE, Role
+from fallow.wiring.addresses import split_address
 from fallow.wiring.logs import say
 
 if TYPE_CHECKING:
@@ -39,16 +40,23 @@ async def node(options: JoinOptions, stop: asyncio.Event) -> int:
 async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
     """Join as a gateway and drive HAProxy until `stop`."""
     from fallow.agent.gateway import GatewayAgent
+    from fallow.agent.names import NameService
 
     proxy = haproxy_of(options)
     await proxy.version()  # without HAProxy no token should be used up
     identity = await join(options, Role.GATEWAY)
     if options.install:
-        return _install(options, ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy])
+        places = [word for place in options.dns_listen for word in ("--dns-listen", place)]
+        words = ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy, *places]
+        return _install(options, words)
+    names = NameService(options.data, [split_address(place) for place in options.dns_listen])
     try:
-        port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port))
-        await GatewayAgent(proxy, options.data, identity, variables=(*_variables(options), port)).run(stop)
+        await names.start()
+        variables = (*_variables(options), Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port)))
+        served = names if options.dns_listen else None
+        await GatewayAgent(proxy, options.data, identity, variables=variables, names=served).run(stop)
     finally:
+        await names.stop()
         # As a service, a restart must not interrupt requests: the next agent adopts the proxy left running.
         await (proxy.release() if "INVOCATION_ID" in os.environ else proxy.stop())
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fallow.cli.launchers import ServerOptions
 from fallow.drivers.systemd import Unit, install
+from fallow.model.names import DEFAULT_DOMAIN
 from fallow.wiring.logs import say
 
 UNIT = "fallow-server.service"
@@ -69,6 +70,9 @@ def install_server(options: ServerOptions) -> int:
 def _words(options: ServerOptions, data: Path) -> Sequence[str]:
     """Return the command line that asks for the same again."""
     words = ["server", "--data", str(data), "--listen", options.listen, "--session-listen", options.session_listen]
+    words += ["--domain", options.domain] if options.domain != DEFAULT_DOMAIN else []
+    for place in options.dns_listen:
+        words += ["--dns-listen", place]
     for name in options.names:
         words += ["--host", name]
     for option, value in (("--advertise", options.advertise), ("--store", options.store)):

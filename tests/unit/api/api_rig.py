@@ -23,6 +23,7 @@ from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
+from fallow.control.names import NamesLoop
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.decide.plan import Step
@@ -120,6 +121,7 @@ async def running(
     clock, settings = Clock(), Settings(session_host="control.example", session_port=8444)
     authority, hub = Authority.create_or_load(folder, NOW), Hub(clock)
     applier = Applier(store, cache, witness=witness(clock, new_id))
+    registry = CollectorRegistry()
     tokens = Tokens(cache, applier, authority, settings, clock)
     services = Services(
         store=store,
@@ -128,12 +130,13 @@ async def running(
         admission=Admission(cache, applier, authority, settings, clock),
         tokens=tokens,
         hub=hub,
+        names=NamesLoop(hub, settings.domain, registry),
         leadership=Leadership(store, cache, peer("p-1"), _never),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,
         new_id=new_id,
-        registry=CollectorRegistry(),
+        registry=registry,
         ready=ready or (lambda: None),
         limits=limits or Limits(),
     )
