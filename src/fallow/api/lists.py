@@ -3,6 +3,7 @@
 from fallow.model.audit import AuditEntry
 from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
+from fallow.model.labels import LabelSetView
 from fallow.model.members import MemberView
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolView
@@ -15,6 +16,12 @@ class MemberList(Page, frozen=True, kw_only=True):
     """Members, by name."""
 
     items: tuple[MemberView, ...]
+
+
+class LabelSetList(Page, frozen=True, kw_only=True):
+    """Label sets, by name."""
+
+    items: tuple[LabelSetView, ...]
 
 
 class TokenList(Page, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from fallow.cli import (
     control,
     deployments,
     dns,
+    label_sets,
     nodes,
     output,
     peers,
@@ -193,6 +194,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         ("pool", pools.app),
     ):
         app.add_typer(group, name=name, rich_help_panel=USE)
+    app.add_typer(label_sets.app, name="label-set", rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
     app.add_typer(control.app, name="control", rich_help_panel=USE)
     for see in (replicas.logs, explain, events, doctor, versions.version):

@@ -54,6 +54,21 @@ def members(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def label_sets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all label sets."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.label_sets().items)
+
+    return _quietly(find, incomplete)
+
+
+def selectors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the label sets as a selector names them."""
+    return [f"@{name}" for name in label_sets(ctx, incomplete.removeprefix("@"))]
+
+
 def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of all tokens."""
 

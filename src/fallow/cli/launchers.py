@@ -11,6 +11,7 @@ from fallow.model.names import DEFAULT_DOMAIN
 
 DNS_LISTEN = "127.0.0.1:8453"
 DNS_OFF = "off"
+from fallow.model.labels import Variable
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -53,7 +54,7 @@ class MemberOptions:
     url: str = ""
     token: str = field(default="", repr=False)
     name: str = ""
-    variables: tuple[tuple[str, str], ...] = ()
+    variables: tuple[Variable, ...] = ()
     function: str = ""
     data: Path
     install: bool = False  # set up a system service instead of running here

@@ -9,12 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fallow.cli import output
+from fallow.cli import completion, output
 from fallow.cli.failures import Failure, usage
-from fallow.cli.options import Json, Node, Watch, seconds
+from fallow.cli.options import Json, Node, Selector, Watch, seconds
+from fallow.cli.relabelling import read_labels, relabel
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import Session, session_of
 from fallow.cli.watching import show_list, wait_until
+from fallow.model.labels import RelabelRequest, Variable
 from fallow.model.members import MemberChange, MemberView, Role, Scheduling
 from fallow.model.units import format_bytes
 
@@ -53,6 +55,12 @@ def _pool(member: MemberView) -> str:
     return f"{lease.pool} ({lease.mode})" if lease is not None and lease.pool else ""
 
 
+def _shown(variable: Variable) -> str:
+    """Return a measured value for people: bytes the short way."""
+    number = variable.value.removesuffix("B")
+    return format_bytes(int(number)).replace(" ", "") if variable.type == "bytes" else variable.value
+
+
 def _cpus(member: MemberView) -> str:
     return f"{member.used_cpus:.1f}/{member.facts.cpus:g}" if member.facts.cpus else ""
 
@@ -68,25 +76,32 @@ def _memory(member: MemberView) -> str:
 
   fallow node list
   fallow node list --watch
-  fallow node list --role all --json""",
+  fallow node list --role all --json
+  fallow node list -l 'role=web,disk.free<20GiB'
+  fallow node list -l @web-east""",
 )
 def list_(
     ctx: typer.Context,
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="node, gateway, or all.")] = "node",
+    selector: Selector = "",
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
-    """List nodes, or members of another role."""
-    roles = [each.value for each in Role]
-    if role not in (*roles, "all"):
-        raise usage(f"{role!r} is not a role", f"Choose one of {', '.join(roles)}, all.")
+    """List nodes, or members of another role; all, or those that a selector picks."""
+    _check_role(role)
     show_list(
         session_of(ctx),
-        lambda client: client.members("" if role == "all" else role),
+        lambda client: client.members("" if role == "all" else role, selector),
         lambda found: node_table(found, with_role=role == "all"),
         as_json=as_json,
         watch=("members", "replicas") if watch else (),
     )
+
+
+def _check_role(role: str) -> None:
+    roles = [each.value for each in Role]
+    if role not in (*roles, "all"):
+        raise usage(f"{role!r} is not a role", f"Choose one of {', '.join(roles)}, all.")
 
 
 @app.command(
@@ -126,6 +141,7 @@ def _described(member: MemberView) -> Table:
             ("function", member.function),
             ("labels", output.pairs(member.labels)),
             ("variables", " ".join(f"{each.name}={each.value}" for each in member.variables)),
+            ("measured", " ".join(f"{each.name}={_shown(each)}" for each in member.measured)),
             ("host", f"{told.hostname} ({' '.join(filter(None, (told.os, told.kernel, told.architecture)))})"),
             ("engine", told.engine),
             ("agent", told.agent_version),
@@ -146,24 +162,39 @@ def _described(member: MemberView) -> Table:
     epilog="""Examples:
 
   fallow node label node-7 zone=west tier=web
-  fallow node label node-7 tier-"""
+  fallow node label node-7 tier-
+  fallow node label --selector 'rack=r7,!zone' zone=west --dry-run
+  fallow node label -l @web-east tier=web old- --yes"""
 )
 def label(
     ctx: typer.Context,
-    name: Node,
-    changes: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-", help="Labels to set, or KEY- to remove.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME] KEY=VALUE|KEY-...",
+            help="The member, unless a selector picks them; labels to set, or KEY- to remove.",
+            autocompletion=completion.members,
+        ),
+    ],
+    selector: Selector = "",
+    role: Annotated[
+        str, typer.Option("--role", metavar="ROLE", help="With a selector: node, gateway, or all.")
+    ] = "node",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With a selector: only show what would change.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a selector: do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Set or remove labels, by which deployments choose nodes."""
-    labels: dict[str, str | None] = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if equals and key:
-            labels[key] = value
-        elif len(change) > 1 and change.endswith("-") and not equals:
-            labels[change[:-1]] = None
-        else:
-            raise usage(f"{change!r} is not a label", "Write KEY=VALUE to set one and KEY- to remove it.")
+    """Set or remove labels, by which deployments choose nodes, of one member or of all that a selector picks."""
+    if selector:
+        _check_role(role)
+        wish = RelabelRequest(selector=selector, labels=read_labels(words), role="" if role == "all" else role)
+        relabel(session_of(ctx), wish, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
+    name, labels = words[0], read_labels(words[1:])
+    if not labels or "=" in name:
+        raise usage("Name a member and at least one label", "Or pick members with --selector.")
+    if dry_run or yes:
+        raise usage("--dry-run and --yes belong to --selector", "A single member's labels are changed at once.")
     with session_of(ctx).client() as client:
         member = client.change_member(name, MemberChange(labels=labels))
     if as_json:

@@ -80,6 +80,17 @@ Deployment = Annotated[
         help="The deployment, as NAME or PROJECT/NAME.", metavar="NAME", autocompletion=completion.deployments
     ),
 ]
+Selector = Annotated[
+    str,
+    typer.Option(
+        "--selector",
+        "-l",
+        metavar="SELECTOR",
+        help="Only those that it picks, such as 'role=web,zone in (a,b),disk.free>=20GiB' or @web-east.",
+        show_default=False,
+        autocompletion=completion.selectors,
+    ),
+]
 Node = Annotated[
     str, typer.Argument(help="The member's name or id.", metavar="NAME", autocompletion=completion.members)
 ]

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from fallow.cli.failures import sentence, usage
@@ -23,7 +22,7 @@ from fallow.cli.options import key_values, seconds, secret
 from fallow.cli.session import session_of
 from fallow.model.control import Level as LogLevel
 from fallow.model.credentials import parse_join_credential
-from fallow.model.labels import Variable
+from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
 from fallow.model.names import DEFAULT_DOMAIN, domain_name
 
@@ -71,7 +70,11 @@ MemberName = Annotated[
 ]
 Variables = Annotated[
     list[str] | None,
-    typer.Option("--var", metavar="NAME=VALUE", help="Something to tell about this machine; may be repeated."),
+    typer.Option(
+        "--var",
+        metavar="NAME[:TYPE]=VALUE",
+        help="Something to tell about this machine, such as rack=r7 or disk.size=2TiB; may be repeated.",
+    ),
 ]
 Function = Annotated[str, typer.Option("--function", metavar="TEXT", help="What this machine is for, in words.")]
 DnsListen = Annotated[
@@ -344,13 +347,18 @@ def _name(text: str) -> str:
     return text
 
 
-def _variables(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
-    found = key_values(texts or [], "variable")
-    for name, value in found:
+def _variables(texts: list[str] | None) -> tuple[Variable, ...]:
+    """Read `NAME=VALUE` and `NAME:TYPE=VALUE`. Raises Failure."""
+    found = []
+    for key, value in key_values(texts or [], "variable"):
+        name, _, type_ = key.partition(":")
         try:
-            msgspec.convert({"name": name, "value": value}, Variable)
-        except msgspec.ValidationError:
+            found.append(typed_variable(name, value, type_))
+        except ValueError as error:
             raise usage(
-                f"{name}={value} cannot be a variable", "A name is made of letters, digits and ._-/, a value is short."
+                f"{key}={value} cannot be a variable", f"{sentence(str(error))} Example: --var disk.size:bytes=2TiB"
             ) from None
-    return found
+    problem = variables_problem(found)
+    if problem:
+        raise usage("These variables cannot be told together", f"{sentence(problem)} Leave some out.")
+    return tuple(found)

@@ -29,6 +29,7 @@ from fallow.model.deployments import (
     RollbackRequest,
 )
 from fallow.model.events import Event
+from fallow.model.labels import LabelSetChange, LabelSetRequest, LabelSetView, RelabelRequest, RelabelResult
 from fallow.model.members import MemberChange, MemberView
 from fallow.model.names import DnsAnswer, DnsRecord, DnsStatus
 from fallow.model.peers import PeerView
@@ -122,9 +123,9 @@ class Client:
 
     # members
 
-    def members(self, role: str = "") -> Listing[MemberView]:
-        """Return the members of one role, or all."""
-        return self._get(Listing[MemberView], "/v1/members", role=role)
+    def members(self, role: str = "", selector: str = "") -> Listing[MemberView]:
+        """Return the members of one role, or all; with `selector` those that it picks."""
+        return self._get(Listing[MemberView], "/v1/members", role=role, selector=selector)
 
     def member(self, ref: str) -> MemberView:
         """Return the member with that id or name."""
@@ -163,6 +164,32 @@ class Client:
     def leases(self, pool: str) -> Listing[LeaseView]:
         """Return the leases of a pool, those in quarantine too, by address."""
         return self._get(Listing[LeaseView], f"/v1/pools/{_part(pool)}/leases")
+
+    def relabel(self, request: RelabelRequest) -> RelabelResult:
+        """Change the labels of every member that a selector picks, or foretell what that would change."""
+        return self._send(RelabelResult, "POST", "/v1/relabel", request)
+
+    # label sets
+
+    def label_sets(self) -> Listing[LabelSetView]:
+        """Return all label sets."""
+        return self._get(Listing[LabelSetView], "/v1/label-sets")
+
+    def label_set(self, name: str) -> LabelSetView:
+        """Return one label set."""
+        return self._get(LabelSetView, f"/v1/label-sets/{_part(name)}")
+
+    def create_label_set(self, request: LabelSetRequest) -> LabelSetView:
+        """Make a label set; the same again changes nothing."""
+        return self._send(LabelSetView, "POST", "/v1/label-sets", request)
+
+    def change_label_set(self, name: str, change: LabelSetChange, if_match: int | None = None) -> LabelSetView:
+        """Change a label set; with `if_match` only when that is still its revision."""
+        return self._send(LabelSetView, "PATCH", f"/v1/label-sets/{_part(name)}", change, if_match)
+
+    def delete_label_set(self, name: str) -> None:
+        """Delete a label set; refused (409) while anything uses it."""
+        self._transport.send("DELETE", f"/v1/label-sets/{_part(name)}")
 
     # tokens
 

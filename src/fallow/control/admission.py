@@ -29,6 +29,7 @@ from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import Authority, AuthorityError, Issued, key_sha256_of_request
 from fallow.model.credentials import JoinCredential, parse_join_credential
+from fallow.model.labels import variables_problem
 from fallow.model.members import Identity, JoinRequest, Lease, Member, RenewRequest, Role
 from fallow.model.meta import is_name
 from fallow.model.tokens import JoinToken
@@ -74,6 +75,9 @@ class Admission:
 
         Raises Refused.
         """
+        problem = variables_problem(request.variables)
+        if problem:
+            raise refuse(400, "bad-variable", "Not a usable variable", problem, "correct it, then join again")
         credential = self._credential(request)
         try:
             address = lease_address(source_address)

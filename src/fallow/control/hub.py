@@ -8,7 +8,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from fallow.control.ids import new_id
@@ -187,6 +188,10 @@ class Hub:
     def usage(self, member_id: str) -> Usage | None:
         """Return what a member last said it uses."""
         return self._usage.get(member_id)
+
+    def usages(self) -> Mapping[str, Usage]:
+        """Return what every member last said it uses: a view that changes with the hub."""
+        return MappingProxyType(self._usage)
 
     def proxied(self, member_id: str, report: ProxyReport) -> None:
         """Note what a gateway does."""

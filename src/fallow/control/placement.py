@@ -10,19 +10,21 @@ from fallow.decide.events import event
 from fallow.decide.placement import Binding, Placement, fits, place
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason, Record
 
 REASON_SECONDS = 10.0
+RESOURCES_SECONDS = 2.0  # heartbeats wake nobody; what waits for resources looks again so often
 
 
-def placement_controller(new_id: Callable[[], str]) -> Controller:
-    """Return the loop."""
+def placement_controller(new_id: Callable[[], str], heard: Callable[[], Heard] = dict) -> Controller:
+    """Return the loop; `heard` gives what nodes said last that they use."""
     return Controller(
         name="placement",
-        kinds=frozenset({"replicas", "members"}),
+        kinds=frozenset({"replicas", "members", "label-sets"}),
         every_seconds=10.0,
-        decide=lambda snapshot, now: plan_of(snapshot, place(snapshot, now), now, new_id),
+        decide=lambda snapshot, now: plan_of(snapshot, place(snapshot, now, heard()), now, new_id),
     )
 
 
@@ -43,7 +45,13 @@ def plan_of(snapshot: Snapshot, placement: Placement, now: float, new_id: Callab
                              "ReplicasPlaced", text),))
         )  # fmt: skip
     steps.extend(_pending_reasons(snapshot, placement, now))
-    return Plan(steps=steps)
+    return Plan(steps=steps, wake_after_seconds=RESOURCES_SECONDS if _may_come(snapshot, placement) else None)
+
+
+def _may_come(snapshot: Snapshot, placement: Placement) -> bool:
+    """Say whether what is pending may fit without any record changing: it waits for what nodes measure."""
+    templates = (snapshot.templates.get(rejection.template_id) for rejection in placement.rejections)
+    return any(found is not None and found.placement.resources.requirements for found in templates)
 
 
 def _bound(replica: Replica, binding: Binding, now: float) -> Replica:
@@ -80,7 +88,7 @@ def binds(step: Step) -> bool:
     return any(_binds(record) for record in step.puts)
 
 
-def still_fits(snapshot: Snapshot, step: Step) -> Reason | None:
+def still_fits(snapshot: Snapshot, step: Step, heard: Callable[[], Heard] = dict) -> Reason | None:
     """Re-check a step's bindings against the newest snapshot; the applier drops what no longer fits."""
     for record in step.puts:
         if isinstance(record, Replica) and _binds(record):
@@ -94,6 +102,7 @@ def still_fits(snapshot: Snapshot, step: Step) -> Reason | None:
                         address=record.address,
                         host_ports=record.host_ports,
                     ),
+                    heard(),
                 )
     return None
 

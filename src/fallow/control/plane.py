@@ -67,8 +67,9 @@ class ControlPlane:
         self.steady = steady
         self.registry = CollectorRegistry()
         self.cache = Cache(store)
-        self.applier = Applier(store, self.cache, still_fits, binds, witness=witness(clock, new_id))
         self.hub = Hub(clock, steady)
+        self._still_fits = partial(still_fits, heard=self.hub.usages)
+        self.applier = Applier(store, self.cache, self._still_fits, binds, witness=witness(clock, new_id))
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
         self.assignments = Assignments(self.cache, self.hub)
@@ -105,7 +106,7 @@ class ControlPlane:
         return (
             members_controller(self.hub, self.settings, new_id, self.steady),
             deployments_controller(new_id),
-            placement_controller(new_id),
+            placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(),
             leases_controller(),
@@ -163,7 +164,7 @@ class ControlPlane:
 
     async def _lead(self, fence: Check) -> None:
         """Do what only one process may do, for as long as the fence holds."""
-        applier = Applier(self.store, self.cache, still_fits, binds, fence)
+        applier = Applier(self.store, self.cache, self._still_fits, binds, fence)
         await first_to_end(self._repeat(self._led_controllers(), applier), self._trim())
 
     async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:

@@ -28,6 +28,7 @@ from fallow.control.reported import Reported
 from fallow.control.settings import Settings
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
+from fallow.model.labels import variables_problem
 from fallow.model.members import Member, RenewRequest, Role
 from fallow.model.names import DNS_PORT_VARIABLE
 from fallow.model.peers import PEER_ROLE
@@ -61,7 +62,6 @@ HELLO_SECONDS = 10.0
 FACTS_SECONDS = 60.0
 SEND_BUFFER_BYTES = 32 * 1024 * 1024
 UNSTORED_BATCHES = 16
-MAX_VARIABLES = 64
 STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
@@ -216,8 +216,9 @@ class Sessions:
                 f"the member speaks protocol {hello.protocol}, this control plane {PROTOCOL_VERSION}: "
                 "upgrade the older one"
             )
-        if len(hello.variables) > MAX_VARIABLES:
-            raise SessionRefused(f"a member has at most {MAX_VARIABLES} variables")
+        problem = variables_problem(hello.variables)
+        if problem:
+            raise SessionRefused(problem)
         await self._reported.note(member.id, hello)
         # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
         await self.applier.catch_up()

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fallow.decide.plan import Step
+from fallow.decide.selectors import format_selector
 from fallow.model.audit import AuditEntry, Difference
 from fallow.model.deployments import Deployment
 from fallow.model.events import Event
 from fallow.model.kinds import KIND_OF, key_of
+from fallow.model.labels import LabelSet
 from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.pools import Pool
@@ -113,6 +115,8 @@ def _told(record: Record | None) -> dict[str, str]:
         case Member():
             labels = ",".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
             return {"name": record.name, "scheduling": str(record.scheduling), "labels": labels}
+        case LabelSet():
+            return {"selector": format_selector(record.selector), "description": record.description}
         case JoinToken():
             return {"role": str(record.role), "uses": str(record.uses), "revoked": "yes" if record.revoked else ""}
         case ApiToken():

@@ -7,6 +7,7 @@ from fallow.decide.placement import Placement, judge, place
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.table import free_room
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.decide.views import deployment_view
 from fallow.model.deployments import Activity, Deployment, Explanation, Health, Replica, ReplicaState
 from fallow.model.members import Member, MemberState, Role, Scheduling
@@ -20,38 +21,38 @@ _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 _GONE = (ReplicaState.FAILED, ReplicaState.LOST)
 
 
-def explain(snapshot: Snapshot, subject: str, now: float) -> Explanation | None:
+def explain(snapshot: Snapshot, subject: str, now: float, heard: Heard | None = None) -> Explanation | None:
     """Explain a replica id, `project/deployment`, a deployment of the default project, or a member's name or id.
 
     The first of these that exists is meant; None when nothing is called so.
     """
     replica = snapshot.replicas.get(subject)
     if replica is not None:
-        return _replica(snapshot, replica, now)
+        return _replica(snapshot, replica, now, heard)
     project, slash, name = subject.partition("/")
     deployment = snapshot.deployment_named(*((project, name) if slash else (DEFAULT_PROJECT, subject)))
     if deployment is not None:
-        return _deployment(snapshot, deployment, now)
+        return _deployment(snapshot, deployment, now, heard)
     member = snapshot.members.get(subject) or next(
         (found for found in snapshot.members.values() if found.name == subject), None
     )
-    return _member(snapshot, member, now) if member is not None else None
+    return _member(snapshot, member, now, heard) if member is not None else None
 
 
 # Replicas
 
 
-def _replica(snapshot: Snapshot, replica: Replica, now: float) -> Explanation:
+def _replica(snapshot: Snapshot, replica: Replica, now: float, heard: Heard | None) -> Explanation:
     lines: list[str] = []
     if replica.state is ReplicaState.PENDING:
-        lines.append(_why_pending(place(snapshot, now), replica, snapshot))
+        lines.append(_why_pending(place(snapshot, now, heard), replica, snapshot))
     elif replica.reason is not None:
         lines.append(f"{replica.state} because {replica.reason.text}")
     if replica.node_id:
         lines.append(_where(snapshot, replica))
     lines.extend(_observed(replica, now))
     if replica.node_id and not replica.ended:
-        lines.extend(_why_there(snapshot, replica))
+        lines.extend(_why_there(snapshot, replica, heard))
     if replica.replaces and not replica.ended:
         lines.append(f"takes over from {replica.replaces} once it is healthy")
     lines.append(f"{replica.state} for {format_duration(now - replica.state_since)}, generation {replica.generation}")
@@ -65,12 +66,12 @@ def _where(snapshot: Snapshot, replica: Replica) -> str:
     return "".join([*parts, f", {ports}" if ports else ""])
 
 
-def _why_there(snapshot: Snapshot, replica: Replica) -> list[str]:
+def _why_there(snapshot: Snapshot, replica: Replica, heard: Heard | None) -> list[str]:
     """Say which nodes could hold the replica: its own is one of them as long as nothing has changed."""
     template = snapshot.templates.get(replica.template_id)
     if template is None:
         return []
-    found = judge(snapshot, replica, template)
+    found = judge(snapshot, replica, template, heard)
     policy = template.placement
     spread = " over ".join(["spread", ", ".join(policy.spread_by)]) if policy.spread_by else policy.strategy
     lines = [f"placed by {spread}; {found.eligible} of {_count(found.nodes, 'node')} could hold it now"]
@@ -106,14 +107,14 @@ def _observed(replica: Replica, now: float) -> list[str]:
 # Deployments
 
 
-def _deployment(snapshot: Snapshot, deployment: Deployment, now: float) -> Explanation:
+def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: Heard | None) -> Explanation:
     view = deployment_view(snapshot, deployment)
     replicas = sorted(snapshot.replicas_by_deployment.get(deployment.id, ()), key=lambda found: (found.slot, found.id))
     counts = view.counts
     lines = [view.reason] if view.reason else []
     lines.append(f"{counts.wanted} wanted: {counts.healthy} healthy, {counts.running} running, {counts.placed} placed, "
                  f"{counts.pending} pending, {counts.leaving} leaving, {counts.failed} failed")  # fmt: skip
-    lines.extend(_pending_lines(snapshot, replicas, now))
+    lines.extend(_pending_lines(snapshot, replicas, now, heard))
     lines.extend(_grouped((found for found in replicas if found.state in _GONE), _end))
     lines.extend(_grouped((found for found in replicas if _unwell(found)), lambda found: _trouble(snapshot, found)))
     lines.extend(_grouped((found for found in replicas if found.state in _GOING), _leaving))
@@ -124,12 +125,12 @@ def _deployment(snapshot: Snapshot, deployment: Deployment, now: float) -> Expla
     return Explanation(subject=deployment.path, state=view.state, lines=tuple(map(_one_line, lines)))
 
 
-def _pending_lines(snapshot: Snapshot, replicas: Sequence[Replica], now: float) -> list[str]:
+def _pending_lines(snapshot: Snapshot, replicas: Sequence[Replica], now: float, heard: Heard | None) -> list[str]:
     """Ask placement about what is pending: a reason a template, and what only waits for its turn."""
     pending = {found.id: found for found in replicas if found.state is ReplicaState.PENDING}
     if not pending:
         return []
-    placement = place(snapshot, now)
+    placement = place(snapshot, now, heard)
     templates = {found.template_id for found in pending.values()}
     lines = [
         f"{_count(rejection.count, 'replica')} pending: {rejection.reason.text}"
@@ -179,12 +180,12 @@ def _trouble(snapshot: Snapshot, replica: Replica) -> str:
 # Members
 
 
-def _member(snapshot: Snapshot, member: Member, now: float) -> Explanation:
+def _member(snapshot: Snapshot, member: Member, now: float, heard: Heard | None) -> Explanation:
     held = snapshot.replicas_by_node.get(member.id, [])
     since = format_duration(now - member.state_since)
     lines = [f"{member.state} for {since}" + (f": {member.state_reason}" if member.state_reason else "")]
     if member.role is Role.NODE:
-        lines.extend(_scheduling(snapshot, member, held, now))
+        lines.extend(_scheduling(snapshot, member, held, now, heard))
         cpus, memory = free_room(member, held, snapshot.templates)
         lines.append(f"free: {processors(cpus)} of {member.facts.cpus:g} CPUs, "
                      f"{format_bytes(memory)} of {format_bytes(member.facts.memory_bytes)} memory")  # fmt: skip
@@ -198,7 +199,9 @@ def _member(snapshot: Snapshot, member: Member, now: float) -> Explanation:
     return Explanation(subject=member.name, state=member.state, lines=tuple(map(_one_line, lines)))
 
 
-def _scheduling(snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float) -> list[str]:
+def _scheduling(
+    snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float, heard: Heard | None
+) -> list[str]:
     """Say whether it gets new replicas, and, when it is being drained, what is still in the way."""
     if member.scheduling is Scheduling.CORDONED:
         return ["cordoned by an operator: it keeps what it has and gets nothing new"]
@@ -209,7 +212,9 @@ def _scheduling(snapshot: Snapshot, member: Member, held: Sequence[Replica], now
     if not held:
         return ["drained: nothing is left on it"]
     replacements = {found.replaces: found for found in snapshot.replicas.values() if found.replaces and not found.ended}
-    placement = place(snapshot, now) if any(not found.node_id for found in replacements.values()) else Placement()
+    placement = (
+        place(snapshot, now, heard) if any(not found.node_id for found in replacements.values()) else Placement()
+    )
     first = sorted(held, key=lambda found: found.id)[:_MOST]
     more = [f"and {len(held) - _MOST} more"] if len(held) > _MOST else []
     return [

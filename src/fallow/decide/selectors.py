@@ -1,33 +1,30 @@
-"""Selectors as people write them: `role=web,zone in (a,b),!gpu,disk.free>20Gi`.
+"""Selectors as people write them: `role=web,zone in (a,b),!gpu,disk.free>=20GiB,@web-east`.
 
 Terms are divided by commas and all of them must hold. A missing label fulfils `!=`, `notin` and `!key`, and nothing
-else, as in Kubernetes. Comparisons are numeric; a number may carry Ki, Mi, Gi or Ti on either side.
+else, as in Kubernetes. What they hold for is decided in `matching`; what quantities are, in `model/quantities`.
 """
 
 import re
-from collections.abc import Callable, Mapping
 
-from fallow.model.labels import KEY_PATTERN, VALUE_PATTERN, Operator, Requirement, Selector
+from fallow.model.labels import KEY_PATTERN, MAX_VARIABLE_VALUE, VALUE_PATTERN, Operator, Requirement, Selector
+from fallow.model.meta import is_name
+from fallow.model.quantities import parse_quantity
 
 MAX_LENGTH = 1024
-EXAMPLE = "role=web,tier!=db,zone in (a,b),!gpu,disk.free>20Gi"
+EXAMPLE = "role=web,tier!=db,zone in (a,b),!gpu,disk.free>=20GiB"
+SET = "@"
+SCOPES = ("label", "var", "node")
+NODE_KEYS = ("name", "id", "role", "state", "arch")
 
 _KEY = re.compile(KEY_PATTERN)
 _VALUE = re.compile(VALUE_PATTERN)
 _WORD = re.compile(r"[A-Za-z0-9._/-]*")
 _SPACE = re.compile(r"[ \t]*")
 _SYMBOL = re.compile(r"!=|==|=|>=|<=|>|<|(?:notin|in)(?![A-Za-z0-9._/-])")
-_NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(?:([KMGT])iB?)?")
-_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_PLAIN = re.compile(r'[^"\\]*')
 
 _COMPARISONS: dict[str, Operator] = {">": "gt", ">=": "ge", "<": "lt", "<=": "le"}
 _SYMBOLS: dict[Operator, str] = {"in": "=", "notin": "!=", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-_COMPARE: dict[Operator, Callable[[float, float], bool]] = {
-    "gt": float.__gt__,
-    "ge": float.__ge__,
-    "lt": float.__lt__,
-    "le": float.__le__,
-}
 
 
 class SelectorError(ValueError):
@@ -55,38 +52,20 @@ def parse_selector(text: str) -> Selector:
     return Selector(requirements=tuple(requirements))
 
 
-def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
-    """Say whether every requirement holds for `labels`. A label that is no number fulfils no comparison."""
-    return all(_holds(requirement, labels.get(requirement.key)) for requirement in selector.requirements)
-
-
 def format_selector(selector: Selector) -> str:
     """Write a selector so that `parse_selector` gives it back."""
     return ",".join(_format(requirement) for requirement in selector.requirements)
 
 
-def parse_amount(text: str) -> float | None:
-    """Read `20`, `0.5` or `20Gi` as a number; None when it is none."""
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    return float(match[1]) * 1024.0 ** _POWER[match[2] or ""]
+def key_parts(key: str) -> tuple[str, str]:
+    """Return where to look for a key, and its name: ("var", "rack") of `var:rack`, ("", "rack") of `rack`."""
+    scope, colon, name = key.partition(":")
+    return (scope, name) if colon else ("", key)
 
 
-def _holds(requirement: Requirement, value: str | None) -> bool:
-    match requirement.operator:
-        case "in":
-            return value in requirement.values
-        case "notin":
-            return value not in requirement.values
-        case "exists":
-            return value is not None
-        case "absent":
-            return value is None
-        case operator:
-            have = None if value is None else parse_amount(value)
-            want = parse_amount(requirement.values[0])
-            return have is not None and want is not None and _COMPARE[operator](have, want)
+def is_set(key: str) -> bool:
+    """Say whether the key of a requirement is a label set."""
+    return key.startswith(SET)
 
 
 def _format(requirement: Requirement) -> str:
@@ -96,8 +75,21 @@ def _format(requirement: Requirement) -> str:
     if operator == "absent":
         return f"!{key}"
     if len(values) == 1:
-        return f"{key}{_SYMBOLS[operator]}{values[0]}"
-    return f"{key} {operator} ({','.join(values)})"
+        return f"{key}{_SYMBOLS[operator]}{_written(values[0])}"
+    return f"{key} {operator} ({','.join(map(_written, values))})"
+
+
+def _written(value: str) -> str:
+    if _bare(value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _bare(value: str) -> bool:
+    """Say whether a value needs no quotes."""
+    return _WORD.fullmatch(value) is not None and (
+        _VALUE.fullmatch(value) is not None or parse_quantity(value) is not None
+    )
 
 
 class _Reader:
@@ -137,22 +129,75 @@ class _Reader:
         found = self.word()
         if not found:
             raise self.error("expected a label key")
+        scope, colon = "", self.text.startswith(":", self.position)
+        if colon:
+            if found not in SCOPES:
+                raise self.error(f"{found[:80]!r} is no place to look; there are label:, var: and node:", start)
+            self.position += 1
+            scope, at = f"{found}:", self.position
+            match = _WORD.match(self.text, at)
+            found = match[0] if match else ""
+            self.position += len(found)
+            if scope == "node:" and found not in NODE_KEYS:
+                raise self.error(f"{found[:80]!r} is not one of node:{', node:'.join(NODE_KEYS)}", at)
+            start = at
         if not _KEY.fullmatch(found):
             raise self.error(f"{found[:80]!r} is not a label key", start)
-        return found
+        return scope + found
+
+    def label_set(self) -> str:
+        """Read the name of a label set, behind its sign."""
+        start = self.position
+        match = _WORD.match(self.text, start)
+        found = match[0] if match else ""
+        self.position += len(found)
+        if not is_name(found):
+            raise self.error(f"{found[:80]!r} is not the name of a label set", start)
+        return SET + found
 
     def value(self) -> str:
         self.skip()
+        if self.text.startswith('"', self.position):
+            return self.quoted()
         start = self.position
         found = self.word()
-        if not _VALUE.fullmatch(found):
-            raise self.error(f"{found[:80]!r} is not a label value", start)
+        if not _bare(found):
+            raise self.error(f"{found[:80]!r} is not a label value (others go between double quotes)", start)
+        return found
+
+    def quoted(self) -> str:
+        """Read a value between double quotes, in which a backslash goes before a quote and before itself."""
+        start = self.position
+        self.position += 1
+        parts: list[str] = []
+        while True:
+            match = _PLAIN.match(self.text, self.position)
+            parts.append(match[0] if match else "")
+            self.position += len(parts[-1])
+            after = self.text[self.position : self.position + 2]
+            if after in ('\\"', "\\\\"):
+                parts.append(after[1])
+                self.position += 2
+            elif after.startswith('"'):
+                break
+            else:
+                raise self.error("expected a closing quote")
+        self.position += 1
+        found = "".join(parts)
+        if not found.isprintable() or len(found) > MAX_VARIABLE_VALUE:
+            raise self.error(
+                f"a value has at most {MAX_VARIABLE_VALUE} characters, and only such as can be printed", start
+            )
         return found
 
     def term(self) -> Requirement:
-        if self.take("!"):
-            return Requirement(key=self.key(), operator="absent")
-        key = self.key()
+        absent = self.take("!")
+        key = self.label_set() if self.take(SET) else self.key()
+        if absent:
+            return Requirement(key=key, operator="absent")
+        return Requirement(key=key, operator="exists") if is_set(key) else self.relation(key)
+
+    def relation(self, key: str) -> Requirement:
         self.skip()
         match = _SYMBOL.match(self.text, self.position)
         if match is None:
@@ -171,8 +216,8 @@ class _Reader:
         self.skip()
         start = self.position
         found = self.word()
-        if parse_amount(found) is None:
-            raise self.error(f"expected a number such as 20 or 20Gi behind {symbol!r}", start)
+        if parse_quantity(found) is None:
+            raise self.error(f"expected an amount such as 20, 20GiB, 3d or 10Gbit/s behind {symbol!r}", start)
         return found
 
     def values(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.labels import LabelSet
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.tokens import ApiToken, JoinToken
@@ -24,6 +25,7 @@ class Snapshot:
     api_tokens: Mapping[str, ApiToken] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     released_leases: Mapping[str, ReleasedLease] = field(default_factory=dict)
+    label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import measured_variables
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import (
     Activity,
@@ -80,6 +81,7 @@ def member_view(
         function=member.function,
         facts=member.facts,
         variables=member.variables,
+        measured=measured_variables(member, usage),
         connected=connected,
         last_seen_at=last_seen_at,
         replicas=len(held),

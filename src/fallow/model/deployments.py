@@ -13,10 +13,25 @@ from fallow.model.updates import UpdateConfig, UpdateStatus
 ReplicaCount = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 
 
+class Preference(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish among nodes that will do: those that `selector` picks, or those with the `most` or `least` of `key`."""
+
+    order: Literal["match", "most", "least"] = "match"
+    selector: Selector = Selector()
+    key: str = ""
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+
+
 class PlacementPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Where replicas may go and how they are laid out."""
+    """Where replicas may go and how they are laid out.
+
+    `selector` sees assigned labels only, since security may hang on it; `resources` and `prefer` also see what nodes
+    say and measure.
+    """
 
     selector: Selector = Selector()
+    resources: Selector = Selector()
+    prefer: Annotated[tuple[Preference, ...], msgspec.Meta(max_length=16)] = ()
     strategy: Literal["spread", "pack"] = "spread"
     spread_by: tuple[str, ...] = ()  # assigned labels whose values should hold equally many replicas
     max_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: no limit; 1: anti-affinity with itself

@@ -3,6 +3,7 @@
 from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
+from fallow.model.labels import LabelSet
 from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.peers import Leader, Peer, Roster
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Record]] = {
     "audit": AuditEntry,
     "pools": Pool,
     "released-leases": ReleasedLease,
+    "label-sets": LabelSet,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

@@ -154,3 +154,4 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     used_cpus: float = 0.0
     used_memory_bytes: int = 0
     lease: Lease | None = None
+    measured: tuple[Variable, ...] = ()  # by its agent, under reserved names

@@ -31,7 +31,7 @@ async def node(options: JoinOptions, stop: asyncio.Event) -> int:
         return _install(options, ["join", *(["--engine", options.engine] if options.engine else [])])
     engine = DockerApiEngine(found.url, identity.identity.member_id)
     try:
-        await NodeAgent(engine, options.data, identity, variables=_variables(options)).run(stop)
+        await NodeAgent(engine, options.data, identity, variables=options.variables).run(stop)
     finally:
         await engine.close()
     return 0
@@ -52,8 +52,9 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
     names = NameService(options.data, [split_address(place) for place in options.dns_listen])
     try:
         await names.start()
-        variables = (*_variables(options), Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port)))
+        port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port), type="number")
         served = names if options.dns_listen else None
+        variables = (*options.variables, port)
         await GatewayAgent(proxy, options.data, identity, variables=variables, names=served).run(stop)
     finally:
         await names.stop()
@@ -82,7 +83,7 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
             name=options.name,
             function=options.function,
             facts=Vitals(folder=options.data).facts(""),
-            variables=_variables(options),
+            variables=options.variables,
         )
         say((await joining.join(options.url, options.token, application, options.data)).message)
     elif not store.exists:
@@ -93,10 +94,6 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
             code=Exit.USAGE,
         )
     return IdentityStore(options.data)
-
-
-def _variables(options: MemberOptions) -> tuple[Variable, ...]:
-    return tuple(Variable(name=name, value=value) for name, value in options.variables)
 
 
 def _install(options: MemberOptions, words: list[str]) -> int:

@@ -20,9 +20,11 @@ from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, deleted
+from fallow.decide.label_sets import placement_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.decide.views import deployment_view, without_values
 from fallow.model.deployments import (
     DeployedItem,
@@ -60,6 +62,7 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
 
     def decide() -> tuple[Step | None, Changes]:
         now = services.clock()
+        _check_label_sets(services.cache.snapshot(), application)
         done = changes(services.cache.snapshot(), application, now, services.new_id, data.prune, actor)
         if data.dry_run or done.step is None:
             return None, done
@@ -70,7 +73,9 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
     items = done.items
     if data.dry_run:
         async with services.reading:
-            items = await asyncio.to_thread(_foretold, services.cache.snapshot(), application, items, services.clock())
+            items = await asyncio.to_thread(
+                _foretold, services.cache.snapshot(), application, items, services.clock(), services.hub.usages()
+            )
     return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
 
 
@@ -157,11 +162,19 @@ def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView
     return Response(deployment_view(snapshot, found), headers=etag(found.revision))
 
 
+def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
+    """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
+    for name, spec in application.deployments:
+        trouble = placement_trouble(spec.placement, snapshot.label_sets)
+        if trouble:
+            raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
+
+
 def _foretold(
-    snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float
+    snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
 ) -> tuple[DeployedItem, ...]:
     """Return the items with where their replicas would be."""
-    told = foretell(snapshot, application.project, application.deployments, now)
+    told = foretell(snapshot, application.project, application.deployments, now, heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None

@@ -5,17 +5,19 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch
-from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.types import Guard
 
 from fallow.api.auth import actor_of
 from fallow.api.lists import MemberList
 from fallow.api.lookups import check_match, etag, member_called
 from fallow.api.problems import problems
+from fallow.api.selecting import usable_selector
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.decide.events import event
+from fallow.decide.label_sets import chosen
 from fallow.decide.leases import release
 from fallow.decide.plan import Step
 from fallow.decide.views import member_view
@@ -24,6 +26,7 @@ from fallow.model.members import Member, MemberChange, MemberState, MemberView, 
 from fallow.model.tokens import ApiRole
 
 MAX_LABELS = 64
+SelectorQuery = Annotated[str | None, QueryParameter(max_length=1024)]
 IfMatch = Annotated[str | None, HeaderParameter(name="If-Match")]
 
 
@@ -32,18 +35,21 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
     one = "/v1/members/{reference:str}"
     return (
-        get("/v1/members", guards=viewer, responses=problems())(list_members),
+        get("/v1/members", guards=viewer, responses=problems(400))(list_members),
         get(one, guards=viewer, responses=problems(404))(read_member),
         patch(one, guards=operator, responses=problems(404, 409, 412, body=True))(change_member),
         delete(one, guards=operator, responses=problems(404, 409, 412))(remove_member),
     )
 
 
-async def list_members(services: Needs, role: FromQuery[Role | None] = None) -> MemberList:
-    """List members, all or those of one role."""
-    chosen = [found for found in services.cache.snapshot().members.values() if role is None or found.role is role]
-    chosen.sort(key=lambda found: found.name)
-    return MemberList(revision=services.cache.revision, items=tuple(_view(services, found) for found in chosen))
+async def list_members(
+    services: Needs, role: FromQuery[Role | None] = None, selector: SelectorQuery = None
+) -> MemberList:
+    """List members, all or those of one role, or those that a selector picks by all that is known of them."""
+    snapshot = services.cache.snapshot()
+    found = chosen(snapshot, usable_selector(selector or "", snapshot), services.hub.usages())
+    items = tuple(_view(services, member) for member in found if role is None or member.role is role)
+    return MemberList(revision=services.cache.revision, items=items)
 
 
 async def read_member(services: Needs, reference: FromPath[str]) -> Response[MemberView]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from fallow.decide.compose.draft import Draft
 from fallow.decide.compose.fields import Field, dispatch, each
@@ -9,13 +10,17 @@ from fallow.decide.compose.health import read_probe
 from fallow.decide.compose.problems import shown
 from fallow.decide.compose.routes import read_routes
 from fallow.decide.compose.updates import read_progress
-from fallow.decide.selectors import SelectorError, parse_selector
-from fallow.model.labels import KEY_PATTERN
+from fallow.decide.matching import untrusted_keys
+from fallow.decide.selectors import SelectorError, is_set, parse_selector
+from fallow.model.deployments import Preference
+from fallow.model.labels import KEY_PATTERN, Selector
 
 ARCHITECTURES = ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")
 _OTHER_NAMES = {"x86_64": "amd64", "x64": "amd64", "aarch64": "arm64", "i386": "386"}
 MAX_PER_NODE = 100_000
 MAX_SPREAD = 16
+MAX_PREFERENCES = 16
+MAX_WEIGHT = 100
 
 _LABEL_KEY = re.compile(KEY_PATTERN)
 
@@ -66,11 +71,75 @@ def set_max_per_node(draft: Draft, where: Field) -> None:
 
 
 def _selector(field: Field, draft: Draft) -> None:
+    selector = _parsed(field, field.text())
+    hidden = untrusted_keys(selector)
+    if hidden:
+        raise field.refusal(
+            f"asks for {hidden[0]}, but security may hang on a selector, so it sees assigned labels only; "
+            "what nodes say of themselves filters under x-fallow.resources and ranks under x-fallow.prefer"
+        )
+    draft.requirements.extend(selector.requirements)
+
+
+def _resources(field: Field, draft: Draft) -> None:
+    draft.placement["resources"] = _parsed(field, field.text())
+
+
+def _prefer(field: Field, draft: Draft) -> None:
+    wishes = each(field.items_or_one(), _preference)
+    if len(wishes) > MAX_PREFERENCES:
+        raise field.refusal(f"has more than {MAX_PREFERENCES} items")
+    draft.placement["prefer"] = tuple(wishes)
+
+
+def _preference(field: Field) -> Preference:
+    """Read a selector, or a mapping with one of `match`, `most` and `least`, and perhaps a `weight`."""
+    if not field.is_mapping:
+        return Preference(selector=_parsed(field, field.text()))
+    found: dict[str, Any] = {}
+    dispatch(field, _PREFERENCE, found)
+    if "order" not in found:
+        raise field.refusal("needs one of match, most and least")
+    return Preference(**found)
+
+
+def _match(field: Field, found: dict[str, Any]) -> None:
+    _once(field, found, "match")
+    found["selector"] = _parsed(field, field.text())
+
+
+def _most(field: Field, found: dict[str, Any]) -> None:
+    _once(field, found, "most")
+    found["key"] = _amount_key(field)
+
+
+def _least(field: Field, found: dict[str, Any]) -> None:
+    _once(field, found, "least")
+    found["key"] = _amount_key(field)
+
+
+def _weight(field: Field, found: dict[str, Any]) -> None:
+    found["weight"] = field.integer(1, MAX_WEIGHT)
+
+
+def _once(field: Field, found: dict[str, Any], order: str) -> None:
+    if found.setdefault("order", order) != order:
+        raise field.refusal(f"stands beside {found['order']}; write two items")
+
+
+def _amount_key(field: Field) -> str:
+    """Return the key of an amount, as a selector writes it."""
+    requirements = _parsed(field, field.text()).requirements
+    if len(requirements) != 1 or requirements[0].operator != "exists" or is_set(requirements[0].key):
+        raise field.refusal(f"must be a variable or a label, such as disk.free, not {shown(field.text())}")
+    return requirements[0].key
+
+
+def _parsed(field: Field, text: str) -> Selector:
     try:
-        selector = parse_selector(field.text())
+        return parse_selector(text)
     except SelectorError as error:
         raise field.refusal(str(error)) from None
-    draft.requirements.extend(selector.requirements)
 
 
 def _spread(field: Field, draft: Draft) -> None:
@@ -89,10 +158,18 @@ def _architectures(field: Field, draft: Draft) -> None:
     add_architectures(draft, field, each(field.items_or_one(), architecture))
 
 
+_PREFERENCE: dict[str, Callable[[Field, dict[str, Any]], None]] = {
+    "match": _match,
+    "most": _most,
+    "least": _least,
+    "weight": _weight,
+}
 _EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
     "routes": read_routes,
     "health": read_probe,
     "selector": _selector,
+    "resources": _resources,
+    "prefer": _prefer,
     "spread": _spread,
     "strategy": _strategy,
     "max_per_node": _max_per_node,

@@ -6,10 +6,11 @@ the first label are filled evenly, then within each of them those of the second,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fallow.decide.placement.preferences import preference, ranks
 from fallow.decide.placement.request import Request
 from fallow.decide.placement.scores import lowest
 from fallow.decide.placement.table import Floats, Ints, NodeTable
@@ -17,17 +18,23 @@ from fallow.decide.placement.table import Floats, Ints, NodeTable
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One layout: by row, the `room` for replicas and how many of the same deployment are `held` already."""
+    """One layout: by row, the `room` for replicas and how many of the same deployment are `held` already.
+
+    `liked` says how far each row is what the request prefers, more is better; None: it prefers nothing.
+    """
 
     table: NodeTable
     request: Request
     room: Ints
     held: Ints
+    liked: Floats | None = None
 
 
 def assign(job: Job, count: int) -> tuple[Ints, Ints]:
     """Return rows and how many replicas each of them gets: `count` in all, or as many as there is room for."""
     given = np.zeros(len(job.table), dtype=np.int64)
+    if job.request.policy.prefer:
+        job = replace(job, liked=preference(job.table.known, job.request.policy.prefer, job.room > 0))
     _branch(job, np.arange(len(job.table)), count, job.request.policy.spread_by, given)
     rows = np.flatnonzero(given)
     return rows, given[rows]
@@ -93,8 +100,10 @@ def _leaf(job: Job, rows: Ints, count: int, given: Ints) -> None:
 
     def load(places: Ints, so_far: Ints) -> Floats:
         if not so_far.any():
-            return job.table.score(rows[places], job.request)
-        return job.table.score_with(rows[places], so_far, job.request)
+            score = job.table.score(rows[places], job.request)
+        else:
+            score = job.table.score_with(rows[places], so_far, job.request)
+        return score if job.liked is None else ranks(job.liked[rows[places]], score)
 
     given[rows] = fill(job.held[rows], room, count, load)
 
@@ -103,5 +112,9 @@ def _order(job: Job, rows: Ints) -> Floats:
     """Return what compares nodes, smaller is better; a node without room is last."""
     scores = job.table.score(rows, job.request)
     pack = job.request.policy.strategy == "pack"
-    scores = -scores if pack else scores + job.held[rows] * 2.0**20
+    scores = -scores if pack else scores
+    if job.liked is not None:
+        scores = ranks(job.liked[rows], scores)
+    if not pack:
+        scores = scores + job.held[rows] * 2.0**20
     return np.where(job.room[rows] > 0, scores, np.inf)

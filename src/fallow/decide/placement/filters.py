@@ -57,7 +57,7 @@ class Eligibility:
 
     def mask(self, policy: PlacementPolicy) -> Mask:
         """Return the nodes in service that have the labels and the architecture `policy` asks for."""
-        key = (policy.selector, policy.architectures)
+        key = (policy.selector, policy.architectures, policy.resources)
         found = self._masks.get(key)
         if found is None:
             found = self._in_service.copy()
@@ -110,9 +110,11 @@ def _service_filters(table: NodeTable) -> Iterator[tuple[Mask, str]]:
 
 def _policy_filters(table: NodeTable, policy: PlacementPolicy) -> Iterator[tuple[Mask, str]]:
     for requirement in policy.selector.requirements:
-        yield table.labels.mask(requirement), phrases.requirement(requirement)
+        yield table.labels.mask(requirement), table.labels.trouble(requirement) or phrases.requirement(requirement)
     if policy.architectures:
         yield table.built_for(policy.architectures), phrases.architecture(policy.architectures)
+    for requirement in policy.resources.requirements:
+        yield table.known.mask(requirement), table.known.trouble(requirement) or phrases.requirement(requirement)
 
 
 def room_filters(table: NodeTable, request: Request, held: Mapping[int, int]) -> Iterator[Filter]:

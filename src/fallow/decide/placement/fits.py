@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable
 
+from fallow.decide.matching import matches, picks, trouble_of
 from fallow.decide.placement import phrases
 from fallow.decide.placement.request import Request, going, protocol_bit, replaced_by, request_of
 from fallow.decide.placement.result import Binding
 from fallow.decide.placement.table import free_room
-from fallow.decide.selectors import matches
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard, sight_of
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.labels import Selector
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.meta import Reason
 
 
-def fits(snapshot: Snapshot, binding: Binding) -> Reason | None:
+def fits(snapshot: Snapshot, binding: Binding, heard: Heard | None = None) -> Reason | None:
     """Return why `binding` does not hold on `snapshot`, None when it does. Looks only at what is on its node."""
     replica = snapshot.replicas.get(binding.replica_id)
     if replica is None:
@@ -32,7 +33,8 @@ def fits(snapshot: Snapshot, binding: Binding) -> Reason | None:
     neighbours = _neighbours(snapshot, node) if request.fixed_ports else []
     return (
         _in_service(node, binding)
-        or _wanted(node, request)
+        or _wanted(snapshot, node, request)
+        or _resourceful(snapshot, node, request, heard or {})
         or _room(snapshot, node, request, others)
         or _crowd(snapshot, request, replica, others)
         or _ports(node, request, binding, [*others, *neighbours])
@@ -58,13 +60,29 @@ def _in_service(node: Member, binding: Binding) -> Reason | None:
     return None
 
 
-def _wanted(node: Member, request: Request) -> Reason | None:
+def _wanted(snapshot: Snapshot, node: Member, request: Request) -> Reason | None:
+    sets = snapshot.label_sets
     for requirement in request.policy.selector.requirements:
-        if not matches(Selector(requirements=(requirement,)), node.labels):
-            return Reason(code="SelectorMismatch", text=f"{node.name}: {phrases.requirement(requirement)}")
+        asked = Selector(requirements=(requirement,))
+        if not matches(asked, node.labels, sets):
+            text = trouble_of(asked, sets, trusted=True) or phrases.requirement(requirement)
+            return Reason(code="SelectorMismatch", text=f"{node.name}: {text}")
     architectures = request.policy.architectures
     if architectures and node.facts.architecture not in architectures:
         return Reason(code="ArchitectureMismatch", text=f"{node.name}: {phrases.architecture(architectures)}")
+    return None
+
+
+def _resourceful(snapshot: Snapshot, node: Member, request: Request, heard: Heard) -> Reason | None:
+    """Look at what the node says and measures, for the few requests that ask."""
+    if not request.policy.resources.requirements:
+        return None
+    sets, sight = snapshot.label_sets, sight_of(node, heard.get(node.id))
+    for requirement in request.policy.resources.requirements:
+        asked = Selector(requirements=(requirement,))
+        if not picks(asked, sight, sets):
+            text = trouble_of(asked, sets) or phrases.requirement(requirement)
+            return Reason(code="ResourcesMismatch", text=f"{node.name}: {text}")
     return None
 
 

@@ -7,13 +7,18 @@ from fallow.decide.placement.place import place
 from fallow.decide.placement.request import going
 from fallow.decide.placement.result import Foretold, Placement
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Deployment, DeploymentSpec, Replica, ReplicaState, Template
 
 _PREFIX = "foretold:"  # no stored id contains a colon
 
 
 def foretell(
-    snapshot: Snapshot, project: str, wishes: Sequence[tuple[str, DeploymentSpec]], now: float
+    snapshot: Snapshot,
+    project: str,
+    wishes: Sequence[tuple[str, DeploymentSpec]],
+    now: float,
+    heard: Heard | None = None,
 ) -> Mapping[str, Foretold]:
     """Return, by deployment name, where its replicas would be once the wishes have come true.
 
@@ -39,8 +44,9 @@ def foretell(
         deployments=snapshot.deployments,
         templates=templates,
         replicas=replicas,
+        label_sets=snapshot.label_sets,
     )
-    placement = place(imagined, now)
+    placement = place(imagined, now, heard)
     nodes = {binding.replica_id: binding.node_id for binding in placement.bindings}
     wished = _ids_by_name(imagined)
     return {name: _foretold(imagined, placement, nodes, [*kept[name], *wished.get(name, ())]) for name, _ in wishes}

@@ -1,6 +1,7 @@
 """How refusals are said, for one node and for many alike."""
 
 from fallow.decide.placement.request import NANO
+from fallow.decide.selectors import is_set
 from fallow.model.labels import Requirement
 from fallow.model.members import MemberState
 from fallow.model.pools import PortRange
@@ -21,6 +22,8 @@ _COMPARED = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 def requirement(wanted: Requirement) -> str:
     """Say what is wrong with a node that does not fulfil `wanted`: `role is not web`."""
     values = wanted.values
+    if is_set(wanted.key):
+        return f"{'not in' if wanted.operator == 'exists' else 'in'} the label set {wanted.key}"
     match wanted.operator:
         case "in":
             return (

@@ -12,21 +12,24 @@ from fallow.decide.placement.result import Binding, Placement, Rejection
 from fallow.decide.placement.scores import Rankings
 from fallow.decide.placement.table import NodeTable
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason
 
 _NO_TEMPLATE = Reason(code="NoTemplate", text="what it is made of is no longer stored")
 
 
-def place(snapshot: Snapshot, now: float) -> Placement:
+def place(snapshot: Snapshot, now: float, heard: Heard | None = None) -> Placement:
     """Decide for every PENDING replica, the longest waiting first; replicas of one template are laid out together.
+
+    `heard` is what nodes said last that they use: measured variables come from it.
 
     What fits is placed even when the rest of its deployment does not. The same snapshot gives the same placement.
     """
     groups = _pending_groups(snapshot)
     if not groups:
         return Placement()
-    run = _Run(snapshot)
+    run = _Run(snapshot, heard or {})
     for template_id, replicas in groups:
         run.place_group(template_id, replicas)
     return Placement(bindings=run.bindings, rejections=run.rejections())
@@ -66,10 +69,11 @@ class _Run:
     """The state of one placement: the table as it fills, and what has been decided so far."""
 
     snapshot: Snapshot
+    heard: Heard
     bindings: list[Binding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = NodeTable(self.snapshot)
+        self.table = NodeTable(self.snapshot, self.heard)
         self.eligibility = Eligibility(self.table)
         self.rankings = Rankings(self.table, self.eligibility)
         self.replaced = replaced_by(self.snapshot.replicas.values())
@@ -91,7 +95,7 @@ class _Run:
             self._held[deployment_id] = held
         placed = 0
         if len(self.table) and not (self._hopeless and request in self._hopeless):
-            if len(replicas) == 1 and not held:
+            if len(replicas) == 1 and not held and not request.policy.prefer:
                 placed = self._place_one(request, replicas[0], held)
             elif request.fixed_ports and self.table.ports.shared:
                 # One at a time: what one takes, no other node of the same address has.

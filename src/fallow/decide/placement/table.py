@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fallow.decide.placement.columns import LabelColumns
+from fallow.decide.placement.columns import Columns, SeeingColumns
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.placement.request import MOST, NANO, Request, reservation
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Replica, Template
 from fallow.model.members import Member, MemberState, Scheduling
 
@@ -28,10 +29,11 @@ class NodeTable:
     `touched` lists the rows in the order in which they changed, for those who keep something made of them.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, heard: Heard | None = None) -> None:
         self.nodes: list[Member] = sorted(snapshot.nodes.values(), key=lambda node: node.id)
         self.rows: dict[str, int] = {node.id: row for row, node in enumerate(self.nodes)}
-        self.labels = LabelColumns(self.nodes)
+        self.labels = Columns(self.nodes, snapshot.label_sets)  # all that security may hang on
+        self.known = SeeingColumns(self.nodes, snapshot.label_sets, heard or {})
         self.ports = PortBook(
             [node.lease.host_ports for node in self.nodes], [node.lease.address for node in self.nodes]
         )

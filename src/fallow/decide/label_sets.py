@@ -1,0 +1,80 @@
+"""Label sets: whom they pick, what uses them, and why one may not be changed or deleted."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from fallow.decide.matching import picks, sets_named, trouble_of
+from fallow.decide.selectors import SET, format_selector
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard, sight_of
+from fallow.model.deployments import PlacementPolicy
+from fallow.model.labels import LabelSet, LabelSetView, Requirement, Selector
+from fallow.model.members import Member
+
+MAX_SETS = 1000
+
+
+def label_set_view(snapshot: Snapshot, found: LabelSet, heard: Heard) -> LabelSetView:
+    """Return a label set with the members it picks now, of any role, and with what uses it."""
+    return LabelSetView(
+        name=found.id,
+        selector=format_selector(found.selector),
+        description=found.description,
+        revision=found.revision,
+        created_at=found.created_at,
+        created_by=found.created_by,
+        members=tuple(each.name for each in chosen(snapshot, found.selector, heard)),
+        used_by=users_of(snapshot, found.id),
+    )
+
+
+def chosen(snapshot: Snapshot, selector: Selector, heard: Heard) -> list[Member]:
+    """Return the members that a selector picks by all that is known of them, by name."""
+    found = [
+        member
+        for member in snapshot.members.values()
+        if not selector.requirements or picks(selector, sight_of(member, heard.get(member.id)), snapshot.label_sets)
+    ]
+    return sorted(found, key=lambda member: member.name)
+
+
+def users_of(snapshot: Snapshot, name: str) -> tuple[str, ...]:
+    """Return what names the label set itself: deployments first, then other label sets."""
+    deployments = (
+        f"deployment {found.path}" for found in snapshot.deployments.values() if name in _named_by(found.spec.placement)
+    )
+    sets = (f"label set @{found.id}" for found in snapshot.label_sets.values() if name in sets_named(found.selector))
+    return (*sorted(deployments), *sorted(sets))
+
+
+def placement_trouble(policy: PlacementPolicy, sets: Mapping[str, LabelSet]) -> str:
+    """Return why a deployment cannot use the label sets it names; empty when it can."""
+    found = trouble_of(policy.selector, sets, trusted=True)
+    others = (trouble_of(each, sets) for each in _seeing(policy))
+    return found or next(filter(None, others), "")
+
+
+def change_trouble(snapshot: Snapshot, changed: LabelSet) -> str:
+    """Return what would break if a label set became `changed`; empty when nothing would."""
+    after = {**snapshot.label_sets, changed.id: changed}
+    if len(after) > MAX_SETS and changed.id not in snapshot.label_sets:
+        return f"there are {MAX_SETS} label sets already, and there may be no more"
+    for name in (changed.id, *(each for each in after if each != changed.id)):
+        asked = Selector(requirements=(Requirement(key=SET + name, operator="exists"),))
+        trouble = trouble_of(asked, after)
+        if trouble and (name == changed.id or not trouble_of(asked, snapshot.label_sets)):
+            return trouble
+    for deployment in snapshot.deployments.values():
+        trouble = placement_trouble(deployment.spec.placement, after)
+        if trouble and not placement_trouble(deployment.spec.placement, snapshot.label_sets):
+            return f"{trouble}, and the deployment {deployment.path} is placed by it"
+    return ""
+
+
+def _named_by(policy: PlacementPolicy) -> Iterator[str]:
+    selectors: Iterable[Selector] = (policy.selector, *_seeing(policy))
+    for selector in selectors:
+        yield from sets_named(selector)
+
+
+def _seeing(policy: PlacementPolicy) -> tuple[Selector, ...]:
+    return (policy.resources, *(wish.selector for wish in policy.prefer))

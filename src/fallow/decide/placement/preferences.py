@@ -1,0 +1,42 @@
+"""How far nodes are what a request would rather have: one number a node, more is better.
+
+Each preference gives a node between nothing and its weight: all of it to those that a selector picks, or the share that
+the node has of the most that any of the nodes has. The sum is counted in tenths of all weights together, so that a
+difference too small to matter leaves the choice to the load.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fallow.decide.placement.columns import Columns, Floats, Mask
+from fallow.model.deployments import Preference
+
+STEPS = 10
+
+
+def preference(columns: Columns, wishes: Sequence[Preference], among: Mask) -> Floats:
+    """Return each node's sum; only nodes of `among` are compared with each other."""
+    total = np.zeros(len(among), dtype=np.float64)
+    for wish in wishes:
+        total += wish.weight * _share(columns, wish, among)
+    return np.round(total * STEPS / sum(wish.weight for wish in wishes))
+
+
+def ranks(liked: Floats, scores: Floats) -> Floats:
+    """Return places in an order, 0 is best: the more liked first, among equals the lower score, then the first."""
+    placed = np.empty(len(liked), dtype=np.float64)
+    placed[np.lexsort((scores, -liked))] = np.arange(len(liked), dtype=np.float64)
+    return placed
+
+
+def _share(columns: Columns, wish: Preference, among: Mask) -> Floats:
+    if wish.order == "match":
+        return columns.all_of(wish.selector).astype(np.float64)
+    amounts = columns.amounts(wish.key).amounts
+    known = among & ~np.isnan(amounts)
+    most = float(amounts[known].max()) if known.any() else 0.0
+    if most <= 0.0:
+        return known.astype(np.float64) if wish.order == "least" else np.zeros(len(among), dtype=np.float64)
+    share = np.where(known, amounts / most, 0.0)
+    return share if wish.order == "most" else np.where(known, 1.0 - share, 0.0)
