@@ -8,13 +8,14 @@ import msgspec
 from hypothesis import strategies as st
 
 from fallow.decide.placement import Binding
-from fallow.decide.selectors import matches
+from fallow.decide.matching import matches
 from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
-from fallow.model.deployments import PlacementPolicy, Replica, ReplicaState, Template
-from fallow.model.labels import Requirement, Selector
+from fallow.model.deployments import PlacementPolicy, Preference, Replica, ReplicaState, Template
+from fallow.model.labels import LabelSet, Requirement, Selector, Variable
 from fallow.model.members import Facts, Lease, Member, MemberState, Role, Scheduling
 from fallow.model.pools import PortRange
+from fallow.model.wire import Usage
 
 FIRST_PORT = 20000
 LEAVING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
@@ -32,6 +33,46 @@ requirements = st.one_of(
         values=mostly([("2",), ("1Ki",), ("0.5",)]),
     ),
 )  # fmt: skip
+GIB = 2**30
+usages = st.builds(Usage, disk_free_bytes=mostly([0, GIB, 2 * GIB, 40 * GIB]), containers=mostly([0, 3]))
+# What a node says of itself; "role" and "zone" are what selectors ask of labels.
+said = st.fixed_dictionaries(
+    {}, optional={"rack": mostly(["r1", "r2"]), "role": st.just("web"), "zone": mostly(["a", "b"]), "gpu": st.just("1")}
+)
+in_sets = st.one_of(
+    requirements,
+    st.builds(Requirement, key=st.just("@west"), operator=mostly(["exists", "absent"])),
+    st.builds(Requirement, key=mostly(["@gone", "@told"]), operator=mostly(["exists", "absent"])),
+)
+resources = st.one_of(
+    st.builds(
+        Requirement,
+        key=mostly(["disk.free", "var:disk.free"]),
+        operator=mostly(["ge", "lt"]),
+        values=mostly([("1GiB",), ("2GiB",), ("41000000000",)]),
+    ),
+    st.builds(
+        Requirement, key=mostly(["rack", "var:zone"]), operator=mostly(["in", "notin"]), values=mostly([("r1",)])
+    ),
+    st.builds(Requirement, key=mostly(["rack", "@told"]), operator=mostly(["exists", "absent"])),
+)
+wishes = st.one_of(
+    st.builds(
+        Preference, selector=st.one_of(requirements, resources).map(lambda found: Selector(requirements=(found,))),
+        weight=mostly([1, 3]),
+    ),
+    st.builds(Preference, order=mostly(["most", "least"]), key=mostly(["disk.free", "size", "rack"]), weight=mostly([1, 2])),
+)  # fmt: skip
+
+
+def a_set(name: str, *found: Requirement) -> LabelSet:
+    return LabelSet(id=name, created_at=0.0, updated_at=0.0, selector=Selector(requirements=found))
+
+
+SETS = {
+    "west": a_set("west", Requirement(key="zone", operator="in", values=("a", "c"))),
+    "told": a_set("told", Requirement(key="var:rack", operator="exists")),  # no label answers it
+}
 labels = st.fixed_dictionaries(
     {},
     optional={
@@ -41,7 +82,9 @@ labels = st.fixed_dictionaries(
 )  # fmt: skip
 policies = st.builds(
     PlacementPolicy,
-    selector=st.lists(requirements, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
+    selector=st.lists(in_sets, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
+    resources=st.lists(resources, max_size=2).map(lambda found: Selector(requirements=tuple(found))),
+    prefer=mostly([0, 0, 1, 2]).flatmap(lambda count: st.lists(wishes, min_size=count, max_size=count)).map(tuple),
     strategy=mostly(["spread", "spread", "pack"]),
     spread_by=mostly([(), (), ("zone",), ("zone", "role")]),
     max_per_node=mostly([0, 0, 0, 1, 2]),
@@ -102,6 +145,7 @@ class Case:
             state=self.pick("service", mostly([MemberState.READY] * 4 + list(MemberState)), MemberState.READY),
             scheduling=self.pick("service", mostly([Scheduling.ACTIVE] * 4 + list(Scheduling)), Scheduling.ACTIVE),
             labels=self.pick("labels", labels, {"zone": "ab"[number % 2]}),
+            variables=tuple(Variable(name=name, value=value) for name, value in self.pick("labels", said, {}).items()),
             lease=Lease(
                 address=self.pick("service", mostly([address] * 4 + [""]), address),
                 host_ports=PortRange(first=FIRST_PORT, last=last),
@@ -126,6 +170,7 @@ class Case:
         policy = msgspec.structs.replace(
             policy,
             selector=self.pick("labels", st.just(policy.selector), Selector()),
+            resources=self.pick("labels", st.just(policy.resources), Selector()),
             architectures=self.pick("labels", st.just(policy.architectures), ()),
             max_per_node=self.pick("crowd", mostly([0, 1, 1, 2]), 0),
         )
@@ -151,7 +196,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
                 replaces=draw(mostly(["", *placed])),
             )  # fmt: skip
             replicas[replica.id] = draw(placed_or_not(replica, sorted(members), number * 10 + slot))
-    return Snapshot(members=members, templates=templates, replicas=replicas)
+    return Snapshot(members=members, templates=templates, replicas=replicas, label_sets=SETS)
 
 
 @st.composite
@@ -175,7 +220,9 @@ def with_bindings(snapshot: Snapshot, bindings: Iterable[Binding]) -> Snapshot:
             replicas[binding.replica_id], node_id=binding.node_id, address=binding.address,
             host_ports=binding.host_ports, state=ReplicaState.PLACED,
         )  # fmt: skip
-    return Snapshot(members=snapshot.members, templates=snapshot.templates, replicas=replicas)
+    return Snapshot(
+        members=snapshot.members, templates=snapshot.templates, replicas=replicas, label_sets=snapshot.label_sets
+    )
 
 
 def residents(snapshot: Snapshot, node_id: str) -> list[Replica]:
@@ -192,13 +239,52 @@ def counted(snapshot: Snapshot, replica: Replica, node_id: str) -> int:
     )
 
 
-def may_run(snapshot: Snapshot, replica: Replica, node: Member) -> bool:
+Heard = dict[str, Usage]
+
+
+def heard_of(snapshot: Snapshot) -> Heard:
+    """What nodes use: every third has not been heard yet."""
+    return {
+        id_: Usage(disk_free_bytes=[GIB, 2 * GIB, 40 * GIB][index % 3])
+        for index, id_ in enumerate(sorted(snapshot.members))
+        if index % 3 != 1
+    }
+
+
+def trusted(snapshot: Snapshot, wanted: Requirement, node: Member) -> bool:
+    """One requirement of a deployment's selector: assigned labels alone, and label sets over nothing else."""
+    if not wanted.key.startswith("@"):
+        return matches(Selector(requirements=(wanted,)), node.labels)
+    return wanted.key == "@west" and (node.labels.get("zone") in ("a", "c")) is (wanted.operator == "exists")
+
+
+def resourceful(wanted: Requirement, node: Member, heard: Heard) -> bool:
+    """One requirement of a deployment's resources: the amount that is measured, or what the node says."""
+    told = {each.name: each.value for each in node.variables}
+    if wanted.key.endswith("disk.free"):
+        usage = heard.get(node.id)
+        bound = int(wanted.values[0].removesuffix("GiB")) * (GIB if wanted.values[0].endswith("GiB") else 1)
+        have = usage.disk_free_bytes if usage is not None else None
+        return have is not None and (have >= bound if wanted.operator == "ge" else have < bound)
+    if wanted.key == "@told":
+        return ("rack" in told) is (wanted.operator == "exists")
+    value = told.get(wanted.key.removeprefix("var:"))
+    if wanted.operator in ("in", "notin"):
+        return (value in wanted.values) is (wanted.operator == "in")
+    return (value is not None) is (wanted.operator == "exists")
+
+
+def may_run(snapshot: Snapshot, replica: Replica, node: Member, heard: Heard) -> bool:
     """Everything but the ports: whether one more replica is allowed on the node."""
     template = snapshot.templates[replica.template_id]
     policy, need = template.placement, template.container.resources
     if node.role is not Role.NODE or node.state is not MemberState.READY or not node.lease.address:
         return False
-    if node.scheduling is not Scheduling.ACTIVE or not matches(policy.selector, node.labels):
+    if node.scheduling is not Scheduling.ACTIVE:
+        return False
+    if not all(trusted(snapshot, each, node) for each in policy.selector.requirements):
+        return False
+    if not all(resourceful(each, node, heard) for each in policy.resources.requirements):
         return False
     if policy.architectures and node.facts.architecture not in policy.architectures:
         return False

@@ -8,6 +8,7 @@ from placement_cases import (
     a_member,
     a_replica,
     a_template,
+    heard_of,
     may_run,
     owners,
     policies,
@@ -28,13 +29,14 @@ CALM = settings(max_examples=150, deadline=None)
 @CALM
 @given(snapshots())
 def test_every_binding_holds_when_its_turn_comes(before: Snapshot) -> None:
-    for binding in place(before, 0.0).bindings:
+    heard = heard_of(before)
+    for binding in place(before, 0.0, heard).bindings:
         replica, node = before.replicas[binding.replica_id], before.members[binding.node_id]
         assert replica.state is ReplicaState.PENDING
-        assert may_run(before, replica, node)
+        assert may_run(before, replica, node, heard)
         assert binding.host_ports == ports_for(before, replica, node)
         assert binding.address == node.lease.address
-        assert fits(before, binding) is None
+        assert fits(before, binding, heard) is None
         before = with_bindings(before, [binding])
         taken = [number for number, _ in owners(before, node.id)]
         assert len(set(owners(before, node.id))) == len(taken)
@@ -54,7 +56,8 @@ def test_every_pending_replica_is_bound_once_or_rejected(before: Snapshot) -> No
 @CALM
 @given(snapshots())
 def test_nothing_is_rejected_that_would_still_fit(before: Snapshot) -> None:
-    placement = place(before, 0.0)
+    heard = heard_of(before)
+    placement = place(before, 0.0, heard)
     after = with_bindings(before, placement.bindings)
     rejected = {found.template_id: found.reason for found in placement.rejections}
     for replica in after.replicas.values():
@@ -64,14 +67,14 @@ def test_nothing_is_rejected_that_would_still_fit(before: Snapshot) -> None:
         assert reason.text
         for node in after.members.values():
             given_ports = ports_for(after, replica, node)
-            assert not (may_run(after, replica, node) and given_ports is not None)
+            assert not (may_run(after, replica, node, heard) and given_ports is not None)
             binding = Binding(
                 replica_id=replica.id,
                 node_id=node.id,
                 address=node.lease.address,
                 host_ports=given_ports or ports_anyway(after, replica),
             )
-            assert fits(after, binding) is not None
+            assert fits(after, binding, heard) is not None
 
 
 def ports_anyway(snapshot: Snapshot, replica: Replica) -> dict[str, int]:
@@ -82,7 +85,7 @@ def ports_anyway(snapshot: Snapshot, replica: Replica) -> dict[str, int]:
 @CALM
 @given(snapshots())
 def test_rejections_count_every_node_once(before: Snapshot) -> None:
-    for rejection in place(before, 0.0).rejections:
+    for rejection in place(before, 0.0, heard_of(before)).rejections:
         if not before.nodes:
             assert rejection.reason.code == "NoNodes"
             continue
@@ -99,14 +102,15 @@ def test_the_order_of_records_does_not_matter(before: Snapshot, chance: object) 
         chance.shuffle(keys)  # type: ignore[attr-defined]
         return {key: records[key] for key in keys}
 
-    first = place(before, 0.0)
-    assert place(before, 0.0) == first
+    first = place(before, 0.0, heard_of(before))
+    assert place(before, 0.0, heard_of(before)) == first
     again = Snapshot(
         members=shuffled(dict(before.members)),  # type: ignore[arg-type]
         templates=shuffled(dict(before.templates)),  # type: ignore[arg-type]
         replicas=shuffled(dict(before.replicas)),  # type: ignore[arg-type]
+        label_sets=before.label_sets,
     )
-    assert place(again, 0.0) == first
+    assert place(again, 0.0, heard_of(again)) == first
 
 
 @CALM

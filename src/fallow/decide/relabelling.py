@@ -66,7 +66,16 @@ def missed(snapshot: Snapshot, id_: str, wish: Wish, heard: Heard) -> RelabelIte
     same = wish.revisions is None or wish.revisions.get(id_) == member.revision
     if same and wish.role in ("", member.role) and picks(wish.selector, sight, snapshot.label_sets):
         return None
-    return RelabelItem(id=id_, name=member.name, revision=member.revision, before={}, after={}, outcome="conflict")
+    # A call that is repeated because its answer was lost finds its own work done.
+    done = all(member.labels.get(key) == value for key, value in wish.labels.items())
+    return RelabelItem(
+        id=id_,
+        name=member.name,
+        revision=member.revision,
+        before={},
+        after={},
+        outcome="unchanged" if done else "conflict",
+    )
 
 
 def in_words(item: RelabelItem) -> str:
