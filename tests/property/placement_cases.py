@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from fallow.decide.placement import Binding
 from fallow.decide.matching import matches
+from fallow.decide.placement import Binding
 from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import PlacementPolicy, Preference, Replica, ReplicaState, Template

@@ -7,11 +7,11 @@ from typing import Literal
 
 from fallow.model.control import Level
 from fallow.model.doctor import Finding
+from fallow.model.labels import Variable
 from fallow.model.names import DEFAULT_DOMAIN
 
 DNS_LISTEN = "127.0.0.1:8453"
 DNS_OFF = "off"
-from fallow.model.labels import Variable
 
 LogFormat = Literal["auto", "json", "console"]
 

@@ -106,7 +106,7 @@ def _told(record: Record | None) -> dict[str, str]:
     """Return the properties worth comparing: a list of what may be told, as environments hold secrets."""
     match record:
         case Deployment():
-            return {
+            told = {
                 "replicas": str(record.spec.replicas),
                 "image": record.spec.container.image,
                 "generation": str(record.generation),
@@ -114,19 +114,20 @@ def _told(record: Record | None) -> dict[str, str]:
             }
         case Member():
             labels = ",".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
-            return {"name": record.name, "scheduling": str(record.scheduling), "labels": labels}
+            told = {"name": record.name, "scheduling": str(record.scheduling), "labels": labels}
         case LabelSet():
-            return {"selector": format_selector(record.selector), "description": record.description}
+            told = {"selector": format_selector(record.selector), "description": record.description}
         case JoinToken():
-            return {"role": str(record.role), "uses": str(record.uses), "revoked": "yes" if record.revoked else ""}
+            told = {"role": str(record.role), "uses": str(record.uses), "revoked": "yes" if record.revoked else ""}
         case ApiToken():
-            return {"name": record.name, "role": str(record.role)}
+            told = {"name": record.name, "role": str(record.role)}
         case Pool():
-            return {
+            told = {
                 "cidr": record.cidr,
                 "mode": str(record.mode),
                 "agent_port": str(record.agent_port),
                 "quarantine_seconds": f"{record.quarantine_seconds:g}",
             }
         case _:
-            return {}
+            told = {}
+    return told
