@@ -29,12 +29,13 @@ class Link(Protocol):
     """One open session."""
 
     member_id: str
+    instance: str  # which start of its agent; empty: it did not say
 
     def send(self, frame: ToMember) -> None:
         """Queue a frame; a member that does not read is cut off."""
 
-    def close(self, reason: str, final: bool = False) -> None:
-        """End the session; `final` tells the member not to come back."""
+    def close(self, reason: str, final: bool = False, clean: bool = False) -> None:
+        """End the session; `final` tells the member not to come back, `clean` to remove what it runs."""
 
 
 class Backlog:
@@ -221,17 +222,19 @@ class Hub:
         for known in (self._seen, self._usage, self._proxies, self._names):
             known.pop(member_id, None)
 
-    def disconnect(self, member_id: str, reason: str) -> None:
-        """End a member's session for good."""
+    def disconnect(self, member_id: str, reason: str, clean: bool = False) -> None:
+        """End a member's session for good, whether it heeds that or not; `clean`: it should remove what it runs."""
         link = self._links.get(member_id)
         if link is not None:
-            link.close(reason, final=True)
+            link.close(reason, final=True, clean=clean)
+            self.closed(link)
 
     def cut(self, member_id: str, reason: str) -> None:
         """End a member's session; it may open another."""
         link = self._links.get(member_id)
         if link is not None:
             link.close(reason)
+            self.closed(link)
 
     def log_chunk(self, member_id: str, chunk: LogChunk) -> None:
         """Hand lines of a log to whoever asked for them."""

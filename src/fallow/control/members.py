@@ -12,6 +12,7 @@ import structlog
 from fallow.control.hub import Hub
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
+from fallow.decide.clones import superseded
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
@@ -58,10 +59,19 @@ def sessions_controller(hub: Hub, settings: Settings) -> Controller:
 
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
     """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
+    revoked = snapshot.revoked_members
     for member_id in sorted(hub.connected() | silences.keys()):
         member = snapshot.members.get(member_id)
         if member is None:
-            hub.disconnect(member_id, "this member was removed; join again with a new token")
+            found = revoked.get(member_id)
+            reason = found.reason if found is not None else "this member was removed; join again with a new token"
+            hub.disconnect(member_id, reason, clean=found is not None and not found.keep_containers)
             hub.forget(member_id)
+            continue
+        link = hub.link(member_id)
+        if member.fence:
+            hub.cut(member_id, f"fenced: {member.fence}")
+        elif link is not None and superseded(member.runs, link.instance):
+            hub.cut(member_id, "a newer session took its place")
         elif member.state is MemberState.DEAD and silences.get(member_id, 0.0) > dead_after_seconds:
             hub.cut(member_id, "nothing was heard for too long")

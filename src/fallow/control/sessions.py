@@ -19,6 +19,7 @@ from cryptography import x509
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
+from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
@@ -29,10 +30,11 @@ from fallow.control.settings import Settings
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.labels import variables_problem
-from fallow.model.members import Member, RenewRequest, Role
+from fallow.model.members import AgentRun, Member, RenewRequest, Revocation, Role
 from fallow.model.names import DNS_PORT_VARIABLE
 from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
+    OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
     Frame,
     FromMember,
@@ -78,25 +80,30 @@ asyncio.sslproto.SSLProtocol.max_size = 16 * 1024
 
 
 class SessionRefused(Exception):  # noqa: N818 - an outcome, told to the member
-    """The peer is not let in; `final` when asking again cannot help."""
+    """The peer is not let in; `final` when asking again cannot help, `clean` when it should remove what it runs."""
 
-    def __init__(self, reason: str, final: bool = False) -> None:
+    def __init__(self, reason: str, final: bool = False, clean: bool = False) -> None:
         super().__init__(reason)
         self.final = final
+        self.clean = clean
 
 
 class SessionLink:
     """One open session; see `hub.Link`."""
 
-    def __init__(self, member_id: str, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, member_id: str, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None) -> None:
         self.member_id = member_id
+        self.instance = run.instance if run is not None else ""
+        self.agent_version = hello.agent_version
+        self.protocol = min(hello.protocol, PROTOCOL_VERSION)
+        self.ended = False  # what it still sends is not heard
         self.unstored: dict[int, asyncio.Future[None]] = {}  # by the number of the batch
         self._writer = writer
 
     def send(self, frame: ToMember) -> None:
         """Queue a frame; a member that does not read is cut off, and so is one for which a frame is too large."""
         transport = self._writer.transport
-        if transport.is_closing():
+        if self.ended or transport.is_closing():
             return
         try:
             data = encode_frame(frame)
@@ -110,9 +117,12 @@ class SessionLink:
             return
         self._writer.write(data)
 
-    def close(self, reason: str, final: bool = False) -> None:
-        """End the session; `final` tells the member not to come back."""
-        self.send(Reject(reason=reason, final=True) if final else Goodbye(reason=reason))
+    def close(self, reason: str, final: bool = False, clean: bool = False) -> None:
+        """End the session; `final` tells the member not to come back, `clean` to remove what it runs."""
+        if self.ended:
+            return
+        self.send(Reject(reason=reason, final=True, clean=clean) if final else Goodbye(reason=reason))
+        self.ended = True
         self._writer.close()
 
 
@@ -138,6 +148,10 @@ class Sessions:
     def _reported(self) -> Reported:
         return Reported(self.cache, self.applier, self.clock, self.facts_seconds)
 
+    @cached_property
+    def _claims(self) -> Claims:
+        return Claims(self.cache, self.applier, self.clock)
+
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> Door:
         """Start to accept sessions; `context` must demand a certificate of our CA. Raises OSError: it is taken."""
         loop = asyncio.get_running_loop()
@@ -153,6 +167,7 @@ class Sessions:
         """Say goodbye on every session and wait a moment until they have ended; what is left then is cut."""
         self._stopping.set()
         self._reported.stop()
+        self._claims.stop()
         for link in self.hub.links():
             link.close(reason)
         if self._serving:
@@ -173,7 +188,7 @@ class Sessions:
             pass  # it went away; how long it stays away is what counts
         except SessionRefused as refused:
             _log.info("session refused", reason=str(refused))
-            writer.write(encode_frame(Reject(reason=str(refused), final=refused.final)))
+            writer.write(encode_frame(Reject(reason=str(refused), final=refused.final, clean=refused.clean)))
         except StoreError as error:
             _log.warning("session ended by the store", error=str(error))
             writer.write(encode_frame(Reject(reason="the store does not answer; try again")))
@@ -196,11 +211,13 @@ class Sessions:
             await self.peers.hold(id_, reader, writer)
             return
         member, hello = await self._admit(await self._member(role, id_, certificate), reader)
-        link = SessionLink(member.id, writer)
+        run = run_of(hello, str(writer.get_extra_info("peername")[0]), self.clock())
+        link = SessionLink(member.id, writer, hello, run)
+        proved = self._prover(link, run)
         try:
             self._open(link, member, hello)
-            self._hear_beats(link, writer)
-            await self._converse(link, member.role, reader)
+            self._hear_beats(link, writer, proved)
+            await self._converse(link, member.role, reader, proved)
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
@@ -211,10 +228,10 @@ class Sessions:
             hello = decode_from_member(await read_frame(reader))
         if not isinstance(hello, Hello):
             raise SessionRefused("the first frame must be a hello")
-        if hello.protocol != PROTOCOL_VERSION:
+        if hello.protocol < OLDEST_PROTOCOL or (hello.oldest_protocol or hello.protocol) > PROTOCOL_VERSION:
             raise SessionRefused(
-                f"the member speaks protocol {hello.protocol}, this control plane {PROTOCOL_VERSION}: "
-                "upgrade the older one"
+                f"the member speaks protocol {hello.protocol}, this control plane {OLDEST_PROTOCOL} to "
+                f"{PROTOCOL_VERSION}: upgrade the older one"
             )
         problem = variables_problem(hello.variables)
         if problem:
@@ -223,6 +240,19 @@ class Sessions:
         # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
         await self.applier.catch_up()
         return member, hello
+
+    def _prover(self, link: SessionLink, run: AgentRun | None) -> Callable[[], None]:
+        """Return what is to be called at the first word after the welcome; it tells nothing when called again."""
+        opened_after = self._claims.current(link.member_id)
+        told = run is None
+
+        def proved() -> None:
+            nonlocal told
+            if not told and run is not None:
+                told = True
+                self._claims.made(link.member_id, opened_after, run, link.close)
+
+        return proved
 
     def _open(self, link: SessionLink, member: Member, hello: Hello) -> None:
         """Welcome the member, make its session known, and tell it what it should do."""
@@ -246,13 +276,25 @@ class Sessions:
         """Return the member that a certificate names. Raises SessionRefused."""
         member = await self.cache.latest("members", member_id)
         if not isinstance(member, Member) or member.role != role:
-            raise SessionRefused("this member was removed; join again with a new token", final=True)
+            raise await self._unknown(certificate, "this member was removed; join again with a new token")
         if key_sha256_of_certificate(certificate) != member.key_sha256:
-            raise SessionRefused("this member has another key now", final=True)
+            raise await self._unknown(certificate, "this member has another key now")
+        if member.fence:
+            raise SessionRefused(f"fenced: {member.fence}")
         return member
 
-    def _hear_beats(self, link: SessionLink, writer: asyncio.StreamWriter) -> None:
+    async def _unknown(self, certificate: bytes, otherwise: str) -> SessionRefused:
+        """Return the refusal of a key that is no member's: why, if that is on record."""
+        found = await self.cache.latest("revocations", key_sha256_of_certificate(certificate))
+        if isinstance(found, Revocation):
+            return SessionRefused(found.reason, final=True, clean=not found.keep_containers)
+        return SessionRefused(otherwise, final=True)
+
+    def _hear_beats(self, link: SessionLink, writer: asyncio.StreamWriter, proved: Callable[[], None]) -> None:
         def on_beat(beat: Heartbeat) -> None:
+            if link.ended:
+                return
+            proved()
             self.hub.heard(link.member_id)
             self.hub.used(link.member_id, beat.usage)
 
@@ -260,9 +302,14 @@ class Sessions:
         if isinstance(protocol, SessionProtocol):
             protocol.on_beat = on_beat
 
-    async def _converse(self, link: SessionLink, role: Role, reader: asyncio.StreamReader) -> None:
+    async def _converse(
+        self, link: SessionLink, role: Role, reader: asyncio.StreamReader, proved: Callable[[], None]
+    ) -> None:
         while True:
             frame = decode_from_member(await read_frame(reader))
+            if link.ended:
+                return
+            proved()
             if _SPEAKERS.get(type(frame), role) is not role:
                 raise ValueError(f"a {role} sends no {type(frame).__name__}")
             self.hub.heard(link.member_id)

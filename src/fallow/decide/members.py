@@ -50,12 +50,15 @@ def judge(
     steps = []
     for member in snapshot.members.values():
         seen = last_seen.get(member.id)
-        if member.state is MemberState.READY and seen is not None and now - seen <= rules.suspect_after_seconds:
+        if not member.fence and member.state is MemberState.READY and seen is not None and now - seen <= rules.suspect_after_seconds:
             continue  # nearly all of them, twice a second
         state, reason = _state_of(member, seen, now, rules, outage)
         if state is member.state:
             continue
-        changed = msgspec.structs.replace(member, state=state, state_since=now, state_reason=reason, updated_at=now)
+        purge_at = member.purge_at if state is MemberState.DEAD else 0.0
+        changed = msgspec.structs.replace(
+            member, state=state, state_since=now, state_reason=reason, purge_at=purge_at, updated_at=now
+        )
         told = event(
             new_id(), now, "loop:members", "member", member.id, member.name,
             f"{member.role.title()}{state.title()}", reason,
@@ -67,6 +70,8 @@ def judge(
 
 def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, outage: bool) -> tuple[MemberState, str]:
     """Return the state `member` should have, and why."""
+    if member.fence:
+        return MemberState.DEAD, f"fenced: {member.fence}"
     if seen is not None and now - seen <= rules.suspect_after_seconds:
         return MemberState.READY, "its session is open"
     if member.state in (MemberState.JOINING, MemberState.DEAD):

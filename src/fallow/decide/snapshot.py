@@ -7,9 +7,10 @@ from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.labels import LabelSet
-from fallow.model.members import Member, MemberState, Role, Scheduling
+from fallow.model.members import Member, MemberState, Revocation, Role, Scheduling
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.upgrades import Upgrade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Snapshot:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     released_leases: Mapping[str, ReleasedLease] = field(default_factory=dict)
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
+    revocations: Mapping[str, Revocation] = field(default_factory=dict)
+    upgrades: Mapping[str, Upgrade] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:
@@ -63,6 +66,11 @@ class Snapshot:
     def live_gateways(self) -> list[Member]:
         """Return the gateways that are ready."""
         return [member for member in self.gateways.values() if member.state is MemberState.READY]
+
+    @cached_property
+    def revoked_members(self) -> Mapping[str, Revocation]:
+        """Return why members were removed, by their ids."""
+        return {found.member_id: found for found in self.revocations.values()}
 
     def deployment_named(self, project: str, name: str) -> Deployment | None:
         """Return the deployment called `project/name`, if there is one."""

@@ -4,12 +4,13 @@ from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
 from fallow.model.labels import LabelSet
-from fallow.model.members import Member
+from fallow.model.members import Member, Revocation
 from fallow.model.meta import Record
 from fallow.model.peers import Leader, Peer, Roster
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.upgrades import Upgrade
 
 KINDS: dict[str, type[Record]] = {
     "members": Member,
@@ -27,6 +28,8 @@ KINDS: dict[str, type[Record]] = {
     "pools": Pool,
     "released-leases": ReleasedLease,
     "label-sets": LabelSet,
+    "revocations": Revocation,
+    "upgrades": Upgrade,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

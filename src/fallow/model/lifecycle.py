@@ -26,6 +26,7 @@ MEMBER_TRANSITIONS: dict[tuple[M, M], str] = {
     (M.JOINING, M.DEAD): "members",
     (M.READY, M.SUSPECT): "members",
     (M.SUSPECT, M.READY): "members",
+    (M.READY, M.DEAD): "members",  # it is fenced
     (M.SUSPECT, M.DEAD): "members",
     (M.DEAD, M.READY): "members",
 }

@@ -67,6 +67,26 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     prefix_length: int = 0  # of the pool's network; 0: the address stands alone
 
 
+class AgentRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of an agent with a member's key, and where its session came from; `instance` is never used again."""
+
+    instance: str
+    boot_id: str = ""
+    address: str = ""
+    agent_version: str = ""
+    at: float = 0.0  # of its first session
+
+
+class AgentWish(msgspec.Struct, frozen=True, kw_only=True):
+    """The version an operator wants a member's agent to have, and why it did not get there."""
+
+    upgrade_id: str
+    version: str
+    sha256: str  # of its package
+    since: float
+    failed: str = ""
+
+
 class Member(Record, frozen=True, kw_only=True):
     """One member of a cluster: desired side, identity, reported side, observed side."""
 
@@ -88,6 +108,26 @@ class Member(Record, frozen=True, kw_only=True):
     state: MemberState = MemberState.JOINING
     state_since: float = 0.0
     state_reason: str = ""
+    runs: tuple[AgentRun, ...] = ()  # oldest first; the last one has the session
+    fence: str = ""  # why nobody with its key is let in, until an operator says so
+    purge_at: float = 0.0  # when it is removed, being dead for so long; 0: not foreseen
+    # desired: of its agent
+    agent: AgentWish | None = None
+
+    @property
+    def agent_version(self) -> str:
+        """Return which agent it runs, as its newest session told."""
+        return self.runs[-1].agent_version if self.runs else self.facts.agent_version
+
+
+class Revocation(Record, frozen=True, kw_only=True):
+    """A key that is not accepted any more, because its member was removed. Its id is the key's SHA-256."""
+
+    member_id: str
+    name: str
+    role: Role
+    reason: str  # for people
+    keep_containers: bool = False  # the machine is not asked to remove them
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +160,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     session_host: str  # empty: the host that answered
     session_port: int
     lease: Lease
+    issued_at: float = 0.0  # by the control plane's clock; 0: it did not say
 
 
 class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,6 +168,7 @@ class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     labels: Annotated[dict[str, str | None], msgspec.Meta(max_length=64)] = {}
     scheduling: Scheduling | None = None
+    unfence: bool = False  # let a fenced member in again
 
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,3 +197,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     used_memory_bytes: int = 0
     lease: Lease | None = None
     measured: tuple[Variable, ...] = ()  # by its agent, under reserved names
+    agent_version: str = ""
+    agent_wish: AgentWish | None = None
+    fence: str = ""
+    purge_at: float = 0.0

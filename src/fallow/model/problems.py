@@ -13,6 +13,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hint: str = ""  # what to do next
     errors: tuple[str, ...] = ()  # every single thing wrong, when there are several
     request_id: str = ""
+    clean: bool = False  # to a member that was removed: it should remove what it runs for us
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,11 @@ from fallow.model.names import NamesChange, NamesReport
 from fallow.model.peers import ControlAddress
 from fallow.model.routes import ProxyReport, ProxyState
 
-PROTOCOL_VERSION = 1
+# A member's agent and its control plane may be one version apart. What a newer one adds has defaults that older ones
+# leave it at, and frames that an older one does not know are not sent to it.
+PROTOCOL_VERSION = 2
+OLDEST_PROTOCOL = 1
+UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 
 
@@ -47,12 +51,22 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 # member -> control plane
 
 
+class UpgradeReported(Frame, frozen=True, kw_only=True, tag="upgrade-failed"):
+    """The agent did not become `version`, and why; it goes on as it was."""
+
+    version: Annotated[str, msgspec.Meta(max_length=64)]
+    error: Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     """First frame of a member."""
 
     protocol: int
     agent_version: str
     boot_id: str
+    oldest_protocol: int = 0  # that it can speak as well; 0: only `protocol`
+    instance: Annotated[str, msgspec.Meta(max_length=64)] = ""  # made at each start of the agent
+    upgrade_failed: UpgradeReported | None = None  # the last one it went back from
     facts: Facts
     variables: tuple[Variable, ...] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
@@ -131,10 +145,14 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):
-    """The session is refused; `final` means that asking again will not help (removed, revoked)."""
+    """The session is refused; `final` means that asking again will not help (removed, revoked).
+
+    `clean`: the member was removed; it should stop and remove what it runs for us, and forget who it was.
+    """
 
     reason: str
     final: bool = False
+    clean: bool = False
 
 
 class Assign(Frame, frozen=True, kw_only=True, tag="assign"):
@@ -196,13 +214,23 @@ class Renewed(Frame, frozen=True, kw_only=True, tag="renewed"):
     identity: Identity
 
 
+class Upgrade(Frame, frozen=True, kw_only=True, tag="upgrade"):
+    """Become the agent of another version: `package` is a wheel with this hash."""
+
+    version: str
+    sha256: str
+    package: bytes
+
+
 class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
     """Either side closes on purpose; a member that leaves so is not at once suspect."""
 
     reason: str = ""
 
 
-FromMember = Hello | Heartbeat | Observed | ProxyReported | NamesReported | LogChunk | RenewAsked | Goodbye
+FromMember = (
+    Hello | Heartbeat | Observed | ProxyReported | NamesReported | LogChunk | RenewAsked | UpgradeReported | Goodbye
+)
 ToMember = (
     Welcome
     | Reject
@@ -214,6 +242,7 @@ ToMember = (
     | CloseLog
     | ControlMoved
     | Renewed
+    | Upgrade
     | Goodbye
 )
 

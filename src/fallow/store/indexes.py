@@ -19,6 +19,7 @@ _FIELD_OF = {
     "gateways": "members",
     "live_gateways": "members",
     "_deployments_by_path": "deployments",
+    "revoked_members": "revocations",
 }
 
 # A replica before and after; None: it was not, or is no more.

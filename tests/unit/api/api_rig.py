@@ -59,6 +59,7 @@ class FakeLink:
 
     member_id: str
     hub: Hub
+    instance: str = ""
     lines: tuple[str, ...] = ()
     error: str = ""
     ends: bool = True
@@ -74,7 +75,7 @@ class FakeLink:
             if self.error:
                 self.hub.log_chunk(self.member_id, LogChunk(stream_id=frame.stream_id, end=True, error=self.error))
 
-    def close(self, reason: str, final: bool = False) -> None:
+    def close(self, reason: str, final: bool = False, clean: bool = False) -> None:
         self.closed.append((reason, final))
 
 

@@ -102,10 +102,10 @@ class Connection:
 class SessionRig:
     """The listener, what it hands frames to, and what was dialled."""
 
-    def __init__(self, stored: Stored, folder: Path, **changes: Any) -> None:
+    def __init__(self, stored: Stored, folder: Path, authority: Authority | None = None, **changes: Any) -> None:
         self.stored = stored
         self.folder = folder
-        self.authority = Authority.create_or_load(folder / "ca")
+        self.authority = authority or Authority.create_or_load(folder / "ca")
         self.settings = Settings()
         self.hub = Hub(time.time)
         self.observations = Observations(stored.cache, stored.applier, time.time)

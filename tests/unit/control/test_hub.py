@@ -12,15 +12,16 @@ from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember
 class Line:
     """A session that keeps what it is told."""
 
-    def __init__(self, member_id: str) -> None:
+    def __init__(self, member_id: str, instance: str = "") -> None:
         self.member_id = member_id
+        self.instance = instance
         self.sent: list[ToMember] = []
         self.ended: list[tuple[str, bool]] = []
 
     def send(self, frame: ToMember) -> None:
         self.sent.append(frame)
 
-    def close(self, reason: str, final: bool = False) -> None:
+    def close(self, reason: str, final: bool = False, clean: bool = False) -> None:
         self.ended.append((reason, final))
 
 
