@@ -1,6 +1,7 @@
 """The agent of a gateway: a session for the wanted proxy state, and a proxy that is made to do it."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,14 @@ from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.names import NameService
 from fallow.agent.outbox import Outbox
-from fallow.agent.session import Session
+from fallow.agent.session import Session, SessionRefused
 from fallow.agent.vitals import Vitals
 from fallow.client.tasks import first_to_end
 from fallow.drivers.proxy.contract import Proxy, ProxyError
 from fallow.model.labels import Variable
 from fallow.model.routes import ProxyReport, ProxyState
 from fallow.model.wire import (
+    OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
     Hello,
     NamesReported,
@@ -57,6 +59,8 @@ class GatewayAgent:
     ) -> None:
         self._proxy = proxy
         self._folder = folder
+        self._identity = identity
+        self._instance = secrets.token_hex(8)
         self._names = names
         self._variables = (*variables, *names.variables) if names is not None else variables
         self._vitals = Vitals(folder=folder)
@@ -80,7 +84,12 @@ class GatewayAgent:
 
     async def _hold_session(self, stop: asyncio.Event) -> None:
         await first_to_end(self._started.wait(), stop.wait(), timeout_seconds=PROXY_WAIT_SECONDS)
-        await self._session.run(stop)
+        try:
+            await self._session.run(stop)
+        except SessionRefused as refused:
+            if refused.clean:
+                self._identity.forget()
+            raise
 
     async def _work(self) -> None:
         await self._start()
@@ -164,6 +173,8 @@ class GatewayAgent:
         """Return the first frame."""
         return Hello(
             protocol=PROTOCOL_VERSION,
+            oldest_protocol=OLDEST_PROTOCOL,
+            instance=self._instance,
             agent_version=VERSION,
             boot_id=self._vitals.boot_id(),
             facts=self._vitals.facts(self._version),

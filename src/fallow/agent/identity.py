@@ -19,6 +19,7 @@ from fallow.model.members import Identity
 
 HALF_LIFE = 0.5
 JITTER = 0.1
+SKEW_SECONDS = 60.0  # less may as well be the answer's way
 
 
 class IdentityError(Exception):
@@ -120,8 +121,21 @@ class IdentityStore:
         return request.public_bytes(serialization.Encoding.PEM).decode()
 
     def expires_at(self) -> float:
-        """Return until when our certificate is valid, in UTC seconds."""
-        return _certificate(self.identity).not_valid_after_utc.timestamp()
+        """Return until when our certificate is valid, in UTC seconds by our own clock.
+
+        What it says is by the control plane's clock, which ours may be a day off.
+        """
+        ends = _certificate(self.identity).not_valid_after_utc.timestamp()
+        return ends + self.clock_skew()
+
+    def clock_skew(self) -> float:
+        """Return by how many seconds our clock was ahead of the control plane's when our certificate was issued.
+
+        0 when it was not by much, or is not known.
+        """
+        issued_at = self.identity.issued_at
+        skew = self.saved.saved_at - issued_at if issued_at else 0.0
+        return skew if abs(skew) > SKEW_SECONDS else 0.0
 
     def renew_at(self, chance: float) -> float:
         """Return when to ask for a new certificate: half its life, and up to a tenth of it later by `chance` 0..1.
@@ -184,6 +198,11 @@ class IdentityStore:
             certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(identity.ca_pem.encode()))
         except (ValueError, TypeError, InvalidSignature) as error:
             raise IdentityError("the certificate is not signed by the CA that came with it") from error
+
+
+def utc_text() -> str:
+    """Return what this machine's clock says."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _certificate(identity: Identity) -> x509.Certificate:

@@ -1,6 +1,7 @@
 """The agent of a node: a session for wishes and reports, a shell for containers, and logs on request."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.logs import LogStreams
 from fallow.agent.outbox import Outbox
-from fallow.agent.session import Session
+from fallow.agent.session import Session, SessionRefused
 from fallow.agent.shell import Shell
 from fallow.agent.vitals import Vitals
 from fallow.client.tasks import first_to_end
@@ -21,6 +22,7 @@ from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Engine
 from fallow.model.labels import Variable
 from fallow.model.wire import (
+    OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
     Assign,
     CloseLog,
@@ -34,6 +36,7 @@ from fallow.version import VERSION
 
 _log = structlog.get_logger("fallow.agent.node")
 
+CLEAN_POLL_SECONDS = 0.05
 ENGINE_WAIT_SECONDS = 5.0  # so long the first hello waits for what the engine can say of itself
 
 
@@ -54,6 +57,8 @@ class NodeAgent:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
+        self._identity = identity
+        self._instance = secrets.token_hex(8)
         self._variables = variables
         self._machine = AgentMachine()
         self._outbox = Outbox()
@@ -84,7 +89,23 @@ class NodeAgent:
         await first_to_end(self._shell.met.wait(), stop.wait(), timeout_seconds=ENGINE_WAIT_SECONDS)
         if not self._shell.met.is_set():
             _log.warning("no engine yet; connecting without it")
-        await self._session.run(stop)
+        try:
+            await self._session.run(stop)
+        except SessionRefused as refused:
+            if refused.clean:
+                await self._clean(stop)
+            raise
+
+    async def _clean(self, stop: asyncio.Event) -> None:
+        """Stop and remove every container of ours, however long the engine takes, then forget who we were."""
+        _log.warning("this member was removed; its containers are stopped and removed")
+        self._shell.feed(m.Assigned(full=True, assignments=(), removed=(), serials={}))
+        while not self._machine.empty:
+            await first_to_end(stop.wait(), asyncio.sleep(CLEAN_POLL_SECONDS))
+            if stop.is_set():
+                return  # the next start does the rest: it is turned away again
+        self._identity.forget()
+        _log.warning("nothing of this member is left here", folder=str(self._folder))
 
     # what the session asks of its member
 
@@ -93,6 +114,8 @@ class NodeAgent:
         info = self._shell.info
         return Hello(
             protocol=PROTOCOL_VERSION,
+            oldest_protocol=OLDEST_PROTOCOL,
+            instance=self._instance,
             agent_version=VERSION,
             boot_id=self._vitals.boot_id(),
             facts=self._vitals.facts(f"{info.name} {info.version}" if info else "", info),

@@ -29,11 +29,19 @@ class Renewal:
         self._jitter = chance()
         self._asked_at = 0.0
         self._alone_since = clock()
+        self._distrusted = False
+
+    def distrust(self) -> None:
+        """Note that the control plane takes our certificate for expired, whatever our clock says."""
+        self._distrusted = True
 
     def due_in(self) -> float:
         """Return after how many seconds to ask, 0 when at once; no sooner than a while after the last try."""
-        due = max(self._store.renew_at(self._jitter), self._asked_at + ASK_AGAIN_SECONDS)
-        return max(0.0, due - self._clock())
+        now = self._clock()
+        due = now if self._distrusted else self._store.renew_at(self._jitter)
+        # A clock that was set back must not make us wait for the time of the last try to come again.
+        again = self._asked_at + ASK_AGAIN_SECONDS if self._asked_at <= now else now
+        return max(0.0, max(due, again) - now)
 
     async def request(self) -> RenewAsked:
         """Return the frame that asks through a session."""
@@ -48,6 +56,7 @@ class Renewal:
             _log.error("renewed certificate not kept", reason=str(error))
         else:
             self._asked_at = 0.0
+            self._distrusted = False
             _log.info("certificate renewed", member=identity.member_id)
 
     def session_ended(self) -> None:
@@ -58,7 +67,7 @@ class Renewal:
         """Renew over HTTPS at `url`, if the certificate has expired or has long been due. Raises ClientError."""
         now = self._clock()
         waited = now - self._alone_since >= SESSION_WAIT_SECONDS
-        if self.due_in() > 0 or not (waited or now >= self._store.expires_at()):
+        if self.due_in() > 0 or not (waited or self._distrusted or now >= self._store.expires_at()):
             return
         self._asked_at = now
         saved = self._store.saved

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -12,7 +13,7 @@ import msgspec
 import structlog
 
 from fallow.agent.control_addresses import ControlAddresses
-from fallow.agent.identity import IdentityError, IdentityStore
+from fallow.agent.identity import IdentityError, IdentityStore, utc_text
 from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
 from fallow.client.errors import ClientError
@@ -20,6 +21,7 @@ from fallow.client.frames import abort, read_frame
 from fallow.client.joining import JoinError
 from fallow.client.tasks import first_to_end
 from fallow.model.credentials import SERVER_NAME
+from fallow.model.units import format_duration
 from fallow.model.wire import (
     ControlMoved,
     Frame,
@@ -46,11 +48,19 @@ RETRY_CAP_SECONDS = 5.0
 GOOD_SECONDS = 5.0  # a session that lasted this long was a good one: the next try is a first one
 REMIND_SECONDS = 60.0
 CLOSE_SECONDS = 0.5
+CLOCK_CODES = (9, 10)  # of X509_verify_cert(3): not yet valid, has expired
 FINAL_PROBLEMS = ("urn:fallow:member-removed", "urn:fallow:key-mismatch")
 
 
 class SessionRefused(Exception):  # noqa: N818 - an outcome, not an error of ours
-    """The control plane does not know this member any more; asking again cannot help. The text says what to do."""
+    """The control plane does not know this member any more; asking again cannot help. The text says what to do.
+
+    `clean`: the member was removed, and what this machine runs for it should go.
+    """
+
+    def __init__(self, reason: str, clean: bool = False) -> None:
+        super().__init__(reason)
+        self.clean = clean
 
     exit_code = 77  # EX_NOPERM of sysexits.h; our systemd unit does not restart after it
 
@@ -130,7 +140,7 @@ class Session:
                 await self._renew_alone()
                 await self._converse()
             except (OSError, EOFError, TimeoutError, ValueError, msgspec.DecodeError) as error:
-                self._complain(str(error) or type(error).__name__)
+                self._complain(self._explained(error))
             except (SessionRefused, IdentityError):
                 raise
             except Exception:  # noqa: BLE001 - a fault of ours in one session must not end the containers' agent
@@ -143,6 +153,22 @@ class Session:
             rounds = min(tries // len(self._control), 16)
             await asyncio.sleep(self._chance() * min(RETRY_CAP_SECONDS, RETRY_SECONDS * 2.0**rounds))
             tries += 1
+
+    def _explained(self, error: Exception) -> str:
+        """Return what a person should know of why there is no session. A certificate that is too old gets renewed."""
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE_EXPIRED" in (error.reason or ""):
+            self._renewal.distrust()
+            return "our certificate has expired by the control plane's clock; it is renewed"
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in CLOCK_CODES:
+            return (
+                f"the control plane's certificate is not valid by this machine's clock, which says {utc_text()}: "
+                f"{error.verify_message}; set the clock{self._skew_text()}"
+            )
+        return str(error) or type(error).__name__
+
+    def _skew_text(self) -> str:
+        skew = self._identity.clock_skew()
+        return f" (it was off by {format_duration(abs(skew))} when the certificate was issued)" if skew else ""
 
     def _complain(self, reason: str) -> None:
         """Log why there is no session, but the same reason not at every try."""
@@ -160,7 +186,7 @@ class Session:
             await self._renewal.without_session(self._control.current.url)
         except JoinError as error:
             if error.problem.type in FINAL_PROBLEMS:
-                raise self._refused(str(error)) from error
+                raise self._refused(str(error), error.problem.clean) from error
         except ClientError:
             return  # logged; the old certificate may still do
 
@@ -217,15 +243,15 @@ class Session:
         return answer
 
     def _rejected(self, frame: Reject) -> Exception:
-        return self._refused(frame.reason) if frame.final else SessionBroken(f"refused: {frame.reason}")
+        return self._refused(frame.reason, frame.clean) if frame.final else SessionBroken(f"refused: {frame.reason}")
 
-    def _refused(self, reason: str) -> SessionRefused:
+    def _refused(self, reason: str, clean: bool) -> SessionRefused:
         """Remember that asking again cannot help, so that the next join with a token makes a new identity."""
         try:
             self._identity.note_refusal(reason)
         except OSError as error:
             _log.warning("refusal not noted", reason=str(error))
-        return SessionRefused(f"the control plane turned this member away for good: {reason}")
+        return SessionRefused(f"the control plane turned this member away for good: {reason}", clean)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while True:

@@ -16,6 +16,7 @@ from fallow.cli import (
     deployments,
     dns,
     label_sets,
+    node_life,
     nodes,
     output,
     peers,
@@ -187,6 +188,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[run.__name__], rich_help_panel=RUN)(run)
     app.command(epilog=_EXAMPLES["deploy"], rich_help_panel=USE)(deploy)
     app.add_typer(stores.app, name="store", rich_help_panel=RUN)
+    node_life.register(nodes.app)
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),

@@ -1,24 +1,23 @@
 """`fallow node`: the machines that run containers, and other members."""
 
-import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fallow.cli import completion, output
-from fallow.cli.failures import Failure, usage
-from fallow.cli.options import Json, Node, Selector, Watch, seconds
+from fallow.cli.failures import usage
+from fallow.cli.options import Json, Node, Selector, Watch
 from fallow.cli.relabelling import read_labels, relabel
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import Session, session_of
-from fallow.cli.watching import show_list, wait_until
+from fallow.cli.watching import show_list
 from fallow.model.labels import RelabelRequest, Variable
 from fallow.model.members import MemberChange, MemberView, Role, Scheduling
-from fallow.model.units import format_bytes
+from fallow.model.units import format_bytes, format_duration
 
 app = typer.Typer(no_args_is_help=True, help="Look after the machines that run containers, and other members.")
 
@@ -47,6 +46,13 @@ def _state(member: MemberView) -> Text:
     state = output.cell(member.state.value)
     if member.scheduling is not Scheduling.ACTIVE:
         state = Text.assemble(state, ", ", output.cell(member.scheduling.value))
+    for more in (
+        "fenced" if member.fence else "",
+        f"removed in {format_duration(max(0.0, member.purge_at - time.time()))}" if member.purge_at else "",
+        _agent(member),
+    ):
+        if more:
+            state = Text.assemble(state, ", ", output.cell(more))
     return state
 
 
@@ -59,6 +65,14 @@ def _shown(variable: Variable) -> str:
     """Return a measured value for people: bytes the short way."""
     number = variable.value.removesuffix("B")
     return format_bytes(int(number)).replace(" ", "") if variable.type == "bytes" else variable.value
+
+
+def _agent(member: MemberView) -> str:
+    """Return how its agent's upgrade goes; nothing when there is none, or it is done."""
+    wish = member.agent_wish
+    if wish is None or (member.agent_version == wish.version and not wish.failed):
+        return ""
+    return f"upgrade to {wish.version} failed" if wish.failed else f"upgrading to {wish.version}"
 
 
 def _cpus(member: MemberView) -> str:
@@ -144,7 +158,8 @@ def _described(member: MemberView) -> Table:
             ("measured", " ".join(f"{each.name}={_shown(each)}" for each in member.measured)),
             ("host", f"{told.hostname} ({' '.join(filter(None, (told.os, told.kernel, told.architecture)))})"),
             ("engine", told.engine),
-            ("agent", told.agent_version),
+            ("agent", member.agent_version or told.agent_version),
+            ("upgrade", member.agent_wish.failed if member.agent_wish is not None else ""),
             ("replicas", member.replicas),
             ("cpus", f"{_cpus(member)} used, {member.reserved_cpus:g} reserved" if told.cpus else ""),
             (
@@ -222,58 +237,3 @@ def _schedule(session: Session, name: str, scheduling: Scheduling, as_json: bool
         output.write_json(member)
     else:
         output.write(f"{output.clean(member.name)}: {member.scheduling.value}")
-
-
-@app.command(
-    epilog="""Examples:
-
-  fallow node drain node-7
-  fallow node drain node-7 --timeout 30m
-  fallow node drain node-7 --no-wait"""
-)
-def drain(
-    ctx: typer.Context,
-    name: Node,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left.")] = True,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")] = "10m",
-    as_json: Json = False,
-) -> None:
-    """Move everything off a node, replacements first, so that it can be stopped."""
-    patience = seconds(timeout)
-    session = session_of(ctx)
-    with session.client() as client:
-        member = client.change_member(name, MemberChange(scheduling=Scheduling.DRAINING))
-
-        def look() -> tuple[bool, RenderableType]:
-            left = [each for each in client.replicas(node=member.id).items if each.state not in ENDED]
-            head = Text(f"draining {member.name}: {len(left)} replicas left")
-            # Who watches sees every replica; a log needs the number, and that only when it changes.
-            return not left, Group(head, replica_table(left)) if left and output.on_terminal(sys.stderr) else head
-
-        if wait and not wait_until(look, patience):
-            raise Failure(
-                f"{member.name} still holds replicas after {timeout}",
-                detail="It goes on draining; a replica leaves when its replacement is healthy elsewhere.",
-                hint=f"See `fallow node show {member.name}`; `fallow node uncordon {member.name}` calls it off.",
-            )
-        if as_json:
-            output.write_json(client.member(member.id) if wait else member)
-        else:
-            output.write(f"{output.clean(member.name)}: {'drained' if wait else 'draining'}")
-
-
-@app.command(
-    epilog="""Examples:
-
-  fallow node remove node-7
-  fallow node remove node-7 --force"""
-)
-def remove(
-    ctx: typer.Context,
-    name: Node,
-    force: Annotated[bool, typer.Option("--force", help="Even while it holds replicas; they are replaced.")] = False,
-) -> None:
-    """Remove a member for good; its identity is worth nothing from then on."""
-    with session_of(ctx).client() as client:
-        client.remove_member(name, force=force)
-    output.write(f"{name}: removed")

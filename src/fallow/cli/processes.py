@@ -142,6 +142,12 @@ def server(
     ] = "400d",
     dns_listen: DnsListen = None,
     domain: Domain = DEFAULT_DOMAIN,
+    purge: Annotated[
+        str,
+        typer.Option(
+            "--purge-after", metavar="DURATION", help="Members dead for so long are removed, with a warning; 0s: never."
+        ),
+    ] = "24h",
     install: Install = False,
     write_context: Annotated[
         bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
@@ -167,6 +173,7 @@ def server(
         keep_audit_seconds=_kept(keep_audit),
         dns_listen=_dns_listen(dns_listen),
         domain=_domain(domain),
+        purge_seconds=seconds(purge),
         install=install,
         write_context=write_context,
         log=LogOptions(level=log_level, format=log_format),

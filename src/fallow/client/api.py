@@ -135,9 +135,13 @@ class Client:
         """Set labels or scheduling; with `if_match` only when that is still the member's revision."""
         return self._send(MemberView, "PATCH", f"/v1/members/{_part(ref)}", change, if_match)
 
-    def remove_member(self, ref: str, *, force: bool = False) -> None:
-        """Remove a member for good; refused (409) while it holds replicas and is not dead, unless `force`."""
-        self._transport.send("DELETE", f"/v1/members/{_part(ref)}", query=_query(force="true" if force else ""))
+    def remove_member(self, ref: str, *, force: bool = False, keep_containers: bool = False) -> None:
+        """Remove a member for good; refused (409) while it holds replicas and is not dead, unless `force`.
+
+        Its machine removes what it runs for us, unless `keep_containers`.
+        """
+        query = _query(force="true" if force else "", keep_containers="true" if keep_containers else "")
+        self._transport.send("DELETE", f"/v1/members/{_part(ref)}", query=query)
 
     # pools
 

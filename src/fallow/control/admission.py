@@ -30,7 +30,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import Authority, AuthorityError, Issued, key_sha256_of_request
 from fallow.model.credentials import JoinCredential, parse_join_credential
 from fallow.model.labels import variables_problem
-from fallow.model.members import Identity, JoinRequest, Lease, Member, RenewRequest, Role
+from fallow.model.members import Identity, JoinRequest, Lease, Member, RenewRequest, Revocation, Role
 from fallow.model.meta import is_name
 from fallow.model.tokens import JoinToken
 from fallow.store.applier import Applier
@@ -119,6 +119,7 @@ class Admission:
         try:
             token = self._checked_token(draft.tokens.get(arrival.credential.token_id), arrival.credential, request.role)
             key_sha256 = self._key_of(request.csr_pem)
+            self._check_not_revoked(key_sha256)
             member = self._joined_before(draft, token, key_sha256)
             if member is not None:
                 step, admitted = self._certify(member, request.csr_pem, "CertificateIssued", ())
@@ -140,6 +141,8 @@ class Admission:
         def decide() -> tuple[Step, tuple[Member, Issued]]:
             key_sha256 = self._key_of(request.csr_pem)
             member = self._cache.snapshot().members.get(request.member_id)
+            if member is None or member.key_sha256 != key_sha256:
+                self._check_not_revoked(key_sha256)
             if member is None:
                 raise _removed()
             if not hmac.compare_digest(member.key_sha256, key_sha256):
@@ -150,11 +153,21 @@ class Admission:
                     f"member {member.name} has another key than the one that signed this request",
                     "use the key this machine joined with, or remove the member and join again with a new token",
                 )
+            if member.fence:
+                raise refuse(409, "member-fenced", "Member fenced", member.fence)
             return self._certify(member, request.csr_pem, "CertificateRenewed", ())
 
-        await self._cache.latest("members", request.member_id)
+        if await self._cache.latest("members", request.member_id) is None:
+            await self._cache.latest("revocations", self._key_of(request.csr_pem))
         member, issued = await commit_again(self._applier, decide)
         return self._identity(member, issued)
+
+    def _check_not_revoked(self, key_sha256: str) -> None:
+        """Refuse the key of a member that was removed, and tell its machine what to do."""
+        found = self._cache.get("revocations", key_sha256)
+        if isinstance(found, Revocation):
+            problem = _removed().problem
+            raise Refused(msgspec.structs.replace(problem, detail=found.reason, clean=not found.keep_containers))
 
     def _credential(self, request: JoinRequest) -> JoinCredential:
         try:
@@ -297,6 +310,7 @@ class Admission:
             session_host=self._settings.session_host,
             session_port=self._settings.session_port,
             lease=member.lease,
+            issued_at=self._clock(),
         )
 
 

@@ -15,6 +15,7 @@ from fallow.control.settings import Settings
 from fallow.decide.clones import superseded
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.plan import Plan
+from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import MemberState
 
@@ -45,6 +46,39 @@ def members_controller(
         return judge(snapshot, seen, now, rules, new_id)
 
     return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=0.5, decide=decide)
+
+
+def purge_controller(
+    hub: Hub, settings: Settings, new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic
+) -> Controller:
+    """Return the loop that removes the long dead, with a warning before; never while most are silent at once."""
+    calm = steady()
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        nonlocal calm
+        at = steady()
+        rules = Liveness(
+            suspect_after_seconds=settings.suspect_after_seconds,
+            dead_after_seconds=settings.dead_after_seconds,
+            watching_since=now,
+        )
+        seen = {member_id: now - silence for member_id, silence in hub.silences().items()}
+        if in_outage(snapshot.members, seen, now, rules) or _all_dead(snapshot):
+            calm = at
+        patience = Patience(purge_after_seconds=settings.purge_after_seconds, calm_since=now - (at - calm))
+        return purge(snapshot, now, patience, new_id)
+
+    return Controller(name="purge", kinds=frozenset(), every_seconds=_every(settings), decide=decide)
+
+
+def _every(settings: Settings) -> float:
+    """Return how often to look at the dead: soon enough for any purge time, and no oftener than makes sense."""
+    return min(30.0, max(0.5, settings.purge_after_seconds / 20))
+
+
+def _all_dead(snapshot: Snapshot) -> bool:
+    """Say whether nobody is left who could tell that we can be reached."""
+    return not any(found.state is MemberState.READY for found in snapshot.members.values())
 
 
 def sessions_controller(hub: Hub, settings: Settings) -> Controller:

@@ -22,7 +22,7 @@ from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
-from fallow.control.members import members_controller, sessions_controller
+from fallow.control.members import members_controller, purge_controller, sessions_controller
 from fallow.control.names import NamesLoop
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
@@ -105,6 +105,7 @@ class ControlPlane:
         """Return the loops of the process that leads. Made anew for each time: what it heard before counts for less."""
         return (
             members_controller(self.hub, self.settings, new_id, self.steady),
+            purge_controller(self.hub, self.settings, new_id, self.steady),
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),

@@ -31,6 +31,7 @@ class Settings:
     host_ports_per_node: int = 1000
     drain_seconds: float = 30.0
     domain: str = DEFAULT_DOMAIN
+    purge_after_seconds: float = 86400.0  # of being dead; 0: never
     keep_events: int = 10_000  # the newest
     keep_audit_seconds: float = 400 * 86400.0
 
@@ -38,8 +39,13 @@ class Settings:
         """Refuse settings that contradict each other. Raises ValueError."""
         if not 0 < self.heartbeat_seconds < self.suspect_after_seconds < self.dead_after_seconds:
             raise ValueError("heartbeat, suspect and dead times must be positive, and each longer than the one before")
-        if min(self.certificate_seconds, self.join_token_seconds) <= 0 or self.drain_seconds < 0:
-            raise ValueError("certificate and join token times must be positive, the drain time not negative")
+        if (
+            min(self.certificate_seconds, self.join_token_seconds) <= 0
+            or min(self.drain_seconds, self.purge_after_seconds) < 0
+        ):
+            raise ValueError(
+                "certificate and join token times must be positive, the drain and purge times not negative"
+            )
         if self.keep_events < 1 or self.keep_audit_seconds <= 0:
             raise ValueError("at least one event, and the audit record for some time, must be kept")
         if not 1 <= self.session_port <= 65535:

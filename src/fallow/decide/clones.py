@@ -55,9 +55,9 @@ def superseded(runs: Sequence[AgentRun], instance: str) -> bool:
 def fence_text(name: str, one: AgentRun, other: AgentRun) -> str:
     """Say what was found, and what to do about it."""
     return (
-        f"two machines use the key of {name} at once, {_place(one)} and {_place(other)}: one disk is a copy of the other. "
-        f"Neither is let in. Shut the copy down, then `fallow node unfence {name}`; or give the machine that is to be "
-        f"{name} a key of its own: `fallow token create --replace {name}`"
+        f"two machines use the key of {name} at once, {_place(one)} and {_place(other)}: one disk is a copy of the "
+        f"other. Neither is let in. Shut the copy down, then `fallow node unfence {name}`; or give the machine that is "
+        f"to be {name} a key of its own: `fallow token create --replace {name}`"
     )
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from fallow.decide.plan import Plan, Step
+from fallow.decide.removal import REVOKED_SECONDS
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.tokens import ApiToken, JoinToken
@@ -21,6 +22,11 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         deployment = snapshot.deployments.get(template.deployment_id)
         if template.id not in used and (deployment is None or _forgettable(template, deployment)):
             steps.append(Step(deletes=(template,)))
+    steps.extend(
+        Step(deletes=(revoked,))
+        for revoked in snapshot.revocations.values()
+        if now - revoked.created_at > REVOKED_SECONDS
+    )
     tokens: list[JoinToken | ApiToken] = [*snapshot.join_tokens.values(), *snapshot.api_tokens.values()]
     steps.extend(
         Step(deletes=(token,))

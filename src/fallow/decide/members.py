@@ -50,9 +50,17 @@ def judge(
     steps = []
     for member in snapshot.members.values():
         seen = last_seen.get(member.id)
-        if not member.fence and member.state is MemberState.READY and seen is not None and now - seen <= rules.suspect_after_seconds:
+        if (
+            not member.fence
+            and member.state is MemberState.READY
+            and seen is not None
+            and now - seen <= rules.suspect_after_seconds
+        ):
             continue  # nearly all of them, twice a second
-        state, reason = _state_of(member, seen, now, rules, outage)
+        if member.fence:
+            state, reason = MemberState.DEAD, f"fenced: {member.fence}"
+        else:
+            state, reason = _state_of(member, seen, now, rules, outage)
         if state is member.state:
             continue
         purge_at = member.purge_at if state is MemberState.DEAD else 0.0
@@ -70,8 +78,6 @@ def judge(
 
 def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, outage: bool) -> tuple[MemberState, str]:
     """Return the state `member` should have, and why."""
-    if member.fence:
-        return MemberState.DEAD, f"fenced: {member.fence}"
     if seen is not None and now - seen <= rules.suspect_after_seconds:
         return MemberState.READY, "its session is open"
     if member.state in (MemberState.JOINING, MemberState.DEAD):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fallow.decide.events import event
+from fallow.decide.leases import release
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Revocation
@@ -30,7 +31,7 @@ class Cause:
     held: int = 0  # replicas
 
 
-def removal(member: Member, now: float, cause: Cause, new_id: Callable[[], str]) -> Step:
+def removal(snapshot: Snapshot, member: Member, now: float, cause: Cause, new_id: Callable[[], str]) -> Step:
     """Return what removes a member, whole or not at all."""
     told = event(
         new_id(), now, cause.actor, "member", member.id, member.name, cause.reason,
@@ -39,12 +40,13 @@ def removal(member: Member, now: float, cause: Cause, new_id: Callable[[], str])
         + (" (its containers are left to it)" if cause.keep_containers else ""),
         "info" if cause.actor.startswith("api:") else "warning",
     )  # fmt: skip
+    before = snapshot.revocations.get(member.key_sha256)
     revoked = Revocation(
         id=member.key_sha256, created_at=now, updated_at=now, member_id=member.id, name=member.name, role=member.role,
-        reason=f"this member ({member.name}) was removed {cause.because}; to use the machine again, join with a new token",
-        keep_containers=cause.keep_containers,
+        reason=f"this member ({member.name}) was removed {cause.because}; join with a new token to use it again",
+        keep_containers=cause.keep_containers, revision=before.revision if before is not None else 0,
     )  # fmt: skip
-    return Step(puts=(revoked, told), deletes=(member,))
+    return Step(puts=(revoked, told, *release(snapshot, member, now)), deletes=(member,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +79,8 @@ def purge(snapshot: Snapshot, now: float, patience: Patience, new_id: Callable[[
             what = "dead" if member.state is MemberState.DEAD else "joined without ever being connected"
             because = f"after it had been {what} for {format_duration(gone)}"
             title = f"{member.role.title()}Purged"
-            steps.append(removal(member, now, Cause(actor="loop:purge", reason=title, because=because), new_id))
+            cause = Cause(actor="loop:purge", reason=title, because=because)
+            steps.append(removal(snapshot, member, now, cause, new_id))
         elif not member.purge_at and gone >= patience.purge_after_seconds - patience.warned_seconds:
             steps.append(_warned(member, now, patience, new_id))
     return Plan(steps=steps)

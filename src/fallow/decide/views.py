@@ -89,6 +89,10 @@ def member_view(
         reserved_memory_bytes=sum(template.container.resources.memory_bytes for template in templates),
         used_cpus=used.cpus,
         used_memory_bytes=used.memory_bytes,
+        agent_version=member.agent_version,
+        agent_wish=member.agent,
+        fence=member.fence,
+        purge_at=member.purge_at,
     )
 
 

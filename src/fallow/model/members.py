@@ -168,7 +168,8 @@ class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     labels: Annotated[dict[str, str | None], msgspec.Meta(max_length=64)] = {}
     scheduling: Scheduling | None = None
-    unfence: bool = False  # let a fenced member in again
+    # Let a fenced member in again. Left out unless it is said: older control planes refuse what they do not know.
+    unfence: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ class UpgradeState(enum.StrEnum):
 
 
 class Upgrade(Record, frozen=True, kw_only=True):
-    """Agents of `members` become `version`, at most `max_unavailable` at once; what each has come to its record says."""
+    """Agents of `members` become `version`, at most `max_unavailable` at once; how far each is its record says."""
 
     version: str
     sha256: str

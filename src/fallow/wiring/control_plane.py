@@ -105,6 +105,7 @@ def _settings(options: ServerOptions) -> "Settings":
         dead_after_seconds=options.dead_seconds,
         keep_audit_seconds=options.keep_audit_seconds,
         domain=options.domain,
+        purge_after_seconds=options.purge_seconds,
     )
 
 

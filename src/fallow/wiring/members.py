@@ -58,8 +58,9 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
         await GatewayAgent(proxy, options.data, identity, variables=variables, names=served).run(stop)
     finally:
         await names.stop()
-        # As a service, a restart must not interrupt requests: the next agent adopts the proxy left running.
-        await (proxy.release() if "INVOCATION_ID" in os.environ else proxy.stop())
+        # As a service, a restart must not interrupt requests: the next agent adopts the proxy left running. A gateway
+        # that was removed has no next agent.
+        await (proxy.release() if "INVOCATION_ID" in os.environ and identity.exists else proxy.stop())
     return 0
 
 

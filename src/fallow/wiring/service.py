@@ -82,6 +82,7 @@ def _words(options: ServerOptions, data: Path) -> Sequence[str]:
         ("--suspect-after", options.suspect_seconds),
         ("--dead-after", options.dead_seconds),
         ("--keep-audit", options.keep_audit_seconds),
+        ("--purge-after", options.purge_seconds),
     ):
         words += [option, f"{seconds:g}s"]
     return (*words, "--log-level", options.log.level, "--log-format", "json", "--no-write-context")

@@ -346,3 +346,62 @@ async def test_two_agents_cannot_share_a_folder(setting, engine):
     await setting.peer.until(lambda: setting.peer.sessions == 1)
     with pytest.raises(FolderError, match="another agent"):
         await NodeAgent(engine, setting.folder, setting.identity).run(asyncio.Event())
+
+
+async def test_a_member_that_was_removed_removes_its_containers_and_forgets_who_it_was(setting, engine):
+    setting.peer.greet_with = [assign(assignment("a"), assignment("b"))]
+    await setting.begin()
+    await setting.is_("a", Activity.RUNNING, Health.HEALTHY)
+    await setting.is_("b", Activity.RUNNING, Health.HEALTHY)
+    setting.peer.send(wire.Reject(reason="removed", final=True, clean=True))
+    with pytest.raises(SessionRefused, match="removed"):
+        await asyncio.wait_for(setting.task, 10)
+    assert not engine.containers
+    assert not setting.identity.exists
+    assert list(setting.folder.glob("identity.json.*")), "set aside, not lost"
+    setting.task = None
+
+
+async def test_one_that_is_told_to_keep_its_containers_keeps_them(setting, engine):
+    setting.peer.greet_with = [assign(assignment("a"))]
+    await setting.begin()
+    await setting.is_("a", Activity.RUNNING, Health.HEALTHY)
+    setting.peer.send(wire.Reject(reason="removed", final=True))
+    with pytest.raises(SessionRefused):
+        await asyncio.wait_for(setting.task, 10)
+    assert len(engine.containers) == 1
+    setting.task = None
+
+
+async def test_a_removed_member_cleans_when_it_comes_back_even_if_killed_in_between(setting, engine):
+    setting.peer.greet_with = [assign(assignment("a"))]
+    await setting.begin()
+    await setting.is_("a", Activity.RUNNING, Health.HEALTHY)
+    await setting.kill()
+    setting.peer.refuse_with = wire.Reject(reason="removed", final=True, clean=True)
+    setting.go()
+    while not setting.task.done() and engine.containers:
+        await asyncio.sleep(0)
+    await setting.kill() if not setting.task.done() else None
+    if setting.identity.exists:
+        setting.go()
+        with pytest.raises(SessionRefused):
+            await asyncio.wait_for(setting.task, 10)
+    assert not engine.containers
+    assert not setting.identity.exists
+    with contextlib.suppress(SessionRefused):
+        await setting.task
+    setting.task = None
+
+
+async def test_each_start_of_an_agent_says_another_instance(setting):
+    await setting.begin()
+    await setting.peer.until(lambda: setting.peer.sessions == 1)
+    setting.peer.drop()
+    await setting.peer.until(lambda: setting.peer.sessions == 2)
+    await setting.kill()
+    setting.go()
+    await setting.peer.until(lambda: setting.peer.sessions == 3)
+    first, again, restarted = (hello.instance for hello in setting.peer.hellos)
+    assert first == again != restarted
+    assert len(first) == 16

@@ -166,7 +166,7 @@ def node(name: str = "web-1", id_: str = "n-1", state: MemberState = MemberState
         updated_at=NOW,
         name=name,
         role=more.pop("role", Role.NODE),
-        key_sha256="k" * 64,
+        key_sha256=more.pop("key_sha256", "k" * 64),
         token_id="t",
         certificate_expires_at=NOW + 86400,
         lease=Lease(address="10.0.0.9"),

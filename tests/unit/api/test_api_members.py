@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from api_rig import NOW, Rig, deployment, node, problem, replica
 
-from fallow.model.members import MemberState, Role
+from fallow.model.members import AgentRun, MemberState, Role
 from fallow.model.wire import Usage
 
 
@@ -87,7 +87,9 @@ async def test_member_removed_when_empty(rig: Rig) -> None:
     link = rig.link("n-1")
     answer = await rig.call("DELETE", "/v1/members/web-1", role="operator")
     assert (answer.status_code, answer.content) == (204, b"")
-    assert link.closed == [("this member was removed; join again with a new token", True)]
+    ((reason, final),) = link.closed
+    assert final
+    assert "removed by an operator; join with a new token" in reason
     problem(await rig.call("GET", "/v1/members/web-1"), 404, "not-found")
     (told,) = (await rig.call("GET", "/v1/events?subject=n-1")).json()["items"]
     assert told["reason"] == "MemberRemoved"
@@ -103,3 +105,20 @@ async def test_member_with_replicas_is_removed_only_dead_or_by_force(rig: Rig) -
     problem(await rig.call("DELETE", "/v1/members/web-1?force=maybe"), 400, "bad-request")
     assert (await rig.call("DELETE", "/v1/members/web-2")).status_code == 204
     assert (await rig.call("DELETE", "/v1/members/web-1?force=true")).status_code == 204
+
+
+async def test_a_removal_revokes_the_key_and_says_whether_containers_stay(rig: Rig) -> None:
+    await rig.put(node(), node("web-2", "n-2", key_sha256="b" * 64))
+    assert (await rig.call("DELETE", "/v1/members/web-1")).status_code == 204
+    assert (await rig.call("DELETE", "/v1/members/web-2?keep_containers=true")).status_code == 204
+    revoked = rig.services.cache.snapshot().revoked_members
+    assert {id_: found.keep_containers for id_, found in revoked.items()} == {"n-1": False, "n-2": True}
+
+
+async def test_a_fenced_member_is_let_in_again(rig: Rig) -> None:
+    await rig.put(node(fence="two machines use its key", runs=(AgentRun(instance="one"),)))
+    before = (await rig.call("GET", "/v1/members/web-1")).json()
+    assert before["fence"] == "two machines use its key"
+    answer = await rig.call("PATCH", "/v1/members/web-1", json={"unfence": True})
+    assert (answer.status_code, answer.json()["fence"]) == (200, "")
+    assert rig.services.cache.snapshot().members["n-1"].runs == ()

@@ -1,6 +1,7 @@
 """`fallow node`, and what its lists have in common with all lists."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -9,7 +10,7 @@ from cli_fake_api import Asked, FakeApi, listing, member, replica
 from conftest import Fallow
 
 from fallow.model.deployments import ReplicaState
-from fallow.model.members import MemberState, Role, Scheduling
+from fallow.model.members import AgentWish, MemberState, Role, Scheduling
 from fallow.model.problems import Problem
 
 
@@ -173,3 +174,44 @@ def test_watch_as_json_is_one_document_a_line(api: FakeApi, fallow: Fallow) -> N
 def _one_change() -> Iterator[bytes]:
     yield b"event: bookmark\nid: 7\ndata: {}\n\n"
     yield b'id: 8\nevent: change\ndata: {"kind":"members","id":"n-1","revision":8,"record":null}\n\n'
+
+
+def test_list_shows_what_is_the_matter(api: FakeApi, fallow: Fallow) -> None:
+    wish = AgentWish(upgrade_id="u", version="2", sha256="", since=0.0)
+    api.on(
+        "GET /v1/members",
+        listing(
+            member("a", state=MemberState.DEAD, fence="two machines"),
+            member("b", state=MemberState.DEAD, purge_at=time.time() + 1805),
+            member("c", agent_wish=wish),
+            member("d", agent_wish=msgspec.structs.replace(wish, failed="no room")),
+            member("e", agent_wish=wish, agent_version="2"),
+        ),
+    )
+    lines = fallow("node", "list").out.splitlines()[1:]
+    assert "dead, fenced" in lines[0]
+    assert "dead, removed in 30m" in lines[1]
+    assert "ready, upgrading to 2" in lines[2]
+    assert "ready, upgrade to 2 failed" in lines[3]
+    assert "ready " in lines[4]
+    assert "upgrad" not in lines[4]
+
+
+def test_unfence(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/members/node-1", member(fence="two machines"))
+    api.on("PATCH /v1/members/node-1", member())
+    assert fallow("node", "unfence", "node-1").out == "node-1: let in again\n"
+    assert api.bodies("PATCH /v1/members/node-1")[0]["unfence"] is True
+    api.on("GET /v1/members/node-1", member())
+    assert fallow("node", "unfence", "node-1").code == 2
+
+
+def test_remove_can_drain_before_and_leave_containers(api: FakeApi, fallow: Fallow) -> None:
+    api.on("PATCH /v1/members/node-1", member(scheduling=Scheduling.DRAINING))
+    api.on("GET /v1/replicas", listing())
+    api.on("DELETE /v1/members/node-1", "")
+    assert fallow("node", "remove", "node-1", "--drain", "--keep-containers").out == "node-1: removed\n"
+    asked = [(each.method, each.path, each.query) for each in api.asked]
+    assert [method for method, _, _ in asked] == ["PATCH", "GET", "DELETE"]
+    assert asked[-1][2] == {"keep_containers": "true"}
+    assert fallow("node", "remove", "node-1", "--drain", "--force").code == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from control_rig import ended, until
+from prometheus_client import CollectorRegistry
 from records import deployment, replica
 from session_rig import Connection, Machine, SessionRig, accepting
 
@@ -17,7 +18,6 @@ from fallow.control.runner import LoopMetrics, Runner
 from fallow.model.deployments import Activity, Health, Observation, ReplicaState
 from fallow.model.members import AgentRun, MemberState
 from fallow.model.wire import Assign, Goodbye, Heartbeat, Observed, Reject, Usage, Welcome
-from prometheus_client import CollectorRegistry
 
 
 @asynccontextmanager
@@ -136,7 +136,7 @@ async def test_words_held_up_in_a_session_from_before_a_restart_are_no_clone(tmp
 
 async def test_clones_at_different_processes_are_fenced(tmp_path: Path) -> None:
     """Each process has one of them; the record they share tells."""
-    async with accepting(tmp_path) as rig, looping(rig), second(rig, tmp_path / "second") as other, looping(other):
+    async with accepting(tmp_path) as rig, looping(rig), second(rig, tmp_path) as other, looping(other):
         machine = await rig.member("a")
         await alive(rig, machine, "one")
         await until(lambda: on_record(rig) == ["one"])
@@ -193,7 +193,6 @@ def _run(instance: str) -> AgentRun:
 @asynccontextmanager
 async def second(rig: SessionRig, folder: Path) -> AsyncIterator[SessionRig]:
     """Run another process's listener on the same store and CA."""
-    folder.mkdir()
     other = SessionRig(rig.stored, folder, authority=rig.authority)
     listener = await other.start()
     loops = [asyncio.create_task(other.observations.run()), asyncio.create_task(other.assignments.run())]

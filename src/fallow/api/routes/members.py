@@ -18,11 +18,11 @@ from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.decide.events import event
 from fallow.decide.label_sets import chosen
-from fallow.decide.leases import release
 from fallow.decide.plan import Step
+from fallow.decide.removal import Cause, removal
 from fallow.decide.views import member_view
 from fallow.model.labels import is_label
-from fallow.model.members import Member, MemberChange, MemberState, MemberView, Role
+from fallow.model.members import Member, MemberChange, MemberState, MemberView, Revocation, Role
 from fallow.model.tokens import ApiRole
 
 MAX_LABELS = 64
@@ -93,11 +93,15 @@ async def remove_member(
     reference: FromPath[str],
     if_match: IfMatch = None,
     force: FromQuery[bool] = False,
+    keep_containers: FromQuery[bool] = False,
 ) -> None:
-    """Remove a member for good: its key is not accepted any more, and its replicas are replaced."""
+    """Remove a member for good: its key is not accepted any more, and its replicas are replaced.
+
+    Its machine stops and removes what it runs for us, now or when it comes back, unless `keep_containers`.
+    """
     actor = actor_of(request)
 
-    def decide() -> tuple[Step, str]:
+    def decide() -> tuple[Step, Revocation]:
         snapshot = services.cache.snapshot()
         member = member_called(snapshot, reference)
         check_match(member, if_match)
@@ -110,14 +114,15 @@ async def remove_member(
                 f"{member.name} holds {held} replicas",
                 f"fallow node drain {member.name}, wait until it is empty; or force it: they are replaced",
             )
-        told = event(
-            services.new_id(), services.clock(), actor, "member", member.id, member.name, "MemberRemoved",
-            f"{member.role} {member.name} is removed" + (f" while it holds {held} replicas" if held else ""),
-        )  # fmt: skip
-        return Step(puts=(told, *release(snapshot, member, services.clock())), deletes=(member,)), member.id
+        cause = Cause(
+            actor=actor, reason="MemberRemoved", because="by an operator", keep_containers=keep_containers, held=held
+        )
+        step = removal(snapshot, member, services.clock(), cause, services.new_id)
+        return step, next(record for record in step.puts if isinstance(record, Revocation))
 
-    member_id = await commit_again(services.applier, decide)
-    services.hub.disconnect(member_id, "this member was removed; join again with a new token")
+    revoked = await commit_again(services.applier, decide)
+    services.hub.disconnect(revoked.member_id, revoked.reason, clean=not revoked.keep_containers)
+    services.hub.forget(revoked.member_id)
 
 
 def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
@@ -142,7 +147,11 @@ def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
     scheduling = change.scheduling or member.scheduling
     if scheduling is not member.scheduling:
         words.append(f"{scheduling}, was {member.scheduling}")
-    return msgspec.structs.replace(member, labels=labels, scheduling=scheduling), words
+    changed = msgspec.structs.replace(member, labels=labels, scheduling=scheduling)
+    if change.unfence is True and member.fence:
+        words.append("let in again")
+        changed = msgspec.structs.replace(changed, fence="", runs=())
+    return changed, words
 
 
 def _view(services: Needs, member: Member) -> MemberView:

@@ -69,6 +69,11 @@ class AgentMachine(EngineSide):
         return sum(run.phase is Activity.RUNNING for run in self._runs.values())
 
     @property
+    def empty(self) -> bool:
+        """Say whether the engine has told that nothing of ours is left."""
+        return self._listed and not self._runs
+
+    @property
     def listed(self) -> bool:
         """Say whether the engine answers and has told which containers there are."""
         return self._listed
