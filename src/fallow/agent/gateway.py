@@ -13,6 +13,7 @@ from fallow.agent.identity import IdentityStore
 from fallow.agent.names import NameService
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session, SessionRefused
+from fallow.agent.versions import Upgrader
 from fallow.agent.vitals import Vitals
 from fallow.client.tasks import first_to_end
 from fallow.drivers.proxy.contract import Proxy, ProxyError
@@ -76,6 +77,10 @@ class GatewayAgent:
     def connected(self) -> bool:
         """Say whether a session is open."""
         return self._session.connected
+
+    def upgraded_by(self, upgrader: Upgrader | None) -> None:
+        """Let `upgrader` carry out orders to become another version; without one they are refused."""
+        self._session.upgrader = upgrader
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""

@@ -15,6 +15,7 @@ from fallow.agent.logs import LogStreams
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session, SessionRefused
 from fallow.agent.shell import Shell
+from fallow.agent.versions import Upgrader
 from fallow.agent.vitals import Vitals
 from fallow.client.tasks import first_to_end
 from fallow.decide.agent import AgentMachine
@@ -74,6 +75,10 @@ class NodeAgent:
     def connected(self) -> bool:
         """Say whether a session is open."""
         return self._session.connected
+
+    def upgraded_by(self, upgrader: Upgrader | None) -> None:
+        """Let `upgrader` carry out orders to become another version; without one they are refused."""
+        self._session.upgrader = upgrader
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""

@@ -16,6 +16,7 @@ from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.identity import IdentityError, IdentityStore, utc_text
 from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
+from fallow.agent.versions import Upgrader
 from fallow.client.errors import ClientError
 from fallow.client.frames import abort, read_frame
 from fallow.client.joining import JoinError
@@ -32,6 +33,8 @@ from fallow.model.wire import (
     Reject,
     Renewed,
     ToMember,
+    Upgrade,
+    UpgradeReported,
     Usage,
     Welcome,
     decode_to_member,
@@ -104,6 +107,8 @@ class Session:
         self._member = member
         self._outbox = outbox
         self._chance = chance
+        self.upgrader: Upgrader | None = None
+        self._upgrading: set[asyncio.Task[None]] = set()
         self._control = ControlAddresses(identity)
         self._renewal = Renewal(identity, clock, chance)
         self._writer: asyncio.StreamWriter | None = None
@@ -230,7 +235,10 @@ class Session:
         return reader, writer
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
-        await self._write(writer, self._member.hello())
+        hello = self._member.hello()
+        if self.upgrader is not None:
+            hello = msgspec.structs.replace(hello, upgrade_failed=self.upgrader.failed)
+        await self._write(writer, hello)
         async with asyncio.timeout(CONNECT_SECONDS):
             answer = decode_to_member(await read_frame(reader))
         if isinstance(answer, Reject):
@@ -240,6 +248,8 @@ class Session:
         if self._identity.refusal:
             self._identity.clear_refusal()
         self._control.learn(answer.control)
+        if self.upgrader is not None:
+            self.upgrader.confirm()
         return answer
 
     def _rejected(self, frame: Reject) -> Exception:
@@ -262,12 +272,32 @@ class Session:
                 self._control.learn(frame.control)
             elif isinstance(frame, Renewed):
                 self._renewal.take_in(frame.identity)
+            elif isinstance(frame, Upgrade):
+                task = asyncio.create_task(self._upgrade(frame))
+                self._upgrading.add(task)
+                task.add_done_callback(self._upgrading.discard)
             elif isinstance(frame, Reject):
                 raise self._rejected(frame)
             elif isinstance(frame, Goodbye):
                 raise SessionBroken(f"the control plane said goodbye: {frame.reason}")
             else:
                 self._member.received(frame)
+
+    async def _upgrade(self, order: Upgrade) -> None:
+        """Carry out an order to upgrade; should it fail, say why on the session there is then."""
+        if self.upgrader is None:
+            error = "this agent is part of `fallow up`, which is upgraded as a whole"
+            failed: UpgradeReported | None = UpgradeReported(
+                version=order.version, upgrade_id=order.upgrade_id, error=error
+            )
+        else:
+            _log.info("upgrading", version=order.version)
+            failed = await asyncio.to_thread(self.upgrader.take, order)
+        if failed is None:
+            return
+        _log.warning("not upgraded", version=order.version, reason=failed.error)
+        with contextlib.suppress(OSError, TimeoutError):  # the same order comes again with the next session
+            await self.send(failed)
 
     async def _beat(self, seconds: float) -> None:
         while True:

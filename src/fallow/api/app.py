@@ -23,6 +23,7 @@ from fallow.api.routes import (
     replicas,
     tokens,
     updates,
+    upgrades,
     watch,
 )
 from fallow.api.services import Services
@@ -48,6 +49,7 @@ def build_app(services: Services) -> Litestar:
                     tokens,
                     deployments,
                     updates,
+                    upgrades,
                     replicas,
                     insight,
                     audit,

@@ -10,6 +10,7 @@ from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
+from fallow.model.upgrades import UpgradeView
 
 
 class MemberList(Page, frozen=True, kw_only=True):
@@ -22,6 +23,12 @@ class LabelSetList(Page, frozen=True, kw_only=True):
     """Label sets, by name."""
 
     items: tuple[LabelSetView, ...]
+
+
+class UpgradeList(Page, frozen=True, kw_only=True):
+    """Upgrades of agents, newest first."""
+
+    items: tuple[UpgradeView, ...]
 
 
 class TokenList(Page, frozen=True, kw_only=True):

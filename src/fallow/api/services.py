@@ -18,6 +18,7 @@ from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
+from fallow.drivers.packages import Packages
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Store
@@ -40,6 +41,7 @@ class Services:
     hub: Hub
     names: NamesLoop
     leadership: Leadership
+    packages: Packages
     settings: Settings
     ca_pem: str
     clock: Callable[[], float]

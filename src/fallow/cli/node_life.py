@@ -1,8 +1,9 @@
-"""`fallow node drain`, `remove` and `unfence`: how a machine leaves, and comes in again."""
+"""`fallow node drain`, `remove`, `unfence` and `upgrade`: how a machine leaves, comes in again, and is renewed."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,6 +15,7 @@ from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
 from fallow.cli.watching import wait_until
 from fallow.model.members import MemberChange, MemberView, Scheduling
+from fallow.model.upgrades import UpgradeRequest, UpgradeState, UpgradeView
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
@@ -31,13 +33,23 @@ _EXAMPLES = {
   fallow node remove node-7
   fallow node remove node-7 --drain
   fallow node remove node-7 --force --keep-containers""",
+    "upgrade": """Examples:
+
+  fallow node upgrade node-7
+  fallow node upgrade --selector zone=west --max-unavailable 10%
+  fallow node upgrade --selector "" --version 0.2.0 --dry-run""",
+    "upgrades": """Examples:
+
+  fallow node upgrades
+  fallow node upgrades --json
+  fallow node upgrades --stop k3f9x2a""",
     "unfence": "Example:\n\n  fallow node unfence node-7",
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to a group."""
-    for command in (drain, remove, unfence):
+    for command in (drain, remove, unfence, upgrade, upgrades):
         app.command(epilog=_EXAMPLES[command.__name__])(command)
 
 
@@ -113,3 +125,100 @@ def unfence(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
         output.write_json(member)
     else:
         output.write(f"{output.clean(member.name)}: let in again")
+
+
+def upgrade(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="The members meant.", show_default=False)
+    ] = None,
+    selector: Annotated[
+        str | None,
+        typer.Option("--selector", metavar="SELECTOR", help="Those with these labels; an empty one means all."),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="VERSION", help="What they become.", show_default="the control plane's own"),
+    ] = None,
+    max_unavailable: Annotated[
+        str, typer.Option("--max-unavailable", metavar="SHARE", help="How many at a time: 10%, or a number.")
+    ] = "10%",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is over.")] = True,
+    timeout: Timeout = "1h",
+    as_json: Json = False,
+) -> None:
+    """Swap the agents of nodes and gateways for another version; their containers and requests go on.
+
+    It stops by itself when as many have failed as may be away at once; those that failed go on as they were.
+    """
+    if bool(names) == (selector is not None):
+        raise usage("Which members?", "Give either names or --selector.")
+    patience = seconds(timeout)
+    request = _asked(names, selector, version, max_unavailable, dry_run)
+    with session_of(ctx).client() as client:
+        begun = found = client.begin_upgrade(request)
+
+        def look() -> tuple[bool, RenderableType]:
+            nonlocal found
+            found = next((each for each in client.upgrades().items if each.id == begun.id), found)
+            return found.state is not UpgradeState.RUNNING, Text(_line(found))
+
+        ended = dry_run or not wait or wait_until(look, patience)
+    if as_json:
+        output.write_json(found)
+    else:
+        output.write(("would do: " if dry_run else "") + output.clean(_line(found)))
+    if not ended:
+        raise Failure(f"it is not over after {timeout}", hint="It goes on; `fallow node upgrades` shows how far it is.")
+    if found.state is UpgradeState.STOPPED or found.failed:
+        told = "; ".join(f"{name}: {why}" for name, why in sorted(found.failed.items()))
+        raise Failure(
+            f"{len(found.failed)} agents are not {found.version}", detail=told or found.reason,
+            hint="They run on as they were; mend what is named and upgrade them again.",
+        )  # fmt: skip
+
+
+def _asked(
+    names: list[str] | None, selector: str | None, version: str | None, share: str, dry_run: bool
+) -> UpgradeRequest:
+    wanted = {"names": names or [], "selector": selector, "version": version, "max_unavailable": share}
+    try:
+        return msgspec.convert({**wanted, "dry_run": dry_run}, UpgradeRequest)
+    except msgspec.ValidationError as error:
+        raise usage(
+            f"That cannot be asked for: {error}", "--max-unavailable is like 10% or 3, --version like 0.2.0."
+        ) from error
+
+
+def _line(found: UpgradeView) -> str:
+    total = sum(map(len, (found.waiting, found.upgrading, found.done, found.failed)))
+    parts = [f"{len(found.done)} of {total} are {found.version}"]
+    for word, those in (("upgrading", found.upgrading), ("waiting", found.waiting), ("failed", tuple(found.failed))):
+        if those:
+            parts.append(f"{word}: {', '.join(those[:5])}" + (f" and {len(those) - 5} more" if len(those) > 5 else ""))
+    return "; ".join(parts)
+
+
+def upgrades(
+    ctx: typer.Context,
+    stop: Annotated[str, typer.Option("--stop", metavar="ID", help="Begin with no further member of this one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List upgrades of agents, newest first, and how far they are."""
+    with session_of(ctx).client() as client:
+        if stop:
+            stopped = client.stop_upgrade(stop)
+            output.write(f"{output.clean(stopped.id)}: {stopped.state.value}")
+            return
+        found = client.upgrades()
+    if as_json:
+        output.write_json(found)
+        return
+    made = output.table("ID", "VERSION", "STATE", "PROGRESS", "WHY", "AGE")
+    for each in found.items:
+        made.add_row(
+            output.cell(each.id), output.cell(each.version), output.cell(each.state.value), output.cell(_line(each)),
+            output.cell(each.reason), output.cell(output.age(each.created_at)),
+        )  # fmt: skip
+    output.show(made)

@@ -37,6 +37,7 @@ from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
 from fallow.model.problems import Page
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenRequest, TokenView
+from fallow.model.upgrades import UpgradeRequest, UpgradeView
 
 T = TypeVar("T")
 
@@ -194,6 +195,20 @@ class Client:
     def delete_label_set(self, name: str) -> None:
         """Delete a label set; refused (409) while anything uses it."""
         self._transport.send("DELETE", f"/v1/label-sets/{_part(name)}")
+
+    # upgrades of agents
+
+    def upgrades(self) -> Listing[UpgradeView]:
+        """Return upgrades, newest first."""
+        return self._get(Listing[UpgradeView], "/v1/upgrades")
+
+    def begin_upgrade(self, request: UpgradeRequest) -> UpgradeView:
+        """Swap the agents of members, a share of them at a time."""
+        return self._send(UpgradeView, "POST", "/v1/upgrades", request)
+
+    def stop_upgrade(self, upgrade_id: str) -> UpgradeView:
+        """Begin with no further member."""
+        return self._send(UpgradeView, "POST", f"/v1/upgrades/{_part(upgrade_id)}/stop", None)
 
     # tokens
 

@@ -30,6 +30,8 @@ class Link(Protocol):
 
     member_id: str
     instance: str  # which start of its agent; empty: it did not say
+    agent_version: str
+    protocol: int
 
     def send(self, frame: ToMember) -> None:
         """Queue a frame; a member that does not read is cut off."""

@@ -33,7 +33,9 @@ from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
+from fallow.control.upgrades import Upgrades, upgrades_controller
 from fallow.drivers.authority import Authority
+from fallow.drivers.packages import Packages
 from fallow.model.peers import ControlAddress, Peer
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -77,6 +79,8 @@ class ControlPlane:
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = Peers(self.cache, self.hub, self.leadership, authority, settings, folder)
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
+        self.packages = Packages(folder / "packages")
+        self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = Sessions(
             cache=self.cache,
@@ -86,6 +90,7 @@ class ControlPlane:
             assignments=self.assignments,
             peers=self.peers,
             observations=self.observations,
+            upgrades=self.upgrades,
             settings=settings,
             clock=clock,
         )
@@ -99,6 +104,7 @@ class ControlPlane:
             RoutesLoop(self.hub).controller(),
             self.names.controller(),
             self.peers.controller(),
+            self.upgrades.controller(),
         )
 
     def _led_controllers(self) -> Sequence[Controller]:
@@ -111,6 +117,7 @@ class ControlPlane:
             withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(),
             leases_controller(),
+            upgrades_controller(new_id),
         )
 
     async def start(self) -> None:

@@ -27,6 +27,7 @@ from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.reported import Reported
 from fallow.control.settings import Settings
+from fallow.control.upgrades import Upgrades
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.labels import variables_problem
@@ -50,6 +51,7 @@ from fallow.model.wire import (
     RenewAsked,
     Renewed,
     ToMember,
+    UpgradeReported,
     Welcome,
     decode_from_member,
     encode_frame,
@@ -137,6 +139,7 @@ class Sessions:
     assignments: Assignments
     peers: Peers
     observations: Observations
+    upgrades: Upgrades
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
@@ -237,6 +240,8 @@ class Sessions:
         if problem:
             raise SessionRefused(problem)
         await self._reported.note(member.id, hello)
+        if hello.upgrade_failed is not None:
+            await self.upgrades.failed(member.id, hello.upgrade_failed)
         # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
         await self.applier.catch_up()
         return member, hello
@@ -330,6 +335,8 @@ class Sessions:
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):
             await self._renew(link, frame)
+        elif isinstance(frame, UpgradeReported):
+            await self.upgrades.failed(link.member_id, frame)
         else:
             raise ValueError("a session has one hello")
 

@@ -7,11 +7,13 @@ from fallow.decide.removal import REVOKED_SECONDS
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.upgrades import UpgradeState
 
 KEEP_ENDED_SECONDS = 3600.0
 KEEP_ENDED_PER_DEPLOYMENT = 20
 KEEP_GENERATIONS = 10
 KEEP_TOKENS_SECONDS = 7 * 86400.0
+KEEP_UPGRADES_SECONDS = 30 * 86400.0
 
 
 def sweep(snapshot: Snapshot, now: float) -> Plan:
@@ -26,6 +28,11 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         Step(deletes=(revoked,))
         for revoked in snapshot.revocations.values()
         if now - revoked.created_at > REVOKED_SECONDS
+    )
+    steps.extend(
+        Step(deletes=(upgrade,))
+        for upgrade in snapshot.upgrades.values()
+        if upgrade.state is not UpgradeState.RUNNING and now - upgrade.updated_at > KEEP_UPGRADES_SECONDS
     )
     tokens: list[JoinToken | ApiToken] = [*snapshot.join_tokens.values(), *snapshot.api_tokens.values()]
     steps.extend(

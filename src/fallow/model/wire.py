@@ -55,6 +55,7 @@ class UpgradeReported(Frame, frozen=True, kw_only=True, tag="upgrade-failed"):
     """The agent did not become `version`, and why; it goes on as it was."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]
+    upgrade_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
     error: Annotated[str, msgspec.Meta(max_length=1024)]
 
 
@@ -215,9 +216,14 @@ class Renewed(Frame, frozen=True, kw_only=True, tag="renewed"):
 
 
 class Upgrade(Frame, frozen=True, kw_only=True, tag="upgrade"):
-    """Become the agent of another version: `package` is a wheel with this hash."""
+    """Become the agent of another version: `package` is a wheel with this hash.
 
-    version: str
+    An agent that gets no session within `trial_seconds` goes back to what it was.
+    """
+
+    upgrade_id: str
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9][0-9A-Za-z.+!_-]{0,63}$(?!\n)")]
+    trial_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
     sha256: str
     package: bytes
 

@@ -13,7 +13,7 @@ from fallow.cli.launchers import GatewayOptions, JoinOptions, ServerOptions, UpO
 from fallow.wiring.control_plane import serve
 from fallow.wiring.everything import everything
 from fallow.wiring.logs import configure_logs, say
-from fallow.wiring.members import gateway, node
+from fallow.wiring.members import gateway, node, supervised
 
 
 def run_server(options: ServerOptions) -> int:
@@ -27,13 +27,13 @@ def run_server(options: ServerOptions) -> int:
 def run_join(options: JoinOptions) -> int:
     """Join as a node, or go on as the node this machine is already, and run its agent until told to stop."""
     configure_logs(options.log)
-    return asyncio.run(_until_stopped(lambda stop: node(options, stop)))
+    return supervised(options, lambda: asyncio.run(_until_stopped(lambda stop: node(options, stop, upgrades=True))))
 
 
 def run_gateway(options: GatewayOptions) -> int:
     """Join as a gateway, or go on as the one this folder is already, and drive HAProxy until told to stop."""
     configure_logs(options.log)
-    return asyncio.run(_until_stopped(lambda stop: gateway(options, stop)))
+    return supervised(options, lambda: asyncio.run(_until_stopped(lambda stop: gateway(options, stop, upgrades=True))))
 
 
 def run_up(options: UpOptions) -> int:

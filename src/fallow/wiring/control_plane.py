@@ -135,6 +135,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         hub=plane.hub,
         names=plane.names,
         leadership=plane.leadership,
+        packages=plane.packages,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,15 @@ from fallow.wiring.logs import say
 
 if TYPE_CHECKING:
     from fallow.agent.identity import IdentityStore
+    from fallow.agent.versions import Upgrader
     from fallow.drivers.proxy.haproxy import HAProxy
 
 
-async def node(options: JoinOptions, stop: asyncio.Event) -> int:
-    """Join as a node and run its agent until `stop`; its containers outlive it."""
+async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
+    """Join as a node and run its agent until `stop`; its containers outlive it.
+
+    `upgrades`: the agent may be swapped for another version, by whoever gets the exit code SWAPPED.
+    """
     from fallow.agent.node import NodeAgent
     from fallow.drivers.engine.detect import find_engine
     from fallow.drivers.engine.docker_api import DockerApiEngine
@@ -31,14 +36,17 @@ async def node(options: JoinOptions, stop: asyncio.Event) -> int:
         return _install(options, ["join", *(["--engine", options.engine] if options.engine else [])])
     engine = DockerApiEngine(found.url, identity.identity.member_id)
     try:
-        await NodeAgent(engine, options.data, identity, variables=options.variables).run(stop)
+        upgrader = _upgrader(options, stop) if upgrades else None
+        agent = NodeAgent(engine, options.data, identity, variables=options.variables)
+        agent.upgraded_by(upgrader)
+        await agent.run(stop)
     finally:
         await engine.close()
-    return 0
+    return _ended(upgrader)
 
 
-async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
-    """Join as a gateway and drive HAProxy until `stop`."""
+async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
+    """Join as a gateway and drive HAProxy until `stop`; `upgrades` as for a node."""
     from fallow.agent.gateway import GatewayAgent
     from fallow.agent.names import NameService
 
@@ -49,19 +57,55 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event) -> int:
         places = [word for place in options.dns_listen for word in ("--dns-listen", place)]
         words = ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy, *places]
         return _install(options, words)
+    upgrader = _upgrader(options, stop) if upgrades else None
     names = NameService(options.data, [split_address(place) for place in options.dns_listen])
     try:
         await names.start()
         port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port), type="number")
         served = names if options.dns_listen else None
         variables = (*options.variables, port)
-        await GatewayAgent(proxy, options.data, identity, variables=variables, names=served).run(stop)
+        agent = GatewayAgent(proxy, options.data, identity, variables=variables, names=served)
+        agent.upgraded_by(upgrader)
+        await agent.run(stop)
     finally:
         await names.stop()
         # As a service, a restart must not interrupt requests: the next agent adopts the proxy left running. A gateway
         # that was removed has no next agent.
-        await (proxy.release() if "INVOCATION_ID" in os.environ and identity.exists else proxy.stop())
-    return 0
+        goes_on = upgrader is not None and upgrader.swapped
+        service = "INVOCATION_ID" in os.environ and identity.exists
+        await (proxy.release() if goes_on or service else proxy.stop())
+    return _ended(upgrader)
+
+
+def _upgrader(options: MemberOptions, stop: asyncio.Event) -> "Upgrader":
+    from fallow.agent.versions import Upgrader, Versions
+
+    loop = asyncio.get_running_loop()
+
+    def swap() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    return Upgrader(Versions(options.data), swap)
+
+
+def _ended(upgrader: "Upgrader | None") -> int:
+    from fallow.agent.launcher import SWAPPED
+
+    return SWAPPED if upgrader is not None and upgrader.swapped else 0
+
+
+def supervised(options: MemberOptions, run: Callable[[], int]) -> int:
+    """Run an agent, or be the launcher of another version of it; start it anew whenever it is swapped."""
+    from fallow.agent.launcher import SWAPPED, Launcher, is_child, wanted
+    from fallow.agent.versions import Versions
+
+    versions = Versions(options.data)
+    if not options.install and wanted(versions):
+        return Launcher(versions, sys.argv[1:]).run()
+    code = run()
+    if code == SWAPPED and not is_child():
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+    return code
 
 
 def haproxy_of(options: GatewayOptions) -> "HAProxy":

@@ -28,6 +28,7 @@ from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.decide.plan import Step
 from fallow.drivers.authority import Authority
+from fallow.drivers.packages import Packages
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Replica, ReplicaState
 from fallow.model.members import Lease, Member, MemberState, Role
@@ -60,6 +61,8 @@ class FakeLink:
     member_id: str
     hub: Hub
     instance: str = ""
+    agent_version: str = ""
+    protocol: int = 2
     lines: tuple[str, ...] = ()
     error: str = ""
     ends: bool = True
@@ -133,6 +136,7 @@ async def running(
         hub=hub,
         names=NamesLoop(hub, settings.domain, registry),
         leadership=Leadership(store, cache, peer("p-1"), _never),
+        packages=Packages(folder / "packages"),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,

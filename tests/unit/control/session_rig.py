@@ -25,7 +25,9 @@ from fallow.control.peers import Peers
 from fallow.control.plane import session_context
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
+from fallow.control.upgrades import Upgrades
 from fallow.drivers.authority import Authority, key_sha256_of_request
+from fallow.drivers.packages import Packages
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.members import Member, Role
 from fallow.model.wire import PROTOCOL_VERSION, Frame, Hello, ToMember, decode_to_member, encode_frame
@@ -121,6 +123,7 @@ class SessionRig:
             assignments=self.assignments,
             peers=self.peers,
             observations=self.observations,
+            upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
             settings=self.settings,
             clock=time.time,
             **changes,

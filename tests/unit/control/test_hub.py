@@ -15,6 +15,8 @@ class Line:
     def __init__(self, member_id: str, instance: str = "") -> None:
         self.member_id = member_id
         self.instance = instance
+        self.agent_version = ""
+        self.protocol = 2
         self.sent: list[ToMember] = []
         self.ended: list[tuple[str, bool]] = []
 
