@@ -12,12 +12,13 @@ from fallow.api.auth import actor_of
 from fallow.api.lists import UpgradeList
 from fallow.api.lookups import member_called
 from fallow.api.problems import problems
+from fallow.api.selecting import usable_selector
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import not_found, refuse
 from fallow.decide.events import event
+from fallow.decide.label_sets import chosen
 from fallow.decide.plan import Step
-from fallow.decide.selectors import SelectorError, matches, parse_selector
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.upgrades import allowance, ended, upgrade_view
 from fallow.drivers.packages import Package
@@ -55,18 +56,18 @@ async def begin_upgrade(
 
     def decide() -> tuple[Step | None, Upgrade]:
         snapshot = services.cache.snapshot()
-        chosen = _chosen(snapshot, data)
-        _check_free(snapshot, chosen)
+        meant = _meant(services, snapshot, data)
+        _check_free(snapshot, meant)
         now = services.clock()
         upgrade = Upgrade(
-            id=id_, created_at=now, updated_at=now, version=package.version, sha256=package.sha256, members=chosen,
-            max_unavailable=allowance(data.max_unavailable, len(chosen)), created_by=actor,
+            id=id_, created_at=now, updated_at=now, version=package.version, sha256=package.sha256, members=meant,
+            max_unavailable=allowance(data.max_unavailable, len(meant)), created_by=actor,
         )  # fmt: skip
         if data.dry_run:
             return None, upgrade
         told = event(
             services.new_id(), now, actor, "upgrade", id_, id_, "AgentUpgradeBegun",
-            f"agents of {len(chosen)} members become {package.version}, {upgrade.max_unavailable} at a time",
+            f"agents of {len(meant)} members become {package.version}, {upgrade.max_unavailable} at a time",
         )  # fmt: skip
         return Step(puts=(upgrade, told)), upgrade
 
@@ -104,25 +105,21 @@ async def _package(services: Needs, version: str) -> Package:
     return found[version]
 
 
-def _chosen(snapshot: Snapshot, data: UpgradeRequest) -> tuple[str, ...]:
+def _meant(services: Needs, snapshot: Snapshot, data: UpgradeRequest) -> tuple[str, ...]:
     """Return the ids of the members meant. Raises Refused."""
     if bool(data.names) == (data.selector is not None):
         raise refuse(400, "bad-request", "Which members?", "give either names or a selector")
     if data.names:
         return tuple(dict.fromkeys(member_called(snapshot, name).id for name in data.names))
-    try:
-        selector = parse_selector(data.selector or "")
-    except SelectorError as error:
-        raise refuse(400, "bad-request", "Not a selector", str(error)) from error
-    chosen = tuple(sorted(id_ for id_, member in snapshot.members.items() if matches(selector, member.labels)))
-    if not chosen:
-        raise refuse(404, "not-found", "Nobody is meant", f"no member has labels that {data.selector!r} selects")
-    return chosen
+    found = chosen(snapshot, usable_selector(data.selector or "", snapshot), services.hub.usages())
+    if not found:
+        raise refuse(404, "not-found", "Nobody is meant", f"there is no member that {data.selector!r} selects")
+    return tuple(sorted(member.id for member in found))
 
 
-def _check_free(snapshot: Snapshot, chosen: tuple[str, ...]) -> None:
+def _check_free(snapshot: Snapshot, meant: tuple[str, ...]) -> None:
     for other in snapshot.upgrades.values():
-        if other.state is UpgradeState.RUNNING and not set(chosen).isdisjoint(other.members):
+        if other.state is UpgradeState.RUNNING and not set(meant).isdisjoint(other.members):
             raise refuse(
                 409, "upgrade-running", "An upgrade is under way",
                 f"upgrade {other.id} to {other.version} has members of this one",
