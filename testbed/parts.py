@@ -15,7 +15,8 @@ _CLONE_NEWNET = 0x40000000
 def missing(part: str) -> str | None:
     """Return why `part` cannot be used here, None when it can.
 
-    Parts: namespaces, podman, docker, registry, haproxy; and any other name is a program that must be installed.
+    Parts: namespaces, podman, docker, registry, haproxy, wireguard; and any other name is a program that must be
+    installed.
     """
     return _missing(part)
 
@@ -44,6 +45,8 @@ def _missing(part: str) -> str | None:
         return _missing_namespaces() or _missing_programs("dockerd", "containerd", "iptables")
     if part == "registry":
         return _missing_programs("docker-registry")
+    if part == "wireguard":
+        return _missing_namespaces() or _missing_wireguard()
     return _missing_programs(part)
 
 
@@ -83,3 +86,14 @@ def _missing_podman() -> str | None:
     if found is None or int(found.group(1)) < 4:
         return f"{version.strip() or 'podman'} is too old: 4.0 or newer is needed"
     return None
+
+
+def _missing_wireguard() -> str | None:
+    absent = _missing_programs("wg", "iptables")
+    if absent is not None or program("wireguard-go") is not None:
+        return absent
+    # A namespace takes the interface along when it ends.
+    code = ["unshare", "--net", "ip", "link", "add", "type", "wireguard"]
+    if subprocess.run(code, capture_output=True, check=False).returncode == 0:
+        return None
+    return f"this kernel has no WireGuard, and wireguard-go is not installed: {_INSTALL}"

@@ -11,6 +11,7 @@ import structlog
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.names import NameService
+from fallow.agent.network import Networking
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session, SessionRefused
 from fallow.agent.versions import Upgrader
@@ -22,10 +23,12 @@ from fallow.model.routes import ProxyReport, ProxyState
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
+    ChangePeers,
     Hello,
     NamesReported,
     ProxyReported,
     SetNames,
+    SetNetwork,
     SetProxy,
     ToMember,
     Usage,
@@ -45,7 +48,7 @@ class GatewayAgent:
     """Makes one proxy do what the control plane renders. `clock` gives UTC seconds.
 
     The proxy serves its last known state before the first session, and goes on when the session or this agent ends;
-    who owns it may stop it.
+    who owns it may stop it. Without `network` it takes no part in an overlay.
     """
 
     def __init__(
@@ -55,15 +58,16 @@ class GatewayAgent:
         identity: IdentityStore,
         *,
         variables: tuple[Variable, ...] = (),
-        names: NameService | None = None,
+        network: Networking | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._proxy = proxy
         self._folder = folder
         self._identity = identity
         self._instance = secrets.token_hex(8)
-        self._names = names
-        self._variables = (*variables, *names.variables) if names is not None else variables
+        self._names: NameService | None = None
+        self._variables = variables
+        self._network = network
         self._vitals = Vitals(folder=folder)
         self._session = Session(identity, self, Outbox(), clock=clock)
         self._wanted: ProxyState | None = None
@@ -78,6 +82,11 @@ class GatewayAgent:
         """Say whether a session is open."""
         return self._session.connected
 
+    def serves(self, names: NameService) -> None:
+        """Answer for names as well, as the control plane tells them."""
+        self._names = names
+        self._variables = (*self._variables, *names.variables)
+
     def upgraded_by(self, upgrader: Upgrader | None) -> None:
         """Let `upgrader` carry out orders to become another version; without one they are refused."""
         self._session.upgrader = upgrader
@@ -85,7 +94,19 @@ class GatewayAgent:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""
         with lock(self._folder):
-            await first_to_end(self._work(), self._hold_session(stop))
+            if self._network is not None:
+                await self._network.start()
+            try:
+                await first_to_end(self._work(), self._keep_network(), self._hold_session(stop))
+            except SessionRefused:
+                if self._network is not None:
+                    await self._network.forget()
+                raise
+
+    async def _keep_network(self) -> None:
+        if self._network is not None:
+            await self._network.run(self._session.send)
+        await asyncio.Event().wait()
 
     async def _hold_session(self, stop: asyncio.Event) -> None:
         await first_to_end(self._started.wait(), stop.wait(), timeout_seconds=PROXY_WAIT_SECONDS)
@@ -184,6 +205,7 @@ class GatewayAgent:
             boot_id=self._vitals.boot_id(),
             facts=self._vitals.facts(self._version),
             variables=self._variables,
+            wireguard_key=self._network.key if self._network is not None else "",
         )
 
     def usage(self) -> Usage:
@@ -193,6 +215,8 @@ class GatewayAgent:
     def opened(self, welcome: Welcome) -> None:
         """Report at once: what is applied now decides what the control plane may stop."""
         self._report_now.set()
+        if self._network is not None:
+            self._network.opened(welcome)
 
     def received(self, frame: ToMember) -> None:
         """Take in a state; only the newest counts."""
@@ -202,6 +226,8 @@ class GatewayAgent:
         elif isinstance(frame, SetNames) and self._names is not None:
             self._names.take(frame.change)
             self._report_now.set()
+        elif isinstance(frame, SetNetwork | ChangePeers) and self._network is not None:
+            self._network.received(frame)
         else:
             _log.warning("frame not for a gateway", frame=type(frame).__name__)
 

@@ -12,6 +12,7 @@ from fallow.agent import journal
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.logs import LogStreams
+from fallow.agent.network import Networking
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session, SessionRefused
 from fallow.agent.shell import Shell
@@ -26,9 +27,11 @@ from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
     Assign,
+    ChangePeers,
     CloseLog,
     Hello,
     OpenLog,
+    SetNetwork,
     ToMember,
     Usage,
     Welcome,
@@ -44,6 +47,8 @@ ENGINE_WAIT_SECONDS = 5.0  # so long the first hello waits for what the engine c
 class NodeAgent:
     """Runs what the control plane assigns, on one engine. `clock` gives UTC seconds.
 
+    Without `network` it takes the machine's network as it is, and no part in an overlay.
+
     Stopping it, or killing it, leaves every container running; the next one adopts them.
     """
 
@@ -54,7 +59,7 @@ class NodeAgent:
         identity: IdentityStore,
         *,
         variables: tuple[Variable, ...] = (),
-        bind_address: str = "",
+        network: Networking | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
@@ -64,8 +69,9 @@ class NodeAgent:
         self._machine = AgentMachine()
         self._outbox = Outbox()
         self._journal = journal.JournalWriter(folder)
+        self._network = network
         self._shell = Shell(
-            engine, self._machine, self._journal, self._outbox.put, bind_address=bind_address, clock=clock
+            engine, self._machine, self._journal, self._outbox.put, bind_address=self._bind_address, clock=clock
         )
         self._session = Session(identity, self, self._outbox, clock=clock)
         self._logs = LogStreams(engine, self._session.send, self._machine.container_id)
@@ -83,12 +89,27 @@ class NodeAgent:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""
         with lock(self._folder):
+            if self._network is not None:
+                await self._network.start()
             known = journal.load(self._folder)
             if known is not None:
                 self._shell.feed(
                     m.JournalLoaded(assignments=known.assignments, failed=known.failed, serial=known.serial)
                 )
-            await first_to_end(self._shell.run(), self._hold_session(stop))
+            try:
+                await first_to_end(self._shell.run(), self._keep_network(), self._hold_session(stop))
+            except SessionRefused:
+                if self._network is not None:
+                    await self._network.forget()
+                raise
+
+    def _bind_address(self) -> str:
+        return self._network.bind_address if self._network is not None else ""
+
+    async def _keep_network(self) -> None:
+        if self._network is not None:
+            await self._network.run(self._session.send)
+        await asyncio.Event().wait()
 
     async def _hold_session(self, stop: asyncio.Event) -> None:
         await first_to_end(self._shell.met.wait(), stop.wait(), timeout_seconds=ENGINE_WAIT_SECONDS)
@@ -126,6 +147,7 @@ class NodeAgent:
             facts=self._vitals.facts(f"{info.name} {info.version}" if info else "", info),
             variables=self._variables,
             observations=self._machine.observations(),
+            wireguard_key=self._network.key if self._network is not None else "",
         )
 
     def usage(self) -> Usage:
@@ -133,11 +155,15 @@ class NodeAgent:
         return self._vitals.usage(self._machine.running)
 
     def opened(self, welcome: Welcome) -> None:
-        """Nothing to do: assignments follow by themselves."""
+        """Take in the lease; assignments follow by themselves."""
+        if self._network is not None:
+            self._network.opened(welcome)
 
     def received(self, frame: ToMember) -> None:
-        """Take in assignments and requests for logs."""
+        """Take in assignments, the network and requests for logs."""
         match frame:
+            case SetNetwork() | ChangePeers() if self._network is not None:
+                self._network.received(frame)
             case Assign():
                 self._shell.feed(
                     m.Assigned(

@@ -1,6 +1,7 @@
 """Health probes made from the agent: engines do not run them everywhere."""
 
 import asyncio
+from collections.abc import Callable
 from urllib.parse import quote
 
 from fallow.decide.agent.messages import Probe, ProbeResult
@@ -9,6 +10,7 @@ from fallow.version import VERSION
 
 COMMANDS_AT_ONCE = 4
 STATUS_LINE_BYTES = 1024
+LOOPBACK = "127.0.0.1"
 # Docker's port proxy accepts connections for a container that does not listen, and closes them at once.
 SETTLE_SECONDS = 0.05
 
@@ -18,10 +20,11 @@ class ProbeFailed(Exception):  # noqa: N818 - an outcome
 
 
 class Prober:
-    """Makes probes through the network or the engine."""
+    """Makes probes through the network or the engine. `bind_address` tells where ports are published."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bind_address: Callable[[], str] = str) -> None:
         self._engine = engine
+        self._bind_address = bind_address
         self._commands = asyncio.Semaphore(COMMANDS_AT_ONCE)
 
     async def probe(self, order: Probe) -> ProbeResult:
@@ -60,7 +63,8 @@ class Prober:
         if order.port is None:
             raise ProbeFailed("the health check names no port, and the container has none")
         host_port = order.container.host_ports.get(f"{order.port}/tcp")
-        places = [("127.0.0.1", host_port)] if host_port else []
+        published = [(self._bind_address() or LOOPBACK, host_port)] if host_port else []
+        places = list(published)
         if order.container.address:
             places.append((order.container.address, order.port))
         if not places:
@@ -72,18 +76,22 @@ class Prober:
                 reason = f"{host}:{port}: {error.strerror or error}"
                 continue
             try:
-                return await _ask(order, reader, writer, f"{host}:{port}")
+                return await _ask(
+                    order, reader, writer, f"{host}:{port}", host == LOOPBACK or (host, port) in published
+                )
             finally:
                 writer.transport.abort()
         raise ProbeFailed(reason)
 
 
-async def _ask(order: Probe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str) -> None:
-    """Probe over an open connection. Raises ProbeFailed."""
+async def _ask(
+    order: Probe, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str, published: bool
+) -> None:
+    """Probe over an open connection, perhaps to a published port. Raises ProbeFailed."""
     if order.check.kind == "http":
         await _get(order.check.path, reader, writer, place)
         return
-    if place.startswith("127."):
+    if published:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 first = await reader.read(1)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Shell:
-    """One machine and one engine. `clock` gives UTC seconds; `bind_address` is where ports are published."""
+    """One machine and one engine. `clock` gives UTC seconds; `bind_address` tells where ports are to be published."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Shell:
         journal: JournalWriter,
         report: Report,
         *,
-        bind_address: str = "",
+        bind_address: Callable[[], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -47,7 +47,7 @@ class Shell:
         self._report = report
         self._bind_address = bind_address
         self._clock = clock
-        self._prober = Prober(engine)
+        self._prober = Prober(engine, bind_address)
         self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
         self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,7 +213,7 @@ class Shell:
             deployment=wanted.deployment,
             spec=wanted.container,
             host_ports=dict(wanted.host_ports),
-            bind_address=self._bind_address,
+            bind_address=self._bind_address(),
             spec_hash=order.spec_hash,
         )
         made = await _within(START_SECONDS, self._engine.create(request))

@@ -24,6 +24,7 @@ from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
 from fallow.control.members import members_controller, purge_controller, sessions_controller
 from fallow.control.names import NamesLoop
+from fallow.control.networks import Networks
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
@@ -75,6 +76,7 @@ class ControlPlane:
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock)
         self.assignments = Assignments(self.cache, self.hub)
+        self.networks = Networks(self.cache, self.hub)
         self.observations = Observations(self.cache, self.applier, clock)
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = Peers(self.cache, self.hub, self.leadership, authority, settings, folder)
@@ -88,6 +90,7 @@ class ControlPlane:
             hub=self.hub,
             admission=self.admission,
             assignments=self.assignments,
+            networks=self.networks,
             peers=self.peers,
             observations=self.observations,
             upgrades=self.upgrades,
@@ -163,6 +166,7 @@ class ControlPlane:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._repeat(self._own_controllers(), self.applier))
                 group.create_task(self.assignments.run())
+                group.create_task(self.networks.run())
                 group.create_task(self.observations.run())
                 group.create_task(self.peers.run())
                 group.create_task(self.leadership.run())

@@ -23,11 +23,14 @@ from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
+from fallow.control.network_reports import NetworkReports
+from fallow.control.networks import Networks
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
-from fallow.control.reported import Reported
+from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.settings import Settings
 from fallow.control.upgrades import Upgrades
+from fallow.decide.joining import lease_address
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.credentials import parse_member_uri
 from fallow.model.labels import variables_problem
@@ -44,6 +47,7 @@ from fallow.model.wire import (
     Hello,
     LogChunk,
     NamesReported,
+    NetworkReported,
     Observed,
     ObservedAck,
     ProxyReported,
@@ -137,6 +141,7 @@ class Sessions:
     hub: Hub
     admission: Admission
     assignments: Assignments
+    networks: Networks
     peers: Peers
     observations: Observations
     upgrades: Upgrades
@@ -155,6 +160,10 @@ class Sessions:
     def _claims(self) -> Claims:
         return Claims(self.cache, self.applier, self.clock)
 
+    @cached_property
+    def _network_reports(self) -> NetworkReports:
+        return NetworkReports(self.cache, self.applier, self.clock)
+
     async def listen(self, host: str, port: int, context: ssl.SSLContext) -> Door:
         """Start to accept sessions; `context` must demand a certificate of our CA. Raises OSError: it is taken."""
         loop = asyncio.get_running_loop()
@@ -171,6 +180,7 @@ class Sessions:
         self._stopping.set()
         self._reported.stop()
         self._claims.stop()
+        self._network_reports.stop()
         for link in self.hub.links():
             link.close(reason)
         if self._serving:
@@ -213,19 +223,21 @@ class Sessions:
         if role == PEER_ROLE:
             await self.peers.hold(id_, reader, writer)
             return
-        member, hello = await self._admit(await self._member(role, id_, certificate), reader)
+        source = _source_of(writer)
+        member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
         run = run_of(hello, str(writer.get_extra_info("peername")[0]), self.clock())
         link = SessionLink(member.id, writer, hello, run)
         proved = self._prover(link, run)
         try:
-            self._open(link, member, hello)
+            self._open(link, member, hello, source)
             self._hear_beats(link, writer, proved)
             await self._converse(link, member.role, reader, proved)
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
+            self.networks.closed(link)
 
-    async def _admit(self, member: Member, reader: asyncio.StreamReader) -> tuple[Member, Hello]:
+    async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
         async with asyncio.timeout(self.hello_seconds):
             hello = decode_from_member(await read_frame(reader))
@@ -239,7 +251,10 @@ class Sessions:
         problem = variables_problem(hello.variables)
         if problem:
             raise SessionRefused(problem)
-        await self._reported.note(member.id, hello)
+        try:
+            await self._reported.note(member.id, Greeting(hello=hello, source_address=source))
+        except KeyTaken as taken:
+            raise SessionRefused(str(taken)) from taken
         if hello.upgrade_failed is not None:
             await self.upgrades.failed(member.id, hello.upgrade_failed)
         # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
@@ -259,7 +274,7 @@ class Sessions:
 
         return proved
 
-    def _open(self, link: SessionLink, member: Member, hello: Hello) -> None:
+    def _open(self, link: SessionLink, member: Member, hello: Hello, source: str) -> None:
         """Welcome the member, make its session known, and tell it what it should do."""
         link.send(
             Welcome(
@@ -268,12 +283,15 @@ class Sessions:
                 heartbeat_seconds=self.settings.heartbeat_seconds,
                 lease=member.lease,
                 control=self.peers.others(),
+                source_address=source,
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.
         names = member.role is Role.GATEWAY and any(found.name == DNS_PORT_VARIABLE for found in hello.variables)
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
+        if hello.wireguard_key:
+            self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
             self.observations.submit(member.id, hello.observations)
 
@@ -331,6 +349,8 @@ class Sessions:
             self.hub.proxied(link.member_id, frame.report)
         elif isinstance(frame, NamesReported):
             self.hub.named(link.member_id, frame.report)
+        elif isinstance(frame, NetworkReported):
+            self._network_reports.note(link.member_id, frame.report)
         elif isinstance(frame, LogChunk):
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):
@@ -367,6 +387,14 @@ class Sessions:
             _log.warning("certificate not renewed", member=link.member_id, reason=refused.problem.detail)
             return
         link.send(Renewed(identity=identity))
+
+
+def _source_of(writer: asyncio.StreamWriter) -> str:
+    """Return the address that a session comes from; empty for one that nobody could dial."""
+    try:
+        return lease_address(writer.get_extra_info("peername")[0])
+    except (ValueError, TypeError):
+        return ""
 
 
 def _named_by(certificate: bytes) -> tuple[str, str]:

@@ -63,6 +63,15 @@ class Snapshot:
         return {id_: member for id_, member in self.members.items() if member.role is Role.GATEWAY}
 
     @cached_property
+    def members_by_wireguard_key(self) -> Mapping[str, list[Member]]:
+        """Return who has each public key of the overlay; it should be one."""
+        found: dict[str, list[Member]] = defaultdict(list)
+        for member in self.members.values():
+            if member.wireguard_key:
+                found[member.wireguard_key].append(member)
+        return found
+
+    @cached_property
     def live_gateways(self) -> list[Member]:
         """Return the gateways that are ready."""
         return [member for member in self.gateways.values() if member.state is MemberState.READY]

@@ -84,6 +84,7 @@ def member_view(
         measured=measured_variables(member, usage),
         connected=connected,
         last_seen_at=last_seen_at,
+        network_problem=member.network_problem,
         replicas=len(held),
         reserved_cpus=sum(template.container.resources.cpus for template in templates),
         reserved_memory_bytes=sum(template.container.resources.memory_bytes for template in templates),

@@ -111,6 +111,10 @@ class Member(Record, frozen=True, kw_only=True):
     runs: tuple[AgentRun, ...] = ()  # oldest first; the last one has the session
     fence: str = ""  # why nobody with its key is let in, until an operator says so
     purge_at: float = 0.0  # when it is removed, being dead for so long; 0: not foreseen
+    # its network
+    wireguard_key: str = ""  # public, as it says, and nobody else's; empty: it makes no overlay
+    session_address: str = ""  # where its session comes from, as the control plane sees it
+    network_problem: str = ""  # what keeps it from having its lease's address, in its own words; empty: nothing
     # desired: of its agent
     agent: AgentWish | None = None
 
@@ -191,6 +195,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     variables: tuple[Variable, ...]
     connected: bool
     last_seen_at: float  # 0: never
+    network_problem: str = ""  # what keeps it from having its lease's address; empty: nothing
     replicas: int = 0
     reserved_cpus: float = 0.0
     reserved_memory_bytes: int = 0

@@ -13,6 +13,7 @@ from fallow.model.deployments import Observation
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, Lease
 from fallow.model.names import NamesChange, NamesReport
+from fallow.model.network import NetworkPeer, NetworkReport, NetworkState, WireguardKey
 from fallow.model.peers import ControlAddress
 from fallow.model.routes import ProxyReport, ProxyState
 
@@ -71,6 +72,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     facts: Facts
     variables: tuple[Variable, ...] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
+    wireguard_key: WireguardKey = ""  # public; who sends one understands SetNetwork and ChangePeers
 
 
 class Heartbeat(Frame, frozen=True, kw_only=True, tag="beat"):
@@ -96,6 +98,12 @@ class NamesReported(Frame, frozen=True, kw_only=True, tag="names"):
     """What a gateway's name server does now. Only sent to a control plane that has sent names itself."""
 
     report: NamesReport
+
+
+class NetworkReported(Frame, frozen=True, kw_only=True, tag="network"):
+    """What a member's network is now; sent when it has changed."""
+
+    report: NetworkReport
 
 
 class LogChunk(Frame, frozen=True, kw_only=True, tag="log"):
@@ -143,6 +151,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     heartbeat_seconds: float
     control: tuple[ControlAddress, ...] = ()  # other processes, which would do as well as this one
     lease: Lease
+    source_address: str = ""  # where the session comes from, as seen here; empty: it is not known
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):
@@ -180,6 +189,22 @@ class SetNames(Frame, frozen=True, kw_only=True, tag="set-names"):
     """Names a gateway should serve. Only sent to those that said they do, for others do not know this frame."""
 
     change: NamesChange
+
+
+class SetNetwork(Frame, frozen=True, kw_only=True, tag="set-network"):
+    """What a member's network should be; replaces everything it was told."""
+
+    state: NetworkState
+
+
+class ChangePeers(Frame, frozen=True, kw_only=True, tag="change-peers"):
+    """What has changed in a member's overlay: peers that are new or different, and the keys of those that left.
+
+    Everybody in a pool is told the same, so a member may find itself in it.
+    """
+
+    changed: tuple[NetworkPeer, ...] = ()
+    removed: tuple[WireguardKey, ...] = ()
 
 
 class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):
@@ -235,7 +260,16 @@ class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
 
 
 FromMember = (
-    Hello | Heartbeat | Observed | ProxyReported | NamesReported | LogChunk | RenewAsked | UpgradeReported | Goodbye
+    Hello
+    | Heartbeat
+    | Observed
+    | ProxyReported
+    | NamesReported
+    | NetworkReported
+    | LogChunk
+    | RenewAsked
+    | UpgradeReported
+    | Goodbye
 )
 ToMember = (
     Welcome
@@ -243,6 +277,8 @@ ToMember = (
     | Assign
     | SetProxy
     | SetNames
+    | SetNetwork
+    | ChangePeers
     | ObservedAck
     | OpenLog
     | CloseLog

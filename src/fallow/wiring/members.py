@@ -16,6 +16,7 @@ from fallow.wiring.logs import say
 
 if TYPE_CHECKING:
     from fallow.agent.identity import IdentityStore
+    from fallow.agent.network import Networking
     from fallow.agent.versions import Upgrader
     from fallow.drivers.proxy.haproxy import HAProxy
 
@@ -37,7 +38,8 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
     engine = DockerApiEngine(found.url, identity.identity.member_id)
     try:
         upgrader = _upgrader(options, stop) if upgrades else None
-        agent = NodeAgent(engine, options.data, identity, variables=options.variables)
+        network = _networking(identity)
+        agent = NodeAgent(engine, options.data, identity, variables=options.variables, network=network)
         agent.upgraded_by(upgrader)
         await agent.run(stop)
     finally:
@@ -62,9 +64,10 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool =
     try:
         await names.start()
         port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port), type="number")
-        served = names if options.dns_listen else None
-        variables = (*options.variables, port)
-        agent = GatewayAgent(proxy, options.data, identity, variables=variables, names=served)
+        variables, network = (*options.variables, port), _networking(identity)
+        agent = GatewayAgent(proxy, options.data, identity, variables=variables, network=network)
+        if options.dns_listen:
+            agent.serves(names)
         agent.upgraded_by(upgrader)
         await agent.run(stop)
     finally:
@@ -139,6 +142,20 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
             code=Exit.USAGE,
         )
     return IdentityStore(options.data)
+
+
+def _networking(identity: "IdentityStore") -> "Networking":
+    """Return what gives a member its lease's address, with its key of the overlay."""
+    from fallow.agent.network import Networking, interface_of, key_of
+    from fallow.drivers.network.wireguard import WireGuard
+
+    member_id = identity.identity.member_id
+    path, key = key_of(identity.folder, member_id)
+    return Networking(WireGuard(interface_of(member_id), path, key), key, identity.folder, identity.identity.lease)
+
+
+def _variables(options: MemberOptions) -> tuple[Variable, ...]:
+    return tuple(Variable(name=name, value=value) for name, value in options.variables)
 
 
 def _install(options: MemberOptions, words: list[str]) -> int:

@@ -20,6 +20,7 @@ from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
+from fallow.control.networks import Networks
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.plane import session_context
@@ -112,6 +113,7 @@ class SessionRig:
         self.hub = Hub(time.time)
         self.observations = Observations(stored.cache, stored.applier, time.time)
         self.assignments = Assignments(stored.cache, self.hub)
+        self.networks = Networks(stored.cache, self.hub)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -121,6 +123,7 @@ class SessionRig:
             hub=self.hub,
             admission=admission,
             assignments=self.assignments,
+            networks=self.networks,
             peers=self.peers,
             observations=self.observations,
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
@@ -178,7 +181,8 @@ async def accepting(folder: Path, **changes: Any) -> AsyncIterator[SessionRig]:
     async with storing() as stored:
         rig = SessionRig(stored, folder, **changes)
         listener = await rig.start()
-        loops = [asyncio.create_task(rig.observations.run()), asyncio.create_task(rig.assignments.run())]
+        parts = (rig.observations, rig.assignments, rig.networks)
+        loops = [asyncio.create_task(part.run()) for part in parts]
         try:
             yield rig
             assert not any(loop.done() for loop in loops)

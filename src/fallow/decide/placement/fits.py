@@ -55,6 +55,8 @@ def _in_service(node: Member, binding: Binding) -> Reason | None:
         return Reason(code="NodeNotSchedulable", text=f"{node.name}: {text}")
     if not node.lease.address:
         return Reason(code="NodeNotReachable", text=f"{node.name}: {phrases.NO_ADDRESS}")
+    if node.network_problem:
+        return Reason(code="NodeNotReachable", text=f"{node.name}: {phrases.NO_NETWORK}")
     if node.lease.address != binding.address:
         return Reason(code="AddressChanged", text=f"{node.name}: its address is now {node.lease.address}")
     return None

@@ -15,6 +15,7 @@ STATES = {
 CORDONED = "cordoned"
 DRAINING = "draining"
 NO_ADDRESS = "address not known"
+NO_NETWORK = "its lease's address does not work (fallow node show tells why)"
 
 _COMPARED = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 

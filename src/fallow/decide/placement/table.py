@@ -103,6 +103,7 @@ class NodeTable:
         self._states = np.array([_STATES[node.state] for node in nodes], dtype=np.int8)
         self._scheduling = np.array([_SCHEDULING[node.scheduling] for node in nodes], dtype=np.int8)
         self.reachable: Mask = np.array([bool(node.lease.address) for node in nodes], dtype=np.bool_)
+        self.networked: Mask = np.array([not node.network_problem for node in nodes], dtype=np.bool_)
         self._architectures = np.array(
             [codes.setdefault(node.facts.architecture, len(codes)) for node in nodes], dtype=np.int32
         )

@@ -1,0 +1,116 @@
+"""Tells every connected member of an overlay whom it may speak with: everybody when it connects, then what changes.
+
+Everybody in a pool is told the same changes, so what a session was told is kept once for the pool, not once for each.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+
+from fallow.control.hub import Hub, Link
+from fallow.decide.network import in_overlay, peer_of, peers_of, state_of
+from fallow.model.members import Lease, Member
+from fallow.model.network import NetworkPeer
+from fallow.model.wire import ChangePeers, SetNetwork
+from fallow.store.cache import Cache
+
+PAUSE_SECONDS = 0.05  # what changes meanwhile is sent together
+SHARE = 4  # after sending for so long we pause this many times as long: a fleet that joins must not fill our time
+
+
+class Networks:
+    """Remembers what the sessions of each pool were told."""
+
+    def __init__(self, cache: Cache, hub: Hub, pause_seconds: float = PAUSE_SECONDS) -> None:
+        self._cache = cache
+        self._hub = hub
+        self._pause_seconds = pause_seconds
+        self._told: dict[str, dict[str, NetworkPeer]] = {}  # by pool, then by member id
+        self._pools: dict[str, str] = {}  # in which pool each member was told to be
+        self._leases: dict[Link, Lease] = {}  # the lease each session was told
+
+    def greet(self, link: Link) -> None:
+        """Tell a session that has just opened, and whose member understands it, whom it may speak with."""
+        member = self._cache.get("members", link.member_id)
+        if not isinstance(member, Member):
+            return
+        self._leases[link] = member.lease
+        if in_overlay(member):
+            link.send(SetNetwork(state=state_of(member, self._peers(member.lease.pool))))
+
+    def closed(self, link: Link) -> None:
+        """Forget a session that has ended."""
+        self._leases.pop(link, None)
+
+    async def run(self) -> None:
+        """Send what changes until cancelled."""
+        subscription = self._cache.subscribe()
+        try:
+            async for changed in subscription:
+                begun = time.monotonic()
+                self._send_changes({id_ for kind, id_ in changed if kind == "members"})
+                await asyncio.sleep(max(self._pause_seconds, SHARE * (time.monotonic() - begun)))
+        finally:
+            subscription.close()
+
+    def _peers(self, pool: str) -> dict[str, NetworkPeer]:
+        """Return what the pool was told; of one that nobody asked for yet, what there is."""
+        if pool not in self._told:
+            self._told[pool] = peers_of(self._cache.snapshot(), pool)
+            self._pools.update(dict.fromkeys(self._told[pool], pool))
+        return self._told[pool]
+
+    def _send_changes(self, member_ids: Iterable[str]) -> None:
+        changed: dict[str, list[NetworkPeer]] = defaultdict(list)
+        removed: dict[str, list[str]] = defaultdict(list)
+        moved: list[Member] = []
+        for id_ in sorted(member_ids):
+            found = self._cache.get("members", id_)
+            member = found if isinstance(found, Member) else None
+            self._compare(id_, member, changed, removed)
+            link = self._hub.link(id_)
+            if link is not None and member is not None and self._leases.get(link, member.lease) != member.lease:
+                moved.append(member)
+        frames = {
+            pool: ChangePeers(changed=tuple(changed[pool]), removed=tuple(removed[pool]))
+            for pool in sorted(changed.keys() | removed.keys())
+        }
+        for link, lease in self._leases.items() if frames else ():
+            frame = frames.get(lease.pool)
+            member = self._cache.get("members", link.member_id) if frame is not None else None  # type: ignore[assignment]
+            if frame is not None and isinstance(member, Member) and in_overlay(member):
+                link.send(frame)
+        for member in moved:
+            self._move(member)
+
+    def _compare(
+        self,
+        id_: str,
+        member: Member | None,
+        changed: dict[str, list[NetworkPeer]],
+        removed: dict[str, list[str]],
+    ) -> None:
+        """Note what the pool that a member was in, and the one it is in now, have to be told of it."""
+        peer = peer_of(member) if member is not None else None
+        pool = member.lease.pool if member is not None and peer is not None else ""
+        was_in = self._pools.get(id_, "")
+        before = self._told.get(was_in, {}).get(id_)
+        if before is not None and (peer is None or pool != was_in or peer.key != before.key):
+            del self._told[was_in][id_]
+            removed[was_in].append(before.key)
+        self._pools.pop(id_, None)
+        if peer is None or pool not in self._told:
+            return
+        self._pools[id_] = pool
+        if peer != self._told[pool].get(id_):
+            self._told[pool][id_] = peer
+            changed[pool].append(peer)
+
+    def _move(self, member: Member) -> None:
+        """Tell a member that its lease is another."""
+        link = self._hub.link(member.id)
+        if link is None:
+            return
+        self._leases[link] = member.lease
+        link.send(SetNetwork(state=state_of(member, self._peers(member.lease.pool) if in_overlay(member) else {})))

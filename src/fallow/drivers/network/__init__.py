@@ -1,0 +1,1 @@
+"""Networks: what gives a machine the address of its lease."""
