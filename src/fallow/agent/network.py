@@ -40,7 +40,7 @@ def key_of(folder: Path, member_id: str) -> tuple[Path, str]:
     """
     path = folder / f"wireguard-{member_id}.key"
     try:
-        private = X25519PrivateKey.from_private_bytes(base64.b64decode(path.read_bytes(), validate=True))
+        private = X25519PrivateKey.from_private_bytes(base64.b64decode(path.read_bytes().strip(), validate=True))
     except FileNotFoundError:
         private = _make_key(path)
     except ValueError:
@@ -85,7 +85,7 @@ class Networking:
 
     @property
     def bind_address(self) -> str:
-        """Return where containers publish their ports: in an overlay the lease's address alone; empty: all."""
+        """Return where containers publish their ports: in an overlay on the lease's address alone; empty: anywhere."""
         lease = self._wanted.lease
         return lease.address if lease.mode is NetworkMode.WIREGUARD else ""
 

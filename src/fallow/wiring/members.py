@@ -154,10 +154,6 @@ def _networking(identity: "IdentityStore") -> "Networking":
     return Networking(WireGuard(interface_of(member_id), path, key), key, identity.folder, identity.identity.lease)
 
 
-def _variables(options: MemberOptions) -> tuple[Variable, ...]:
-    return tuple(Variable(name=name, value=value) for name, value in options.variables)
-
-
 def _install(options: MemberOptions, words: list[str]) -> int:
     from fallow.agent.install import install
 
