@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from math import floor
 from typing import Any
 
 from fallow.control.settings import Settings
@@ -19,7 +18,7 @@ from fallow.store.contract import Item, Put, Write
 from simulation.clock import acting
 from simulation.machines import Machine
 from simulation.members import GatewayHost
-from simulation.promises import config_of, is_shared, is_wide, least_healthy, surge
+from simulation.promises import is_shared, is_wide, least_healthy, put_up_with, surge
 from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -269,8 +268,7 @@ class Watch:
         if self._now() - self.deaf_at < STALE_SECONDS:
             return  # decided before the process was frozen, and what has happened since need not keep it from that
         failed = [found.id for found in self.replicas().values() if self._may_have_failed(before, found)]
-        tolerated = floor(config_of(before).max_failure_ratio * before.spec.replicas)
-        if len(failed) <= tolerated:
+        if len(failed) <= put_up_with(before):
             self.broke("a generation fails by its own fault", f"{after.path} {before.generation}: only {failed} failed")
 
     def _may_have_failed(self, deployment: Deployment, replica: Replica) -> bool:
@@ -358,7 +356,9 @@ class Watch:
         let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
         ours = (old - new) & let_go
         least = min(
-            least_healthy(deployment), *(least_healthy(found) for _, found in self._recent(deployment.id)), 1000
+            least_healthy(deployment, before),
+            *(least_healthy(found, before) for _, found in self._recent(deployment.id)),
+            1000,
         )
         if ours and len(new) < min(least, len(new) + len(ours)):
             self.broke(

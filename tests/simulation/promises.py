@@ -1,13 +1,15 @@
 """What a deployment promises while it changes. The one place that knows the rules of rolling updates."""
 
-from math import ceil
+from collections.abc import Iterable
+from math import ceil, floor
 from random import Random
 
 from fallow.decide.updates import DEFAULT_SHARE
-from fallow.model.deployments import Deployment
+from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.updates import UpdateConfig
 
 WIDE_FROM = 1_000_000
+_MAY_HAVE_FAILED = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.FAILED)
 
 
 def config_of(deployment: Deployment) -> UpdateConfig:
@@ -29,12 +31,29 @@ def surge(deployment: Deployment) -> int:
     return at_once(deployment) if config_of(deployment).order == "start-first" else 0
 
 
-def least_healthy(deployment: Deployment) -> int:
-    """Return below how many healthy replicas our own doing may never take it."""
+def least_healthy(deployment: Deployment, replicas: Iterable[Replica]) -> int:
+    """Return below how many healthy replicas our own doing may never take it.
+
+    An update that stops first goes on past new replicas that fail, as far as it was told to put up with that: then
+    these are missing beside the portion.
+    """
     if deployment.deleting:
         return 0
     wanted = deployment.spec.replicas
-    return wanted if config_of(deployment).order == "start-first" else max(0, wanted - at_once(deployment))
+    if config_of(deployment).order == "start-first":
+        return wanted
+    newest = (found for found in replicas if found.generation == deployment.generation)
+    failed = sum(found.state in _MAY_HAVE_FAILED and not found.healthy for found in newest)
+    return max(0, wanted - at_once(deployment) - min(failed, put_up_with(deployment)))
+
+
+def put_up_with(deployment: Deployment) -> int:
+    """Return how many new replicas may fail without an end of the update."""
+    config, wanted = config_of(deployment), deployment.spec.replicas
+    if config.failure_action == "continue":
+        return wanted
+    forgiven = deployment.update.forgiven if deployment.update is not None else 0
+    return floor(config.max_failure_ratio * wanted) + forgiven
 
 
 def is_wide(seed: int) -> bool:

@@ -118,6 +118,8 @@ class World:
                 self.freeze_plane(host)
 
     def kill_plane(self, host: str, how: str) -> None:
+        if self._led():
+            self._led_at = self.now()
         plane = self.planes.pop(host, None)
         if plane is None:
             return
@@ -134,6 +136,8 @@ class World:
         plane = self.planes.get(host)
         if plane is None or self.frozen(plane):
             return None
+        if self._led():
+            self._led_at = self.now()  # also if it led for a moment only, between two looks: it has renewed its lease
         self.story.tell("FAULT", f"{plane.process.name} is frozen")
         self.network.freeze(host)
         self._loop.freeze(plane.process)
@@ -154,12 +158,15 @@ class World:
 
     def check_leader(self) -> None:
         """Check that a leader that was killed or frozen is followed soon, where another process can reach the store."""
-        leader, faults = self.leader(), self.store_faults
-        led = leader is not None and not self.frozen(leader)
-        if led or faults.error_share or faults.slow_seconds or set(self.working()) != self._could_lead:
+        faults = self.store_faults
+        if self._led() or faults.error_share or faults.slow_seconds or set(self.working()) != self._could_lead:
             self._could_lead, self._led_at = set(self.working()), self.now()
         elif self._could_lead and self.now() - self._led_at > FOLLOWED_SECONDS:
             self.story.broke("a leader is followed", f"nobody leads for {self.now() - self._led_at:.1f} s")
+
+    def _led(self) -> bool:
+        leader = self.leader()
+        return leader is not None and not self.frozen(leader)
 
     def leader(self) -> Plane | None:
         """Return the control plane that leads by what is stored."""

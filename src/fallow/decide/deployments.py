@@ -190,11 +190,11 @@ def _settle_moves(view: Slots) -> Iterator[Step]:
         new = replicas[-1]
         for old in replicas[:-1]:
             if _takes_over(view, new, old):
-                yield view.retire(old, Reason(code="Replaced", text=f"{new.id} has taken over"))
+                yield view.retire(old, Reason(code="Replaced", text=f"{new.id} has taken over"), new)
                 continue
             why = _not_needed(view, new, old)
             if why:
-                yield view.retire(new, Reason(code="NotNeeded", text=why))
+                yield view.retire(new, Reason(code="NotNeeded", text=why), old)
                 break
 
 

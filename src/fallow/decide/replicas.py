@@ -40,11 +40,16 @@ def _same(before: Observation, after: Observation) -> bool:
 
 
 def _unwell_since(replica: Replica, seen: Observation, now: float) -> float:
-    """Return since when it restarts or fails its probes; a moment of health in between does not count."""
+    """Return since when it restarts or fails its probes; a moment of health in between does not count.
+
+    What kept it from its first start (no image, no engine, a taken port) says nothing of how it is once it runs.
+    """
+    first_start = replica.state is ReplicaState.PLACED and seen.started
+    since = 0.0 if first_start else replica.unwell_since
     if seen.health is not Health.UNHEALTHY and seen.activity is not Activity.BACKING_OFF:
-        return replica.unwell_since
+        return since
     calm = replica.healthy_since > 0 and now - replica.healthy_since >= CALM_SECONDS
-    return now if calm or not replica.unwell_since else replica.unwell_since
+    return now if calm or not since else since
 
 
 def _next_state(replica: Replica, seen: Observation) -> tuple[ReplicaState, Reason | None]:

@@ -59,10 +59,15 @@ class Slots:
         node = self.members.get(replica.node_id)
         return node is not None and node.scheduling is Scheduling.DRAINING
 
-    def on_a_ready_node(self, replica: Replica) -> bool:
-        """Say whether the replica has a node that is well, so that what is wrong with it is its own fault."""
+    def node_ready_since(self, replica: Replica) -> float | None:
+        """Return since when the replica's node is well, so that what is wrong with it is its own fault; None: it is not.
+
+        What is known of a replica is as old as its node's last word; a node that is back needs a moment to say more.
+        """
         node = self.members.get(replica.node_id)
-        return node is not None and node.state is MemberState.READY
+        if node is None or node.state is not MemberState.READY:
+            return None
+        return 0.0 if node.state_since > self.now + CLOCKS_APART_SECONDS else node.state_since
 
     def outdated(self, replica: Replica) -> bool:
         """Say whether the replica is made of something else than is wanted now."""
@@ -96,11 +101,15 @@ class Slots:
             state_since=self.now,
         )
 
-    def retire(self, replica: Replica, reason: Reason) -> Step:
-        """Let a live replica go: at once when it has no node yet, by way of the gateways otherwise."""
+    def retire(self, replica: Replica, reason: Reason, *relied_on: Replica) -> Step:
+        """Let a live replica go, if those `relied_on` in its place are as they were seen.
+
+        At once when it has no node yet, by way of the gateways otherwise.
+        """
         pending = replica.state is ReplicaState.PENDING
         self.gone[reason.text].append(replica.id)
-        return Step(puts=(moved(replica, ReplicaState.STOPPED if pending else ReplicaState.LEAVING, self.now, reason),))
+        gone = moved(replica, ReplicaState.STOPPED if pending else ReplicaState.LEAVING, self.now, reason)
+        return Step(puts=(gone,), guards=relied_on)
 
 
 def from_the_future(replicas: Iterable[Replica], now: float) -> Iterator[Step]:

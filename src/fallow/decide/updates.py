@@ -1,7 +1,8 @@
 """One generation takes the place of another: in portions, each proved before the next, and back when it fails.
 
 A new replica has proved itself when it has been healthy for `monitor_seconds`; only then does the old one it replaces
-leave. What a node does wrong is no fault of a generation: a replica on a node that is not ready never counts as failed.
+leave. What a node does wrong is no fault of a generation: a replica on a node that is not ready never counts as failed,
+nor one on a node that has only just come back.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ DEFAULT_SHARE = 0.25  # this share of a deployment, at least one replica, is ren
 # A replica that was never started may wait for its registry or for its node's engine, which come back.
 NEVER_STARTED_SECONDS = 15.0
 STOPPED_FIRST = "Updating"
+RELIED_ON = (
+    20  # so many of the replicas that failed must still be as they were seen when an update is given up for them
+)
 
 _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 _STEPPING = (UpdateState.UPDATING, UpdateState.MONITORING, UpdateState.ROLLING_BACK)
@@ -79,11 +83,14 @@ def failing(slots: Slots, replica: Replica) -> bool:
     late = slots.reached(replica.created_at + config.progress_seconds)
     if replica.state is ReplicaState.PENDING:
         return late and _takes_part(config, replica)
-    if not slots.on_a_ready_node(replica):
+    ready_since = slots.node_ready_since(replica)
+    if ready_since is None:
         return False
     started = replica.state is ReplicaState.RUNNING
     patience = config.monitor_seconds if started else max(config.monitor_seconds, NEVER_STARTED_SECONDS)
-    return late or (replica.unwell_since > 0 and slots.reached(replica.unwell_since + patience))
+    if late:
+        return slots.reached(ready_since + patience)
+    return replica.unwell_since > 0 and slots.reached(max(replica.unwell_since, ready_since) + patience)
 
 
 def failures(slots: Slots) -> list[Replica]:
@@ -150,8 +157,11 @@ def _become(slots: Slots, status: UpdateStatus) -> Step:
 
 
 def _give_up(slots: Slots, status: UpdateStatus, failed: list[Replica]) -> tuple[Step, bool]:
-    """Go back, or pause when that is asked for or when there is nothing to go back to; a rollback never goes back."""
-    deployment = slots.deployment
+    """Go back, or pause when that is asked for or when there is nothing to go back to; a rollback never goes back.
+
+    Not if one of those that failed has just become healthy.
+    """
+    deployment, relied_on = slots.deployment, tuple(failed[:RELIED_ON])
     author = Author(slots.now, slots.new_id, "loop:deployments")
     reason = f"{len(failed)} of {deployment.spec.replicas} replicas of generation {deployment.generation} failed: "
     reason += _why(failed[0])
@@ -162,17 +172,17 @@ def _give_up(slots: Slots, status: UpdateStatus, failed: list[Replica]) -> tuple
         text = f"goes back to generation {target.generation} ({target.container.image}): {reason}"
         told = author.tells(after, "RollbackStarted", text, "warning")
         slots.deployment = after
-        return Step(puts=(after, template, told)), True
+        return Step(puts=(after, template, told), guards=relied_on), True
     if wished:
         reason += "; no earlier generation is known to be good, so it cannot go back"
-    return _paused(slots, status, reason, author), False
+    return _paused(slots, status, reason, author, relied_on), False
 
 
-def _paused(slots: Slots, status: UpdateStatus, reason: str, author: Author) -> Step:
+def _paused(slots: Slots, status: UpdateStatus, reason: str, author: Author, relied_on: tuple[Replica, ...]) -> Step:
     paused = msgspec.structs.replace(status, state=UpdateState.PAUSED, paused_because=reason, changed_at=slots.now)
     slots.deployment = msgspec.structs.replace(slots.deployment, update=paused, updated_at=slots.now)
     told = author.tells(slots.deployment, "UpdatePaused", f"is paused: {reason}", "warning")
-    return Step(puts=(slots.deployment, told))
+    return Step(puts=(slots.deployment, told), guards=relied_on)
 
 
 def _finished(slots: Slots, config: UpdateConfig) -> bool:

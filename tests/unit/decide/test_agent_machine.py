@@ -389,6 +389,21 @@ def test_what_was_said_below_a_stored_serial_is_said_again_above_it():
     assert (again.activity, again.health) == (before.activity, before.health)
 
 
+def test_what_met_a_serial_of_an_earlier_run_is_said_again():
+    story = Story(listed=False)
+    web = wish()
+    story.feed(m.JournalLoaded(assignments=(web,), serial=5_000_000))
+    story.list()
+    story.feed(m.ImageReady(reference=web.container.image))
+    story.feed(m.ContainerStarted(replica_id="r1", container=container(web)))
+    before = story.seen()
+    assert before.activity is Activity.RUNNING
+    story.feed(m.Assigned(full=True, assignments=(web,), serials={"r1": before.serial}))
+    assert story.seen().serial > before.serial, "the stored word is of the run before, whose clock was ahead"
+    story.feed(m.Assigned(full=True, assignments=(web,), serials={"r1": before.serial + 1}))
+    assert not story.find(m.Report)
+
+
 @pytest.mark.parametrize("first", ["list", "assign"])
 def test_strays_are_removed_only_after_a_full_assignment(first):
     story = Story(listed=False)

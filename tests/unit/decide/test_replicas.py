@@ -32,6 +32,18 @@ def test_health_comes_and_goes_without_a_change_of_state() -> None:
     assert (later.state, later.healthy) == (S.RUNNING, False)
 
 
+def test_what_kept_it_from_its_first_start_is_no_illness_of_what_runs() -> None:
+    waiting = observe(replica(WEB, 0, S.PLACED), seen(Activity.BACKING_OFF, message="port taken"), NOW)
+    assert waiting is not None
+    assert waiting.unwell_since == NOW
+    runs = observe(waiting, seen(Activity.RUNNING, serial=6, started=True, health=Health.STARTING), NOW + 20)
+    assert runs is not None
+    assert runs.unwell_since == 0.0
+    ended = observe(waiting, seen(Activity.BACKING_OFF, serial=6, started=True, exit_code=1), NOW + 20)
+    assert ended is not None
+    assert ended.unwell_since == NOW + 20
+
+
 def test_an_old_or_repeated_observation_changes_nothing() -> None:
     known = observe(replica(WEB), seen(Activity.RUNNING, health=Health.HEALTHY), NOW)
     assert known is not None

@@ -81,7 +81,10 @@ def test_the_old_one_leaves_once_the_new_one_has_been_healthy_for_a_while() -> N
     early = at(before, 4, new_one(web, healthy_since=NOW))
     assert (let_go(early), created(early)) == ([], [])
     assert early.wake_after_seconds == pytest.approx(1.02)
-    assert let_go(at(before, 5, new_one(web, healthy_since=NOW))) == ["web-0"]
+    taken_over = at(before, 5, new_one(web, healthy_since=NOW))
+    assert let_go(taken_over) == ["web-0"]
+    (step,) = [step for step in taken_over.steps if puts(Plan(steps=(step,)), Replica)]
+    assert [found.id for found in step.guards] == ["web-0-new"], "it may have failed meanwhile"
 
 
 def test_the_next_portion_waits_for_the_one_before_and_for_the_delay() -> None:
@@ -148,6 +151,32 @@ def test_what_counts_as_a_failure(changes: dict[str, Any], failed: bool) -> None
     web, before = updated()
     plan = at(before, 60, member("c", state=MemberState.SUSPECT), new_one(web, **changes))
     assert any(found.update.rollback for found in puts(plan, Deployment)) is failed
+
+
+@pytest.mark.parametrize(
+    "changes", [{"state_since": NOW + 57}, {"state_since": NOW + 57, "state": MemberState.SUSPECT}]
+)
+def test_what_a_node_said_before_it_was_away_is_not_held_against_an_update(changes: dict[str, Any]) -> None:
+    web, before = updated()
+    before = applied(before, Plan(steps=(Step(puts=(member("c", **changes), sick(web, NOW, node_id="n-c"))),)))
+    assert puts(reconcile(before, NOW + 60, ids()), Deployment) == []
+    well_again = applied(before, Plan(steps=(Step(puts=(member("c", state_since=NOW + 57),)),)))
+    plan = reconcile(well_again, NOW + 61, ids())
+    assert plan.wake_after_seconds == pytest.approx(1.02)
+    assert puts(plan, Deployment) == []
+    assert status_of(reconcile(well_again, NOW + 62, ids())).rollback
+
+
+def test_a_node_that_came_back_by_a_clock_put_forward_is_no_excuse_for_hours() -> None:
+    web, before = updated()
+    assert status_of(at(before, 60, member("c", state_since=NOW + 7200), sick(web, NOW, node_id="n-c"))).rollback
+
+
+@pytest.mark.parametrize("action", ["rollback", "pause"])
+def test_an_update_is_not_given_up_for_what_has_just_become_healthy(action: Any) -> None:
+    web, before = updated(failure_action=action)
+    (step,) = at(before, 60, sick(web, NOW)).steps
+    assert [found.id for found in step.guards] == ["web-0-new"]
 
 
 def test_some_failures_may_be_tolerated() -> None:

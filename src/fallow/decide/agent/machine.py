@@ -104,14 +104,19 @@ class AgentMachine(EngineSide):
                 run.wish = Wish.GONE
                 self._step(run, now)
         self._rise_above(event.serials)
+        self._risen = self._risen or event.full
         self._sweep(now)
 
     def _rise_above(self, serials: Mapping[str, int]) -> None:
-        """Say again what was said with a serial below the stored one: it was not heard."""
+        """Say again what was said with a serial below the stored one: it was not heard.
+
+        With the very same serial it was heard, unless the agent had not yet been told what its last run said: then it
+        may have counted anew from an older journal, and met one of those serials by chance.
+        """
         self._serial_floor = max(self._serial_floor, *serials.values(), 0)
         for replica_id, serial in serials.items():
             run = self._runs.get(replica_id)
-            if run is not None and run.reported is not None and run.reported.serial < serial:
+            if run is not None and run.reported is not None and run.reported.serial < serial + (not self._risen):
                 run.reported = None
                 self._dirty[run.id] = run
 

@@ -41,6 +41,7 @@ class Steps:
         self._unsaved = False
         self._trouble = ""  # the engine's, for people
         self._serial_floor = 0  # every observation's serial is above it
+        self._risen = False  # the floor is above every serial of the agent's earlier runs
         self._newest_serial = 0
 
     def _step(self, run: Run, now: float) -> None:
