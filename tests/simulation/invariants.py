@@ -28,6 +28,7 @@ SLACK_SECONDS = 0.5
 PEER_SECONDS = 1.0  # so much later is known what another process has heard
 SILENCE_SECONDS = 1.5  # longer than between two heartbeats
 DECIDED_SECONDS = 1.5  # between a decision and its commit, when nothing but the store is slow
+NEVER = -1e9
 STALE_SECONDS = 4.0  # a decision may be this much older than its commit, when the store is slow
 
 Records = dict[str, dict[str, Record]]
@@ -38,7 +39,8 @@ class Watch:
 
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
-        self.deaf_at = -STALE_SECONDS  # when a control plane was last seen to be cut off or frozen
+        self.deaf_at = NEVER  # when a control plane was last seen to be cut off or frozen
+        self.held_up: dict[str, tuple[float, float]] = {}  # processes that were frozen: from when to when, last
         self._slack = SLACK_SECONDS + (PEER_SECONDS if is_shared(seed) else 0.0)
         self._wide = is_wide(seed)
         self._story = story
@@ -247,7 +249,13 @@ class Watch:
 
     def _recent(self, deployment_id: str) -> list[tuple[float, Deployment]]:
         """Return what a deployment was when decisions that are committed now may have been made."""
-        return [entry for entry in self._replaced.get(deployment_id, ()) if self._now() - entry[0] < STALE_SECONDS]
+        return [entry for entry in self._replaced.get(deployment_id, ()) if self._may_not_know(entry[0])]
+
+    def _may_not_know(self, at: float) -> bool:
+        """Say whether what is committed now may have been decided before `at`: its process may have been held up."""
+        began, ended = self.held_up.get(acting(), (0.0, 0.0))
+        held = ended - began if self._now() - ended < STALE_SECONDS else 0.0
+        return self._now() - at < STALE_SECONDS + held
 
     def _update_changed(self, before: Deployment, after: Deployment, status: UpdateStatus) -> None:
         said = f": {status.reason or status.paused_because}" if status.reason or status.paused_because else ""
@@ -278,7 +286,7 @@ class Watch:
             return True
         node = self.members().get(replica.node_id)
         ready = node is not None and node.state is MemberState.READY
-        lately = self._now() - self._ready_until.get(replica.node_id, -STALE_SECONDS) < DECIDED_SECONDS
+        lately = self._now() - self._ready_until.get(replica.node_id, NEVER) < DECIDED_SECONDS
         return not replica.healthy and not replica.ended and (ready or lately or not replica.node_id)
 
     def _check_node(self, placed: Replica) -> None:
@@ -345,7 +353,7 @@ class Watch:
     def _draining(self, replica: Replica) -> bool:
         """Say whether its node is drained, or was when a decision just committed may have been made."""
         node = self.members().get(replica.node_id)
-        now_or_never = self._now() - self._drained_at.get(replica.node_id, -STALE_SECONDS) < STALE_SECONDS
+        now_or_never = self._may_not_know(self._drained_at.get(replica.node_id, NEVER))
         return now_or_never or (node is not None and node.scheduling is Scheduling.DRAINING)
 
     def _check_minimum(self, deployment: Deployment, before: list[Replica], after: list[Replica]) -> None:
@@ -367,8 +375,7 @@ class Watch:
             )
 
     def _was_well(self, replica: Replica) -> bool:
-        recently = self._now() - self._unwell_at.get(replica.id, -STALE_SECONDS) < STALE_SECONDS
-        return recently and replica.state is ReplicaState.RUNNING
+        return self._may_not_know(self._unwell_at.get(replica.id, NEVER)) and replica.state is ReplicaState.RUNNING
 
     def _check_drained(self, replica: Replica) -> None:
         waited = self._now() - self._leaving_since.get(replica.id, self._now())

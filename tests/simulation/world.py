@@ -141,11 +141,13 @@ class World:
         self.story.tell("FAULT", f"{plane.process.name} is frozen")
         self.network.freeze(host)
         self._loop.freeze(plane.process)
+        self.watch.held_up[plane.process.name] = (self.now(), self.now())
         return plane
 
     def thaw_plane(self, plane: Plane) -> None:
         if self.planes.get(plane.host) is plane and self.frozen(plane):
             self.story.tell("FAULT", f"{plane.process.name} goes on")
+            self.watch.held_up[plane.process.name] = (self.watch.held_up[plane.process.name][0], self.now())
             self._loop.thaw(plane.process)
             self.network.thaw(plane.host)
 
