@@ -60,7 +60,7 @@ class Slots:
         return node is not None and node.scheduling is Scheduling.DRAINING
 
     def node_ready_since(self, replica: Replica) -> float | None:
-        """Return since when the replica's node is well, so that what is wrong with it is its own fault; None: it is ill.
+        """Return since when the replica's node is well, and what is wrong with it its own fault; None: the node is not.
 
         What is known of a replica is as old as its node's last word; a node that is back needs a moment to say more.
         """
