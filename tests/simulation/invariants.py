@@ -1,12 +1,12 @@
-"""What must hold after every commit, at every start and end of a container, and at rest."""
+"""What must hold after every commit, and at every start and end of a container."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fallow.control.settings import Settings
-from fallow.decide.placement import place
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.updates import STOPPED_FIRST
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
 from fallow.model.lifecycle import MEMBER_TRANSITIONS, REPLICA_TRANSITIONS
 from fallow.model.members import Member, MemberState, Role, Scheduling
@@ -318,6 +318,7 @@ class Watch:
         if deployment is not None:
             self._check_surge(deployment, before, after)
             self._check_minimum(deployment, before, after)
+            self._check_pause(deployment, before, after)
 
     def _check_slots(self, deployment_id: str, after: list[Replica]) -> None:
         live = {found.id: found for found in after if found.state in LIVE}
@@ -349,6 +350,22 @@ class Watch:
                 "never more than the surge",
                 f"{deployment.path}: {doubled} + {len(renewed)} replacements, {allowed} allowed",
             )
+
+    def _check_pause(self, deployment: Deployment, before: list[Replica], after: list[Replica]) -> None:
+        """Check that a paused update renews nothing; what has to leave its node is made anew all the same."""
+        if not _is_paused(deployment):
+            return
+        old = {found.id: found.state for found in before}
+        live = {found.id: found for found in after if found.state in LIVE}
+        long_paused = all(_is_paused(was) for _, was in self._recent(deployment.id))
+        for found in after:
+            begun = found.id not in old and found.replaces in live and not self._draining(live[found.replaces])
+            stopped = found.state is ReplicaState.LEAVING and old.get(found.id) in LIVE
+            code = found.reason.code if found.reason is not None else ""
+            if begun:
+                self.broke("a paused update takes no step", f"{found.id} replaces {found.replaces}")
+            elif stopped and code == STOPPED_FIRST and long_paused:
+                self.broke("a paused update takes no step", f"{found.id} is stopped first")
 
     def _draining(self, replica: Replica) -> bool:
         """Say whether its node is drained, or was when a decision just committed may have been made."""
@@ -431,95 +448,9 @@ class Watch:
                 "only what is let go is stopped", f"{replica_id} is {replica.state} and its container is stopped"
             )
 
-    # at rest
 
-    def unrest(self) -> list[str]:
-        """Return what is not yet as it is wanted, when no fault is left."""
-        found = [*self._members_at_rest(), *self._deployments_at_rest(), *self._containers_at_rest()]
-        return found or self._gateways_at_rest()
-
-    def _members_at_rest(self) -> Iterable[str]:
-        for member in self.members().values():
-            if member.state is not MemberState.READY:
-                yield f"member {member.name} is {member.state}"
-
-    def _deployments_at_rest(self) -> Iterable[str]:
-        unplaced = {found.template_id for found in place(self.snapshot(), 0.0).rejections}
-        by_deployment = self.snapshot().replicas_by_deployment
-        for deployment in self.deployments().values():
-            if deployment.deleting:
-                yield f"{deployment.path} is still being deleted"
-                continue
-            yield from self._deployment_at_rest(deployment, by_deployment.get(deployment.id, ()), unplaced)
-        for replica in self.replicas().values():
-            if replica.deployment_id not in self.deployments():
-                yield f"replica {replica.id} has no deployment"
-        for template in self.records["templates"].values():
-            if isinstance(template, Template) and template.deployment_id not in self.deployments():
-                yield f"template {template.id} has no deployment"
-
-    def _deployment_at_rest(
-        self, deployment: Deployment, replicas: Iterable[Replica], unplaced: Set[str]
-    ) -> Iterable[str]:
-        if deployment.update is not None and deployment.update.state is UpdateState.PAUSED:
-            yield from self._paused_at_rest(deployment, replicas)
-            return
-        settled = 0
-        for replica in replicas:
-            unplaceable = replica.state is ReplicaState.PENDING and replica.template_id in unplaced
-            failed = replica.state is ReplicaState.FAILED and replica.generation == deployment.generation
-            if unplaceable or failed or (deployment.wants(replica.generation) and replica.healthy):
-                settled += 1
-            elif not replica.ended:
-                yield f"{replica.id} of generation {replica.generation} is {replica.state}"
-        if settled != deployment.spec.replicas:
-            yield f"{deployment.path} has {settled} of {deployment.spec.replicas}"
-        if not unplaced and deployment.update is not None and deployment.update.under_way:
-            yield f"the update of {deployment.path} is {deployment.update.state}"
-
-    def stuck(self) -> set[str]:
-        """Return replicas that need not work: those of a paused update, which may be made of what never does."""
-        paused = {
-            found.id
-            for found in self.deployments().values()
-            if found.update is not None and found.update.state is UpdateState.PAUSED
-        }
-        return {found.id for found in self.replicas().values() if found.deployment_id in paused and not found.healthy}
-
-    def _paused_at_rest(self, deployment: Deployment, replicas: Iterable[Replica]) -> Iterable[str]:
-        """A paused update leaves what it has reached: replicas of two generations, of which the new ones may be ill."""
-        for replica in replicas:
-            if replica.state in (ReplicaState.LEAVING, ReplicaState.STOPPING):
-                yield f"{replica.id} of paused {deployment.path} is {replica.state}"
-
-    def _containers_at_rest(self) -> Iterable[str]:
-        stuck = self.stuck()
-        running = [found for found in self.replicas().values() if found.state is ReplicaState.RUNNING]
-        wanted = {found.id: found.node_id for found in running if found.id not in stuck}
-        for machine in self.machines.values():
-            if machine.node_id in self.removed:
-                continue
-            for replica_id, status in machine.containers().items():
-                if replica_id in stuck:
-                    continue
-                if wanted.get(replica_id) != machine.node_id:
-                    yield f"a container of {replica_id} is left on {machine.node_id} ({status})"
-                elif status == "running":
-                    del wanted[replica_id]
-        for replica_id, node_id in wanted.items():
-            yield f"{replica_id} has no running container on {node_id}"
-
-    def _gateways_at_rest(self) -> list[str]:
-        routed = {found.id for found in self.deployments().values() if found.spec.routes}
-        wanted = {found.id for found in self.replicas().values() if found.healthy and found.deployment_id in routed}
-        wrong = []
-        for gateway_id, host in self.gateways.items():
-            if gateway_id in self.removed:
-                continue
-            if host.sends_to() != wanted:
-                more, less = sorted(host.sends_to() - wanted), sorted(wanted - host.sends_to())
-                wrong.append(f"gateway {gateway_id} sends to {more} too much and not to {less}")
-        return wrong
+def _is_paused(deployment: Deployment) -> bool:
+    return deployment.update is not None and deployment.update.state is UpdateState.PAUSED
 
 
 def _journalled(machine: Machine) -> Iterable[Any]:

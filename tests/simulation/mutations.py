@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,35 +20,41 @@ import fallow.control.placement
 import fallow.control.plane
 import fallow.control.routes
 import fallow.decide.deployments
-import fallow.decide.slots
 import fallow.decide.updates
 import fallow.store.applier
+from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.journal import JournalWriter
+from fallow.control.sessions import Sessions
 from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.plan import Plan, Step
 from fallow.decide.replicas import observe
 from fallow.decide.routes import render, withdrawn
+from fallow.decide.slots import Slots
 from fallow.model.deployments import Replica, ReplicaState
+from fallow.model.members import MemberState
 from fallow.model.meta import Reason
 from fallow.model.routes import ProxyState
+from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
+from simulation.planes import MemorySessions
 from simulation.promises import WIDE_FROM, is_shared
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A mistake: `patches` puts it in; `within` is how many seeds may pass before one finds it."""
+    """A mistake: `patches` puts it in; it must break the promise `breaks`, not just any, within so many seeds."""
 
     name: str
+    breaks: str
     patches: Callable[[], list[Any]]
+    first: int = 0  # the first seed that is tried: near one that is known to find it, to be quick
     within: int = 20
     shared: bool = False  # only several processes can make it
-    breaks: str = ""  # the promise that it must break; empty: any
 
     def seeds(self) -> list[int]:
         """Return the seeds that are tried."""
-        fitting = (seed for seed in count(WIDE_FROM if self.shared else 0) if is_shared(seed) or not self.shared)
+        fitting = (seed for seed in count(self.first) if is_shared(seed) or not self.shared)
         return list(islice(fitting, self.within))
 
     @contextmanager
@@ -162,17 +170,97 @@ def _fence_ignored() -> list[Any]:
     return [mock.patch.object(fallow.control.plane, "Applier", Unfenced)]
 
 
+def _nodes_count_as_ready() -> list[Any]:
+    return [mock.patch.object(Slots, "node_ready_since", lambda slots, replica: 0.0)]
+
+
+def _back_is_as_good_as_never_away() -> list[Any]:
+    def since(slots: Any, replica: Replica) -> float | None:
+        node = slots.members.get(replica.node_id)
+        return 0.0 if node is not None and node.state is MemberState.READY else None
+
+    return [mock.patch.object(Slots, "node_ready_since", since)]
+
+
+def _rollbacks_are_rolled_back() -> list[Any]:
+    give_up = fallow.decide.updates._give_up
+    eager = UpdateConfig(failure_action="rollback")
+
+    def again(slots: Any, status: Any, failed: Any) -> Any:
+        with mock.patch.object(fallow.decide.updates, "config_of", lambda deployment: eager):
+            return give_up(slots, msgspec.structs.replace(status, rollback=False), failed)
+
+    return [mock.patch.object(fallow.decide.updates, "_give_up", again)]
+
+
+def _stops_all_first() -> list[Any]:
+    def everything(slots: Any, owners: list[Replica], size: int) -> Iterator[Step]:
+        for owner in owners:
+            yield slots.retire(owner, Reason(code=fallow.decide.updates.STOPPED_FIRST, text="mutated"))
+
+    return [mock.patch.object(fallow.decide.updates, "_stop_first", everything)]
+
+
+def _failures_unseen() -> list[Any]:
+    return [mock.patch.object(fallow.decide.updates, "failing", lambda slots, replica: False)]
+
+
+def _pause_ignored() -> list[Any]:
+    return [mock.patch.object(fallow.decide.updates, "steps_allowed", lambda deployment: True)]
+
+
+def _no_barrier() -> list[Any]:
+    async def never(self: Any) -> bool:
+        return False
+
+    return [mock.patch.object(Applier, "catch_up", never)]
+
+
+def _greeted_from_an_old_picture() -> list[Any]:
+    async def admit(self: Any, member: Any, reader: Any) -> Any:
+        hasty = copy(self)
+        object.__setattr__(hasty, "applier", SimpleNamespace(catch_up=mock.AsyncMock()))
+        return await Sessions._admit(hasty, member, reader)
+
+    return [mock.patch.object(MemorySessions, "_admit", admit, create=True)]
+
+
+def _nobody_follows() -> list[Any]:
+    return [mock.patch.object(fallow.control.leader, "LEASE_SECONDS", 12.0)]
+
+
+def _members_stay() -> list[Any]:
+    return [mock.patch.object(ControlAddresses, "move_on", lambda self: None)]
+
+
+MINIMUM = "never below the promised minimum by our own doing"
+ACKNOWLEDGED = "an acknowledged write is kept"
+OWN_FAULT = "a generation fails by its own fault"
+
 MUTATIONS = (
-    Mutation("placement ignores taken ports", _taken_ports_ignored),
-    Mutation("a replica is retired before its replacement is healthy", _retired_before_healthy),
-    Mutation("what gateways report is ignored", _reports_ignored),
-    Mutation("unfinished requests are ignored", _draining_ignored),
-    Mutation("routes keep what is leaving", _leaving_stays_routed),
-    Mutation("the dead are declared dead at once, without grace", _grace_is_forgotten),
-    Mutation("an old observation counts", _old_observations_count),
-    Mutation("containers start without a journal", _nothing_journalled),
-    Mutation("the applier checks nothing", _checks_skipped),
-    Mutation("an update renews everything at once", _surge_unbounded),
-    Mutation("writes are acknowledged before they are stored", _acknowledged_too_early),
-    Mutation("the fence is ignored", _fence_ignored, within=40, shared=True, breaks="only who leads decides"),
-)
+    Mutation("placement ignores taken ports", "a host port has one owner", _taken_ports_ignored),
+    Mutation("a replica is retired before its replacement is healthy", MINIMUM, _retired_before_healthy),
+    Mutation("what gateways report is ignored", "withdrawn before it is stopped", _reports_ignored),
+    Mutation("unfinished requests are ignored", "drained before it is stopped", _draining_ignored),
+    Mutation("routes keep what is leaving", "withdrawn before it is stopped", _leaving_stays_routed),
+    Mutation("the dead are declared dead without grace", "nobody is given up too early", _grace_is_forgotten),
+    Mutation("an old observation counts", "observations only grow newer", _old_observations_count),
+    Mutation("containers start without a journal", "the journal knows", _nothing_journalled),
+    Mutation("the applier checks nothing", "?", _checks_skipped),
+    Mutation("an update renews everything at once", "never more than the surge", _surge_unbounded),
+    Mutation("writes are acknowledged before they are stored", ACKNOWLEDGED, _acknowledged_too_early),
+    # updates
+    Mutation("a node that is away makes its replicas fail", OWN_FAULT, _nodes_count_as_ready, WIDE_FROM, 60),
+    Mutation("a node that is back makes its replicas fail", OWN_FAULT, _back_is_as_good_as_never_away, WIDE_FROM, 60),
+    Mutation("a failed rollback goes back", "a rollback is not rolled back", _rollbacks_are_rolled_back, WIDE_FROM, 60),
+    Mutation("an update stops everything first", MINIMUM, _stops_all_first, WIDE_FROM),
+    Mutation("bad versions go unnoticed", "it comes to rest", _failures_unseen, WIDE_FROM),
+    Mutation("a pause is ignored", "a paused update takes no step", _pause_ignored, WIDE_FROM),
+    # several processes
+    Mutation("the fence is ignored", "only who leads decides", _fence_ignored, WIDE_FROM, 40, shared=True),
+    Mutation("nobody looks what others have stored", ACKNOWLEDGED, _no_barrier, WIDE_FROM, 60, shared=True),
+    Mutation("members are told an old picture", "only what is let go is stopped", _greeted_from_an_old_picture,
+             WIDE_FROM, 60, shared=True),
+    Mutation("a leader that died is followed late", "a leader is followed", _nobody_follows, WIDE_FROM, shared=True),
+    Mutation("members do not turn to another process", "it comes to rest", _members_stay, WIDE_FROM, shared=True),
+)  # fmt: skip

@@ -7,6 +7,7 @@ from random import Random
 from fallow.model.members import Role
 from simulation.faults import Faults
 from simulation.invariants import Watch
+from simulation.rest import stuck, unrest
 from simulation.story import Story
 from simulation.workload import People
 from simulation.world import Outcome, World
@@ -104,10 +105,10 @@ async def _settle(world: World, people: People) -> float:
     watch: Watch = world.watch
     calm = 0
     while calm < CALM_LOOKS:
-        unrest = [*watch.unrest(), *_unconnected(world)]
-        calm = 0 if unrest else calm + 1
+        missing = [*unrest(watch), *_unconnected(world)]
+        calm = 0 if missing else calm + 1
         if world.now() - began > SETTLE_SECONDS:
-            world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(unrest[:6])}")
+            world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(missing[:6])}")
             return world.now() - began
         await asyncio.sleep(1.0)
     took = world.now() - began
@@ -116,8 +117,8 @@ async def _settle(world: World, people: People) -> float:
     until = world.now() + REST_SECONDS
     while world.now() < until:
         await asyncio.sleep(1.0)
-        if unrest := watch.unrest():
-            world.story.broke("it stays at rest", "; ".join(unrest[:6]))
+        if missing := unrest(watch):
+            world.story.broke("it stays at rest", "; ".join(missing[:6]))
         elif _picture(world) != running:
             world.story.broke("it stays at rest", "replicas come and go though nothing is asked for")
     people.check_acknowledged()
@@ -132,6 +133,6 @@ def _unconnected(world: World) -> list[str]:
 
 
 def _picture(world: World) -> list[tuple[str, str]]:
-    stuck = world.watch.stuck()
-    replicas = [found for found in world.watch.replicas().values() if not found.ended and found.id not in stuck]
+    excused = stuck(world.watch)
+    replicas = [found for found in world.watch.replicas().values() if not found.ended and found.id not in excused]
     return sorted((found.id, found.state) for found in replicas)

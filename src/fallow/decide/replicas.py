@@ -8,7 +8,8 @@ from fallow.model.meta import Reason
 
 CALM_SECONDS = 30.0  # who was healthy for so long is unwell anew, and not still
 
-_ALIVE = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.LEAVING)
+_WANTED = (ReplicaState.PLACED, ReplicaState.RUNNING)
+_UNWANTED = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 
 
 def observe(replica: Replica, observation: Observation, now: float) -> Replica | None:
@@ -55,13 +56,13 @@ def _unwell_since(replica: Replica, seen: Observation, now: float) -> float:
 def _next_state(replica: Replica, seen: Observation) -> tuple[ReplicaState, Reason | None]:
     """Return the state this observation leads to; the same one where it leads nowhere."""
     after, reason = replica.state, None
-    if replica.state in _ALIVE and seen.activity is Activity.FAILED:
+    if replica.state in _WANTED and seen.activity is Activity.FAILED:
         after, reason = ReplicaState.FAILED, Reason(code="Failed", text=seen.message or "it failed")
-    elif replica.state in _ALIVE and seen.activity is Activity.STOPPED:
+    elif replica.state in _WANTED and seen.activity is Activity.STOPPED:
         text = f"it ended by itself with exit code {seen.exit_code}; its restart policy does not start it again"
         after, reason = ReplicaState.FAILED, Reason(code="Completed", text=text)
-    elif replica.state is ReplicaState.STOPPING and seen.activity in (Activity.STOPPED, Activity.FAILED):
-        after = ReplicaState.STOPPED
+    elif replica.state in _UNWANTED and seen.activity in (Activity.STOPPED, Activity.FAILED):
+        after = ReplicaState.STOPPED  # however it ended: it was let go, so that its slot has not failed
     elif replica.state is ReplicaState.PLACED and seen.started:
         after = ReplicaState.RUNNING
     if after is not replica.state and not may_replica_move(replica.state, after, "observations"):

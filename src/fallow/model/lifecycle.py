@@ -13,7 +13,7 @@ REPLICA_TRANSITIONS: dict[tuple[R, R], str] = {
     (R.PLACED, R.LEAVING): "deployments",
     (R.RUNNING, R.LEAVING): "deployments",
     (R.LEAVING, R.STOPPING): "routes",
-    (R.LEAVING, R.FAILED): "observations",
+    (R.LEAVING, R.STOPPED): "observations",
     (R.STOPPING, R.STOPPED): "observations",
     (R.PLACED, R.LOST): "deployments",
     (R.RUNNING, R.LOST): "deployments",

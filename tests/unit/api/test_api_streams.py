@@ -158,6 +158,21 @@ async def test_watch_of_the_future_is_refused(rig: Rig, monkeypatch: pytest.Monk
     problem(await rig.call("GET", "/v1/watch?after=99999"), 410, "compacted")
 
 
+async def test_watch_from_what_another_process_has_seen_asks_the_store(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fallow.api.routes.watch.CATCH_UP_SECONDS", 0.05)
+    monkeypatch.setattr(rig.store, "shared", True)
+    ahead = rig.services.cache.revision + 1  # no commit comes after it, and so nobody tells of it here
+    async with serving(rig) as client, client.stream("GET", f"/v1/watch?after={ahead}") as answer:
+        assert answer.status_code == 200
+        first = await anext(events_of(answer))
+    assert (first.name, first.id) == ("bookmark", ahead)
+    problem(await rig.call("GET", "/v1/watch?after=99999"), 410, "compacted")
+    monkeypatch.setattr(rig.services.applier, "catch_up", lambda: asyncio.Event().wait())
+    problem(await rig.call("GET", "/v1/watch?after=99999"), 503, "store")
+
+
 async def test_streams_are_bounded(make_rig: Callable[..., Any]) -> None:
     async with make_rig(limits=Limits(max_streams=1)) as rig, serving(rig) as client:
         async with client.stream("GET", "/v1/watch") as answer:

@@ -12,7 +12,7 @@ from litestar.types import Guard
 
 from fallow.api.auth import may_read_values
 from fallow.api.problems import problems
-from fallow.api.services import Needs
+from fallow.api.services import Needs, Services
 from fallow.api.streams import Steps, check_room
 from fallow.control.refusals import Refused, refuse
 from fallow.decide.views import without_values
@@ -53,11 +53,7 @@ async def watch(
     wanted = _kinds(kinds, WATCHABLE | {_AUDIT} if caller.role is ApiRole.ADMIN else WATCHABLE)
     begin = _revision(after, last_event_id, services.cache.revision)
     check_room(services.limits)
-    try:
-        async with asyncio.timeout(CATCH_UP_SECONDS):
-            await services.cache.wait(begin)
-    except TimeoutError:
-        raise _gone(f"revision {begin} is newer than anything stored here") from None
+    await _catch_up(services, begin)
     steps = Steps(services.store.watch("", begin))
     try:
         await steps.begin()
@@ -68,6 +64,26 @@ async def watch(
         await steps.aclose()
         raise
     return Stream(_events(services, steps, wanted, begin, may_read_values(request)), media_type="text/event-stream")
+
+
+async def _catch_up(services: Services, revision: int) -> None:
+    """Wait until the cache has seen a revision, which may come from another process. Raises Refused, StoreError.
+
+    A store shared by several processes is asked before a revision is said not to be: it may be that no commit has come
+    after it, so that nothing would ever tell of it here.
+    """
+    try:
+        async with asyncio.timeout(CATCH_UP_SECONDS):
+            return await services.cache.wait(revision)
+    except TimeoutError:
+        pass
+    try:
+        async with asyncio.timeout(CATCH_UP_SECONDS):
+            await services.applier.catch_up()
+    except TimeoutError:
+        raise StoreError(f"the store has not told in time whether there is a revision {revision}") from None
+    if services.cache.revision < revision:
+        raise _gone(f"revision {revision} is newer than anything stored here")
 
 
 async def _events(
