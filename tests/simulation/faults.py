@@ -29,6 +29,8 @@ class Faults:
             (2, self.gateway_stumbles), (1, self.gateway_reboots), (1, self.port_stolen), (3, self.plane_frozen),
             (2, self.plane_cut_off), (5, self.plane_frozen_at_commit), (5, self.container_ends_and_node_is_cut_off),
         ]  # fmt: skip
+        if world.shared:
+            self._kinds.append((6, self.plane_lags))
 
     def begin(self) -> None:
         """Begin one fault of any kind."""
@@ -47,6 +49,7 @@ class Faults:
         world = self.world
         world.store_faults.error_share = world.store_faults.slow_seconds = world.store_faults.kill_in = 0
         world.store_faults.freeze_in = 0
+        world.store_faults.lag.clear()
         world.network.repeat_share = 0.0
         world.network.slow.clear()
         for plane in list(world.planes.values()):
@@ -306,6 +309,17 @@ class Faults:
         await self._last(0.5, 15.0)
         self._tell(f"{host} is reached again")
         self.world.network.heal(host)
+
+    async def plane_lags(self) -> None:
+        """Let a process see late what others, and it itself, have stored."""
+        plane = self.world.planes.get(self._host())
+        if plane is None:
+            return
+        lag = self.world.store_faults.lag
+        self._tell(f"{plane.process.name} hears late of what is stored")
+        lag[plane.process] = self.chance.choice((0.1, 0.5, 1.0))
+        await self._last(1.0, 10.0)
+        lag.pop(plane.process, None)
 
     async def plane_killed_at_commit(self) -> None:
         faults = self.world.store_faults

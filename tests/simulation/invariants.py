@@ -18,7 +18,7 @@ from fallow.store.contract import Item, Put, Write
 from simulation.clock import acting
 from simulation.machines import Machine
 from simulation.members import GatewayHost
-from simulation.promises import is_shared, is_wide, least_healthy, put_up_with, surge
+from simulation.promises import config_of, is_shared, least_healthy, put_up_with, surge
 from simulation.story import Story
 
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
@@ -42,7 +42,6 @@ class Watch:
         self.deaf_at = NEVER  # when a control plane was last seen to be cut off or frozen
         self.held_up: dict[str, tuple[float, float]] = {}  # processes that were frozen: from when to when, last
         self._slack = SLACK_SECONDS + (PEER_SECONDS if is_shared(seed) else 0.0)
-        self._wide = is_wide(seed)
         self._story = story
         self._now = now
         self._settings = settings
@@ -271,23 +270,26 @@ class Watch:
 
     def _check_failed(self, before: Deployment, after: Deployment) -> None:
         """Check that a generation is given up for its own faults, not for those of nodes."""
-        if not self._wide:
-            return  # no version is bad there: it is crashes that give it up, and those look like its own
         if self._now() - self.deaf_at < STALE_SECONDS:
             return  # decided before the process was frozen, and what has happened since need not keep it from that
-        failed = [found.id for found in self.replicas().values() if self._may_have_failed(before, found)]
+        replicas = self.replicas().values()
+        failed = [found.id for found in replicas if self._may_have_failed(before, found, after.updated_at)]
         if len(failed) <= put_up_with(before):
             self.broke("a generation fails by its own fault", f"{after.path} {before.generation}: only {failed} failed")
 
-    def _may_have_failed(self, deployment: Deployment, replica: Replica) -> bool:
+    def _may_have_failed(self, deployment: Deployment, replica: Replica, decided_at: float) -> bool:
+        """Say whether it fails now, and its node was there for long enough to tell; `decided_at` is a stored time."""
         if replica.deployment_id != deployment.id or replica.generation != deployment.generation:
             return False
         if replica.state is ReplicaState.FAILED:
             return True
+        if replica.healthy or replica.state not in LIVE:
+            return False
         node = self.members().get(replica.node_id)
-        ready = node is not None and node.state is MemberState.READY
-        lately = self._now() - self._ready_until.get(replica.node_id, NEVER) < DECIDED_SECONDS
-        return not replica.healthy and not replica.ended and (ready or lately or not replica.node_id)
+        if node is None or node.state is not MemberState.READY:
+            lately = self._now() - self._ready_until.get(replica.node_id, NEVER) < DECIDED_SECONDS
+            return lately or not replica.node_id
+        return not 0.0 <= decided_at - node.state_since < config_of(deployment).monitor_seconds
 
     def _check_node(self, placed: Replica) -> None:
         """Check that nothing on the node is promised twice."""

@@ -50,6 +50,7 @@ class StoreFaults:
         self._chance = chance
         self.error_share = 0.0
         self.slow_seconds = 0.0
+        self.lag: dict[Process, float] = {}  # processes that hear of each commit so many seconds later
         self.kill_in = 0  # kill at this commit from now on; 0: not
         self.freeze_in = 0  # freeze whoever is about to make this commit from now on; 0: not
         self.freeze: Callable[[Process], None] = lambda process: None
@@ -122,6 +123,7 @@ class StoreHandle:
         async with aclosing(self._truth.watch(prefix, after)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 await self._pass()
+                await asyncio.sleep(self._faults.lag.get(self._process, 0.0))
                 if self._faults.errs():
                     raise StoreError("the watch broke")
                 yield batch

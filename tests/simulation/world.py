@@ -161,7 +161,13 @@ class World:
     def check_leader(self) -> None:
         """Check that a leader that was killed or frozen is followed soon, where another process can reach the store."""
         faults = self.store_faults
-        if self._led() or faults.error_share or faults.slow_seconds or set(self.working()) != self._could_lead:
+        if (
+            self._led()
+            or faults.error_share
+            or faults.slow_seconds
+            or faults.lag
+            or set(self.working()) != self._could_lead
+        ):
             self._could_lead, self._led_at = set(self.working()), self.now()
         elif self._could_lead and self.now() - self._led_at > FOLLOWED_SECONDS:
             self.story.broke("a leader is followed", f"nobody leads for {self.now() - self._led_at:.1f} s")
