@@ -4,6 +4,8 @@ import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
+import msgspec
+
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, not_found, refuse
@@ -35,7 +37,7 @@ _MALFORMED = frozenset({"bad-request", "bad-address"})
 class Pools:
     """Changes pools. `clock` gives UTC seconds; `check` of a call may refuse the pool it is about to change.
 
-    Every change is guarded by the members' roster, as joins are: no lease is given of a pool as it no longer is.
+    Whoever gives a lease guards the pool's record, so no lease is given of a pool as it no longer is.
     """
 
     def __init__(self, cache: Cache, applier: Applier, settings: Settings, clock: Callable[[], float]) -> None:
@@ -99,19 +101,42 @@ class Pools:
         return self.read(name)
 
     async def delete(self, name: str, actor: str, check: Callable[[Record], None] = lambda _: None) -> None:
-        """Delete a pool that no member has a lease of; what is in quarantine stays so. Raises Refused."""
+        """Delete a pool that no member has a lease of; what is in quarantine stays so. Raises Refused.
 
-        def decide() -> tuple[Step, None]:
-            now, pool = self._clock(), self._called(name)
+        In two commits. After the first nobody is given a lease of it any more, and all that were given are known here;
+        only then can be said that there are none. Killed in between, it may be called again.
+        """
+
+        def begin() -> tuple[Step | None, None]:
+            pool = self._called(name)
             check(pool)
-            try:
-                check_unused(self._cache.snapshot(), pool)
-            except PoolRefused as refused:
-                raise refused_pool(refused) from refused
+            if refused := self._in_use(pool):
+                raise refused
+            marked = msgspec.structs.replace(pool, deleting=True, updated_at=self._clock())
+            return None if pool.deleting else Step(puts=(marked,)), None
+
+        def finish() -> tuple[Step | None, Refused | None]:
+            now, pool = self._clock(), self._cache.snapshot().pools.get(name)
+            if pool is None:
+                return None, None  # somebody else did, too
+            if not pool.deleting:
+                return None, refuse(409, "conflict", "Changed meanwhile", "the deletion was called off", "try again")
+            if refused := self._in_use(pool):
+                return Step(puts=(msgspec.structs.replace(pool, deleting=False, updated_at=now),)), refused
             told = self._told(now, actor, pool, "PoolDeleted", f"pool {pool.id} ({pool.cidr}) is deleted")
             return self._guarded(Step(puts=(told,), deletes=(pool,)), now), None
 
-        await commit_again(self._applier, decide)
+        await commit_again(self._applier, begin)
+        refused = await commit_again(self._applier, finish)
+        if refused is not None:
+            raise refused
+
+    def _in_use(self, pool: Pool) -> Refused | None:
+        try:
+            check_unused(self._cache.snapshot(), pool)
+        except PoolRefused as refused:
+            return refused_pool(refused)
+        return None
 
     def _called(self, name: str) -> Pool:
         pool = self._cache.snapshot().pools.get(name)
@@ -120,7 +145,7 @@ class Pools:
         return pool
 
     def _guarded(self, step: Step, now: float) -> Step:
-        return guarded(self._cache, step, "members", now)
+        return guarded(self._cache, step, "pools", now)
 
     def _told(self, now: float, actor: str, pool: Pool, reason: str, message: str) -> Event:
         return event(new_id(), now, actor, "pool", pool.id, pool.id, reason, message)

@@ -39,6 +39,7 @@ class Pool(Record, frozen=True, kw_only=True):
     host_ports_per_node: int = 1000
     quarantine_seconds: float = 3600.0  # a released address is not given away again for so long
     created_by: str = ""
+    deleting: bool = False  # gives nothing any more: whoever deletes it is looking whether it is in use
 
 
 class ReleasedLease(Record, frozen=True, kw_only=True):

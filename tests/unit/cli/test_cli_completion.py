@@ -14,6 +14,12 @@ from typer.testing import CliRunner
 from fallow.cli import completion
 from fallow.client.contexts import Context, save_context
 
+POOL = {
+    "name": "default", "revision": 1, "created_at": 1.0, "created_by": "", "cidr": "10.86.0.0/16", "mode": "direct",
+    "agent_port": 1, "host_ports": {"first": 1, "last": 2}, "host_ports_per_node": 1, "quarantine_seconds": 1.0,
+    "usage": {"size": 1, "used": 0, "quarantined": 0, "free": 1},
+}  # fmt: skip
+
 
 def _complete(app: typer.Typer, line: str) -> list[str]:
     words = line.split(" ")
@@ -31,6 +37,7 @@ def filled(api: FakeApi, app: typer.Typer) -> typer.Typer:
     api.on("GET /v1/members", listing(member("node-1"), member("gate-1")))
     api.on("GET /v1/replicas", listing(replica("r-1")))
     api.on("GET /v1/tokens", listing(token()))
+    api.on("GET /v1/pools", {"revision": 7, "items": [POOL]})
     return app
 
 
@@ -48,6 +55,8 @@ def filled(api: FakeApi, app: typer.Typer) -> typer.Typer:
         ("fallow explain g", ["gate-1"]),
         ("fallow token revoke t", ["t-1"]),
         ("fallow token create --role o", ["operator"]),
+        ("fallow pool resize d", ["default"]),
+        ("fallow pool create new --mode w", ["wireguard"]),
         ("fallow context use t", ["test"]),
         ("fallow --context t", ["test"]),
     ],

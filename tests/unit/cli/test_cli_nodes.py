@@ -25,7 +25,7 @@ def test_list_shows_nodes_by_name(api: FakeApi, fallow: Fallow) -> None:
     ran = fallow("node", "list")
     assert ran.code == 0, ran
     head, first, second = ran.out.splitlines()
-    assert head.split() == ["NAME", "STATE", "REPLICAS", "CPUS", "MEMORY", "ADDRESS", "LABELS", "SEEN"]
+    assert head.split() == ["NAME", "STATE", "REPLICAS", "CPUS", "MEMORY", "ADDRESS", "POOL", "LABELS", "SEEN"]
     assert first.split()[:8] == ["a", "ready,", "draining", "3", "1.3/4", "1", "GiB/8", "GiB"]
     assert second.split()[:2] == ["b", "suspect"]
     assert api.asked[0].query == {"role": "node"}

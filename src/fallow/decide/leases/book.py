@@ -80,6 +80,10 @@ class LeaseBook:
         wished = _parsed(wish.address) if wish.address else None
         self._check_source(source)
         pool = self._pool_for(wish, source)
+        if pool is not None and pool.deleting:
+            raise LeaseRefused(
+                "pool-ends", "Pool being deleted", f"pool {pool.id} is being deleted just now", "try again in a minute"
+            )
         if pool is not None and pool.mode is NetworkMode.WIREGUARD:
             lease = self._overlay_lease(pool, wished)
         else:

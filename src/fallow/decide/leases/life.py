@@ -8,6 +8,8 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, Role
 from fallow.model.pools import LeaseView, NetworkMode, ReleasedLease
 
+DELETION_SECONDS = 30.0
+
 
 def release(snapshot: Snapshot, member: Member, now: float) -> tuple[ReleasedLease, ...]:
     """Return what to store in the commit that deletes `member`, so that nobody gets what it had for a while.
@@ -43,8 +45,15 @@ def release(snapshot: Snapshot, member: Member, now: float) -> tuple[ReleasedLea
 
 
 def follow_pools(snapshot: Snapshot, now: float) -> Plan:
-    """Return the changes to leases whose pool has grown since they were given: their network is larger now."""
-    steps = []
+    """Return the changes to leases whose pool has grown since they were given: their network is larger now.
+
+    A pool whose deletion was begun and not finished, because who did it died, is as before.
+    """
+    steps = [
+        Step(puts=(msgspec.structs.replace(pool, deleting=False, updated_at=now),))
+        for pool in snapshot.pools.values()
+        if pool.deleting and abs(now - pool.updated_at) > DELETION_SECONDS
+    ]
     for member in snapshot.members.values():
         pool = snapshot.pools.get(member.lease.pool) if member.lease.pool else None
         if pool is not None and not carries(member.lease, pool):
