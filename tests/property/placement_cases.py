@@ -61,7 +61,9 @@ wishes = st.one_of(
         Preference, selector=st.one_of(requirements, resources).map(lambda found: Selector(requirements=(found,))),
         weight=mostly([1, 3]),
     ),
-    st.builds(Preference, order=mostly(["most", "least"]), key=mostly(["disk.free", "size", "rack"]), weight=mostly([1, 2])),
+    st.builds(
+        Preference, order=mostly(["most", "least"]), key=mostly(["disk.free", "size", "rack"]), weight=mostly([1, 2])
+    ),
 )  # fmt: skip
 
 
@@ -282,9 +284,8 @@ def may_run(snapshot: Snapshot, replica: Replica, node: Member, heard: Heard) ->
         return False
     if node.scheduling is not Scheduling.ACTIVE:
         return False
-    if not all(trusted(snapshot, each, node) for each in policy.selector.requirements):
-        return False
-    if not all(resourceful(each, node, heard) for each in policy.resources.requirements):
+    selected = all(trusted(snapshot, each, node) for each in policy.selector.requirements)
+    if not (selected and all(resourceful(each, node, heard) for each in policy.resources.requirements)):
         return False
     if policy.architectures and node.facts.architecture not in policy.architectures:
         return False
