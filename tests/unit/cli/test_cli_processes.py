@@ -1,3 +1,4 @@
+
 """The commands that run processes hand over what they were told."""
 
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 from conftest import Fallow
 
 from fallow.cli.launchers import GatewayOptions, JoinOptions, LogOptions, ServerOptions, UpOptions
+from fallow.model.labels import Variable
 
 JOIN = f"fallow-join.t1.hunter2.{'a' * 64}"
 URL = "https://control.example:7443"
@@ -59,7 +61,7 @@ def test_where_state_goes(
 
 def test_join(alone: Fallow, launched: list[object]) -> None:
     ran = alone(
-        *("join", URL + "/", JOIN, "--name", "n1", "--var", "rack=r12", "--var", "disk.free=1GiB"),
+        *("join", URL + "/", JOIN, "--name", "n1", "--var", "rack=r12", "--var", "disk.free:bytes=1GiB"),
         *("--function", "build machine", "--engine", "unix:///run/x.sock", "--data", "d", "--install"),
     )
     assert ran.code == 0, ran
@@ -68,7 +70,10 @@ def test_join(alone: Fallow, launched: list[object]) -> None:
             url=URL,
             token=JOIN,
             name="n1",
-            variables=(("rack", "r12"), ("disk.free", "1GiB")),
+            variables=(
+                Variable(name="rack", value="r12"),
+                Variable(name="disk.free", value="1GiB", type="bytes", unit="GiB"),
+            ),
             function="build machine",
             engine="unix:///run/x.sock",
             data=Path("d"),
@@ -76,6 +81,22 @@ def test_join(alone: Fallow, launched: list[object]) -> None:
         )
     ]
     assert "hunter2" not in repr(launched)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("a=b\nc",), ("a=b\x1b[2J",), ("a:bytes=r7",), ("a:color=red",), ("@a=b",), ("a=" + "x" * 257,), ("a",),
+        ("a=1", "a=2"), tuple(f"a{number}=1" for number in range(65)),
+    ],
+)  # fmt: skip
+def test_join_refuses_variables_that_nobody_would_take(
+    alone: Fallow, launched: list[object], words: tuple[str]
+) -> None:
+    ran = alone("join", URL, JOIN, *(part for word in words for part in ("--var", word)), "--data", "d")
+    assert ran.code == 2, ran
+    assert launched == []
+    assert "\x1b" not in ran.err
 
 
 @pytest.mark.parametrize("way", ["stdin", "environment"])

@@ -13,7 +13,8 @@ from cryptography import x509
 from fallow.control.admission import Refused
 from fallow.decide.plan import Step
 from fallow.model.credentials import parse_join_credential
-from fallow.model.members import MemberState, RenewRequest, Role
+from fallow.model.labels import Variable
+from fallow.model.members import JoinRequest, MemberState, RenewRequest, Role
 from fallow.model.pools import PortRange
 from fallow.store.contract import Conflict, StoreError
 
@@ -57,6 +58,26 @@ async def test_join_makes_a_member(parts: Parts) -> None:
     (stored,) = parts.cache.snapshot().join_tokens.values()
     assert stored.used_by == {member.key_sha256: member.id}
     assert parts.reasons() == ["TokenCreated", "MemberJoined"]
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\x00b", "x\r\nserver evil 10.0.0.1:80", "x" * 257])
+async def test_join_with_hostile_variables_is_refused_and_uses_up_no_token(parts: Parts, value: str) -> None:
+    token = await parts.token()
+    variables = (Variable(name="rack", value=value),)
+    said = await refused(parts.join(token, csr_of(new_key()), variables=variables), 400, "bad-variable")
+    assert "rack" in said
+    assert said.isprintable()
+    assert not parts.cache.snapshot().members
+    assert (await parts.join(token, csr_of(new_key()))).member_id
+
+
+async def test_join_takes_labels_from_the_token_alone(parts: Parts) -> None:
+    said = (Variable(name="role", value="admin"), Variable(name="zone", value="b"))
+    identity = await parts.join(await parts.token(labels={"zone": "a"}), csr_of(new_key()), variables=said)
+    member = parts.cache.snapshot().members[identity.member_id]
+    assert (member.labels, member.variables) == ({"zone": "a"}, said)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"token": "t", "csr_pem": "c", "role": "node", "labels": {"a": "b"}}, JoinRequest)
 
 
 async def test_join_again_with_the_same_key_is_the_same_member(parts: Parts) -> None:

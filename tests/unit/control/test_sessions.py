@@ -173,6 +173,16 @@ async def test_too_many_variables_are_refused_by_their_number(rig: SessionRig) -
     assert rig.stored.member("n-a").variables == ()
 
 
+@pytest.mark.parametrize("value", ["a\nb", "a\x00b", "\x1b[2J", "\u202eb", "acl x\r\nuse_backend y"])
+async def test_hostile_variables_are_refused_and_not_stored(rig: SessionRig, value: str) -> None:
+    variables = (Variable(name="fine", value="1"), Variable(name="rack", value=value))
+    refusal = await rejected(await rig.session(await rig.member("a"), variables=variables))
+    assert "the variable rack" in refusal.reason
+    assert refusal.reason.isprintable()
+    assert not refusal.final
+    assert rig.stored.member("n-a").variables == ()
+
+
 async def test_a_hello_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     async with accepting(tmp_path, hello_seconds=0.05) as rig:
         machine = await rig.member("a")
