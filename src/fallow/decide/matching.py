@@ -58,9 +58,14 @@ def picks(selector: Selector, sight: Sight, sets: Mapping[str, LabelSet] | None 
     return _all_hold(selector, sight, known, {})
 
 
-def trouble_of(selector: Selector, sets: Mapping[str, LabelSet], trusted: bool = False) -> str:
-    """Return why the label sets that a selector names cannot be told; empty when they can."""
-    return _trouble(selector, sets, trusted, (), {})
+def trouble_of(
+    selector: Selector, sets: Mapping[str, LabelSet], trusted: bool = False, known: dict[str, int] | None = None
+) -> str:
+    """Return why the label sets that a selector names cannot be told; empty when they can.
+
+    `known` remembers, from call to call, what was found of the same `sets` with the same `trusted`.
+    """
+    return _trouble(selector, sets, trusted, (), {} if known is None else known)
 
 
 def sets_named(selector: Selector) -> tuple[str, ...]:

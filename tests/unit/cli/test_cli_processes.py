@@ -1,4 +1,3 @@
-
 """The commands that run processes hand over what they were told."""
 
 from pathlib import Path

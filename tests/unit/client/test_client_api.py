@@ -12,6 +12,7 @@ from fallow.client.api import Client
 from fallow.client.errors import ApiError, BadAnswer, Unreachable
 from fallow.client.transport import problem_of
 from fallow.model.deployments import DeploymentChange, DeployRequest, RollbackRequest
+from fallow.model.labels import LabelSetChange, LabelSetRequest, RelabelRequest
 from fallow.model.members import MemberChange, Scheduling
 from fallow.model.tokens import TokenRequest
 
@@ -20,6 +21,7 @@ DEPLOYMENT = (
     '{"id":"d","project":"shop","name":"web","revision":1,"generation":1,"created_at":1,"updated_at":1,'
     '"spec":{"container":{"image":"web:1"}},"counts":{},"state":"serving"}'
 )
+LABEL_SET = '{"name":"web","selector":"a","revision":1,"created_at":1}'
 ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.health(), "GET", "/healthz", "ok"),
     (lambda c: c.ready(), "GET", "/readyz", "ok"),
@@ -53,6 +55,33 @@ ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
         "GET",
         "/v1/deployments/a/b/logs?follow=true&tail=5",
         "",
+    ),
+    (
+        lambda c: c.members("node", "a in (b,c)"),
+        "GET",
+        "/v1/members?role=node&selector=a+in+%28b%2Cc%29",
+        EMPTY,
+    ),
+    (lambda c: c.label_sets(), "GET", "/v1/label-sets", EMPTY),
+    (lambda c: c.label_set("a/b"), "GET", "/v1/label-sets/a%2Fb", LABEL_SET),
+    (
+        lambda c: c.create_label_set(LabelSetRequest(name="web", selector="a")),
+        "POST",
+        "/v1/label-sets",
+        LABEL_SET,
+    ),
+    (
+        lambda c: c.change_label_set("web", LabelSetChange(selector="a")),
+        "PATCH",
+        "/v1/label-sets/web",
+        LABEL_SET,
+    ),
+    (lambda c: c.delete_label_set("web"), "DELETE", "/v1/label-sets/web", ""),
+    (
+        lambda c: c.relabel(RelabelRequest(selector="a", labels={"a": "b"})),
+        "POST",
+        "/v1/relabel",
+        '{"items":[],"dry_run":true}',
     ),
     (lambda c: c.explain("a/b"), "GET", "/v1/explain?subject=a%2Fb", '{"subject":"x","state":"y","lines":[]}'),
     (lambda c: c.routes(), "GET", "/v1/routes", EMPTY),

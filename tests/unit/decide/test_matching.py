@@ -112,7 +112,7 @@ def test_matching_sets_that_share_sets_are_looked_at_once() -> None:
     assert not matches(selector, {"role": "db"}, known)
     nodes = [member("a", labels={"role": "web"}), member("b", labels={})]
     assert Columns(nodes, known).mask(selector.requirements[0]).tolist() == [True, False]
-    assert time.perf_counter() - began < 2.0
+    assert time.perf_counter() - began < 5.0
 
 
 def test_matching_what_is_measured_stands_before_what_is_said() -> None:

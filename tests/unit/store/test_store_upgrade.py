@@ -70,6 +70,8 @@ def only_of(shape, value):
     """Return the value without the fields that records have got since."""
     if isinstance(shape, dict) and isinstance(value, dict):
         return {name: only_of(shape[name], value[name]) for name in shape if name in value}
+    if isinstance(shape, list) and isinstance(value, list) and len(shape) == len(value):
+        return [only_of(one, other) for one, other in zip(shape, value, strict=True)]
     return value
 
 

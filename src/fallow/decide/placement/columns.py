@@ -53,6 +53,7 @@ class Columns:
         self._amounts: dict[str, Amounts] = {}
         self._masks: dict[Requirement, Mask] = {}
         self._troubles: dict[str, str] = {}
+        self._fit: dict[str, int] = {}  # label sets that can be told, and how deep they lie
 
     def values(self, key: str) -> Sequence[str | None]:
         """Return every node's value of a key."""
@@ -97,7 +98,7 @@ class Columns:
         found = self._troubles.get(requirement.key)
         if found is None:
             asked = Selector(requirements=(requirement,))
-            found = self._troubles[requirement.key] = trouble_of(asked, self._sets, self.trusted)
+            found = self._troubles[requirement.key] = trouble_of(asked, self._sets, self.trusted, self._fit)
         return found
 
     def amounts(self, key: str) -> Amounts:
