@@ -23,7 +23,7 @@ from machine import describe
 from fallow.decide.placement import Binding, fits, place
 from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
-from fallow.model.deployments import PlacementPolicy, Replica, Template
+from fallow.model.deployments import PlacementPolicy, Preference, Replica, Template
 from fallow.model.labels import Requirement, Selector
 from fallow.model.members import Facts, Lease, Member, MemberState, Role
 
@@ -37,6 +37,13 @@ POLICIES = {
     ),
     "zone spread and required label": PlacementPolicy(
         selector=Selector(requirements=(Requirement(key="role", operator="in", values=("web",)),)), spread_by=("zone",)
+    ),
+    "resources": PlacementPolicy(
+        resources=Selector(requirements=(Requirement(key="memory.size", operator="ge", values=("32GiB",)),))
+    ),
+    "resources and preference": PlacementPolicy(
+        resources=Selector(requirements=(Requirement(key="memory.size", operator="ge", values=("32GiB",)),)),
+        prefer=(Preference(order="most", key="cpu.count"),),
     ),
 }
 
