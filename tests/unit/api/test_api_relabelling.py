@@ -55,14 +55,14 @@ async def test_relabel_holds_every_member_to_what_was_seen_of_it(rig: Rig) -> No
     await fleet(rig)
     seen = await relabel(rig, selector="zone=a,old", labels={"zone": "b"}, dry_run=True)
     revisions = {item["id"]: item["revision"] for item in seen["items"]}
-    await rig.call("PATCH", "/v1/members/node-1", json={"labels": {"zone": "c"}})
+    await rig.call("PATCH", "/v1/members/node-1", json={"labels": {"new": "1"}})  # still picked
     await rig.call("DELETE", "/v1/members/node-2?force=true")
     body = {"selector": "zone=a,old", "labels": {"zone": "b"}, "revisions": revisions}
     outcomes = [(item["id"], item["outcome"]) for item in (await relabel(rig, **body))["items"]]
     assert outcomes == [("n-0", "changed"), ("n-1", "conflict"), ("n-2", "gone")]
     outcomes = [(item["id"], item["outcome"]) for item in (await relabel(rig, **body))["items"]]
     assert outcomes == [("n-0", "unchanged"), ("n-1", "conflict"), ("n-2", "gone")]  # a retried call
-    assert (await rig.call("GET", "/v1/members/node-1")).json()["labels"]["zone"] == "c"
+    assert (await rig.call("GET", "/v1/members/node-1")).json()["labels"]["zone"] == "a"
 
 
 async def test_relabel_warns_of_members_that_are_picked_by_their_own_word(rig: Rig) -> None:
