@@ -3,6 +3,7 @@
 import ipaddress
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain, repeat
 
 from fallow.decide.pools import Network, first_and_last
 from fallow.decide.snapshot import Snapshot
@@ -39,17 +40,24 @@ class LeaseIndex:
         known = self._members
         if members is known:
             return
-        for id_, member in members.items():
-            before = known.get(id_)
-            if before is member:
-                continue
+        # Most are the very same records in the very same places: what is not is looked at closely.
+        candidates = [
+            new
+            for new, old in zip(members.values(), chain(known.values(), repeat(None)), strict=False)
+            if new is not old
+        ]
+        came = 0
+        for member in candidates:
+            before = known.get(member.id)
             if before is None:
-                self.hold(id_, member.role, member.lease)
-            elif before.lease != member.lease:
-                self.drop(id_, before.lease)
-                self.hold(id_, member.role, member.lease)
-        for id_ in known.keys() - members.keys():
-            self.drop(id_, known[id_].lease)
+                came += 1
+                self.hold(member.id, member.role, member.lease)
+            elif before is not member and before.lease != member.lease:
+                self.drop(member.id, before.lease)
+                self.hold(member.id, member.role, member.lease)
+        if len(known) + came != len(members):
+            for id_ in known.keys() - members.keys():
+                self.drop(id_, known[id_].lease)
         self._members = members
 
     def _bring_released(self, released: Mapping[str, ReleasedLease]) -> None:

@@ -32,6 +32,8 @@ POOLS = [
     pool("flat", "192.0.2.0/24", NetworkMode.DIRECT),
 ]
 
+POOLS_BY_NAME = {one.id: one for one in POOLS}
+
 
 @dataclass
 class World:
@@ -43,9 +45,8 @@ class World:
     count: int = 0
 
     def snapshot(self) -> Snapshot:
-        made = snapshot(*POOLS)
         return Snapshot(
-            revision=1, pools=made.pools, members=dict(self.members), released_leases=dict(self.released)
+            revision=1, pools=POOLS_BY_NAME, members=dict(self.members), released_leases=dict(self.released)
         )  # fmt: skip
 
     def join(self, lease: Lease, role: Role) -> None:
