@@ -173,6 +173,24 @@ async def test_a_pool_is_not_deleted_under_a_machine_that_joins(tmp_path: Path, 
             assert not other.cache.snapshot().pools
 
 
+async def test_no_lease_is_given_of_a_pool_that_has_changed_meanwhile(tmp_path: Path) -> None:
+    """The pool is deleted elsewhere after the lease was decided, and before it is stored."""
+    async with two_processes(tmp_path / "ca") as (one, other):
+        await create(one, "10.86.0.0/24")
+        await until(lambda: other.cache.snapshot().pools)
+        token, commit, deleted = await one.token(), one.applier.commit, False
+
+        async def commit_after_deletion(step: Step) -> int:
+            nonlocal deleted
+            if not deleted:
+                deleted = True
+                await pools_of(other).delete("default", "api:test")
+            return await commit(step)
+
+        one.applier.commit = commit_after_deletion  # type: ignore[method-assign]
+        assert (await one.join(token, csr_of(new_key()))).lease.pool == ""
+
+
 async def test_a_deletion_that_was_begun_by_who_died_is_called_off_or_finished(parts: Parts) -> None:
     await create(parts, "10.86.0.0/24")
     pool = parts.cache.snapshot().pools["default"]
