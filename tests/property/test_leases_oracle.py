@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from records import NOW, member, snapshot
 
@@ -145,7 +145,19 @@ def join(world: World, book: LeaseBook, given: list[tuple[Role, Lease]], wish: A
     return lease
 
 
+def of(name: str, text: str = "") -> Any:
+    """Return a batch of one node that joins and is stored."""
+    return ("batch", [((name, text, Role.NODE), True)], True)
+
+
+GONE, LATER = ("remove", 0, None), ("wait", QUARANTINE, None)
+HERE = of("flat", "192.0.2.1")
+
+
 @settings(max_examples=150, deadline=None)
+@example([of("v4"), GONE, of("v4"), LATER, of("v4")])
+@example([of("v6"), of("v6"), GONE, of("v6"), LATER, ("sweep", None, None), of("v6")])
+@example([HERE, GONE, HERE, HERE, LATER, HERE])
 @given(st.lists(STEPS, min_size=6, max_size=25))
 def test_leases_are_those_of_a_slow_oracle_whatever_happens(steps: list[Any]) -> None:
     world, carried = World(), None
