@@ -157,6 +157,7 @@ HERE = of("flat", "192.0.2.1")
 @settings(max_examples=150, deadline=None)
 @example([of("v4"), GONE, of("v4"), LATER, of("v4")])
 @example([of("v6"), of("v6"), GONE, of("v6"), LATER, ("sweep", None, None), of("v6")])
+@example([("batch", [*of("v4")[1], *of("v4")[1]], False), of("v4")])
 @example([HERE, GONE, HERE, HERE, LATER, HERE])
 @given(st.lists(STEPS, min_size=6, max_size=25))
 def test_leases_are_those_of_a_slow_oracle_whatever_happens(steps: list[Any]) -> None:
