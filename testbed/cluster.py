@@ -119,14 +119,15 @@ class Cluster:
             self.environment | with_token,
         )
 
-    def start_gateway(self, name: str, http_port: int, token: str | None = None) -> None:
-        """Start a gateway on this machine, serving HTTP on `http_port`."""
+    def start_gateway(self, name: str, http_port: int, token: str | None = None, *options: str) -> None:
+        """Start a gateway on this machine, serving HTTP on `http_port`; with a token it joins."""
         folder = self.fabric.folder / name
         folder.mkdir(exist_ok=True)
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.gateways[name] = processes.start(
             [
                 FALLOW, "gateway", self.url, "--data", str(folder), "--name", name, "--http-port", str(http_port),
+                *options,
             ],
             folder / "gateway.log",
             self.environment | with_token,

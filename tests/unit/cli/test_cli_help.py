@@ -49,6 +49,7 @@ def test_all_commands_are_there() -> None:
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume
         store-backup store-restore store-migrate
         replica-list route-list peer-list
+        dns-status dns-list dns-query
         control-status control-log-level context-list context-use context-show context-add context-remove"""
     assert {"-".join(path) for path in PATHS} == set(expected.split())
 
