@@ -4,51 +4,29 @@ Decoding and encoding take a hundred times as long as looking an answer up, so b
 what they depend on, and found again by all of a question's bytes but its id.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import dns.exception
 import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
-import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
-import dns.rrset
 
-from fallow.decide.reverse import Labels
 from fallow.decide.zone import Found, Zone
-from fallow.model.names import DnsRecord, RecordType
+from fallow.drivers.dns.encode import HEADER, MAX_RECORDS, MAX_UDP, Shape, encode
 
-HEADER = 12
 MAX_QUESTION = 4096  # bytes; an honest one has less than 400
 PLAIN_UDP = 512  # bytes of an answer to who does not say that more may be sent
-MAX_UDP = 1232  # bytes that pass any path in one piece, as name servers have agreed on (DNS flag day 2020)
 MAX_TCP = 65535
-MAX_RECORDS = 128  # in one answer; of a service with more endpoints each answer holds others
-ORDERS = 8  # in which the same records are answered, one after the other
+ORDERS = 4  # in which the same records are answered, one after the other
 KEPT = 4096  # questions, and answers
 KEPT_QUESTION = 512  # bytes of a question that is kept
 KEPT_ANSWER = 4096  # bytes of an answer that is kept
 
 _IN = dns.rdataclass.IN
 _TRANSFERS = (dns.rdatatype.AXFR, dns.rdatatype.IXFR)
-_RCODES = {"NOERROR": dns.rcode.NOERROR, "NXDOMAIN": dns.rcode.NXDOMAIN, "REFUSED": dns.rcode.REFUSED}
-_LEAST_BYTES = 16  # of a record in an answer
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """All that an answer depends on, but for the zone, the id and the case of the question."""
-
-    name: Labels  # in lower case
-    rdtype: dns.rdatatype.RdataType
-    limit: int  # bytes
-    edns: bool
-    flags: int  # those repeated in the answer
-    edns_flags: int
 
 
 @dataclass(slots=True)
@@ -68,7 +46,7 @@ class Kept:
         self.turn = turn + 1
         parts = self.encoded.get(turn)
         if parts is None:
-            parts = _encode(self.shape, self.found, turn * count // orders)
+            parts = encode(self.shape, self.found, turn * count // orders)
             if len(parts[1]) <= KEPT_ANSWER:
                 self.encoded[turn] = parts
         return parts[0] + question + parts[1]
@@ -134,7 +112,7 @@ class Answers:
         kept = self._kept.get(shape)
         if kept is None:
             assert self._zone is not None
-            found = self._zone.find(shape.name, dns.rdatatype.to_text(shape.rdtype))
+            found = self._zone.find(shape.name, dns.rdatatype.to_text(dns.rdatatype.RdataType.make(shape.rdtype)))
             older = self._older.get(shape)
             kept = older if older is not None and older.found == found else Kept(shape, found)
             if len(self._kept) >= KEPT:
@@ -181,10 +159,10 @@ def _shape(query: dns.message.Message, stream: bool) -> Shape:
     udp = min(max(query.payload, PLAIN_UDP), MAX_UDP) if edns else PLAIN_UDP
     return Shape(
         name=tuple(label.decode("latin-1").lower() for label in asked.name.labels[:-1]),
-        rdtype=asked.rdtype,
+        rdtype=int(asked.rdtype),
         limit=MAX_TCP if stream else udp,
         edns=edns,
-        flags=query.flags & (dns.flags.RD | dns.flags.CD),
+        flags=int(query.flags & (dns.flags.RD | dns.flags.CD)),
         edns_flags=query.ednsflags & dns.flags.DO if edns else 0,  # repeated, though nothing here is signed
     )
 
@@ -204,48 +182,3 @@ def _refusal(query: dns.message.Message, rcode: dns.rcode.Rcode) -> bytes:
     response = dns.message.make_response(query, our_payload=MAX_UDP, pad=0)
     response.set_rcode(rcode)
     return response.to_wire(max_size=PLAIN_UDP)
-
-
-def _encode(shape: Shape, found: Found, first: int) -> tuple[bytes, bytes]:
-    """Return what stands before the question, but for the id, and behind it; answers begin with the one at `first`."""
-    asked = dns.name.Name([*(label.encode("latin-1") for label in shape.name), b""])
-    response = dns.message.QueryMessage(id=0)
-    response.flags = dns.flags.QR | shape.flags
-    response.find_rrset(response.question, asked, _IN, shape.rdtype, create=True, force_unique=True)
-    if shape.edns:
-        response.use_edns(0, shape.edns_flags, MAX_UDP)
-    response.set_rcode(_RCODES[found.rcode])
-    if found.rcode != "REFUSED":
-        response.flags |= dns.flags.AA
-    answers = (*found.answers[first:], *found.answers[:first])[:MAX_RECORDS]
-    if len(answers) * _LEAST_BYTES > shape.limit:
-        response.flags |= dns.flags.TC  # no use in encoding what cannot fit
-    else:
-        response.answer = _rrsets(answers)
-        response.authority = _rrsets(found.authority)
-        targets = {record.value.rpartition(" ")[2] for record in answers}
-        response.additional = _rrsets(record for record in found.additional if record.name in targets)
-    wire = response.to_wire(max_size=shape.limit, prefer_truncation=True, want_shuffle=False)
-    return wire[2:HEADER], wire[HEADER + len(_wire(asked)) + 4 :]
-
-
-def _rrsets(records: Iterable[DnsRecord]) -> list[dns.rrset.RRset]:
-    """Return records as sets of one name and type."""
-    sets: dict[tuple[str, str], dns.rrset.RRset] = {}
-    for record in records:
-        rrset = sets.get((record.name, record.type))
-        if rrset is None:
-            rrset = dns.rrset.RRset(_name(record.name), _IN, dns.rdatatype.RdataType[record.type])
-            sets[record.name, record.type] = rrset
-        rrset.add(_rdata(record.type, record.value), record.ttl)
-    return list(sets.values())
-
-
-@lru_cache(maxsize=2**14)
-def _name(text: str) -> dns.name.Name:
-    return dns.name.from_text(text)
-
-
-@lru_cache(maxsize=2**14)
-def _rdata(kind: RecordType, value: str) -> dns.rdata.Rdata:
-    return dns.rdata.from_text(_IN, dns.rdatatype.RdataType[kind], value, origin=dns.name.root, relativize=False)
