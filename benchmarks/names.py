@@ -6,7 +6,8 @@ Latency is of one question after the other, without other load. Knot, the peer, 
 in the same run, where it is installed.
 
 Staleness: 5,000 nodes and 10,000 replicas in a store; a node's address is changed while twenty replicas a second
-change, and its name is asked until the answer is new. The time runs from the store's acknowledgement, and from the call.
+change, and its name is asked until the answer is new. The time runs from the store's acknowledgement, and from the
+call.
 
     python benchmarks/names.py [--seconds 5] [--changes 200] [--store URL]
 """

@@ -32,7 +32,10 @@ def service(name: str, count: int) -> ServiceName:
 
 def zone(revision: int = 7, **hosts: str) -> Zone:
     found = {("node", name): HostName("node", name, address) for name, address in (hosts or {"a": "10.0.0.1"}).items()}
-    services = {("shop", each.name): each for each in (service("web", 3), service("big", 60), service("huge", 1000))}
+    services = {
+        ("shop", each.name): each
+        for each in (service("web", 3), service("ten", 10), service("big", 60), service("huge", 1000))
+    }
     return Zone(
         domain=DOMAIN, revision=revision, hosts=found, services=services, reverse=Reverse(domain=DOMAIN, hosts=found)
     )
@@ -93,6 +96,12 @@ async def test_srv_brings_ports_and_addresses(port: int) -> None:
         (20000, name) for name in targets
     }
     assert {str(record.rname) for record in answer.ar if record.rtype == dnslib.QTYPE.A} == targets
+
+
+async def test_ten_endpoints_fit_with_their_addresses_into_one_packet(port: int) -> None:
+    answer = await udp("_80._tcp.ten.shop.svc.fallow.internal", port, "SRV", edns=4096)
+    assert (answer.header.tc, len(answer.rr)) == (0, 10)
+    assert len([record for record in answer.ar if record.rtype == dnslib.QTYPE.A]) == 10
 
 
 async def test_answers_begin_with_another_address_each_time(port: int) -> None:

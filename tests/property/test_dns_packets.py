@@ -30,6 +30,7 @@ ANSWERS.set(ZONE)
 
 OURS = [b"web", b"shop", b"svc", b"node", b"a", b"_80", b"_tcp", b"web-7", b"ns", b"1", b"0", b"10", b"ip6"]
 LABELS = st.one_of(st.sampled_from(OURS), st.binary(min_size=1, max_size=63))
+WHOLE = st.sampled_from([[b"web", b"shop", b"svc"], [b"_80", b"_tcp", b"Web", b"shop", b"svc"], [b"a", b"node"], []])
 ENDS = st.sampled_from(
     [b"\x06FALLOW\x08internal\0", b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0", b"\0", b"\xc0\x0c"]
 )
@@ -43,7 +44,8 @@ def number(most: int) -> Any:
 @st.composite
 def questions(draw: Any) -> bytes:
     """Return what is much like a question, and often is one."""
-    name = b"".join(bytes((len(label),)) + label for label in draw(st.lists(LABELS, max_size=6))) + draw(ENDS)
+    labels = draw(st.one_of(WHOLE, st.lists(LABELS, max_size=6)))
+    name = b"".join(bytes((len(label),)) + label for label in labels) + draw(ENDS)
     kinds = st.one_of(st.sampled_from([1, 2, 6, 12, 28, 33, 41, 250, 251, 252, 255]), number(65535))
     kind, class_ = draw(kinds), draw(st.sampled_from([1, 1, 1, 1, 3, 255]))
     extra = draw(st.sampled_from([b"", b"\0\0\x29"]))
