@@ -53,7 +53,9 @@ class Launcher:
         while True:
             state = self._versions.state or VersionState()
             code = self._run_once(state)
-            if code is not None and (self._stopping or code == REFUSED):
+            if self._stopping:  # an agent that had not yet learnt to stop in good order did as it was told, too
+                return 0 if code in (None, -signal.SIGTERM) else code or 0
+            if code == REFUSED:
                 return code
             if code == SWAPPED:
                 continue

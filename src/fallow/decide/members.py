@@ -15,6 +15,8 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState
 from fallow.model.units import format_duration
 
+UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
+
 
 @dataclass(frozen=True, kw_only=True)
 class Liveness:
@@ -76,6 +78,15 @@ def judge(
     return Plan(steps=steps)
 
 
+def _patience(member: Member, now: float, rules: Liveness) -> float:
+    """Return after how long a silence a member is dead; longer while its agent is swapped, as we asked."""
+    wish = member.agent
+    asked = wish is not None and not wish.failed and wish.version != member.agent_version
+    if asked and wish is not None and now - wish.since < UPGRADING_SECONDS:
+        return max(rules.dead_after_seconds, UPGRADING_SECONDS)
+    return rules.dead_after_seconds
+
+
 def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, outage: bool) -> tuple[MemberState, str]:
     """Return the state `member` should have, and why."""
     if seen is not None and now - seen <= rules.suspect_after_seconds:
@@ -89,6 +100,6 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
         return member.state, member.state_reason
     if member.state is MemberState.READY:  # also when we were held up for so long that it might be dead
         return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"
-    if counted > rules.dead_after_seconds * factor and not outage:
+    if counted > _patience(member, now, rules) * factor and not outage:
         return MemberState.DEAD, f"no sign of life for {format_duration(silence)}; its replicas are replaced"
     return member.state, member.state_reason

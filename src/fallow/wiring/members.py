@@ -103,12 +103,10 @@ def supervised(options: MemberOptions, run: Callable[[], int]) -> int:
     from fallow.agent.versions import Versions
 
     versions = Versions(options.data)
-    if not options.install and wanted(versions):
-        return Launcher(versions, sys.argv[1:]).run()
-    code = run()
-    if code == SWAPPED and not is_child():
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
-    return code
+    if options.install or is_child():
+        return run()
+    code = SWAPPED if wanted(versions) else run()
+    return Launcher(versions, sys.argv[1:]).run() if code == SWAPPED else code
 
 
 def haproxy_of(options: GatewayOptions) -> "HAProxy":

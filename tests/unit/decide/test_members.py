@@ -1,10 +1,11 @@
 """Liveness: ready, suspect, dead, and our own outage."""
 
+import msgspec
 from records import NOW, applied, ids, member, puts, snapshot
 
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import Member, MemberState
+from fallow.model.members import AgentWish, Member, MemberState
 
 RULES = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 1000)
 FLEET = [member(name) for name in "abcd"]
@@ -89,3 +90,18 @@ def test_every_change_tells_an_event() -> None:
     plan = judge(snapshot(*FLEET), heard(a=9), NOW, RULES, ids())
     (step,) = plan.steps
     assert [type(record).__name__ for record in step.puts] == ["Member", "Event"]
+
+
+def test_an_agent_that_is_being_swapped_is_waited_for_and_not_for_ever() -> None:
+    wish = AgentWish(upgrade_id="u", version="2", sha256="", since=NOW)
+    swapped = member("a", state=MemberState.SUSPECT, agent=wish)
+    others = [member(name) for name in "bcd"]
+    for seconds, state in ((60.0, MemberState.SUSPECT), (121.0, MemberState.DEAD)):
+        now = NOW + seconds
+        seen = {found.id: now for found in others} | {"n-a": NOW}
+        rules = Liveness(suspect_after_seconds=3.0, dead_after_seconds=8.0, watching_since=NOW - 100)
+        plan = judge(snapshot(swapped, *others), seen, now, rules, ids())
+        assert [found.state for found in puts(plan, Member)] == ([state] if state is MemberState.DEAD else [])
+        failed = msgspec.structs.replace(swapped, agent=msgspec.structs.replace(wish, failed="no room"))
+        plan = judge(snapshot(failed, *others), seen, now, rules, ids())
+        assert [found.state for found in puts(plan, Member)] == [MemberState.DEAD]

@@ -22,7 +22,8 @@ from fallow.model.peers import PEER_ROLE
 CA_SECONDS = 10 * 365 * 86400.0
 PEER_SECONDS = 86400.0  # issued anew whenever a process dials another
 SERVER_SECONDS = 825 * 86400.0  # issued anew whenever a control plane starts
-BACKDATE_SECONDS = 300.0  # machines' clocks may be this much behind ours
+BACKDATE_SECONDS = 300.0  # other processes' clocks may be this much behind ours
+SERVER_BACKDATE_SECONDS = 2 * 86400.0  # a machine whose clock is a day behind should be able to believe us
 CA_KEY_FILE = "ca.key"
 CA_CERTIFICATE_FILE = "ca.crt"
 
@@ -99,7 +100,9 @@ class Authority:
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, role), x509.NameAttribute(NameOID.COMMON_NAME, member_id)]
         )
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(member_uri(role, member_id))]
-        pem = self._sign(public_key, subject, names, ExtendedKeyUsageOID.CLIENT_AUTH, (now, expires_at))
+        pem = self._sign(
+            public_key, subject, names, ExtendedKeyUsageOID.CLIENT_AUTH, (now - BACKDATE_SECONDS, expires_at)
+        )
         return Issued(certificate_pem=pem, key_sha256=key_sha256(public_key), expires_at=float(int(expires_at)))
 
     def issue_server(self, hosts: Sequence[str], now: float) -> tuple[str, str]:
@@ -112,7 +115,13 @@ class Authority:
         names = [_general_name(host) for host in wanted]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
         expires_at = min(now + SERVER_SECONDS, self._certificate.not_valid_after_utc.timestamp())
-        pem = self._sign(key.public_key(), subject, names, ExtendedKeyUsageOID.SERVER_AUTH, (now, expires_at))
+        pem = self._sign(
+            key.public_key(),
+            subject,
+            names,
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            (now - SERVER_BACKDATE_SECONDS, expires_at),
+        )
         return pem, _key_pem(key).decode()
 
     def issue_peer(self, peer_id: str, now: float) -> tuple[str, str]:
@@ -137,7 +146,7 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_utc(begins - BACKDATE_SECONDS))
+            .not_valid_before(_utc(begins))
             .not_valid_after(_utc(ends))
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -186,7 +195,7 @@ def _ca_certificate(key: ec.EllipticCurvePrivateKey, now: float) -> bytes:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_utc(now - BACKDATE_SECONDS))
+        .not_valid_before(_utc(now - SERVER_BACKDATE_SECONDS))
         .not_valid_after(_utc(now + CA_SECONDS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
