@@ -12,6 +12,7 @@ from conftest import Fallow
 from fallow.model.deployments import ReplicaState
 from fallow.model.members import AgentWish, MemberState, Role, Scheduling
 from fallow.model.problems import Problem
+from fallow.model.upgrades import UpgradeView
 
 
 def test_list_shows_nodes_by_name(api: FakeApi, fallow: Fallow) -> None:
@@ -215,3 +216,41 @@ def test_remove_can_drain_before_and_leave_containers(api: FakeApi, fallow: Fall
     assert [method for method, _, _ in asked] == ["PATCH", "GET", "DELETE"]
     assert asked[-1][2] == {"keep_containers": "true"}
     assert fallow("node", "remove", "node-1", "--drain", "--force").code == 2
+
+
+def _upgrade(state: str = "running", **more: object) -> UpgradeView:
+    values = {"id": "u1", "version": "2", "state": state, "reason": "", "created_at": 1.0, "created_by": "api:ops"}
+    return msgspec.convert({**values, "max_unavailable": 1, **more}, UpgradeView)
+
+
+def test_upgrade_waits_until_it_is_over(api: FakeApi, fallow: Fallow) -> None:
+    api.on("POST /v1/upgrades", _upgrade(waiting=("a", "b")))
+    answers = iter([_upgrade(waiting=("b",), upgrading=("a",)), _upgrade("completed", done=("a", "b"))])
+    api.on("GET /v1/upgrades", lambda _: listing(next(answers)))
+    ran = fallow("node", "upgrade", "--selector", "zone=west", "--max-unavailable", "1")
+    assert (ran.code, ran.out) == (0, "2 of 2 are 2\n")
+    assert "upgrading: a" in ran.err
+    assert api.bodies("POST /v1/upgrades")[0]["selector"] == "zone=west"
+
+
+def test_upgrade_tells_who_failed_and_why(api: FakeApi, fallow: Fallow) -> None:
+    api.on("POST /v1/upgrades", _upgrade(waiting=("a",)))
+    api.on("GET /v1/upgrades", listing(_upgrade("stopped", failed={"a": "no room"}, reason="1 failed")))
+    ran = fallow("node", "upgrade", "a")
+    assert ran.code == 1
+    assert "a: no room" in ran.err
+
+
+def test_upgrade_is_asked_for_in_one_way(api: FakeApi, fallow: Fallow) -> None:
+    for wrong in ((), ("a", "--selector", ""), ("a", "--max-unavailable", "0"), ("a", "--version", "latest")):
+        assert fallow("node", "upgrade", *wrong).code == 2
+    assert api.asked == []
+
+
+def test_upgrades_are_listed_and_stopped(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/upgrades", listing(_upgrade(done=("a",), waiting=("b",))))
+    head, row = fallow("node", "upgrades").out.splitlines()
+    assert head.split() == ["ID", "VERSION", "STATE", "PROGRESS", "WHY", "AGE"]
+    assert "1 of 2 are 2; waiting: b" in row
+    api.on("POST /v1/upgrades/u1/stop", _upgrade("stopped"))
+    assert fallow("node", "upgrades", "--stop", "u1").out == "u1: stopped\n"
