@@ -32,6 +32,7 @@ _log = structlog.get_logger("fallow.control")
 
 CONNECT_SECONDS = 3.0
 RETRY_SECONDS = 0.2
+APART = "this process of the control plane does not reach the one that leads; another one may"
 
 
 class Peers:
@@ -48,6 +49,33 @@ class Peers:
         self._pair = folder / "peer.pem"
         self._told: tuple[ControlAddress, ...] = ()
         self._news = asyncio.Event()
+        self.steady = time.monotonic  # seconds that nobody sets
+        self._leader_id = ""
+        self._heard_at = 0.0  # when the one that leads was last heard, or began to lead, by `steady`
+
+    @property
+    def apart(self) -> bool:
+        """Say whether another process leads and has not been heard for as long as makes a member suspect.
+
+        What members tell us it does not hear either: it will take them for dead, and they should go elsewhere.
+        """
+        leader = self._leadership.leader
+        leader_id = leader.id if leader is not None else ""
+        if leader_id in ("", self._leadership.peer.id) or leader_id != self._leader_id:
+            self._leader_id, self._heard_at = leader_id, self.steady()
+            return False
+        return self.steady() - self._heard_at > self._settings.suspect_after_seconds
+
+    def apart_controller(self) -> Controller:
+        """Return the loop that sends members elsewhere when this process is apart from the one that leads."""
+
+        def decide(_snapshot: Snapshot, _now: float) -> Plan:
+            if self.apart:
+                for link in self._hub.links():
+                    self._hub.cut(link.member_id, APART)
+            return Plan()
+
+        return Controller(name="apart", kinds=frozenset({"leaders"}), every_seconds=0.5, decide=decide)
 
     def others(self) -> tuple[ControlAddress, ...]:
         """Return where members find the other processes."""
@@ -109,7 +137,10 @@ class Peers:
 
     async def _listen(self, peer_id: str, reader: asyncio.StreamReader) -> None:
         while True:
-            self._hub.absorb(peer_id, decode_digest(await read_frame(reader)))
+            digest = decode_digest(await read_frame(reader))
+            if peer_id == self._leader_id:
+                self._heard_at = self.steady()
+            self._hub.absorb(peer_id, digest)
 
     async def _tell(self, peer_id: str, writer: asyncio.StreamWriter) -> None:
         while True:

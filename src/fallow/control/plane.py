@@ -107,6 +107,7 @@ class ControlPlane:
             RoutesLoop(self.hub).controller(),
             self.names.controller(),
             self.peers.controller(),
+            self.peers.apart_controller(),
             self.upgrades.controller(),
         )
 

@@ -26,7 +26,7 @@ from fallow.control.hub import Hub
 from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
-from fallow.control.peers import Peers
+from fallow.control.peers import APART, Peers
 from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.settings import Settings
 from fallow.control.upgrades import Upgrades
@@ -223,6 +223,8 @@ class Sessions:
         if role == PEER_ROLE:
             await self.peers.hold(id_, reader, writer)
             return
+        if self.peers.apart:
+            raise SessionRefused(APART)
         source = _source_of(writer)
         member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
         run = run_of(hello, str(writer.get_extra_info("peername")[0]), self.clock())

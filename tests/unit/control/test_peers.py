@@ -16,7 +16,7 @@ from fallow.model.kinds import key_of
 from fallow.model.members import Role
 from fallow.model.peers import LEADER_ID, ControlAddress, Leader
 from fallow.model.routes import ProxyReport
-from fallow.model.wire import ControlMoved, Digest, MemberNews, Usage, Welcome
+from fallow.model.wire import Assign, ControlMoved, Digest, Goodbye, MemberNews, Reject, Usage, Welcome
 from fallow.store.contract import Check, Put
 
 
@@ -108,3 +108,46 @@ def test_a_process_is_told_nothing_of_its_own_members() -> None:
 def test_a_role_that_no_member_may_have() -> None:
     assert "control" not in {str(role) for role in Role}
     assert member("a").role is Role.NODE
+
+
+async def test_a_process_that_does_not_hear_the_one_that_leads_sends_its_members_elsewhere(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        now = 100.0
+        rig.peers.steady = lambda: now
+        machine = await rig.member("a")
+        connection = await rig.session(machine)
+        await connection.hear_a(Welcome)
+        await connection.hear_a(Assign)
+        far = Leader(id=LEADER_ID, created_at=NOW, updated_at=NOW, peer_id="p2")
+        puts = [Put(key_of(record), msgspec.msgpack.encode(record)) for record in (peer("p1"), peer("p2"), far)]
+        await rig.stored.cache.wait(await rig.stored.store.commit([], puts))
+        loop = rig.peers.apart_controller()
+        loop.decide(rig.stored.cache.snapshot(), NOW)
+        now += rig.settings.suspect_after_seconds - 0.1
+        loop.decide(rig.stored.cache.snapshot(), NOW)
+        assert rig.hub.connected() == {"n-a"}
+        now += 0.2
+        loop.decide(rig.stored.cache.snapshot(), NOW)
+        assert "another one may" in (await connection.hear_a(Goodbye)).reason
+        refusal = await (await rig.session(machine)).hear_a(Reject)
+        assert (refusal.final, "does not reach the one that leads" in refusal.reason) == (False, True)
+        await lead(rig)  # now it leads itself
+        await (await rig.session(machine)).hear_a(Welcome)
+
+
+async def test_a_process_that_hears_the_one_that_leads_keeps_its_members(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        await lead(rig)
+        cache = rig.stored.cache
+        now = 100.0
+        leadership = Leadership(rig.stored.store, cache, peer("p2"), _never)
+        other = Peers(cache, Hub(lambda: NOW), leadership, rig.authority, rig.settings, tmp_path)
+        other.steady = lambda: now
+        assert not other.apart
+        task = asyncio.create_task(other.run())
+        await until(lambda: rig.hub._elsewhere)
+        now += 60.0
+        await until(lambda: not other.apart)
+        await ended(task)
+        now += 60.0
+        assert other.apart
