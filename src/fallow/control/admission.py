@@ -19,6 +19,7 @@ from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.pools import refused_pool
 from fallow.control.refusals import Refused, refuse
+from fallow.control.renewals import Renewals
 from fallow.control.rosters import guarded
 from fallow.control.settings import Settings
 from fallow.control.tokens import matches_secret
@@ -64,6 +65,7 @@ class Admission:
         self._settings = settings
         self._clock = clock
         self._lock = asyncio.Lock()
+        self._renewals = Renewals()
         self._arrivals: list[_Arrival] = []
         self._lease_defaults = LeaseDefaults(
             host_ports=settings.host_ports, host_ports_per_node=settings.host_ports_per_node
@@ -155,11 +157,13 @@ class Admission:
                 )
             if member.fence:
                 raise refuse(409, "member-fenced", "Member fenced", member.fence)
+            self._renewals.check(key_sha256, self._clock())
             return self._certify(member, request.csr_pem, "CertificateRenewed", ())
 
         if await self._cache.latest("members", request.member_id) is None:
             await self._cache.latest("revocations", self._key_of(request.csr_pem))
         member, issued = await commit_again(self._applier, decide)
+        self._renewals.note(member.key_sha256, self._clock())
         return self._identity(member, issued)
 
     def _check_not_revoked(self, key_sha256: str) -> None:

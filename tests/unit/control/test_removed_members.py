@@ -120,6 +120,23 @@ async def test_a_captured_request_for_renewal_is_worth_nothing_to_others(tmp_pat
             await admission.renew(RenewRequest(member_id="n-a", csr_pem=thief.csr))
 
 
+async def test_a_captured_request_cannot_be_sent_again_and_again(tmp_path: Path) -> None:
+    """Each would be a commit and an event."""
+    async with admitting(tmp_path) as parts:
+        csr = csr_of(new_key())
+        identity = await parts.join(await parts.token(), csr)
+        request = RenewRequest(member_id=identity.member_id, csr_pem=csr)
+        await parts.admission.renew(request)
+        before = parts.cache.revision
+        for _ in range(50):
+            with pytest.raises(Refused) as refused:
+                await parts.admission.renew(request)
+            assert refused.value.problem.status == 429
+        assert parts.cache.revision == before
+        parts.now += 10
+        await parts.admission.renew(request)
+
+
 async def test_a_fenced_member_is_not_given_certificates(tmp_path: Path) -> None:
     async with admitting(tmp_path) as parts:
         csr = csr_of(new_key())
