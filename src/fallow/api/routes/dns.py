@@ -19,7 +19,7 @@ from fallow.model.tokens import ApiRole
 OWN = "control plane"
 
 Name = Annotated[str, QueryParameter(min_length=1, max_length=255)]
-Type = Annotated[str, QueryParameter(pattern=r"^[A-Za-z0-9]{0,16}\Z")]
+Type = Annotated[str, QueryParameter(pattern=r"^[A-Za-z0-9]{0,16}$(?!\n)")]
 Project = Annotated[str, QueryParameter(max_length=40)]
 
 
