@@ -12,6 +12,7 @@ from fallow.model.kinds import KIND_OF
 from fallow.model.members import Facts, Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.peers import ControlAddress, Peer
+from fallow.model.pools import NetworkMode
 
 NOW = 1_000_000.0
 
@@ -30,6 +31,20 @@ def member(name: str, **changes: Any) -> Member:
         "facts": Facts(cpus=4.0, memory_bytes=8 * 2**30, architecture="amd64"),
     }  # fmt: skip
     return Member(**(values | changes))
+
+
+def wireguard_key(number: int) -> str:
+    return f"{number:042d}A="
+
+
+def overlaid(name: str, number: int, pool: str = "blue", **changes: Any) -> Member:
+    lease = Lease(address=f"10.86.0.{number}", pool=pool, mode=NetworkMode.WIREGUARD, prefix_length=16, agent_port=8455)
+    values: dict[str, Any] = {
+        "lease": lease,
+        "wireguard_key": wireguard_key(number),
+        "session_address": f"192.0.2.{number}",
+    }
+    return member(name, **(values | changes))
 
 
 def peer(id_: str, **changes: Any) -> Peer:

@@ -28,16 +28,14 @@ class Networks:
         self._pause_seconds = pause_seconds
         self._told: dict[str, dict[str, NetworkPeer]] = {}  # by pool, then by member id
         self._pools: dict[str, str] = {}  # in which pool each member was told to be
-        self._leases: dict[Link, Lease] = {}  # the lease each session was told
+        self._leases: dict[Link, Lease | None] = {}  # the lease of an overlay that each session was told
 
     def greet(self, link: Link) -> None:
         """Tell a session that has just opened, and whose member understands it, whom it may speak with."""
         member = self._cache.get("members", link.member_id)
-        if not isinstance(member, Member):
-            return
-        self._leases[link] = member.lease
-        if in_overlay(member):
-            link.send(SetNetwork(state=state_of(member, self._peers(member.lease.pool))))
+        if isinstance(member, Member):
+            self._leases[link] = None
+            self._move(link, member)
 
     def closed(self, link: Link) -> None:
         """Forget a session that has ended."""
@@ -64,25 +62,23 @@ class Networks:
     def _send_changes(self, member_ids: Iterable[str]) -> None:
         changed: dict[str, list[NetworkPeer]] = defaultdict(list)
         removed: dict[str, list[str]] = defaultdict(list)
-        moved: list[Member] = []
+        moved: list[tuple[Link, Member]] = []
         for id_ in sorted(member_ids):
             found = self._cache.get("members", id_)
             member = found if isinstance(found, Member) else None
             self._compare(id_, member, changed, removed)
             link = self._hub.link(id_)
-            if link is not None and member is not None and self._leases.get(link, member.lease) != member.lease:
-                moved.append(member)
+            if link in self._leases and member is not None:
+                moved.append((link, member))
         frames = {
             pool: ChangePeers(changed=tuple(changed[pool]), removed=tuple(removed[pool]))
             for pool in sorted(changed.keys() | removed.keys())
         }
         for link, lease in self._leases.items() if frames else ():
-            frame = frames.get(lease.pool)
-            member = self._cache.get("members", link.member_id) if frame is not None else None  # type: ignore[assignment]
-            if frame is not None and isinstance(member, Member) and in_overlay(member):
-                link.send(frame)
-        for member in moved:
-            self._move(member)
+            if lease is not None and lease.pool in frames:
+                link.send(frames[lease.pool])
+        for link, member in moved:
+            self._move(link, member)
 
     def _compare(
         self,
@@ -107,10 +103,10 @@ class Networks:
             self._told[pool][id_] = peer
             changed[pool].append(peer)
 
-    def _move(self, member: Member) -> None:
-        """Tell a member that its lease is another."""
-        link = self._hub.link(member.id)
-        if link is None:
+    def _move(self, link: Link, member: Member) -> None:
+        """Tell a session its network if it is in another than it was told last, or not in one any more."""
+        lease = member.lease if in_overlay(member) else None
+        if lease == self._leases[link]:
             return
-        self._leases[link] = member.lease
-        link.send(SetNetwork(state=state_of(member, self._peers(member.lease.pool) if in_overlay(member) else {})))
+        self._leases[link] = lease
+        link.send(SetNetwork(state=state_of(member, self._peers(lease.pool) if lease is not None else {})))
