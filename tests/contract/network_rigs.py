@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +59,16 @@ class Side:
         words = self.command("busybox", "ping", "-c1", f"-W{seconds}", address)
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
+    def run(self, *words: str) -> str:
+        return run(*self.command(*words))
+
     def ip(self, *words: str) -> str:
-        return run(*self.command("ip", *words))
+        return self.run("ip", *words)
+
+    def start(self, code: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a piece of Python in the namespace."""
+        words = self.command(sys.executable, "-I", "-c", code, *arguments)
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
 @contextmanager
