@@ -106,9 +106,7 @@ async def test_what_was_changed_by_somebody_else_is_put_right(sides: tuple[Side,
     one.ip("address", "add", "10.86.77.7/16", "dev", one.interface)
     one.ip("address", "del", f"{ONE}/16", "dev", one.interface)
     one.ip("link", "set", "dev", one.interface, "mtu", "1300", "down")
-    subprocess.run(
-        one.command("wg", "set", one.interface, "listen-port", "9999", "peer", two.key, "remove"), check=True
-    )
+    one.run("wg", "set", one.interface, "listen-port", "9999", "peer", two.key, "remove")
     await one.network.apply(one.state(ONE, two.peer(TWO)))
     assert one.pings(TWO)
     assert "10.86.77.7" not in one.ip("address")

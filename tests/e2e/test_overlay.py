@@ -133,7 +133,11 @@ def overlay() -> Iterator[Overlay]:
     parts.require("namespaces", "registry", "haproxy", "busybox", "curl", "wireguard")
     with Fabric() as fabric:
         registry = Registry(fabric)
-        cluster = Overlay(fabric, insecure_registries=(registry.address,), port=free_port(17443))
+        # On a machine with much to do an agent may take seconds to start; it must not be taken for dead meanwhile.
+        patience = ("--dead-after", "60s")
+        cluster = Overlay(
+            fabric, insecure_registries=(registry.address,), port=free_port(17443), server_options=patience
+        )
         cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
         try:
             cluster.start_server()
