@@ -23,6 +23,7 @@ _ECHO = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("0.0.0.0", 7))
+print(flush=True)
 while True:
     s.sendto(*s.recvfrom(99))
 """
@@ -84,6 +85,8 @@ async def test_applying_again_by_a_new_driver_loses_no_packet(sides: tuple[Side,
     await join(one, two)
     assert one.pings(TWO)
     echo = two.start(_ECHO)
+    assert echo.stdout is not None
+    echo.stdout.readline()
     asking = one.start(_ASK, TWO, "3")
     try:
         others = [two.peer(TWO)]
