@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from fallow.control.peers import CONNECT_SECONDS, Peers
 from fallow.control.plane import ControlPlane
@@ -193,6 +192,9 @@ class MemoryPeers(Peers):
 class Plane(ControlPlane):
     """One run of a control plane."""
 
+    peers_type = MemoryPeers
+    sessions_type = MemorySessions
+
     def __init__(
         self, store: StoreHandle, settings: Settings, clock: Callable[[], float], process: Process, network: Network
     ) -> None:
@@ -201,26 +203,8 @@ class Plane(ControlPlane):
         self.process = process
         self.host = settings.session_host
         self.running = False
-        self.peers: Any = MemoryPeers(
-            self.cache,
-            self.hub,
-            self.leadership,
-            PaperAuthority(),
-            settings,
-            NOWHERE,  # type: ignore[arg-type]
-        )
+        assert isinstance(self.peers, MemoryPeers)
         self.peers.network, self.peers.host = network, self.host
-        self.sessions: Any = MemorySessions(
-            cache=self.cache,
-            applier=self.applier,
-            hub=self.hub,
-            admission=self.admission,
-            assignments=self.assignments,
-            peers=self.peers,
-            observations=self.observations,
-            settings=settings,
-            clock=clock,
-        )
 
     async def load(self, story: Story) -> None:
         """Start the loops."""

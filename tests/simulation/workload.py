@@ -55,6 +55,7 @@ class People:
         self.chance = chance
         self.wished: dict[str, DeploymentSpec | None] = {}  # by name; None: deletion was acknowledged
         self.unsure: set[str] = set()  # names of which the last word was not acknowledged
+        self.scheduled: dict[str, Scheduling] = {}  # nodes by name: what was acknowledged last
         self.machines = 0
         self._deploying = asyncio.Lock()
 
@@ -82,6 +83,7 @@ class People:
             (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join),
         ]  # fmt: skip
         if self.world.wide:
+            acts += [(3, self.reconsider)] if self.world.shared else []
             acts += [(1, self.restart), (2, self.roll_back), (1, self.pause), (2, self.resume)]
         weights = [weight for weight, _ in acts]
         (chosen,) = self.chance.choices([act for _, act in acts], weights)
@@ -181,8 +183,19 @@ class People:
         if current is None:
             return
         most = 1 if _fixed(current.spec) else (3 if current.spec.placement.max_per_node else 6)
-        count = self.chance.randint(0 if self.chance.random() < 0.2 else 1, most)
-        wanted = msgspec.structs.replace(current.spec, replicas=count)
+        await self._scale(current, self.chance.randint(0 if self.chance.random() < 0.2 else 1, most))
+
+    async def reconsider(self) -> None:
+        """Want one replica more, and think better of it at once: another process may not know of the first wish yet."""
+        current = self._one()
+        if current is None or _fixed(current.spec):
+            return
+        await self._scale(current, current.spec.replicas + 1)
+        await self._scale(current, current.spec.replicas)
+
+    async def _scale(self, current: Deployment, count: int) -> None:
+        stored = self.world.watch.deployments().get(current.id, current)
+        wanted = msgspec.structs.replace(stored.spec, replicas=count)
 
         async def scale(plane: Plane) -> None:
             await change_deployment(_services(plane), _CALLER, PROJECT, current.name, DeploymentChange(replicas=count))
@@ -243,6 +256,9 @@ class People:
 
     def check_acknowledged(self) -> None:
         """Check that every acknowledged wish is stored."""
+        for member in self.world.watch.members().values():
+            if member.scheduling is not self.scheduled.get(member.name, member.scheduling):
+                self.world.story.broke("an acknowledged write is kept", f"{member.name} is {member.scheduling}")
         stored = {found.name: found for found in self.world.watch.deployments().values()}
         for name, wanted in self.wished.items():
             if name in self.unsure:
@@ -305,7 +321,14 @@ class People:
         async def change(plane: Plane) -> None:
             await change_member(_services(plane), _CALLER, name, MemberChange(scheduling=scheduling))
 
-        await self.call(change)
+        known = self.scheduled.pop(name, None)
+        try:
+            await self.call(change)
+        except Refused:
+            if known is not None:
+                self.scheduled[name] = known
+            raise
+        self.scheduled[name] = scheduling
 
     async def remove(self) -> None:
         """Remove a node, by force when it holds replicas."""

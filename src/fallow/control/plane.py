@@ -52,8 +52,11 @@ TRIM_SECONDS = 60.0
 class ControlPlane:
     """Everything between the store and the API. `clock` gives UTC seconds, `steady` seconds that nobody sets.
 
-    TLS reads from files in `folder`.
+    TLS reads from files in `folder`. Connections are the business of the two types below, and of nothing else here.
     """
+
+    peers_type: type[Peers] = Peers
+    sessions_type: type[Sessions] = Sessions
 
     def __init__(
         self,
@@ -79,12 +82,12 @@ class ControlPlane:
         self.networks = Networks(self.cache, self.hub)
         self.observations = Observations(self.cache, self.applier, clock)
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
-        self.peers = Peers(self.cache, self.hub, self.leadership, authority, settings, folder)
+        self.peers = self.peers_type(self.cache, self.hub, self.leadership, authority, settings, folder)
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
         self._metrics = LoopMetrics(self.registry)
-        self.sessions = Sessions(
+        self.sessions = self.sessions_type(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,

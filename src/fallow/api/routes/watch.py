@@ -1,6 +1,7 @@
 """Watching: every change of the store from a revision on, as server-sent events, none of them twice or missing."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
@@ -72,11 +73,11 @@ async def _catch_up(services: Services, revision: int) -> None:
     A store shared by several processes is asked before a revision is said not to be: it may be that no commit has come
     after it, so that nothing would ever tell of it here.
     """
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CATCH_UP_SECONDS):
-            return await services.cache.wait(revision)
-    except TimeoutError:
-        pass
+            await services.cache.wait(revision)
+    if services.cache.revision >= revision:
+        return
     try:
         async with asyncio.timeout(CATCH_UP_SECONDS):
             await services.applier.catch_up()
