@@ -311,13 +311,16 @@ class Faults:
         self.world.network.heal(host)
 
     async def plane_lags(self) -> None:
-        """Let a process see late what others, and it itself, have stored."""
+        """Let a process see late what is stored, and nodes turn to it, or away from it, meanwhile."""
         plane = self.world.planes.get(self._host())
         if plane is None:
             return
         lag = self.world.store_faults.lag
         self._tell(f"{plane.process.name} hears late of what is stored")
         lag[plane.process] = self.chance.choice((0.1, 0.5, 1.0))
+        for _ in range(self.chance.randint(0, 4)):
+            await self.cut()
+            await asyncio.sleep(self.chance.random())
         await self._last(1.0, 10.0)
         lag.pop(plane.process, None)
 
