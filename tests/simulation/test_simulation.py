@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulation.mutations import MUTATIONS, Mutation
+from simulation.promises import WIDE_FROM
 from simulation.world import check, run
 
 TESTS = Path(__file__).parents[1]
@@ -25,15 +26,16 @@ def test_a_mistake_is_found(mutation: Mutation) -> None:
     assert found is not None, f"no run of {mutation.within} noticed: {mutation.name}"
 
 
-def test_a_seed_tells_the_same_story_in_another_process() -> None:
+@pytest.mark.parametrize("told_twice", [7, WIDE_FROM + 5])
+def test_a_seed_tells_the_same_story_in_another_process(told_twice: int) -> None:
     def told(hash_seed: str) -> str:
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-m", "simulation", "7"]
+        command = [sys.executable, "-m", "simulation", str(told_twice)]
         done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
         assert done.stdout, done.stderr
         return done.stdout
 
-    here = run(7)
+    here = run(told_twice)
     first = told("1")
     assert first == told("4711")
     assert here.digest[:16] in first

@@ -1,6 +1,7 @@
 """One seed, one run: everything put together, driven, and judged."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
 IMAGES = 6
+COLLECT_AFTER = 50_000  # objects; a tenth of the time went into looking for rubbish
 FOLLOWED_SECONDS = 5.0 + 0.5  # and a look every half second
 HOSTS = ("control1", "control2")
 
@@ -308,6 +310,7 @@ def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     """Run one seed to its end."""
     from simulation.scenario import play
 
+    gc.set_threshold(COLLECT_AFTER)
     loop = VirtualLoop()
     story = Story(loop.time)
     found = Outcome(seed=seed, violation=None, digest="", lines=[])
