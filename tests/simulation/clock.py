@@ -209,3 +209,4 @@ class SeededSecrets:
 
     def __init__(self, chance: Random) -> None:
         self.randbelow = chance.randrange
+        self.token_hex: Callable[[int], str] = lambda size: chance.randbytes(size).hex()

@@ -19,6 +19,7 @@ import fallow.control.admission
 import fallow.control.ids
 import fallow.control.leader
 import fallow.control.sessions
+import fallow.store.memory
 from fallow.agent.session import SessionRefused
 from fallow.control.settings import Settings
 from simulation.clock import LoopTime, Process, SeededSecrets, VirtualLoop, acting
@@ -370,6 +371,7 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
             mock.patch.object(fallow.control.leader, "time", LoopTime),
             mock.patch.object(fallow.control.sessions, "_named_by", named_by_paper),
             mock.patch.object(fallow.control.ids, "secrets", ids),
+            mock.patch.object(fallow.store.memory, "secrets", SeededSecrets(Random(f"{seed}/leases"))),
             mock.patch.object(fallow.control.admission, "key_sha256_of_request", key_of_paper),
         ):
             yield

@@ -83,6 +83,7 @@ class Hub:
         self._steady = steady
         self._links: dict[str, Link] = {}
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
+        self._heard: dict[str, float] = {}  # here, not at a peer: by `steady`
         self._usage: dict[str, Usage] = {}
         self._proxies: dict[str, ProxyReport] = {}
         self._names: dict[str, NamesReport] = {}
@@ -132,19 +133,20 @@ class Hub:
         return next((peer_id for peer_id, held in self._elsewhere.items() if member_id in held), "")
 
     def digest(self, peer_id: str) -> Digest:
-        """Return what this process knows of all members but those whose sessions the peer holds itself."""
+        """Return what this process knows of members with a session here, and of others but for the peer's own.
+
+        A member that both hold a session of is told of all the same: one of the two is dead and does not know it yet.
+        """
         now = self._steady()
-        known = (self.connected() - self._elsewhere.get(peer_id, frozenset())) & self._seen.keys()
+        others = self.connected() - self._elsewhere.get(peer_id, frozenset()) - self._links.keys()
+        at = {id_: self._heard[id_] for id_ in self._links if id_ in self._heard}
+        at |= {id_: self._seen[id_][1] for id_ in others if id_ in self._seen}
         return Digest(
             members=tuple(
                 MemberNews(
-                    id_,
-                    max(0.0, now - self._seen[id_][1]),
-                    self._usage.get(id_),
-                    self._proxies.get(id_),
-                    self._names.get(id_),
+                    id_, max(0.0, now - at[id_]), self._usage.get(id_), self._proxies.get(id_), self._names.get(id_)
                 )
-                for id_ in sorted(known)
+                for id_ in sorted(at)
             )
         )
 
@@ -158,6 +160,8 @@ class Hub:
             at = steady - news.silence_seconds
             if at > self._seen.get(news.member_id, (0.0, -math.inf))[1]:
                 self._seen[news.member_id] = (wall - news.silence_seconds, at)
+            if news.member_id in self._links and self._heard.get(news.member_id, -math.inf) > at:
+                continue  # the session here is the living one
             if news.usage is not None:
                 self._usage[news.member_id] = news.usage
             if news.report is not None:
@@ -173,7 +177,8 @@ class Hub:
 
     def heard(self, member_id: str) -> None:
         """Note a sign of life."""
-        self._seen[member_id] = (self._clock(), self._steady())
+        self._heard[member_id] = self._steady()
+        self._seen[member_id] = (self._clock(), self._heard[member_id])
 
     def last_seen(self, member_id: str) -> float:
         """Return when the member was last heard, in UTC seconds; 0: never by this process."""
@@ -221,7 +226,7 @@ class Hub:
 
     def forget(self, member_id: str) -> None:
         """Drop everything known of a member that was removed."""
-        for known in (self._seen, self._usage, self._proxies, self._names):
+        for known in (self._seen, self._heard, self._usage, self._proxies, self._names):
             known.pop(member_id, None)
 
     def disconnect(self, member_id: str, reason: str, clean: bool = False) -> None:

@@ -105,6 +105,29 @@ def test_a_process_is_told_nothing_of_its_own_members() -> None:
     assert [news.member_id for news in hub.digest("p2").members] == ["n-a", "n-c"]
 
 
+def test_a_session_that_is_dead_at_one_process_hides_none_that_lives_at_another() -> None:
+    steady = 100.0
+    leader, other = Hub(lambda: NOW, lambda: steady), Hub(lambda: NOW, lambda: steady)
+    leader.open(Line("n-a"))  # cut off without a word, and so it turns to the other
+    other.absorb("p1", leader.digest("p2"))
+    steady = 110.0
+    other.open(Line("n-a"))
+    other.used("n-a", Usage(containers=2))
+    for _ in range(2):
+        other.absorb("p1", leader.digest("p2"))
+        leader.absorb("p2", other.digest("p1"))
+    assert leader.silences() == {"n-a": 0.0}
+    assert leader.usage("n-a") == other.usage("n-a") == Usage(containers=2)
+    leader.used("n-a", Usage(containers=1))
+    other.absorb("p1", leader.digest("p2"))
+    assert other.usage("n-a") == Usage(containers=2), "what the dead session says is old"
+    steady = 120.0
+    for _ in range(2):
+        other.absorb("p1", leader.digest("p2"))
+        leader.absorb("p2", other.digest("p1"))
+    assert leader.silences() == other.silences() == {"n-a": 10.0}, "nobody keeps it alive by repeating the other"
+
+
 def test_a_role_that_no_member_may_have() -> None:
     assert "control" not in {str(role) for role in Role}
     assert member("a").role is Role.NODE
