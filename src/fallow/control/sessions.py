@@ -227,7 +227,7 @@ class Sessions:
             raise SessionRefused(APART)
         source = _source_of(writer)
         member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
-        run = run_of(hello, str(writer.get_extra_info("peername")[0]), self.clock())
+        run = run_of(hello, source, self.clock())
         link = SessionLink(member.id, writer, hello, run)
         proved = self._prover(link, run)
         try:

@@ -183,3 +183,26 @@ async def test_versions_that_have_one_in_common_get_along(
     connection = await rig.session(machine, protocol=protocol, oldest_protocol=oldest)
     answer = await connection.hear()
     assert isinstance(answer, Welcome if welcome else Reject)
+
+
+async def test_what_had_arrived_before_a_removal_but_was_not_yet_read_is_not_heard(
+    rig: SessionRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await alive(rig, await rig.member("a"), "one")
+    await until(lambda: rig.stored.member("n-a").runs)
+    submitted: list[asyncio.Future[None]] = []
+
+    def submit(*_: object) -> "asyncio.Future[None]":
+        submitted.append(asyncio.get_running_loop().create_future())
+        return submitted[-1]
+
+    monkeypatch.setattr(rig.observations, "submit", submit)
+    await connection.say(*(Observed(batch=batch, observations=()) for batch in range(60)))
+    await until(lambda: len(submitted) == 17)  # then the session waits for the store
+    await removed(rig)
+    await connection.hear_a(Reject)
+    for stored in submitted:
+        stored.set_result(None)
+    await until(lambda: not rig.sessions._serving)
+    assert len(submitted) == 17
+    assert "n-a" not in rig.hub.silences()
