@@ -5,6 +5,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -52,8 +53,9 @@ def described(archive: zipfile.ZipFile) -> metadata.PackageMetadata:
     return told
 
 
+@cache
 def own_package() -> Package:
-    """Return a wheel made of the files this process runs from."""
+    """Return a wheel made of the files this process runs from; it is made once."""
     root = Path(fallow.__file__).parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
