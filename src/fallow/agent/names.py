@@ -1,6 +1,7 @@
 """A gateway's name server: serves what the control plane sends, and what was last known when nobody sends anything."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import msgspec
 import structlog
 
 from fallow.decide.names import changed, whole
+from fallow.decide.zone import Zone
 from fallow.drivers.dns.server import NameServer, report_of
 from fallow.drivers.folders import write_whole
 from fallow.model.labels import Variable
@@ -32,6 +34,8 @@ class NameService:
         self._file = folder / _FILE
         self._addresses = addresses
         self._news = asyncio.Event()
+        self._saving = threading.Lock()
+        self._saved: Zone | None = None
         self._trouble = ""
 
     @property
@@ -74,15 +78,17 @@ class NameService:
                 await asyncio.to_thread(self._save)
                 await asyncio.sleep(SAVE_SECONDS)
         finally:
-            if self._news.is_set():
-                self._save()
+            self._save()
 
     def _save(self) -> None:
-        if self.server.zone is None:
-            return
-        try:
-            write_whole(self._file, msgspec.json.encode(whole(self.server.zone)), durable=True)
-            self._trouble = ""
-        except OSError as error:
-            self._trouble = f"names are not kept for the next start: {error}"
-            _log.warning("names not kept", reason=str(error))
+        """Write the names that are served, unless they are on disk; a cancelled write may still be under way."""
+        with self._saving:
+            zone = self.server.zone
+            if zone is None or zone is self._saved:
+                return
+            try:
+                write_whole(self._file, msgspec.json.encode(whole(zone)), durable=True)
+                self._saved, self._trouble = zone, ""
+            except OSError as error:
+                self._trouble = f"names are not kept for the next start: {error}"
+                _log.warning("names not kept", reason=str(error))

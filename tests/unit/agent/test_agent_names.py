@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 from dns_client import rcode, udp, values
@@ -9,9 +10,11 @@ from session_peer import Peer, TestCa, until
 from test_agent_gateway import ScriptedProxy
 
 from fallow.agent import gateway as gateway_module
+from fallow.agent import names as names_module
 from fallow.agent.gateway import GatewayAgent
 from fallow.agent.names import NameService
 from fallow.drivers.dns.server import NameServerError
+from fallow.drivers.folders import write_whole
 from fallow.model import wire
 from fallow.model.members import Role
 from fallow.model.names import DNS_PORT_VARIABLE, HostName, NamesChange
@@ -117,3 +120,27 @@ async def test_a_disk_that_is_full_is_reported_and_does_not_stop_names(tmp_path)
     assert service.report().revision == 5
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_the_newest_names_are_kept_although_an_older_write_is_under_way(tmp_path, monkeypatch):
+    """A write that was cancelled goes on in its thread, and must not end up on top of the newest one."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path, content, durable):
+        if b"10.0.0.2" not in content:
+            begun.set()
+            assert go_on.wait(10)
+        write_whole(path, content, durable)
+
+    monkeypatch.setattr(names_module, "write_whole", slow)
+    service = NameService(tmp_path, [])
+    service.take(FULL)
+    keeping = asyncio.create_task(service.keep())
+    assert await asyncio.to_thread(begun.wait, 10)
+    service.take(MORE)
+    threading.Timer(0.1, go_on.set).start()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    later = NameService(tmp_path, [])
+    await later.start()
+    assert later.server.zone.revision == 6
