@@ -152,6 +152,7 @@ def _described(member: MemberView) -> Table:
             ("address", member.address),
             ("pool", _pool(member)),
             ("agent port", member.lease.agent_port if member.lease is not None else ""),
+            ("network", member.network_problem),
             ("function", member.function),
             ("labels", output.pairs(member.labels)),
             ("variables", " ".join(f"{each.name}={each.value}" for each in member.variables)),

@@ -127,6 +127,6 @@ def _with(member: Member, said: Greeting) -> Member:
         facts=hello.facts,
         variables=hello.variables,
         wireguard_key=hello.wireguard_key,
-        session_address=said.source_address,
+        session_address=said.source_address if hello.wireguard_key else "",  # nobody else dials it
         network_problem=member.network_problem if hello.wireguard_key else "",
     )

@@ -47,6 +47,7 @@ def test_a_binding_that_holds() -> None:
         ({"scheduling": Scheduling.DRAINING}, "NodeNotSchedulable"),
         ({"scheduling": Scheduling.CORDONED}, "NodeNotSchedulable"),
         ({"lease": Lease(address="")}, "NodeNotReachable"),
+        ({"network_problem": "wg is not installed"}, "NodeNotReachable"),
         ({"lease": Lease(address="10.0.0.2")}, "AddressChanged"),
         ({"labels": {"role": "db"}}, "SelectorMismatch"),
         ({"facts": Facts(architecture="arm64", cpus=4.0, memory_bytes=2**33)}, "ArchitectureMismatch"),

@@ -313,6 +313,9 @@ def test_only_nodes_in_service_get_replicas(changes: dict[str, Any], text: str) 
     assert why(place(fleet(node("a", **changes), web, pending(web)), NOW)) == [f"1 of 1 node: {text}"]
     nowhere = msgspec.structs.replace(node("a"), lease=Lease(address=""))
     assert why(place(fleet(nowhere, web, pending(web)), NOW)) == ["1 of 1 node: address not known"]
+    broken = msgspec.structs.replace(node("a"), network_problem="wg is not installed")
+    (text,) = why(place(fleet(broken, web, pending(web)), NOW))
+    assert "its lease's address does not work" in text
 
 
 def test_without_nodes_or_without_a_template_the_reason_says_so() -> None:
