@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,7 +22,6 @@ import fallow.decide.updates
 import fallow.store.applier
 from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.journal import JournalWriter
-from fallow.control.sessions import Sessions
 from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.plan import Plan, Step
@@ -37,7 +34,6 @@ from fallow.model.meta import Reason
 from fallow.model.routes import ProxyState
 from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
-from simulation.planes import MemorySessions
 from simulation.promises import WIDE_FROM, is_shared
 
 
@@ -216,15 +212,6 @@ def _no_barrier() -> list[Any]:
     return [mock.patch.object(Applier, "catch_up", never)]
 
 
-def _greeted_from_an_old_picture() -> list[Any]:
-    async def admit(self: Any, member: Any, reader: Any) -> Any:
-        hasty = copy(self)
-        object.__setattr__(hasty, "applier", SimpleNamespace(catch_up=mock.AsyncMock()))
-        return await Sessions._admit(hasty, member, reader)
-
-    return [mock.patch.object(MemorySessions, "_admit", admit, create=True)]
-
-
 def _nobody_follows() -> list[Any]:
     return [mock.patch.object(fallow.control.leader, "LEASE_SECONDS", 12.0)]
 
@@ -259,8 +246,6 @@ MUTATIONS = (
     # several processes
     Mutation("the fence is ignored", "only who leads decides", _fence_ignored, WIDE_FROM, 40, shared=True),
     Mutation("nobody looks what others have stored", ACKNOWLEDGED, _no_barrier, WIDE_FROM, 60, shared=True),
-    Mutation("members are told an old picture", "only what is let go is stopped", _greeted_from_an_old_picture,
-             WIDE_FROM, 60, shared=True),
     Mutation("a leader that died is followed late", "a leader is followed", _nobody_follows, WIDE_FROM, shared=True),
     Mutation("members do not turn to another process", "it comes to rest", _members_stay, WIDE_FROM, shared=True),
 )  # fmt: skip

@@ -4,14 +4,16 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 from control_rig import ended, until
-from records import NOW, member, peer
+from records import NOW, deployment, member, peer, replica, template
 from session_rig import SessionRig, accepting
 from test_hub import Line
 
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.peers import Peers
+from fallow.model.deployments import ReplicaState
 from fallow.model.kinds import key_of
 from fallow.model.members import Role
 from fallow.model.peers import LEADER_ID, ControlAddress, Leader
@@ -82,6 +84,24 @@ async def test_a_member_cannot_speak_as_a_process(tmp_path: Path) -> None:
         assert "Invalid value 'digest'" in (await connection.hear()).reason  # type: ignore[union-attr]
         await connection.hear_no_more()
         assert "n-b" not in rig.hub.silences()
+
+
+async def test_a_member_is_told_what_to_run_only_when_all_that_others_have_stored_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with accepting(tmp_path) as rig:
+        machine, web = await rig.member("a"), deployment()
+        await rig.stored.write(web, msgspec.structs.replace(template(web), revision=0))
+
+        async def catch_up() -> bool:
+            await rig.stored.write(replica(web, 0, ReplicaState.PLACED, revision=0))  # another process did, before
+            return True
+
+        monkeypatch.setattr(rig.stored.applier, "catch_up", catch_up)
+        connection = await rig.session(machine)
+        await connection.hear_a(Welcome)
+        told = await connection.hear_a(Assign)
+        assert (told.full, [found.replica_id for found in told.assignments]) == (True, ["web-0"])
 
 
 async def test_the_newest_sign_of_life_counts_wherever_it_was_heard() -> None:
