@@ -10,50 +10,6 @@ from api_routes import ROUTES
 from fallow.api.limits import MAX_SOURCES, Limits, RateLimit
 from fallow.control.door import source_key
 
-# method, path, the least role that is let in (None: everybody)
-
-ROUTES = [
-    ("GET", "/healthz", None),
-    ("GET", "/readyz", None),
-    ("GET", "/metrics", None),
-    ("GET", "/docs", None),
-    ("GET", "/docs/openapi.json", None),
-    ("GET", "/v1/version", None),
-    ("GET", "/v1/ca", None),
-    ("POST", "/v1/join", None),
-    ("POST", "/v1/renew", None),
-    ("GET", "/v1/members", "viewer"),
-    ("GET", "/v1/members/x", "viewer"),
-    ("PATCH", "/v1/members/x", "operator"),
-    ("DELETE", "/v1/members/x", "operator"),
-    ("GET", "/v1/upgrades", "viewer"),
-    ("POST", "/v1/upgrades", "operator"),
-    ("POST", "/v1/upgrades/x/stop", "operator"),
-    ("GET", "/v1/tokens", "admin"),
-    ("POST", "/v1/tokens", "admin"),
-    ("DELETE", "/v1/tokens/x", "admin"),
-    ("POST", "/v1/deploy", "operator"),
-    ("GET", "/v1/deployments", "viewer"),
-    ("GET", "/v1/deployments/p/x", "viewer"),
-    ("PATCH", "/v1/deployments/p/x", "operator"),
-    ("DELETE", "/v1/deployments/p/x", "operator"),
-    ("GET", "/v1/deployments/p/x/logs", "operator"),
-    ("GET", "/v1/deployments/p/x/history", "viewer"),
-    ("POST", "/v1/deployments/p/x/restart", "operator"),
-    ("POST", "/v1/deployments/p/x/rollback", "operator"),
-    ("POST", "/v1/deployments/p/x/pause", "operator"),
-    ("POST", "/v1/deployments/p/x/resume", "operator"),
-    ("GET", "/v1/replicas", "viewer"),
-    ("GET", "/v1/replicas/x/logs", "operator"),
-    ("GET", "/v1/explain?subject=x", "viewer"),
-    ("GET", "/v1/routes", "viewer"),
-    ("GET", "/v1/peers", "viewer"),
-    ("GET", "/v1/events", "viewer"),
-    ("GET", "/v1/watch?kinds=none", "viewer"),
-    ("GET", "/v1/audit", "admin"),
-    ("GET", "/v1/control/status", "viewer"),
-    ("PUT", "/v1/control/log-level", "admin"),
-]
 RANK = {None: -1, "viewer": 0, "operator": 1, "admin": 2}
 
 
