@@ -1,10 +1,10 @@
 """Hollow agents: thousands of members in one process, real to a control plane and empty inside.
 
-Real: a key and a join of its own for each (the CA fetched and checked against the token, then the join, each on a new
-connection as `fallow join` does it), a TLS 1.3 session with its own certificate, every frame, a heartbeat at the pace
-the control plane asks for, serial numbers and acknowledged batches. Each calls from a loopback address of its own, so
-that it has all host ports of that address. Hollow: there is no engine and no journal; an assignment is answered at
-once as running and healthy, and as stopped when it is to be stopped.
+Real: a key and a join of its own for each (on one connection: the CA fetched, it and the server checked against the
+token, then the bundle, signed, as `fallow join` does it), a TLS 1.3 session with its own certificate, every frame, a
+heartbeat at the pace the control plane asks for, serial numbers and acknowledged batches. Each calls from a loopback
+address of its own, so that it has all host ports of that address. Hollow: there is no engine and no journal; an
+assignment is answered at once as running and healthy, and as stopped when it is to be stopped.
 
 Started by the other benchmarks, which send one command a line and read one JSON line in answer:
 
@@ -34,7 +34,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fallow.client.joining import ca_key_sha256
+from fallow.agent.joining import signed
+from fallow.client.joining import ca_key_sha256, check_server
 from fallow.model.credentials import SERVER_NAME, parse_join_credential
 from fallow.model.deployments import Activity, Health, Observation
 from fallow.model.members import Facts, Identity, JoinRequest, Role
@@ -86,26 +87,45 @@ class Agent(asyncio.Protocol):
 
     async def join(self, token: str) -> None:
         """Become a member as `fallow.client.joining` does. Raises OSError and ValueError."""
-        ca_pem = (await self._ask("GET", "/v1/ca", b"", _unverified())).decode()
-        if not hmac.compare_digest(ca_key_sha256(ca_pem), parse_join_credential(token).ca_sha256):
-            raise ValueError("another CA than the token's")
-        request = JoinRequest(token=token, csr_pem=self.csr_pem, role=Role.NODE, name=self.name, facts=FACTS)
-        body = await self._ask("POST", "/v1/join", msgspec.json.encode(request), _server_only(ca_pem))
-        self.identity = msgspec.json.decode(body, type=Identity)
-
-    async def _ask(self, method: str, path: str, body: bytes, context: ssl.SSLContext) -> bytes:
         host, port = self.api
         reader, writer = await asyncio.open_connection(
-            host, port, ssl=context, server_hostname=SERVER_NAME, local_addr=(self.source, 0)
+            host, port, ssl=_unverified(), server_hostname=SERVER_NAME, local_addr=(self.source, 0)
         )
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: fallow/{VERSION}\r\nConnection: close\r\n"
+        try:
+            ca_pem = (await self._ask(reader, writer, "GET", "/v1/ca", b"")).decode()
+            if not hmac.compare_digest(ca_key_sha256(ca_pem), parse_join_credential(token).ca_sha256):
+                raise ValueError("another CA than the token's")
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            check_server(host, shown, x509.load_pem_x509_certificate(ca_pem.encode()), time.time())
+            body = msgspec.json.encode(signed(self._request(token, writer), self.key))
+            answer = await self._ask(reader, writer, "POST", "/v1/join", body)
+            self.identity = msgspec.json.decode(answer, type=Identity)
+        finally:
+            writer.close()
+
+    def _request(self, token: str, writer: asyncio.StreamWriter) -> JoinRequest:
+        return JoinRequest(
+            token=token,
+            csr_pem=self.csr_pem,
+            role=Role.NODE,
+            name=self.name,
+            facts=FACTS,
+            temporary_address=self.source,
+            temporary_port=writer.get_extra_info("sockname")[1],
+            sent_at=time.time(),
         )
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes
+    ) -> bytes:
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self.api[0]}:{self.api[1]}\r\nUser-Agent: fallow/{VERSION}\r\n"
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         writer.write(f"{head}\r\n".encode() + body)
-        head_bytes, _, answer = (await reader.read(-1)).partition(b"\r\n\r\n")
-        writer.close()
+        head_bytes = await reader.readuntil(b"\r\n\r\n")
+        lines = head_bytes.lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+        answer = await reader.readexactly(length)
         if head_bytes.split(b" ", 2)[1:2] not in ([b"200"], [b"201"]):
             raise ValueError(f"{method} {path}: {head_bytes[:100]!r} {answer[:300]!r}")
         return answer
@@ -202,11 +222,6 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
-@functools.cache
-def _server_only(ca_pem: str) -> ssl.SSLContext:
-    return _trusting(ca_pem)
-
-
 def _trusting(ca_pem: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -226,8 +241,8 @@ class Hollow:
     def _note(self, replica_id: str, run: bool) -> None:
         (self.run if run else self.stop).setdefault(replica_id, time.time())
 
-    async def join(self, token: str, parallel: int) -> dict[str, Any]:
-        """Let every agent join and open its session, `parallel` of them at a time."""
+    async def join(self, token: str, parallel: int, steps: frozenset[str]) -> dict[str, Any]:
+        """Let every agent join and open its session, or only one of these `steps`, `parallel` of them at a time."""
         waiting = iter(self.agents)
         joins: list[float] = []
         opens: list[float] = []
@@ -237,10 +252,12 @@ class Hollow:
             for agent in waiting:
                 try:
                     begun = time.perf_counter()
-                    await agent.join(token)
+                    if "join" in steps:
+                        await agent.join(token)
                     joined = time.perf_counter()
-                    await agent.open(Path(self._folder.name))
-                except (OSError, ValueError) as error:
+                    if "open" in steps:
+                        await agent.open(Path(self._folder.name))
+                except (OSError, ValueError, EOFError) as error:
                     failures.append(f"{type(error).__name__}: {error}")
                     continue
                 joins.append(joined - begun)
@@ -293,7 +310,8 @@ async def serve(url: str, first: int, count: int) -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command = json.loads(line)
         if command["do"] == "join":
-            _answer(await hollow.join(command["token"], command["parallel"]))
+            steps = frozenset(command["steps"])
+            _answer(await hollow.join(command["token"], command["parallel"], steps))
         else:
             _answer(hollow.received())
     beating.cancel()

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,9 @@ class Fleet:
         await fleet._read()
         return fleet
 
-    async def join(self, token: str, parallel: int) -> dict[str, Any]:
-        """Let all of them join and open their sessions."""
-        return await self._ask({"do": "join", "token": token, "parallel": parallel})
+    async def join(self, token: str, parallel: int, steps: Sequence[str] = ("join", "open")) -> dict[str, Any]:
+        """Let all of them join and open their sessions, or do one of both."""
+        return await self._ask({"do": "join", "token": token, "parallel": parallel, "steps": steps})
 
     async def received(self) -> dict[str, Any]:
         """Return what they have received since the last call."""
@@ -169,10 +169,11 @@ class Whole:
         self.fleets.append(fleet)
         return fleet
 
-    async def join(self, token: str, parallel: int) -> dict[str, Any]:
+    async def join(self, token: str, parallel: int, steps: Sequence[str] = ("join", "open")) -> dict[str, Any]:
         """Let everybody join; return how long it took, from the first call to the last open session."""
         cpu = self.process.cpu_seconds()
-        answers = await asyncio.gather(*(fleet.join(token, parallel // len(self.fleets)) for fleet in self.fleets))
+        each = parallel // len(self.fleets)
+        answers = await asyncio.gather(*(fleet.join(token, each, steps) for fleet in self.fleets))
         seconds = max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers)
         opened = sum(answer["opened"] for answer in answers)
         return {

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from victim import FALLOW, JOIN, Answer, Victim, join, refused, request_of
+from victim import FALLOW, JOIN, Answer, Victim, join, refused, request_of, wish
 
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.deployments import Activity, Health, Observation
@@ -95,10 +95,9 @@ def test_names_that_are_no_names(victim: Victim, name: str) -> None:
     refused(victim.ask("POST", "/v1/deploy", {"compose": FILE, "project": name}), 400, 422)
     refused(victim.ask("POST", "/v1/deploy", {"compose": f"services: {{{json.dumps(name)}: {{image: x}}}}"}), 422)
     token = victim.create("node")
-    wish = {"token": token, "csr_pem": request_of(ec.generate_private_key(ec.SECP256R1())), "role": "node"}
-    refused(victim.ask("POST", JOIN, {**wish, "name": name}, token=""), 400)
-    wish["variables"] = [{"name": f"{name}\n", "value": ""}]
-    refused(victim.ask("POST", JOIN, wish, token=""), 400)
+    refused(victim.ask("POST", JOIN, wish(token, name=name), token=""), 400)
+    variables = [{"name": f"{name}\n", "value": ""}]
+    refused(victim.ask("POST", JOIN, wish(token, variables=variables), token=""), 400)
     assert victim.revision() == before + 1
 
 
@@ -224,7 +223,7 @@ def test_guesses_are_slowed_down_and_right_tokens_pass(victim: Victim) -> None:
 
 
 def test_join_floods_lock_nobody_out(victim: Victim) -> None:
-    junk = {"token": "x", "csr_pem": "y", "role": "node"}
+    junk = wish("x")
     codes = [victim.ask("POST", JOIN, junk, token="").status for _ in range(5)]
     assert codes == [400] * 5
     done = threading.Event()
@@ -334,8 +333,8 @@ def test_bombs_do_not_hold_up_others(victim: Victim) -> None:
 def test_keys_of_other_kinds(victim: Victim, key: Any) -> None:
     token = victim.create("node")
     before = victim.revision()
-    wish = {"token": token, "csr_pem": request_of(key), "role": "node"}
-    assert "P-256" in refused(victim.ask("POST", JOIN, wish, token=""), 400)["detail"]
+    other = wish(token, csr_pem=request_of(key))
+    assert "P-256" in refused(victim.ask("POST", JOIN, other, token=""), 400)["detail"]
     assert victim.revision() == before
 
 
@@ -343,9 +342,10 @@ def test_requests_that_ask_for_more(victim: Victim) -> None:
     token = victim.create("node")
     good = request_of(ec.generate_private_key(ec.SECP256R1()))
     for csr in ("x", good[:-60], good.replace("A", "B", 3), good + "x" * 8192, good.replace("REQUEST", "CRL"), "\x00"):
-        refused(victim.ask("POST", JOIN, {"token": token, "csr_pem": csr, "role": "node"}, token=""), 400)
-    csr = request_of(ec.generate_private_key(ec.SECP256R1()), SERVER_NAME, "evil.example")
-    identity = victim.ask("POST", JOIN, {"token": token, "csr_pem": csr, "role": "node"}, token="").body
+        refused(victim.ask("POST", JOIN, wish(token, csr_pem=csr), token=""), 400)
+    key = ec.generate_private_key(ec.SECP256R1())
+    greedy = wish(token, key, csr_pem=request_of(key, SERVER_NAME, "evil.example"))
+    identity = victim.ask("POST", JOIN, greedy, token="").body
     made = x509.load_pem_x509_certificate(identity["certificate_pem"].encode())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [name.value for name in names] == [f"fallow://member/node/{identity['member_id']}"]
@@ -354,11 +354,9 @@ def test_requests_that_ask_for_more(victim: Victim) -> None:
 
 
 def test_join_tokens_that_do_not_count(victim: Victim) -> None:
-    csr = request_of(ec.generate_private_key(ec.SECP256R1()))
     used, revoked, short = victim.create("node"), victim.create("node"), victim.create("node", ttl_seconds=0.01)
     assert victim.ask("DELETE", f"/v1/tokens/{revoked.split('.')[1]}").status == 204
-    first = {"token": used, "csr_pem": request_of(ec.generate_private_key(ec.SECP256R1())), "role": "node"}
-    assert victim.ask("POST", JOIN, first, token="").status == 201
+    assert victim.ask("POST", JOIN, wish(used), token="").status == 201
     foreign = f"{used[:-64]}{'0' * 64}"
     garbled = used.replace(used.split(".")[2], "x" * 32)
     before = victim.revision()
@@ -366,11 +364,11 @@ def test_join_tokens_that_do_not_count(victim: Victim) -> None:
         (used, (403,)), (revoked, (403,)), (short, (403,)), (foreign, (403,)), (garbled, (403, 429)),
         (victim.token, (400,)), ("fallow-join.a.b", (400,)), (used.replace("join.", "join.é"), (400,)),
     ):  # fmt: skip
-        body = refused(victim.ask("POST", JOIN, {"token": token, "csr_pem": csr, "role": "node"}, token=""), *codes)
+        body = refused(victim.ask("POST", JOIN, wish(token), token=""), *codes)
         assert token.split(".")[2][:8].ljust(8) not in body.get("detail", "")
-    gateway = {"token": victim.create("node"), "csr_pem": csr, "role": "gateway"}
-    refused(victim.ask("POST", JOIN, gateway, token=""), 403)
-    refused(victim.ask("POST", JOIN, {**gateway, "role": "cluster"}, token=""), 403)
+    node = victim.create("node")
+    refused(victim.ask("POST", JOIN, wish(node, role="gateway"), token=""), 403)
+    refused(victim.ask("POST", JOIN, wish(node, role="cluster"), token=""), 403)
     assert victim.revision() == before + 1
 
 
@@ -491,7 +489,10 @@ def test_terminals_are_safe_from_what_machines_say(victim: Victim) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
     facts = dict.fromkeys(("hostname", "os", "kernel", "architecture", "engine", "agent_version"), evil)
     variables = [{"name": "a", "value": evil}]
-    identity, _ = join(victim, name="evil", function=evil, facts=facts, variables=variables)
+    for told in ({"function": evil}, {"facts": facts}, {"variables": variables}):
+        body = refused(victim.ask("POST", JOIN, wish(victim.create("node"), name="evil", **told), token=""), 400)
+        assert body["type"] == "urn:fallow:bundle-unfit"
+    identity, _ = join(victim, name="evil", function="; reboot # $(reboot) | `reboot` %x")
     for arguments in (
         ["node", "list"], ["node", "list", "--json"], ["node", "show", "evil"], ["node", "show", "evil", "--json"],
         ["events", "--json"], ["events"], ["explain", "evil"], ["node", "show", evil], ["--output-nothing", evil],
@@ -500,7 +501,7 @@ def test_terminals_are_safe_from_what_machines_say(victim: Victim) -> None:
         for sign in ("\x1b]0", "\x1b[2J", "\x9b", "\x07", "\u202e"):
             assert sign not in shown, (arguments, shown)
     told = json.loads(on_terminal(victim, ["node", "show", "evil", "--json"]))
-    assert told["function"] == evil
+    assert told["function"] == "; reboot # $(reboot) | `reboot` %x"
     assert victim.ask("DELETE", f"/v1/members/{identity['member_id']}").status == 204
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from victim import JOIN, Victim, join, refused, request_of
+from victim import JOIN, Victim, join, refused, request_of, wish
 
 TOKENS = "/v1/tokens"
 HEAD = b"POST /v1/join HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -153,17 +153,14 @@ def damaged(token: str) -> dict[str, str]:
 
 def test_tokens_that_are_nearly_right(victim: Victim) -> None:
     join_token = victim.create("node")
-    csr = request_of(ec.generate_private_key(ec.SECP256R1()))
     before = victim.revision()
     for how, wrong in damaged(victim.token).items():
         assert refused(victim.ask("GET", "/v1/members", token=wrong), 401, 429), how
     for how, wrong in damaged(join_token).items():
-        body = refused(
-            victim.ask("POST", JOIN, {"token": wrong, "csr_pem": csr, "role": "node"}, token=""), 400, 403, 429
-        )
+        body = refused(victim.ask("POST", JOIN, wish(wrong), token=""), 400, 403, 429)
         assert join_token.split(".")[2] not in json.dumps(body), how
     assert victim.revision() == before
-    assert victim.ask("POST", JOIN, {"token": join_token, "csr_pem": csr, "role": "node"}, token="").status == 201
+    assert victim.ask("POST", JOIN, wish(join_token), token="").status == 201
 
 
 def operations(victim: Victim) -> list[tuple[str, str, dict[str, Any]]]:
@@ -198,15 +195,14 @@ def test_a_crowd_behind_one_address_joins_while_somebody_there_guesses(victim: V
     """What succeeds is not counted: one token for many, and each comes in although the address is over its limit."""
     token = victim.create("gateway", uses=40)
     wrong = victim.create("node").replace(".", ".x", 1)
-    junk = {"token": wrong, "csr_pem": "x", "role": "node"}
+    junk = wish(wrong)
     while victim.ask("POST", JOIN, junk, token="").status != 429:
         pass
     answer = victim.ask("POST", JOIN, junk, token="")
     assert int(answer.headers["retry-after"]) >= 1
     refused(answer, 429)
     for _ in range(40):
-        wish = {"token": token, "csr_pem": request_of(ec.generate_private_key(ec.SECP256R1())), "role": "gateway"}
-        assert victim.ask("POST", JOIN, wish, token="").status == 201
+        assert victim.ask("POST", JOIN, wish(token, role="gateway"), token="").status == 201
 
 
 def test_renewing_for_somebody_else(victim: Victim) -> None:

@@ -1,5 +1,6 @@
 """A real control plane to attack, and what every attack needs: requests, raw bytes, and members with keys."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fallow.model.credentials import SERVER_NAME
+from fallow.model.registrations import BUNDLE_CONTEXT
 from testbed import processes
 
 FALLOW = str(Path(sys.executable).parent / "fallow")
@@ -190,11 +192,19 @@ def request_of(key: Any, *names: str) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
+def wish(token: str, key: Any = None, **more: Any) -> dict[str, str]:
+    """Return what a machine sends to join with a token: a bundle, well formed or not, signed by its key."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    request = {"token": token, "role": "node", "sent_at": time.time(), **more}
+    text = json.dumps({"csr_pem": request_of(key), **request})
+    signature = key.sign(BUNDLE_CONTEXT + text.encode(errors="surrogatepass"), ec.ECDSA(hashes.SHA256()))
+    return {"bundle": text, "signature": base64.b64encode(signature).decode()}
+
+
 def join(victim: Victim, role: str = "node", **more: Any) -> tuple[dict[str, Any], Path]:
     """Join a machine and return its identity and its files of certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    request = {"csr_pem": request_of(key), "role": role, **more}
-    answer = victim.ask("POST", JOIN, {"token": victim.create(role), **request}, token="")
+    answer = victim.ask("POST", JOIN, wish(victim.create(role), key, role=role, **more), token="")
     assert answer.status == 201, answer.text
     chain = victim.folder / f"{answer.body['member_id']}.pem"
     secret = key.private_bytes(

@@ -155,10 +155,18 @@ class PaperAuthority:
     def issue_member(self, csr_pem: str, role: str, member_id: str, now: float, ttl_seconds: float) -> Issued:
         return Issued(certificate_pem="paper", key_sha256=key_of_paper(csr_pem), expires_at=now + ttl_seconds)
 
+    def issue_for_key(self, key: str, role: str, member_id: str, now: float, expires_at: float) -> Issued:
+        return Issued(certificate_pem="paper", key_sha256=key_of_paper(key), expires_at=expires_at)
+
 
 def key_of_paper(csr_pem: str) -> str:
     """Stand in for reading a real signing request."""
     return hashlib.sha256(csr_pem.encode()).hexdigest()
+
+
+def key_of_paper_bundle(csr_pem: str, text: str, signature: str) -> str:
+    """Stand in for a key that has signed what a machine says."""
+    return csr_pem
 
 
 def named_by_paper(certificate: bytes) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from fallow.model.deployments import (
     RouteSpec,
 )
 from fallow.model.members import Facts, JoinRequest, MemberChange, MemberState, Role, Scheduling
+from fallow.model.registrations import SignedBundle
 from fallow.model.tokens import TokenRequest
 from fallow.model.updates import UpdateConfig
 from fallow.store.contract import StoreError
@@ -352,10 +354,11 @@ class People:
         address = f"10.0.0.{number}" if role is Role.GATEWAY or number % 3 else f"10.0.0.{number - 1}"
         secret = (await self._until_answered(self._token(role))).secret
         facts = Facts(hostname=f"{role}{number}", architecture="amd64", cpus=4.0, memory_bytes=8 * 2**30)
-        request = JoinRequest(token=secret, csr_pem=f"key {number}", role=role, facts=facts)
 
         async def join(plane: Plane) -> Any:
-            return await plane.admission.join(request, address), plane.host
+            request = JoinRequest(token=secret, csr_pem=f"key {number}", role=role, facts=facts, sent_at=plane.clock())
+            signed = SignedBundle(bundle=msgspec.json.encode(request).decode(), signature="paper")
+            return await plane.admission.join(signed, address), plane.host
 
         identity, joined_at = await self._until_answered(join)
         world = self.world
@@ -380,6 +383,9 @@ class People:
             except NoAnswer:
                 await asyncio.sleep(1.0)
             except Refused as refused:
+                if refused.problem.status == HTTPStatus.SERVICE_UNAVAILABLE:  # nobody leads just now
+                    await asyncio.sleep(1.0)
+                    continue
                 self.world.story.broke("an acknowledged write is kept", f"refused: {refused}")
                 await forever()
 

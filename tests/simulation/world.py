@@ -16,6 +16,7 @@ import fallow.agent.control_addresses
 import fallow.agent.session
 import fallow.agent.shell
 import fallow.control.admission
+import fallow.control.bundles
 import fallow.control.ids
 import fallow.control.leader
 import fallow.control.sessions
@@ -27,7 +28,15 @@ from simulation.invariants import Watch
 from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
 from simulation.network import Network
-from simulation.planes import Plane, StoredTruth, StoreFaults, StoreHandle, key_of_paper, named_by_paper
+from simulation.planes import (
+    Plane,
+    StoredTruth,
+    StoreFaults,
+    StoreHandle,
+    key_of_paper,
+    key_of_paper_bundle,
+    named_by_paper,
+)
 from simulation.promises import is_shared, is_wide
 from simulation.story import SHOWN_LINES, Story, Violation
 
@@ -373,6 +382,8 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
             mock.patch.object(fallow.control.ids, "secrets", ids),
             mock.patch.object(fallow.store.memory, "secrets", SeededSecrets(Random(f"{seed}/leases"))),
             mock.patch.object(fallow.control.admission, "key_sha256_of_request", key_of_paper),
+            mock.patch.object(fallow.control.bundles, "key_of_bundle", key_of_paper_bundle),
+            mock.patch.object(fallow.control.bundles, "key_sha256", key_of_paper),
         ):
             yield
     finally:

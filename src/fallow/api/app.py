@@ -19,6 +19,7 @@ from fallow.api.routes import (
     members,
     peers,
     pools,
+    registrations,
     relabelling,
     replicas,
     tokens,
@@ -29,6 +30,25 @@ from fallow.api.routes import (
 from fallow.api.services import Services
 from fallow.api.telemetry import Telemetry
 
+# Whoever calls these needs an API token.
+GUARDED = (
+    members,
+    registrations,
+    pools,
+    relabelling,
+    label_sets,
+    tokens,
+    deployments,
+    updates,
+    upgrades,
+    replicas,
+    insight,
+    audit,
+    peers,
+    watch,
+    control,
+    dns,
+)
 MAX_BODY = 2 * 1024 * 1024
 
 
@@ -41,23 +61,7 @@ def build_app(services: Services) -> Litestar:
             Router("/", route_handlers=joining.HANDLERS, tags=["joining"]),
             *(
                 Router("/", route_handlers=noun.handlers(guarded), tags=[noun.__name__.rpartition(".")[2]])
-                for noun in (
-                    members,
-                    pools,
-                    relabelling,
-                    label_sets,
-                    tokens,
-                    deployments,
-                    updates,
-                    upgrades,
-                    replicas,
-                    insight,
-                    audit,
-                    peers,
-                    watch,
-                    control,
-                    dns,
-                )
+                for noun in GUARDED
             ),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

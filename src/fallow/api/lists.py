@@ -8,6 +8,7 @@ from fallow.model.members import MemberView
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
+from fallow.model.registrations import RegistrationView
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
 from fallow.model.upgrades import UpgradeView
@@ -29,6 +30,12 @@ class UpgradeList(Page, frozen=True, kw_only=True):
     """Upgrades of agents, newest first."""
 
     items: tuple[UpgradeView, ...]
+
+
+class RegistrationList(Page, frozen=True, kw_only=True):
+    """Machines that wait for approval, longest first."""
+
+    items: tuple[RegistrationView, ...]
 
 
 class TokenList(Page, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
+from fallow.control.registrations import Registrations
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.drivers.packages import Packages
@@ -37,6 +38,7 @@ class Services:
     cache: Cache
     applier: Applier
     admission: Admission
+    registrations: Registrations
     tokens: Tokens
     hub: Hub
     names: NamesLoop

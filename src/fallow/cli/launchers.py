@@ -57,6 +57,8 @@ class MemberOptions:
     name: str = ""
     variables: tuple[Variable, ...] = ()
     function: str = ""
+    address: str = ""  # the lease address it wishes for
+    timeout_seconds: float | None = None  # how long to wait for approval; None: until somebody decides
     data: Path
     install: bool = False  # set up a system service instead of running here
     log: LogOptions = LogOptions()

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fallow.cli import completion, output
+from fallow.cli import completion, output, registrations
 from fallow.cli.failures import usage
 from fallow.cli.options import Json, Node, Selector, Watch
 from fallow.cli.relabelling import read_labels, relabel
@@ -20,6 +20,8 @@ from fallow.model.members import MemberChange, MemberView, Role, Scheduling
 from fallow.model.units import format_bytes, format_duration
 
 app = typer.Typer(no_args_is_help=True, help="Look after the machines that run containers, and other members.")
+
+app.add_typer(registrations.app)
 
 
 def node_table(found: Sequence[MemberView], *, with_role: bool) -> Table:

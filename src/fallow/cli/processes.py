@@ -1,5 +1,6 @@
 """`fallow up`, `server`, `join` and `gateway`: the commands that run until they are stopped."""
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -96,6 +97,21 @@ GatewayDnsListen = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="Below it members and services have DNS names.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address", metavar="ADDRESS", help="The address to get, from a pool.", show_default="any that is free"
+    ),
+]
+Timeout = Annotated[
+    str,
+    typer.Option(
+        "--timeout",
+        metavar="DURATION",
+        help="How long to wait when somebody has to approve this machine.",
+        show_default="until somebody decides",
+    ),
+]
 Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
 
 
@@ -188,6 +204,8 @@ def join(
     name: MemberName = "",
     var: Variables = None,
     function: Function = "",
+    address: Address = "",
+    timeout: Timeout = "",
     engine: Engine = None,
     data: Data = None,
     install: Install = False,
@@ -204,6 +222,8 @@ def join(
         name=_name(name),
         variables=_variables(var),
         function=function,
+        address=_own_address(address),
+        timeout_seconds=seconds(timeout) if timeout else None,
         engine=engine,
         data=data or data_folder("node"),
         install=install,
@@ -219,6 +239,8 @@ def gateway(
     name: MemberName = "",
     var: Variables = None,
     function: Function = "",
+    address: Address = "",
+    timeout: Timeout = "",
     http_port: Annotated[int, typer.Option("--http-port", min=1, max=65535, help="Where HTTP requests come in.")] = 80,
     haproxy: Haproxy = "haproxy",
     dns_listen: GatewayDnsListen = None,
@@ -237,6 +259,8 @@ def gateway(
         name=_name(name),
         variables=_variables(var),
         function=function,
+        address=_own_address(address),
+        timeout_seconds=seconds(timeout) if timeout else None,
         http_port=http_port,
         haproxy=haproxy,
         dns_listen=tuple(place for place in _dns_listen(dns_listen) if place != DNS_OFF),
@@ -352,6 +376,13 @@ def _name(text: str) -> str:
     if text and not is_name(text):
         raise usage(f"{text!r} cannot be a name", "Use at most 40 of a-z, 0-9 and -, beginning with a letter.")
     return text
+
+
+def _own_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise usage(f"{text!r} is not an IP address", "Write it as 10.86.0.7 or fd00:86::7.") from None
 
 
 def _variables(texts: list[str] | None) -> tuple[Variable, ...]:

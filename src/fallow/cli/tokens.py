@@ -14,7 +14,7 @@ from fallow.cli.failures import usage
 from fallow.cli.options import Json, key_values, seconds
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
-from fallow.model.tokens import TokenRequest, TokenView
+from fallow.model.tokens import Approve, TokenRequest, TokenUse, TokenView
 from fallow.model.units import format_duration
 
 JOINING = {"node": "join", "gateway": "gateway"}  # role -> the command that uses its token
@@ -31,6 +31,9 @@ app = typer.Typer(
 
   fallow token create --role node
   fallow token create --role node --uses 10 --ttl 2h --label zone=west
+  fallow token create --role node --name web-7 --from 10.20.0.0/16
+  fallow token create --role node --uses 10 --approve manual
+  fallow token create --replace web-7
   fallow token create --role operator --ttl 720h --name ci
   TOKEN=$(fallow token create --role node --quiet)"""
 )
@@ -56,7 +59,20 @@ def create(
         list[str] | None,
         typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label its machines get; may be repeated."),
     ] = None,
-    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="What an API token is for.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEXT", help="What an API token is for; or what its one machine is called.")
+    ] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="CIDR", help="Where its machines may join from; may be repeated."),
+    ] = None,
+    pool: Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool its machines get addresses from.")] = "",
+    approve: Annotated[
+        Approve, typer.Option("--approve", help="manual: somebody has to let each machine in.")
+    ] = Approve.AUTO,
+    replace: Annotated[
+        str, typer.Option("--replace", metavar="NAME", help="The member whose place its machine takes.")
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the token and nothing else.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +81,15 @@ def create(
         raise usage(f"{role!r} is not a role", f"Choose one of {', '.join(ROLES)}.")
     lifetime = seconds(ttl) if ttl else None
     request = TokenRequest(
-        role=role, ttl_seconds=lifetime, uses=uses, labels=dict(key_values(label or [], "label")), name=name
+        role=role,
+        ttl_seconds=lifetime,
+        uses=uses,
+        labels=dict(key_values(label or [], "label")),
+        name=name,
+        networks=tuple(source or ()),
+        pool=pool,
+        approve=approve,
+        replaces=replace,
     )
     with session_of(ctx).client() as client:
         token = client.create_token(request)
@@ -85,7 +109,8 @@ def _tell_use(token: TokenView, url: str) -> None:
         output.note(f"To use it elsewhere: fallow context add NAME {url} --ca-file CA.pem")
         return
     uses = "1 machine" if token.uses_left == 1 else f"{token.uses_left} machines"
-    output.note(f"Join token {token.id} for {uses}, {until}. On the machine that joins, run:")
+    first = " Somebody has to let it in: fallow node pending." if token.approve is Approve.MANUAL else ""
+    output.note(f"Join token {token.id} for {uses}, {until}.{first} On the machine that joins, run:")
     console = output.stderr()
     console.print(
         Text(f"\n  fallow {JOINING[token.role]} {url} {token.secret}\n", style="bold"), soft_wrap=True, crop=False
@@ -109,7 +134,7 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
 def _table(found: Sequence[TokenView]) -> Table:
     now = time.time()
     return output.rows(
-        output.table("ID", "ROLE", "STATE", "NAME", "LABELS", "USES LEFT", "EXPIRES IN", "CREATED BY", "AGE"),
+        output.table("ID", "ROLE", "STATE", "NAME", "LABELS", "LEFT", "USED BY", "EXPIRES IN", "CREATED BY", "AGE"),
         (
             (
                 each.id,
@@ -118,6 +143,7 @@ def _table(found: Sequence[TokenView]) -> Table:
                 each.name,
                 output.pairs(each.labels),
                 each.uses_left,
+                _used_by(each, now),
                 format_duration(each.expires_at - now) if each.expires_at and each.expires_at > now else "",
                 each.created_by,
                 output.age(each.created_at, now),
@@ -125,6 +151,86 @@ def _table(found: Sequence[TokenView]) -> Table:
             for each in sorted(found, key=lambda token: token.created_at)
         ),
     )
+
+
+def _used_by(token: TokenView, now: float) -> str:
+    names = ", ".join(_user(use) for use in token.used_by)
+    more = (token.uses or 0) - (token.uses_left or 0) - len(token.used_by)
+    ago = f" {output.age(token.used_at, now)} ago" if token.used_at else ""
+    return f"{names}{f' and {more} more' if more > 0 else ''}{ago}" if names or more > 0 else ""
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow token show k7x2m9qp
+  fallow token show k7x2m9qp --json"""
+)
+def show(
+    ctx: typer.Context,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id.", autocompletion=completion.tokens)],
+    as_json: Json = False,
+) -> None:
+    """Show a token, who made it, and what used it when."""
+    with session_of(ctx).client() as client:
+        token = client.token(token_id)
+    if as_json:
+        output.write_json(token)
+        return
+    output.show(_described(token))
+    if token.used_by:
+        output.write("")
+        output.show(_uses(token.used_by))
+
+
+def _described(token: TokenView) -> Table:
+    used = f"{token.uses - (token.uses_left or 0)} of {token.uses}" if token.uses is not None else ""
+    return output.facts(
+        (
+            ("id", token.id),
+            ("role", token.role),
+            ("state", token.state),
+            ("name", token.name),
+            ("labels", output.pairs(token.labels)),
+            ("used", used),
+            ("from", ", ".join(token.networks)),
+            ("pool", token.pool),
+            ("approve", token.approve.value if token.uses is not None else ""),
+            ("replaces", token.replaces),
+            ("expires in", format_duration(max(0.0, token.expires_at - time.time())) if token.expires_at else ""),
+            ("created by", token.created_by),
+            ("age", output.age(token.created_at)),
+        )
+    )
+
+
+def _uses(found: Sequence[TokenUse]) -> Table:
+    return output.rows(
+        output.table("MEMBER", "ID", "FROM", "AGO"),
+        ((_user(each), each.member_id, each.source_address, output.age(each.at)) for each in found),
+    )
+
+
+def _user(use: TokenUse) -> str:
+    if not use.member_id:
+        return f"{use.name} (waits for approval)"
+    return use.name or "(removed)"
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow token extend k7x2m9qp --ttl 2h"""
+)
+def extend(
+    ctx: typer.Context,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id.", autocompletion=completion.tokens)],
+    ttl: Annotated[str, typer.Option("--ttl", metavar="DURATION", help="For how long from now.")],
+) -> None:
+    """Let a join token last longer, also one that has expired and has uses left."""
+    with session_of(ctx).client() as client:
+        token = client.extend_token(token_id, seconds(ttl))
+    output.write(f"{token_id}: valid for {ttl}, {token.uses_left} of {token.uses} uses left")
 
 
 @app.command(epilog="Example:\n\n  fallow token revoke t-4f2a")

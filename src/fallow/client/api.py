@@ -35,8 +35,9 @@ from fallow.model.names import DnsAnswer, DnsRecord, DnsStatus
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
 from fallow.model.problems import Page
+from fallow.model.registrations import Approval, RegistrationView, Rejection
 from fallow.model.routes import RouteView
-from fallow.model.tokens import TokenRequest, TokenView
+from fallow.model.tokens import TokenChange, TokenRequest, TokenView
 from fallow.model.upgrades import UpgradeRequest, UpgradeView
 
 T = TypeVar("T")
@@ -210,6 +211,20 @@ class Client:
         """Begin with no further member."""
         return self._send(UpgradeView, "POST", f"/v1/upgrades/{_part(upgrade_id)}/stop", None)
 
+    # machines that wait for approval
+
+    def registrations(self) -> Listing[RegistrationView]:
+        """Return the machines that wait for approval, the one that waits longest first."""
+        return self._get(Listing[RegistrationView], "/v1/registrations")
+
+    def approve(self, reference: str, approval: Approval) -> RegistrationView:
+        """Let a machine in."""
+        return self._send(RegistrationView, "POST", f"/v1/registrations/{_part(reference)}/approve", approval)
+
+    def reject(self, reference: str, rejection: Rejection) -> None:
+        """Turn a machine away."""
+        self._transport.send("POST", f"/v1/registrations/{_part(reference)}/reject", body=rejection)
+
     # tokens
 
     def tokens(self) -> Listing[TokenView]:
@@ -219,6 +234,14 @@ class Client:
     def create_token(self, request: TokenRequest) -> TokenView:
         """Create a token; its secret is in this answer and never again."""
         return self._send(TokenView, "POST", "/v1/tokens", request)
+
+    def token(self, token_id: str) -> TokenView:
+        """Return one token with those who used it."""
+        return self._get(TokenView, f"/v1/tokens/{_part(token_id)}")
+
+    def extend_token(self, token_id: str, seconds: float) -> TokenView:
+        """Let a join token last for so many seconds from now."""
+        return self._send(TokenView, "PATCH", f"/v1/tokens/{_part(token_id)}", TokenChange(ttl_seconds=seconds))
 
     def revoke_token(self, token_id: str) -> None:
         """Make a token worthless."""

@@ -32,6 +32,7 @@ class Link(Protocol):
     instance: str  # which start of its agent; empty: it did not say
     agent_version: str
     protocol: int
+    key_sha256: str  # of the certificate that opened it; empty: not looked at
 
     def send(self, frame: ToMember) -> None:
         """Queue a frame; a member that does not read is cut off."""

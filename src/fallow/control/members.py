@@ -82,7 +82,7 @@ def _all_dead(snapshot: Snapshot) -> bool:
 
 
 def sessions_controller(hub: Hub, settings: Settings) -> Controller:
-    """Return the loop that ends sessions of members that are removed or dead."""
+    """Return the loop that ends sessions of members that are removed or dead, or have another key by now."""
 
     def decide(snapshot: Snapshot, _now: float) -> Plan:
         _end_sessions(hub, snapshot, hub.silences(), settings.dead_after_seconds)
@@ -94,6 +94,10 @@ def sessions_controller(hub: Hub, settings: Settings) -> Controller:
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
     """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
     revoked = snapshot.revoked_members
+    for session in hub.links():
+        holder = snapshot.members.get(session.member_id)
+        if holder is not None and session.key_sha256 not in ("", holder.key_sha256):
+            session.close("this member has another key now: another machine took its place", final=True)
     for member_id in sorted(hub.connected() | silences.keys()):
         member = snapshot.members.get(member_id)
         if member is None:

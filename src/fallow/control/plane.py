@@ -29,6 +29,7 @@ from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
 from fallow.control.pools import leases_controller
+from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
@@ -77,7 +78,8 @@ class ControlPlane:
         self._still_fits = partial(still_fits, heard=self.hub.usages)
         self.applier = Applier(store, self.cache, self._still_fits, binds, witness=witness(clock, new_id))
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
-        self.admission = Admission(self.cache, self.applier, authority, settings, clock)
+        self.admission = Admission(self.cache, self.applier, authority, settings, clock, self._led)
+        self.registrations = Registrations(self.cache, self.applier, clock)
         self.assignments = Assignments(self.cache, self.hub)
         self.networks = Networks(self.cache, self.hub)
         self.observations = Observations(self.cache, self.applier, clock)
@@ -117,6 +119,7 @@ class ControlPlane:
     def _led_controllers(self) -> Sequence[Controller]:
         """Return the loops of the process that leads. Made anew for each time: what it heard before counts for less."""
         return (
+            registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
             deployments_controller(new_id),
@@ -126,6 +129,9 @@ class ControlPlane:
             leases_controller(),
             upgrades_controller(new_id),
         )
+
+    def _led(self) -> bool:
+        return self.leadership.leader is not None
 
     async def start(self) -> None:
         """Load what is stored, start the loops, and see who leads. Raises StoreError."""

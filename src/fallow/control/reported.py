@@ -71,7 +71,8 @@ class Reported:
             changed = _with(member, said)
             if changed == member:
                 return
-            changed = msgspec.structs.replace(changed, updated_at=self._clock())
+            now = self._clock()
+            changed = msgspec.structs.replace(changed, updated_at=now, reported_at=now)
             self._rest(member_id)
             try:
                 await self._applier.commit(Step(puts=(changed,)))

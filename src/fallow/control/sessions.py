@@ -97,8 +97,9 @@ class SessionRefused(Exception):  # noqa: N818 - an outcome, told to the member
 class SessionLink:
     """One open session; see `hub.Link`."""
 
-    def __init__(self, member_id: str, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None) -> None:
-        self.member_id = member_id
+    def __init__(self, member: Member, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None) -> None:
+        self.member_id = member.id
+        self.key_sha256 = member.key_sha256
         self.instance = run.instance if run is not None else ""
         self.agent_version = hello.agent_version
         self.protocol = min(hello.protocol, PROTOCOL_VERSION)
@@ -228,7 +229,7 @@ class Sessions:
         source = _source_of(writer)
         member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
         run = run_of(hello, source, self.clock())
-        link = SessionLink(member.id, writer, hello, run)
+        link = SessionLink(member, writer, hello, run)
         proved = self._prover(link, run)
         try:
             self._open(link, member, hello, source)

@@ -1,30 +1,49 @@
 """Tokens: creating, listing, revoking and checking them. Only the hash of a secret is ever stored."""
 
 import hashlib
+import heapq
 import hmac
+import ipaddress
 import secrets
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
-from fallow.control.refusals import not_found, refuse
+from fallow.control.refusals import Refused, not_found, refuse
 from fallow.control.settings import Settings
 from fallow.decide.events import event
 from fallow.decide.plan import Step
+from fallow.decide.registrations import proposed_name
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.tokens import utc
 from fallow.drivers.authority import Authority
 from fallow.model.credentials import API_PREFIX, JoinCredential
 from fallow.model.labels import is_label
-from fallow.model.members import Role
-from fallow.model.tokens import ApiRole, ApiToken, JoinToken, TokenRequest, TokenView
+from fallow.model.members import Member, Role
+from fallow.model.meta import is_name
+from fallow.model.registrations import MemberKey, RegistrationState
+from fallow.model.tokens import (
+    ApiRole,
+    ApiToken,
+    Approve,
+    JoinToken,
+    TokenChange,
+    TokenRequest,
+    TokenUse,
+    TokenView,
+)
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
 SECRET_BYTES = 24
 ID_LENGTH = 8
 MAX_BEARER = 256
+LISTED_USES = 3
+SHOWN_USES = 1000
 _NOBODY = hashlib.sha256(b"no token has this secret").hexdigest()
 
 
@@ -53,16 +72,67 @@ class Tokens:
 
     async def create(self, request: TokenRequest, actor: str) -> TokenView:
         """Store a new token and return it with its secret, which cannot be shown again. Raises Refused."""
-        if request.role in (Role.NODE, Role.GATEWAY):
+        if request.role in (Role.NODE, Role.GATEWAY) or request.replaces:
             return await self._create_join(request, actor)
         return await self._create_api(request, actor)
 
     def list(self) -> tuple[TokenView, ...]:
-        """Return every token, oldest first, without secrets."""
+        """Return every token, oldest first, without secrets, each with the latest few of its users."""
         now, snapshot = self._clock(), self._cache.snapshot()
-        views = [_join_view(token, now) for token in snapshot.join_tokens.values()]
+        users: dict[str, list[MemberKey]] = defaultdict(list)
+        for key in snapshot.member_keys.values():
+            users[key.token_id].append(key)
+        views = [
+            join_view(token, now, uses(snapshot, token, users[token.id], LISTED_USES))
+            for token in snapshot.join_tokens.values()
+        ]
         views += [_api_view(token, now) for token in snapshot.api_tokens.values()]
         return tuple(sorted(views, key=lambda view: (view.created_at, view.id)))
+
+    def show(self, token_id: str) -> TokenView:
+        """Return one token with those who used it, the latest first. Raises Refused."""
+        now, snapshot = self._clock(), self._cache.snapshot()
+        join, api = snapshot.join_tokens.get(token_id), snapshot.api_tokens.get(token_id)
+        if join is not None:
+            users = [key for key in snapshot.member_keys.values() if key.token_id == token_id]
+            return join_view(join, now, uses(snapshot, join, users, SHOWN_USES))
+        if api is None:
+            raise _no_token(token_id)
+        return _api_view(api, now)
+
+    async def extend(self, token_id: str, change: TokenChange, actor: str) -> TokenView:
+        """Let a join token last longer, even one that has expired but has uses left. Raises Refused."""
+
+        def decide() -> tuple[Step, JoinToken]:
+            now, snapshot = self._clock(), self._cache.snapshot()
+            token = snapshot.join_tokens.get(token_id)
+            if token is None:
+                raise _no_token(token_id)
+            if token.revoked or token.spent >= token.uses:
+                raise refuse(
+                    409,
+                    "token-ended",
+                    "Token ended",
+                    f"token {token_id} is {'revoked' if token.revoked else 'used up'}",
+                    f"create another: fallow token create --role {token.role}",
+                )
+            until = now + change.ttl_seconds
+            if until < token.expires_at:
+                raise refuse(
+                    409,
+                    "token-longer",
+                    "It lasts longer already",
+                    f"token {token_id} lasts until {utc(token.expires_at)}",
+                    f"to end it at once: fallow token revoke {token_id}",
+                )
+            longer = msgspec.structs.replace(token, expires_at=until, updated_at=now)
+            told = event(
+                new_id(), now, actor, "token", token_id, token_id, "TokenExtended",
+                f"token {token_id} lasts until {utc(until)}",
+            )  # fmt: skip
+            return Step(puts=(longer, told)), longer
+
+        return join_view(await commit_again(self._applier, decide), self._clock())
 
     async def revoke(self, token_id: str, actor: str) -> None:
         """End a token at once. Raises Refused when it is unknown, or the last one that can create others."""
@@ -76,7 +146,7 @@ class Tokens:
             if join is not None:
                 return Step(puts=(msgspec.structs.replace(join, revoked=True, updated_at=now), told)), None
             if api is None:
-                raise not_found(f"token {token_id!r}", "fallow token list shows all")
+                raise _no_token(token_id)
             others = [token for token in self._admins(now) if token.id != token_id]
             if api.role is ApiRole.ADMIN and not others:
                 raise refuse(
@@ -117,32 +187,67 @@ class Tokens:
         return [token for token in tokens if token.role is ApiRole.ADMIN and not _expired(token.expires_at, now)]
 
     async def _create_join(self, request: TokenRequest, actor: str) -> TokenView:
-        if request.name:
-            raise refuse(
-                400, "bad-request", "A join token has no name", "", "give the machine its name with: fallow join --name"
-            )
-        for key, value in request.labels.items():
-            if not is_label(key, value):
-                raise refuse(400, "bad-request", "Not a usable label", f"{key!r}={value!r}")
         now, secret = self._clock(), secrets.token_urlsafe(SECRET_BYTES)
+        replaced = self._replaced(request)
+        self._check_join(request)
         token = JoinToken(
             id=new_id(ID_LENGTH),
             created_at=now,
             updated_at=now,
             secret_sha256=secret_sha256(secret),
-            role=Role(request.role),
+            role=replaced.role if replaced is not None else Role(request.role),
             labels=request.labels,
             uses=request.uses,
             expires_at=now + (request.ttl_seconds or self._settings.join_token_seconds),
             created_by=actor,
+            name=request.name,
+            networks=_networks(request.networks),
+            pool=request.pool,
+            approve=request.approve,
+            replaces=replaced.id if replaced is not None else "",
         )
-        await self._store(token, f"join token for {token.uses} {token.role}(s)", actor)
+        what = f"to replace {replaced.role} {replaced.name}" if replaced else f"for {token.uses} {token.role}(s)"
+        await self._store(token, f"join token {what}", actor)
         text = JoinCredential(token_id=token.id, secret=secret, ca_sha256=self._ca_sha256).text()
-        return msgspec.structs.replace(_join_view(token, now), secret=text)
+        return msgspec.structs.replace(join_view(token, now), secret=text)
+
+    def _replaced(self, request: TokenRequest) -> Member | None:
+        """Return the member whose place a token's machine takes. Raises Refused."""
+        if not request.replaces:
+            return None
+        members = self._cache.snapshot().members.values()
+        found = next((member for member in members if request.replaces in (member.id, member.name)), None)
+        if found is None:
+            raise not_found(f"member {request.replaces!r}", "fallow node list --role all shows all")
+        if request.labels or request.name or request.uses != 1 or request.pool:
+            raise refuse(
+                400,
+                "bad-request",
+                "A replacement keeps what the member has",
+                f"{found.name} keeps its name, lease and labels, and one machine takes its place",
+                "leave --name, --label, --uses and --pool out",
+            )
+        return found
+
+    def _check_join(self, request: TokenRequest) -> None:
+        """Raise Refused for what no join token can be."""
+        for key, value in request.labels.items():
+            if not is_label(key, value):
+                raise refuse(400, "bad-request", "Not a usable label", f"{key!r}={value!r}")
+        if request.name and not is_name(request.name):
+            raise refuse(400, "name-invalid", "Not a usable name", f"{request.name!r} is not a DNS label")
+        if request.name and request.uses != 1:
+            raise refuse(
+                400, "bad-request", "One name is for one machine", f"{request.uses} machines cannot share a name",
+                "leave --name out, or make one token for each machine",
+            )  # fmt: skip
+        if request.pool and self._cache.get("pools", request.pool) is None:
+            raise not_found(f"pool {request.pool!r}", "fallow pool list shows all")
 
     async def _create_api(self, request: TokenRequest, actor: str) -> TokenView:
-        if request.labels or request.uses != 1:
-            raise refuse(400, "bad-request", "An API token has no labels and no number of uses")
+        given = (request.labels, request.networks, request.pool, request.replaces)
+        if any(given) or request.uses != 1 or request.approve is not Approve.AUTO:
+            raise refuse(400, "bad-request", "An API token has no labels, uses, networks, pool or approval")
         # The name is in every event its holder causes; two that look alike must be one.
         if not request.name.isprintable() or not unicodedata.is_normalized("NFC", request.name):
             raise refuse(400, "bad-request", "A token's name must be printable text in Unicode's composed form (NFC)")
@@ -171,8 +276,24 @@ def _expired(expires_at: float | None, now: float) -> bool:
     return expires_at is not None and expires_at <= now
 
 
-def _join_view(token: JoinToken, now: float) -> TokenView:
-    left = max(0, token.uses - len(token.used_by))
+def uses(snapshot: Snapshot, token: JoinToken, keys: Sequence[MemberKey], most: int) -> tuple[TokenUse, ...]:
+    """Return who used a token, the latest first, and before them the machines that wait for approval."""
+    waiting = [
+        TokenUse(member_id="", name=proposed_name(asks, token), source_address=asks.source_address, at=asks.created_at)
+        for asks in snapshot.registrations.values()
+        if asks.token_id == token.id and asks.state is RegistrationState.PENDING
+    ]
+    found = [*waiting]
+    for key in heapq.nlargest(most, keys, key=lambda key: (key.created_at, key.id)):
+        member = snapshot.members.get(key.member_id)
+        name = member.name if member is not None else ""
+        found.append(TokenUse(member_id=key.member_id, name=name, source_address=key.source_address, at=key.created_at))
+    return tuple(found[:most])
+
+
+def join_view(token: JoinToken, now: float, used_by: tuple[TokenUse, ...] = ()) -> TokenView:
+    """Return a join token as people see it, without its secret."""
+    left = max(0, token.uses - token.spent)
     if token.revoked:
         state = "revoked"
     elif left == 0:
@@ -182,14 +303,35 @@ def _join_view(token: JoinToken, now: float) -> TokenView:
     return TokenView(
         id=token.id,
         role=token.role,
+        name=token.name,
         labels=token.labels,
+        uses=token.uses,
         uses_left=left,
-        used_by=tuple(token.used_by.values()),
+        used_at=token.used_at,
+        used_by=used_by,
         created_at=token.created_at,
         created_by=token.created_by,
         expires_at=token.expires_at,
         state=state,
+        networks=token.networks,
+        pool=token.pool,
+        approve=token.approve,
+        replaces=token.replaces,
     )
+
+
+def _networks(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return networks as they are compared. Raises Refused."""
+    try:
+        return tuple(str(ipaddress.ip_network(text)) for text in texts)
+    except ValueError as error:
+        raise refuse(
+            400, "bad-request", "Not a network", str(error), "write it as 10.0.0.0/8, or an address alone"
+        ) from None
+
+
+def _no_token(token_id: str) -> Refused:
+    return not_found(f"token {token_id[:80]!r}", "fallow token list shows all")
 
 
 def _api_view(token: ApiToken, now: float) -> TokenView:

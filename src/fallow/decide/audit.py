@@ -13,6 +13,7 @@ from fallow.model.labels import LabelSet
 from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.pools import Pool
+from fallow.model.registrations import Registration
 from fallow.model.tokens import ApiToken, JoinToken
 
 MAX_VALUE = 200
@@ -52,7 +53,21 @@ def entries(call: Call, step: Step, before: Mapping[str, Record], now: float, su
         )
         for event in events
     ]
-    if not made and (step.puts or step.deletes):
+    asking = next((record for record in step.puts if isinstance(record, Registration)), None)
+    if not made and asking is not None:
+        made.append(
+            _entry(
+                call,
+                f"{int(now * 1000):013d}-{suffix}",
+                now,
+                who=call.who or f"token:{asking.token_id}",
+                subject_kind="registration",
+                subject_id=asking.id,
+                subject=asking.name or asking.facts.hostname,
+                summary=f"a {asking.role} asks to join with token {asking.token_id}",
+            )
+        )
+    elif not made and (step.puts or step.deletes):
         kinds = sorted({KIND_OF[type(record)] for record in (*step.puts, *step.deletes)})
         keys = [key_of(record) for record in (*step.puts, *step.deletes)]
         summary = f"{', '.join(kinds)}: {', '.join(keys[:5])}{' and more' if len(keys) > 5 else ''}"

@@ -1,4 +1,4 @@
-"""What may be forgotten: ended replicas, templates nobody uses, tokens long past use, leases out of quarantine."""
+"""What may be forgotten: ended replicas, unused templates, tokens and keys long past use, leases out of quarantine."""
 
 from collections import defaultdict
 
@@ -14,6 +14,7 @@ KEEP_ENDED_PER_DEPLOYMENT = 20
 KEEP_GENERATIONS = 10
 KEEP_TOKENS_SECONDS = 7 * 86400.0
 KEEP_UPGRADES_SECONDS = 30 * 86400.0
+KEEP_KEYS_SECONDS = 90 * 86400.0  # of machines that are no members any more
 
 
 def sweep(snapshot: Snapshot, now: float) -> Plan:
@@ -41,6 +42,13 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         if token.expires_at is not None and now - token.expires_at > KEEP_TOKENS_SECONDS
     )
     steps.extend(Step(deletes=(lease,)) for lease in snapshot.released_leases.values() if lease.until <= now)
+    steps.extend(
+        Step(deletes=(key,))
+        for key in snapshot.member_keys.values()
+        if now - key.updated_at > KEEP_KEYS_SECONDS
+        and (key.revoked or key.member_id not in snapshot.members)
+        and key.token_id not in snapshot.join_tokens
+    )
     return Plan(steps=steps)
 
 

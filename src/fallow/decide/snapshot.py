@@ -9,6 +9,7 @@ from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.labels import LabelSet
 from fallow.model.members import Member, MemberState, Revocation, Role, Scheduling
 from fallow.model.pools import Pool, ReleasedLease
+from fallow.model.registrations import MemberKey, Registration
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.upgrades import Upgrade
 
@@ -29,6 +30,8 @@ class Snapshot:
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
     upgrades: Mapping[str, Upgrade] = field(default_factory=dict)
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
+    member_keys: Mapping[str, MemberKey] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:

@@ -8,6 +8,7 @@ from fallow.model.members import Member, Revocation
 from fallow.model.meta import Record
 from fallow.model.peers import Leader, Peer, Roster
 from fallow.model.pools import Pool, ReleasedLease
+from fallow.model.registrations import MemberKey, Registration
 from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.upgrades import Upgrade
@@ -30,12 +31,14 @@ KINDS: dict[str, type[Record]] = {
     "label-sets": LabelSet,
     "revocations": Revocation,
     "upgrades": Upgrade,
+    "registrations": Registration,
+    "member-keys": MemberKey,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 
 # The shape of the stored data. A control plane refuses newer data than it knows, and brings older data up to this
 # version (store/upgrade.py): who changes what is stored so that older records would not do any more adds a step there.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA_KEY = "meta/schema"
 
 

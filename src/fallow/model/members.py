@@ -104,7 +104,12 @@ class Member(Record, frozen=True, kw_only=True):
     function: Text = ""
     facts: Facts = Facts()
     variables: tuple[Variable, ...] = ()
+    temporary_address: str = ""  # where it believed to be reached when it joined; shown, never dialled
+    temporary_port: int = 0
+    reported_at: float = 0.0  # when facts and variables last changed
     # observed by the control plane
+    requested_at: float = 0.0
+    observed_address: str = ""  # where its request to join came from
     state: MemberState = MemberState.JOINING
     state_since: float = 0.0
     state_reason: str = ""
@@ -135,7 +140,7 @@ class Revocation(Record, frozen=True, kw_only=True):
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a machine sends to become a member; the signature on the request proves that it holds the key."""
+    """What a machine says to become a member; it sends it as a `registrations.SignedBundle`."""
 
     token: Annotated[str, msgspec.Meta(max_length=256)]
     csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
@@ -144,6 +149,10 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     function: Text = ""
     facts: Facts = Facts()
     variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=64)] = ()
+    address: Annotated[str, msgspec.Meta(max_length=64)] = ""  # the lease address it wishes for
+    temporary_address: Annotated[str, msgspec.Meta(max_length=64)] = ""  # where it believes to be reached now
+    temporary_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    sent_at: Annotated[float, msgspec.Meta(ge=0, le=2**40)]  # by its own clock, UTC seconds
 
 
 class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,6 +196,11 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     scheduling: Scheduling
     address: str
+    requested_at: float = 0.0
+    observed_address: str = ""
+    temporary_address: str = ""
+    temporary_port: int = 0
+    reported_at: float = 0.0
     state: MemberState
     state_since: float
     state_reason: str

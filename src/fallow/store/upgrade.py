@@ -16,6 +16,8 @@ import structlog
 from fallow.model.audit import AuditEntry
 from fallow.model.events import Event
 from fallow.model.kinds import SCHEMA_KEY, SCHEMA_VERSION
+from fallow.model.members import Member
+from fallow.model.registrations import MemberKey
 from fallow.store.contract import Check, Conflict, Item, Put, Store, StoreError, Write
 
 # What stands for the version of the data while a restore is filling a store.
@@ -59,8 +61,22 @@ def _audit_of_event(key: str, value: bytes) -> Sequence[Write]:
     return (Put(f"audit/{event.id}", msgspec.msgpack.encode(entry)),)
 
 
+def _key_of_member(_key: str, value: bytes) -> Sequence[Write]:
+    """Version 3 has a record of every key a machine joined with; version 2 told it of members alone."""
+    member = msgspec.msgpack.decode(value, type=Member)
+    key = MemberKey(
+        id=member.key_sha256,
+        created_at=member.created_at,
+        updated_at=member.created_at,
+        member_id=member.id,
+        token_id=member.token_id,
+        source_address=member.lease.address,
+    )
+    return (Put(f"member-keys/{key.id}", msgspec.msgpack.encode(key)),)
+
+
 # By the version it begins with.
-UPGRADES: dict[int, Upgrade] = {1: Upgrade("events/", _audit_of_event)}
+UPGRADES: dict[int, Upgrade] = {1: Upgrade("events/", _audit_of_event), 2: Upgrade("members/", _key_of_member)}
 
 
 @dataclass(frozen=True, slots=True)

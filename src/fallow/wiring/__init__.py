@@ -52,6 +52,7 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
     """Run `work`, telling it to stop on SIGTERM and Ctrl-C. What may go wrong without a fault of ours is a Failure."""
     from fallow.agent.folder import FolderError
     from fallow.agent.identity import IdentityError
+    from fallow.agent.joining import NotApprovedError
     from fallow.agent.session import SessionRefused
     from fallow.drivers.authority import AuthorityError
     from fallow.drivers.dns.server import NameServerError
@@ -63,6 +64,7 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
     ours = (
         FolderError,
         IdentityError,
+        NotApprovedError,
         InstallError,
         AuthorityError,
         EngineError,

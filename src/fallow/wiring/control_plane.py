@@ -131,6 +131,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         cache=plane.cache,
         applier=plane.applier,
         admission=plane.admission,
+        registrations=plane.registrations,
         tokens=plane.tokens,
         hub=plane.hub,
         names=plane.names,
@@ -161,6 +162,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
 
             context = self.config.ssl
             assert context is not None
+            context.num_tickets = 0  # our clients do not resume: making tickets would only cost time
             self.servers = [cast(Any, Door(door, protocol, context)) for door in sockets or []]
             self.started = True
 

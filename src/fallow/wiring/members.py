@@ -130,8 +130,10 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
             function=options.function,
             facts=Vitals(folder=options.data).facts(""),
             variables=options.variables,
+            address=options.address,
         )
-        say((await joining.join(options.url, options.token, application, options.data)).message)
+        patience = joining.Patience(seconds=options.timeout_seconds, tell=say)
+        say((await joining.join(options.url, options.token, application, options.data, patience)).message)
     elif not store.exists:
         raise Failure(
             f"This machine has not joined as a {role} yet",

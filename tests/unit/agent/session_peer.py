@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fallow.agent.identity import IdentityStore
 from fallow.model import wire
@@ -52,7 +52,13 @@ class TestCa:
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
         if names:
+            usage = (
+                ExtendedKeyUsageOID.SERVER_AUTH
+                if isinstance(names[0], x509.DNSName)
+                else ExtendedKeyUsageOID.CLIENT_AUTH
+            )
             builder = builder.add_extension(x509.SubjectAlternativeName(list(names)), critical=False)
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
     def issue(self, csr_pem, role=Role.NODE, member_id="n-1", seconds=3600):

@@ -24,6 +24,8 @@ from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
+from fallow.control.registrations import Registrations, registrations_controller
+from fallow.control.runner import LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.decide.plan import Step
@@ -66,6 +68,7 @@ class FakeLink:
     lines: tuple[str, ...] = ()
     error: str = ""
     ends: bool = True
+    key_sha256: str = ""
     closed: list[tuple[str, bool]] = field(default_factory=list)
     sent: list[ToMember] = field(default_factory=list)
 
@@ -132,6 +135,7 @@ async def running(
         cache=cache,
         applier=applier,
         admission=Admission(cache, applier, authority, settings, clock),
+        registrations=Registrations(cache, applier, clock),
         tokens=tokens,
         hub=hub,
         names=NamesLoop(hub, settings.domain, registry),
@@ -149,9 +153,14 @@ async def running(
     for role in ApiRole:
         view = await tokens.create(TokenRequest(role=role, name=f"a-{role}"), "test")
         credentials[str(role)] = view.secret or ""
+    leader = Applier(store, cache)
+    runner = Runner(cache, leader, [registrations_controller(store, settings)], clock, LoopMetrics(CollectorRegistry()))
+    deciding = asyncio.create_task(runner.run())
     try:
         yield Rig(store, services, build_app(services), clock, authority, credentials)
     finally:
+        deciding.cancel()
+        await asyncio.gather(deciding, return_exceptions=True)
         await cache.stop()
         await store.close()
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from api_rig import NOW, SOURCE, Rig, machine_request, node, problem
+from api_rig import NOW, SOURCE, Rig, node, problem
+from bundles import bundle_body
 
 from fallow.api.limits import Limits, RateLimit
 from fallow.control import audit as audit_module
@@ -57,7 +58,7 @@ async def test_audit_of_a_change_says_who_what_when_from_where(rig: Rig) -> None
 async def test_audit_of_every_way_to_change_something(rig: Rig) -> None:
     await rig.put(node())
     made = await rig.call("POST", "/v1/tokens", json={"role": "node"})
-    key = {"json": {"token": made.json()["secret"], "role": "node", "csr_pem": machine_request(), "facts": {}}}
+    key = {"json": bundle_body(made.json()["secret"], sent_at=NOW)}
     calls = (
         ("POST", "/v1/deploy", {"json": {"project": "shop", "compose": COMPOSE}}),
         ("PATCH", "/v1/deployments/shop/web", {"json": {"replicas": 5}}),
@@ -74,7 +75,7 @@ async def test_audit_of_every_way_to_change_something(rig: Rig) -> None:
     told = [(entry["operation"], entry["who"].partition(":")[0]) for entry in await audit(rig)]
     assert told == [
         ("create_token", "api"), ("deploy", "api"), ("change_deployment", "api"), ("delete_deployment", "api"),
-        ("join", "node"), ("remove_member", "api"), ("create_token", "api"), ("revoke_token", "api"),
+        ("join", "token"), ("remove_member", "api"), ("create_token", "api"), ("revoke_token", "api"),
         ("set_log_level", "api"),
     ]  # fmt: skip
     scaled = (await audit(rig, subject="shop/web"))[1]
@@ -177,7 +178,7 @@ async def test_audit_of_guessers_from_everywhere_is_bounded(rig: Rig, monkeypatc
 async def test_audit_of_a_refused_join(rig: Rig) -> None:
     made = await rig.services.tokens.create(TokenRequest(role="node"), "test")
     text = (made.secret or "").replace(made.id, "nonesuch")
-    body = {"token": text, "role": "node", "csr_pem": machine_request(), "facts": {}}
+    body = bundle_body(text, sent_at=NOW)
     problem(await rig.call("POST", "/v1/join", role=None, json=body), 403, "token-unknown")
     (entry,) = await audit(rig)
     assert (entry["operation"], entry["summary"], entry["source"]) == ("join", "Unknown token (token-unknown)", SOURCE)

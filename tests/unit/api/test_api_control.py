@@ -10,6 +10,7 @@ from api_rig import NOW, Rig, node, problem
 from fallow.cli.launchers import LogOptions
 from fallow.control.logs import level, set_level
 from fallow.model.control import Level
+from fallow.model.kinds import SCHEMA_VERSION
 from fallow.model.members import MemberState
 from fallow.wiring.logs import configure_logs
 
@@ -33,7 +34,7 @@ async def test_control_status(rig: Rig) -> None:
     rig.link("n-2")
     answer = await rig.call("GET", "/v1/control/status", "viewer")
     told = answer.json()
-    assert (told["now"], told["schema"], told["not_ready"], told["sessions"]) == (NOW, 2, "", 1)
+    assert (told["now"], told["schema"], told["not_ready"], told["sessions"]) == (NOW, SCHEMA_VERSION, "", 1)
     assert told["records"]["members"] == 3
     assert told["silent"] == {"web-2": 0.0, "web-3": -1.0}
     assert 0 < told["store_seconds"] < 1

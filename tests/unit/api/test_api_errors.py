@@ -45,7 +45,10 @@ async def test_wrong_methods(rig: Rig) -> None:
         (b'{"role": "node", "labels": {"a": "b\\n"}}', "label"),
         (b'{"role": "viewer", "name": "a\\u001b[2J"}', "printable"),
         (b'{"role": "viewer", "labels": {"a": "b"}}', "labels"),
-        (b'{"role": "node", "name": "x"}', "name"),
+        (b'{"role": "node", "labels": {"a": "b"}, "networks": ["west"]}', "west"),
+        (b'{"role": "node", "name": "x", "uses": 2}', "name"),
+        (b'{"role": "node", "networks": ["10.0.0.1/8"]}', "host bits"),
+        (b'{"role": "node", "approve": "maybe"}', "approve"),
         (b"[" * 200_000, ""),
     ],
 )

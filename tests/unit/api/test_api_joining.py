@@ -4,11 +4,13 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from api_rig import SOURCE, Rig, machine_request, problem
+from api_rig import NOW, SOURCE, Rig, machine_request, problem
+from bundles import bundle_body
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fallow.api.limits import Limits, RateLimit
 from fallow.model.credentials import parse_join_credential
+from fallow.model.members import Facts
 
 
 async def join_token(rig: Rig, **more: Any) -> str:
@@ -27,7 +29,7 @@ async def test_ca_is_the_one_of_the_token(rig: Rig) -> None:
 async def test_machine_joins_and_renews_without_any_api_token(rig: Rig) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     token = await join_token(rig, labels={"zone": "a"})
-    body = {"token": token, "csr_pem": machine_request(key), "role": "node", "facts": {"hostname": "Box.local"}}
+    body = bundle_body(token, key, facts=Facts(hostname="Box.local"), sent_at=NOW)
     answer = await rig.call("POST", "/v1/join", role=None, json=body)
     assert answer.status_code == 201
     identity = answer.json()
@@ -50,7 +52,7 @@ async def test_machine_joins_and_renews_without_any_api_token(rig: Rig) -> None:
 
 async def test_join_calls_are_limited(make_rig: Callable[..., Any]) -> None:
     async with make_rig(limits=Limits(joins=RateLimit(2, 0.5))) as rig:
-        body = {"token": "x", "csr_pem": "y", "role": "node"}
+        body = bundle_body("x", sent_at=NOW)
         for _ in range(2):
             problem(await rig.call("POST", "/v1/join", role=None, json=body), 400, "token-malformed")
         for path in ("/v1/join", "/v1/renew"):
@@ -64,16 +66,16 @@ async def test_guessing_join_tokens_is_limited_and_good_ones_still_pass(make_rig
     async with make_rig(limits=Limits(failures=RateLimit(2, 0.01))) as rig:
         good = await join_token(rig)
         guess = good.replace(good.split(".")[2], "x" * 32)
-        body = {"token": guess, "csr_pem": machine_request(), "role": "node"}
+        body = bundle_body(guess, sent_at=NOW)
         for _ in range(2):
             problem(await rig.call("POST", "/v1/join", role=None, json=body), 403, "token-unknown")
         problem(await rig.call("POST", "/v1/join", role=None, json=body), 429, "too-many-requests")
-        body["token"] = good
+        body = bundle_body(good, sent_at=NOW)
         assert (await rig.call("POST", "/v1/join", role=None, json=body)).status_code == 201
 
 
 async def test_join_without_a_usable_source_address(rig: Rig) -> None:
-    body = {"token": await join_token(rig), "csr_pem": machine_request(), "role": "node"}
+    body = bundle_body(await join_token(rig), sent_at=NOW)
     for source in ("testclient", "", "169.254.169.254", "0.0.0.0", "224.0.0.1"):
         async with rig.client(None, source=source) as client:
             problem(await client.post("/v1/join", json=body), 400, "bad-address")

@@ -41,10 +41,10 @@ def test_help_has_an_example_of_the_command_itself(alone: Fallow, path: tuple[st
 
 def test_all_commands_are_there() -> None:
     expected = """up server join gateway deploy logs explain events doctor version
-        token-create token-list token-revoke
+        token-create token-list token-show token-extend token-revoke
         pool-create pool-list pool-show pool-leases pool-resize pool-change pool-delete
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
-        node-unfence node-upgrade node-upgrades
+        node-pending node-approve node-reject node-unfence node-upgrade node-upgrades
         label-set-create label-set-list label-set-show label-set-update label-set-delete
         deployment-list deployment-show deployment-scale deployment-delete
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume

@@ -22,8 +22,18 @@ def test_create_prints_the_token_alone_and_the_way_to_use_it_beside(api: FakeApi
     assert "valid for 30m" in ran.err
     assert "loopback" in ran.err
     assert api.bodies("POST /v1/tokens") == [
-        {"role": "node", "ttl_seconds": 1800.0, "uses": 3, "labels": {"a": "b", "c": ""}, "name": ""}
-    ]
+        {
+            "role": "node",
+            "ttl_seconds": 1800.0,
+            "uses": 3,
+            "labels": {"a": "b", "c": ""},
+            "name": "",
+            "networks": [],
+            "pool": "",
+            "approve": "auto",
+            "replaces": "",
+        }
+    ]  # fmt: skip
 
 
 def test_create_quietly(api: FakeApi, fallow: Fallow) -> None:

@@ -1,24 +1,30 @@
-"""Admission and tokens over real parts: memory store, cache, applier and CA."""
+"""Admission and tokens over real parts: memory store, cache, applier, CA, and the loop that decides."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from bundles import Key, bundle, csr_of, new_key
+from prometheus_client import CollectorRegistry
 
 from fallow.control.admission import Admission
+from fallow.control.registrations import Registrations, registrations_controller
+from fallow.control.runner import LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.drivers.authority import Authority
-from fallow.model.members import Facts, Identity, JoinRequest, Role
+from fallow.model.members import Facts, Identity, Member
+from fallow.model.registrations import JoinWaiting, MemberKey
 from fallow.model.tokens import TokenRequest
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
+from fallow.store.contract import Store
 from fallow.store.open import open_store
+
+__all__ = ["NOW", "Parts", "admitting", "csr_of", "new_key"]
 
 NOW = 1_800_000_000.0
 
@@ -31,22 +37,39 @@ class Parts:
     applier: Applier
     authority: Authority
     settings: Settings
+    store: Store
     now: float = NOW
+    deciding: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self.tokens = Tokens(self.cache, self.applier, self.authority, self.settings, lambda: self.now)
         self.admission = Admission(self.cache, self.applier, self.authority, self.settings, lambda: self.now)
+        self.registrations = Registrations(self.cache, self.applier, lambda: self.now)
 
     async def token(self, **more: Any) -> str:
         """Return a join token."""
         view = await self.tokens.create(TokenRequest(**{"role": "node", **more}), "api:test")
         return view.secret or ""
 
-    async def join(self, token: str, csr: str, address: str = "10.0.0.5", **more: Any) -> Identity:
-        """Join as a node."""
+    async def ask(self, token: str, key: Key, address: str = "10.0.0.5", **more: Any) -> Identity | JoinWaiting:
+        """Ask to join as a node."""
         hostname = more.pop("hostname", "box")
-        request = {"token": token, "csr_pem": csr, "role": Role.NODE, "facts": Facts(hostname=hostname), **more}
-        return await self.admission.join(JoinRequest(**request), address)
+        told = {"facts": Facts(hostname=hostname), "sent_at": self.now, **more}
+        return await self.admission.join(bundle(token, key, **told), address)
+
+    async def join(self, token: str, key: Key, address: str = "10.0.0.5", **more: Any) -> Identity:
+        """Join as a node."""
+        found = await self.ask(token, key, address, **more)
+        assert isinstance(found, Identity)
+        return found
+
+    def member(self, identity: Identity) -> Member:
+        """Return what is stored of a member."""
+        return self.cache.snapshot().members[identity.member_id]
+
+    def joined_keys(self) -> Sequence[MemberKey]:
+        """Return the keys that have joined, in the order they did."""
+        return sorted(self.cache.snapshot().member_keys.values(), key=lambda key: key.revision)
 
     def reasons(self) -> list[str]:
         """Return the reasons of all events, oldest first."""
@@ -61,19 +84,14 @@ async def admitting(folder: Path, **settings: Any) -> AsyncIterator[Parts]:
     cache = Cache(store)
     await cache.start()
     authority = Authority.create_or_load(folder, NOW)
+    parts = Parts(cache, Applier(store, cache), authority, Settings(**settings), store)
+    loops = [registrations_controller(store, parts.settings)]
+    runner = Runner(cache, parts.applier, loops, lambda: parts.now, LoopMetrics(CollectorRegistry()))
+    parts.deciding = deciding = asyncio.create_task(runner.run())
     try:
-        yield Parts(cache, Applier(store, cache), authority, Settings(**settings))
+        yield parts
     finally:
+        deciding.cancel()
+        await asyncio.gather(deciding, return_exceptions=True)
         await cache.stop()
         await store.close()
-
-
-def new_key() -> ec.EllipticCurvePrivateKey:
-    """Return a machine's key."""
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def csr_of(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return a certificate signing request."""
-    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

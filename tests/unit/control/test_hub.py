@@ -17,6 +17,7 @@ class Line:
         self.instance = instance
         self.agent_version = ""
         self.protocol = 2
+        self.key_sha256 = ""
         self.sent: list[ToMember] = []
         self.ended: list[tuple[str, bool]] = []
 

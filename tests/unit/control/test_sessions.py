@@ -1,6 +1,7 @@
 """The listener for members: who is let in, what is done with what they say, and how a session ends."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from records import deployment, replica, template
 from session_rig import GONE, Connection, Machine, SessionRig, accepting, hello
 
 from fallow.control import sessions as sessions_module
+from fallow.control.members import sessions_controller
 from fallow.drivers.authority import Authority
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Activity, DeploymentSpec, Health, Observation, ReplicaState
@@ -427,3 +429,22 @@ async def test_stopping_says_goodbye_and_waits_for_nobody(rig: SessionRig, monke
     assert (await connection.hear_a(Goodbye)).reason == "maintenance"
     await silent.hear_no_more()
     assert rig.hub.connected() == frozenset()
+
+
+async def test_the_session_of_a_replaced_key_ends_at_once_and_the_new_keys_stays(rig: SessionRig) -> None:
+    old, control = await rig.member("a"), sessions_controller(rig.hub, rig.settings)
+    connection = await welcomed(rig, old)
+    control.decide(rig.stored.cache.snapshot(), time.time())
+    assert rig.hub.connected() == {"n-a"}, "its key is the member's"
+    new = rig.machine("a")
+    stored = rig.stored.member("n-a")
+    await rig.stored.write(msgspec.structs.replace(stored, key_sha256=new.record.key_sha256))
+    control.decide(rig.stored.cache.snapshot(), time.time())
+    reject = await connection.hear_a(Reject)
+    assert reject.final
+    assert "another key" in reject.reason
+    await welcomed(rig, new)
+    control.decide(rig.stored.cache.snapshot(), time.time())
+    assert rig.hub.connected() == {"n-a"}
+    again = await rig.session(old)
+    assert (await again.hear_a(Reject)).final

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from admission_rig import NOW, Parts, admitting, csr_of, new_key
+from admission_rig import NOW, Parts, admitting, new_key
 
 from fallow.control.admission import Refused
 from fallow.control.settings import Settings
 from fallow.model.credentials import parse_join_credential
 from fallow.model.pools import PortRange
-from fallow.model.tokens import ApiRole, TokenRequest
+from fallow.model.tokens import ApiRole, TokenRequest, TokenUse
 
 
 @pytest.fixture
@@ -37,18 +37,19 @@ async def test_only_hashes_are_stored(parts: Parts) -> None:
 async def test_join_token_views(parts: Parts) -> None:
     one = await parts.tokens.create(TokenRequest(role="node", uses=2, ttl_seconds=60, labels={"a": "b"}), "api:a")
     assert (one.expires_at, one.uses_left, one.state, one.labels) == (NOW + 60, 2, "valid", {"a": "b"})
-    first = await parts.join(one.secret or "", csr_of(new_key()))
+    first = await parts.join(one.secret or "", new_key())
 
     def now() -> tuple[str, int | None, int]:
         (view,) = parts.tokens.list()
         return view.state, view.uses_left, len(view.used_by)
 
     assert now() == ("valid", 1, 1)
-    assert parts.tokens.list()[0].used_by == (first.member_id,)
+    use = TokenUse(member_id=first.member_id, name="box", source_address="10.0.0.5", at=NOW)
+    assert parts.tokens.list()[0].used_by == parts.tokens.show(one.id).used_by == (use,)
     parts.now += 60
     assert now() == ("expired", 1, 1)
     parts.now -= 1
-    await parts.join(one.secret or "", csr_of(new_key()))
+    await parts.join(one.secret or "", new_key())
     assert now() == ("used", 0, 2)
     await parts.tokens.revoke(one.id, "api:a")
     assert now() == ("revoked", 0, 2)

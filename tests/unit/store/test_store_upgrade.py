@@ -12,6 +12,8 @@ import pytest
 from fallow.decide.events import event
 from fallow.model.audit import AuditEntry
 from fallow.model.kinds import SCHEMA_KEY, SCHEMA_VERSION
+from fallow.model.members import Member
+from fallow.model.registrations import MemberKey
 from fallow.store.cache import Cache, decode_item
 from fallow.store.contract import Check, Item, Put, StoreError
 from fallow.store.memory import MemoryStore
@@ -20,7 +22,7 @@ from fallow.store.sqlite import SqliteStore
 from fallow.store.upgrade import PORTION, UPGRADES, Upgrade, bring_up_to_date, upgrade
 
 DATA = Path(__file__).parents[2] / "data"
-KEPT = {1: DATA / "store-v1.db"}
+KEPT = {number: DATA / f"store-v{number}.db" for number in (1, 2)}
 
 
 class Killed(BaseException):
@@ -98,6 +100,23 @@ async def test_every_record_that_version_1_stored_is_read_and_unchanged(copy):
     await store.close()
 
 
+async def test_every_member_that_version_2_stored_has_its_key_on_record(tmp_path):
+    shutil.copy(KEPT[2], tmp_path / "s.db")
+    store = await open_store(f"sqlite:{tmp_path / 's.db'}")
+    items = {item.key: decode_item(item) for item in (await store.list(""))[0] if not item.key.startswith("meta/")}
+    told = json.loads((DATA / "store-v2.json").read_text())
+    for key in told.keys() - {SCHEMA_KEY}:
+        now = json.loads(msgspec.json.encode(items[key]))
+        assert only_of(told[key], now | {"revision": 0}) == told[key], key
+    members = [record for record in items.values() if isinstance(record, Member)]
+    keys = {record.id: record for record in items.values() if isinstance(record, MemberKey)}
+    assert len(members) == len(keys) == 2
+    for one in members:
+        assert (keys[one.key_sha256].member_id, keys[one.key_sha256].token_id) == (one.id, one.token_id)
+    assert (items["join-tokens/jt-1"].spent, items["join-tokens/jt-1"].uses) == (1, 2), "the use of old counts"
+    await store.close()
+
+
 async def test_what_people_did_is_in_the_audit_record_after_the_upgrade(copy):
     store = await open_store(f"sqlite:{copy}")
     cache = Cache(store)
@@ -116,7 +135,8 @@ async def test_a_copy_of_the_file_is_kept_for_its_owner_alone(copy):
     await (await open_store(f"sqlite:{copy}")).close()
     kept = copy.with_name("s.db.version-1")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert sorted(path.name for path in copy.parent.iterdir()) == ["s.db", "s.db.lock", "s.db.version-1"]
+    names = ["s.db", "s.db.lock", "s.db.version-1", "s.db.version-2"]
+    assert sorted(path.name for path in copy.parent.iterdir()) == names
     rows = []
     for path in (kept, KEPT[1]):
         with sqlite3.connect(path) as connection:
@@ -178,7 +198,7 @@ async def test_two_at_once_divide_the_work():
         async def commit(self, checks, writes):
             other["commits"] = other.get("commits", 0) + 1
             if other["commits"] == 2:
-                await bring_up_to_date(store)
+                await upgrade(store, {1: UPGRADES[1]}, 2)
             return await store.commit(checks, writes)
 
         async def get(self, key):
@@ -210,11 +230,11 @@ async def test_steps_follow_each_other_and_copies_are_kept_before_each():
     assert kept == [(1, b"1"), (2, b"12"), (3, b"123")]
 
 
-@pytest.mark.parametrize("stored", [b"3", b"2>3:events/x", b"1>3:x", b"0", b"", b"2>", b"1>2", b"-1"])
+@pytest.mark.parametrize("stored", [b"4", b"3>4:events/x", b"1>3:x", b"0", b"", b"2>", b"1>2", b"-1"])
 async def test_newer_and_strange_versions_are_refused_and_left_alone(stored):
     store = MemoryStore()
     await store.commit([], [Put(SCHEMA_KEY, stored), version_1_event(0, "api:ci")])
-    with pytest.raises(StoreError, match="this program knows version 2"):
+    with pytest.raises(StoreError, match="this program knows version 3"):
         await bring_up_to_date(store)
     assert (await store.get(SCHEMA_KEY)).value == stored
     assert await store.commit([Check(SCHEMA_KEY, 1)], []) == 1, "nothing was written"

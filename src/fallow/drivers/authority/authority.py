@@ -94,8 +94,13 @@ class Authority:
 
     def issue_member(self, csr_pem: str, role: str, member_id: str, now: float, ttl_seconds: float) -> Issued:
         """Sign a member's request; only its key is taken from it. Raises AuthorityError on a bad one."""
-        public_key = public_key_of_request(csr_pem)
-        expires_at = min(now + ttl_seconds, self._certificate.not_valid_after_utc.timestamp())
+        return self.issue_for_key(public_key_of_request(csr_pem), role, member_id, now, now + ttl_seconds)
+
+    def issue_for_key(
+        self, public_key: ec.EllipticCurvePublicKey, role: str, member_id: str, now: float, expires_at: float
+    ) -> Issued:
+        """Sign a certificate for a key whose holder has proved to hold it; it begins `now`."""
+        expires_at = min(expires_at, self._certificate.not_valid_after_utc.timestamp())
         subject = x509.Name(
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, role), x509.NameAttribute(NameOID.COMMON_NAME, member_id)]
         )

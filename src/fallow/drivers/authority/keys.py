@@ -4,14 +4,20 @@ The hash is always the hex SHA-256 of the key's DER SubjectPublicKeyInfo, never 
 issued again for the same key, and an ECDSA signature has more than one valid encoding.
 """
 
+import base64
 import hashlib
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fallow.drivers.authority.files import AuthorityError
+from fallow.model.registrations import BUNDLE_CONTEXT
+
+
+class BadSignature(AuthorityError):  # noqa: N818 - what it is
+    """The text was changed on its way, or signed by somebody else."""
 
 
 def key_sha256(key: object) -> str:
@@ -44,6 +50,23 @@ def public_key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
         raise AuthorityError("the certificate signing request cannot be read; it must be PEM, PKCS #10") from error
     if not valid:
         raise AuthorityError("the certificate signing request is not signed by its own key")
+    return key
+
+
+def key_of_bundle(csr_pem: str, text: str, signature: str) -> ec.EllipticCurvePublicKey:
+    """Return the key of a request that has signed `text`, too; `signature` is base64 (see `SignedBundle`).
+
+    Raises AuthorityError for a bad request, and BadSignature for a text that this key has not signed.
+    """
+    key = public_key_of_request(csr_pem)
+    try:
+        key.verify(
+            base64.b64decode(signature, validate=True),
+            BUNDLE_CONTEXT + text.encode(),
+            ec.ECDSA(hashes.SHA256()),
+        )
+    except (ValueError, InvalidSignature):
+        raise BadSignature("the bundle is not signed by the key of its certificate signing request") from None
     return key
 
 
