@@ -45,6 +45,8 @@ def _endpoint(member: Member) -> str:
     if not member.session_address or not member.lease.agent_port:
         return ""
     host = ipaddress.ip_address(member.session_address)
-    if host.is_loopback:  # it is beside a control plane; others cannot dial it there, so it dials them
+    inside = ipaddress.ip_interface(f"{member.lease.address}/{member.lease.prefix_length or ''}".rstrip("/")).network
+    # Beside a control plane, or through the overlay itself: others cannot dial it there, so it dials them.
+    if host.is_loopback or host in inside:
         return ""
     return f"[{host}]:{member.lease.agent_port}" if host.version == 6 else f"{host}:{member.lease.agent_port}"

@@ -43,6 +43,7 @@ def test_who_is_no_peer(changes: dict[str, Any]) -> None:
     [
         ("2001:db8::7", "[2001:db8::7]:8455"),
         ("127.0.0.1", ""),  # beside a control plane: others cannot dial it there
+        ("10.86.9.9", ""),  # through the overlay itself
         ("", ""),
     ],
 )
