@@ -45,8 +45,10 @@ def _endpoint(member: Member) -> str:
     if not member.session_address or not member.lease.agent_port:
         return ""
     host = ipaddress.ip_address(member.session_address)
-    inside = ipaddress.ip_interface(f"{member.lease.address}/{member.lease.prefix_length or ''}".rstrip("/")).network
+    lease = member.lease
     # Beside a control plane, or through the overlay itself: others cannot dial it there, so it dials them.
-    if host.is_loopback or host in inside:
+    if host.is_loopback:
         return ""
-    return f"[{host}]:{member.lease.agent_port}" if host.version == 6 else f"{host}:{member.lease.agent_port}"
+    if lease.prefix_length and host in ipaddress.ip_interface(f"{lease.address}/{lease.prefix_length}").network:
+        return ""
+    return f"[{host}]:{lease.agent_port}" if host.version == 6 else f"{host}:{lease.agent_port}"

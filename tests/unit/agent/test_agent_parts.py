@@ -239,6 +239,15 @@ async def test_network_probes(kind, answer, hold, outcome, text):
         assert inside.outcome == outcome
 
 
+async def test_a_published_port_is_probed_where_it_is_published():
+    check = HealthCheck(kind="http", path="/")
+    async with serve(b"HTTP/1.1 204 No Content\r\n\r\n", False) as port:
+        bound = await Prober(ScriptedEngine(), lambda: "127.0.0.1").probe(order(check, {"8080/tcp": port}))
+        elsewhere = await Prober(ScriptedEngine(), lambda: "127.0.0.2").probe(order(check, {"8080/tcp": port}))
+    assert bound.outcome == "ok"
+    assert (elsewhere.outcome, "127.0.0.2" in elsewhere.text) == ("failed", True)
+
+
 async def test_a_published_port_that_refuses_falls_back_to_the_containers_address():
     async with serve(None) as free:
         pass
