@@ -90,7 +90,7 @@ async def test_a_member_is_told_what_to_run_only_when_all_that_others_have_store
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with accepting(tmp_path) as rig:
-        machine, web = await rig.member("a"), deployment()
+        machine, web = await rig.member("a"), deployment(revision=0)
         await rig.stored.write(web, msgspec.structs.replace(template(web), revision=0))
 
         async def catch_up() -> bool:
