@@ -134,20 +134,24 @@ class Hub:
         return next((peer_id for peer_id, held in self._elsewhere.items() if member_id in held), "")
 
     def digest(self, peer_id: str) -> Digest:
-        """Return what this process knows of members with a session here, and of others but for the peer's own.
+        """Return what this process knows of all members but those whose sessions the peer holds itself.
 
-        A member that both hold a session of is told of all the same: one of the two is dead and does not know it yet.
+        A member that both hold a session of is told of by who has heard it last: the other's session is dead and does
+        not know it yet. Never by both, or what each last heard would go back and forth for ever.
         """
-        now = self._steady()
-        others = self.connected() - self._elsewhere.get(peer_id, frozenset()) - self._links.keys()
-        at = {id_: self._heard[id_] for id_ in self._links if id_ in self._heard}
-        at |= {id_: self._seen[id_][1] for id_ in others if id_ in self._seen}
+        now, heard = self._steady(), self._heard
+        living = {id_ for id_ in self._links if id_ in heard and heard[id_] >= self._seen[id_][1]}
+        known = (self.connected() - (self._elsewhere.get(peer_id, frozenset()) - living)) & self._seen.keys()
         return Digest(
             members=tuple(
                 MemberNews(
-                    id_, max(0.0, now - at[id_]), self._usage.get(id_), self._proxies.get(id_), self._names.get(id_)
+                    id_,
+                    max(0.0, now - self._seen[id_][1]),
+                    self._usage.get(id_),
+                    self._proxies.get(id_),
+                    self._names.get(id_),
                 )
-                for id_ in sorted(at)
+                for id_ in sorted(known)
             )
         )
 

@@ -148,6 +148,19 @@ def test_a_session_that_is_dead_at_one_process_hides_none_that_lives_at_another(
     assert leader.silences() == other.silences() == {"n-a": 10.0}, "nobody keeps it alive by repeating the other"
 
 
+def test_what_two_dead_sessions_last_said_is_not_told_back_and_forth() -> None:
+    steady = 100.0
+    one, two = Hub(lambda: NOW, lambda: steady), Hub(lambda: NOW, lambda: steady)
+    for hub, revision in ((one, 1), (two, 2)):
+        hub.open(Line("g-a"))
+        hub.proxied("g-a", ProxyReport(applied_revision=revision))
+    told = one.digest("p2"), two.digest("p1")
+    steady = 105.0  # so long they were on their way
+    two.absorb("p1", told[0])
+    one.absorb("p2", told[1])
+    assert one.digest("p2").members == two.digest("p1").members == ()
+
+
 def test_a_role_that_no_member_may_have() -> None:
     assert "control" not in {str(role) for role in Role}
     assert member("a").role is Role.NODE
