@@ -137,15 +137,12 @@ class Intake:
         problem = unfit_token(token, asks.role, asks.source_address)
         if problem is None and not counted:
             problem = used_up(token, asks.created_at, chain(self.snapshot.members.values(), self._joined))
-        if problem is not None:
-            return problem
-        if token.approve is Approve.MANUAL and not counted:
-            return self._await_approval(asks, token)
-        problem = self._replace(asks, token) if token.replaces else self._make(asks, token)
-        if problem is None and not counted:
-            self._tokens[token.id] = self._used(token, 1)
-        elif problem is not None and counted:
-            self._tokens[token.id] = self._used(token, -1)
+            if problem is None and token.approve is Approve.MANUAL:
+                return self._await_approval(asks, token)
+        if problem is None:
+            problem = self._replace(asks, token) if token.replaces else self._make(asks, token)
+        if counted != (problem is None):  # a use is taken when it begins to wait, or else when it is admitted
+            self._tokens[token.id] = self._used(token, -1 if counted else 1)
         return problem
 
     def _make(self, asks: Registration, token: JoinToken) -> Problem | None:
@@ -287,7 +284,9 @@ class Intake:
 
     def _refuse(self, asks: Registration, problem: Problem) -> None:
         self.puts.append(
-            msgspec.structs.replace(asks, state=RegistrationState.REFUSED, problem=problem, updated_at=self.now)
+            msgspec.structs.replace(
+                asks, state=RegistrationState.REFUSED, problem=problem, approved_by="", updated_at=self.now
+            )
         )
 
     def _known(self, asks: Registration) -> bool:

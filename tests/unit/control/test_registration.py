@@ -19,7 +19,7 @@ from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, RenewRequest
 from fallow.model.peers import ControlAddress, Peer
-from fallow.model.registrations import Approval, JoinWaiting, Rejection, SignedBundle
+from fallow.model.registrations import Approval, JoinWaiting, RegistrationState, Rejection, SignedBundle
 from fallow.model.tokens import Approve, TokenChange, TokenRequest
 
 
@@ -446,3 +446,17 @@ async def test_without_a_leader_it_is_told_and_the_next_leader_goes_on(
         await parts.applier.apply(plan)
     assert len(parts.cache.snapshot().members) == 1
     assert (await parts.join(token, key, sent_at=NOW + 1)).member_id in parts.cache.snapshot().members
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_approved_machine_that_cannot_be_let_in_uses_nothing(parts: Parts) -> None:
+    token, key = await parts.token(approve=Approve.MANUAL), new_key()
+    assert isinstance(await parts.ask(token, key, name="web-1"), JoinWaiting)
+    (asks,) = parts.cache.snapshot().registrations.values()
+    approved = msgspec.structs.replace(asks, state=RegistrationState.WAITING, approved_by="api:a")
+    member = parts.member(await parts.join(await parts.token(), new_key()))  # takes the name in the very last moment
+    await parts.applier.commit(Step(puts=(msgspec.structs.replace(member, name="web-1"), approved)))
+    await until(lambda: not parts.registrations.pending() and parts.cache.get("registrations", asks.id).problem)
+    await refused(parts.ask(token, key, name="web-1"), 409, "name-taken")
+    assert parts.cache.snapshot().join_tokens[asks.token_id].used == 0
+    assert isinstance(await parts.ask(token, key, name="web-2", sent_at=NOW + 1), JoinWaiting), "it waits anew"
