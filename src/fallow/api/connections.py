@@ -11,6 +11,7 @@ from fallow.model.problems import Problem
 
 HEAD_SECONDS = 10.0
 MAX_CONNECTIONS = 4000
+GATHERED_BYTES = 16 * 1024
 
 _NOT_HTTP = Problem(
     type="urn:fallow:bad-request",
@@ -33,6 +34,40 @@ class _OneLength(h11.Connection):
         return event
 
 
+class _Gathering:
+    """A transport that sends what is written in one turn of the event loop together: head and body of an answer.
+
+    They would be a TLS record, a system call and a packet each.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send soon, or at once when it is much: whoever writes without end must feel that nobody reads."""
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > GATHERED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Send what is left, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts, self._size = b"".join(self._parts), [], 0
+            self._transport.write(data)
+
+
 class Connection(H11Protocol):
     """One connection; give it to uvicorn as `http`.
 
@@ -50,7 +85,7 @@ class Connection(H11Protocol):
             transport.abort()
             return
         self.conn = _OneLength(h11.SERVER)
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Gathering(transport)))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
