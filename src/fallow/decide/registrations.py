@@ -233,7 +233,6 @@ class Intake:
             reported_at=self.now,
             requested_at=asks.created_at,
             observed_address=asks.source_address,
-            session_address=asks.source_address,
         )
         by = f", approved by {asks.approved_by}" if asks.approved_by else ""
         actor = f"{member.role}:{member.name}"

@@ -40,7 +40,8 @@ async def setting(tmp_path, monkeypatch):
     names = NameService(folder, [])
     port = await names.server.listen("127.0.0.1", 0)
     names._addresses = [("127.0.0.1", port)]
-    agent = GatewayAgent(ScriptedProxy(), folder, store, names=names)
+    agent = GatewayAgent(ScriptedProxy(), folder, store)
+    agent.serves(names)
     stop = asyncio.Event()
     task = asyncio.create_task(agent.run(stop))
     yield peer, names, port, folder, stop, task

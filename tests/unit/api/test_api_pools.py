@@ -3,7 +3,8 @@
 import asyncio
 
 import msgspec
-from api_rig import Rig, machine_request, node, problem
+from api_rig import NOW, Rig, node, problem
+from bundles import bundle_body
 
 from fallow.model.members import Lease
 from fallow.model.pools import NetworkMode
@@ -100,8 +101,7 @@ async def test_joining_when_all_is_given_says_how_to_add_a_pool(rig: Rig) -> Non
     token = (await rig.call("POST", "/v1/tokens", json={"role": "node", "uses": 5})).json()["secret"]
 
     async def join() -> object:
-        return await rig.call("POST", "/v1/join", role=None, json={
-            "token": token, "csr_pem": machine_request(), "role": "node"})  # fmt: skip
+        return await rig.call("POST", "/v1/join", role=None, json=bundle_body(token, sent_at=NOW))
 
     first = await join()
     assert first.json()["lease"]["address"] == "10.86.0.2"  # type: ignore[attr-defined]

@@ -49,7 +49,6 @@ class Machine:
         self.csr = csr_of(self.key)
         self.record: Member = member(
             name, id=f"{role[0]}-{name}", role=role, revision=0, key_sha256=key_sha256_of_request(self.csr),
-            session_address="127.0.0.1",
         )  # fmt: skip
 
     def context(self, authority: Authority | None = None, key: ec.EllipticCurvePrivateKey | None = None) -> Any:

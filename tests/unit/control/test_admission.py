@@ -68,7 +68,7 @@ async def test_join_makes_a_member(parts: Parts) -> None:
     assert parts.reasons() == ["TokenCreated", "MemberJoined"]
 
 
-@pytest.mark.parametrize("value", ["a\nb", "a\x00b", "x\r\nserver evil 10.0.0.1:80", "x" * 257])
+@pytest.mark.parametrize("value", ["a\nb", "a\x00b", "x\r\nserver evil 10.0.0.1:80"])
 async def test_join_with_hostile_variables_is_refused_and_uses_up_no_token(parts: Parts, value: str) -> None:
     token = await parts.token()
     variables = (Variable(name="rack", value=value),)

@@ -155,11 +155,12 @@ async def test_text_that_nobody_can_read_is_refused(parts: Parts, evil: str) -> 
         {"function": evil},
         {"facts": Facts(hostname=evil)},
         {"facts": Facts(engine=evil)},
-        {"variables": (Variable(name="rack", value=evil),)},
     ):
         await refused(parts.join(token, new_key(), **told), 400, "bundle-unfit")
+    said = (Variable(name="rack", value=evil),)
+    await refused(parts.join(token, new_key(), variables=said), 400, "bad-variable")
     twice = (Variable(name="rack", value="a"), Variable(name="rack", value="b"))
-    await refused(parts.join(token, new_key(), variables=twice), 400, "bundle-unfit")
+    await refused(parts.join(token, new_key(), variables=twice), 400, "bad-variable")
     assert parts.cache.revision == before
 
 
@@ -386,9 +387,9 @@ async def test_a_replacement_keeps_everything_but_the_key(parts: Parts) -> None:
     assert (member.facts.hostname, member.function) == ("fresh", "as before")
     assert member.key_sha256 != before.key_sha256
     for text in (token, await parts.token()):
-        assert "got another key" in await refused(parts.join(text, old), 403, "key-revoked")
+        assert "took the place of web-1" in await refused(parts.join(text, old), 403, "member-removed")
     renewal = RenewRequest(member_id=gone.member_id, csr_pem=csr_of(old))
-    await refused(parts.admission.renew(renewal), 403, "key-mismatch")
+    await refused(parts.admission.renew(renewal), 403, "member-removed")
     assert (await parts.join(token, new)).member_id == gone.member_id, "its answer may have been lost"
     await refused(parts.join(token, new_key()), 403, "token-used")
     assert parts.reasons()[-1] in ("MemberReplaced", "TokenCreated")

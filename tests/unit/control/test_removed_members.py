@@ -16,7 +16,7 @@ from fallow.control.refusals import Refused
 from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
 from fallow.model.deployments import Activity, Health, Observation, ReplicaState
-from fallow.model.members import Facts, JoinRequest, RenewRequest, Role
+from fallow.model.members import RenewRequest
 from fallow.model.wire import Heartbeat, Observed, Reject, RenewAsked, Usage, Welcome
 
 NOW = 1_800_000_000.0
@@ -88,22 +88,22 @@ async def test_one_that_ignores_its_removal_gets_nothing_and_changes_nothing(rig
 
 async def test_a_key_that_was_revoked_neither_renews_nor_joins_with_any_token(tmp_path: Path) -> None:
     async with admitting(tmp_path) as parts:
-        csr = csr_of(new_key())
-        first = await parts.join(await parts.token(labels={"tier": "web"}), csr)
+        key = new_key()
+        csr = csr_of(key)
+        first = await parts.join(await parts.token(labels={"tier": "web"}), key)
         member = parts.cache.snapshot().members[first.member_id]
         await parts.applier.commit(removal(parts.cache.snapshot(), member, NOW, because(), lambda: "e"))
         token = await parts.token(labels={"tier": "secret"})
-        request = JoinRequest(token=token, csr_pem=csr, role=Role.NODE, facts=Facts(hostname="box"))
         for attempt in (
             parts.admission.renew(RenewRequest(member_id=first.member_id, csr_pem=csr)),
             parts.admission.renew(RenewRequest(member_id="n-another", csr_pem=csr)),
-            parts.admission.join(request, "10.0.0.5"),
+            parts.join(token, key),
         ):
             with pytest.raises(Refused) as refused:
                 await attempt
             assert refused.value.problem.type == "urn:fallow:member-removed"
             assert refused.value.problem.clean
-        other = await parts.join(token, csr_of(new_key()))
+        other = await parts.join(token, new_key())
         assert parts.cache.snapshot().members[other.member_id].labels == {"tier": "secret"}
 
 
@@ -123,8 +123,9 @@ async def test_a_captured_request_for_renewal_is_worth_nothing_to_others(tmp_pat
 async def test_a_captured_request_cannot_be_sent_again_and_again(tmp_path: Path) -> None:
     """Each would be a commit and an event."""
     async with admitting(tmp_path) as parts:
-        csr = csr_of(new_key())
-        identity = await parts.join(await parts.token(), csr)
+        key = new_key()
+        csr = csr_of(key)
+        identity = await parts.join(await parts.token(), key)
         request = RenewRequest(member_id=identity.member_id, csr_pem=csr)
         await parts.admission.renew(request)
         before = parts.cache.revision
@@ -139,8 +140,9 @@ async def test_a_captured_request_cannot_be_sent_again_and_again(tmp_path: Path)
 
 async def test_a_fenced_member_is_not_given_certificates(tmp_path: Path) -> None:
     async with admitting(tmp_path) as parts:
-        csr = csr_of(new_key())
-        identity = await parts.join(await parts.token(), csr)
+        key = new_key()
+        csr = csr_of(key)
+        identity = await parts.join(await parts.token(), key)
         member = parts.cache.snapshot().members[identity.member_id]
         await parts.applier.commit(Step(puts=(msgspec.structs.replace(member, fence="two machines"),)))
         with pytest.raises(Refused, match="two machines") as refused:
@@ -150,8 +152,9 @@ async def test_a_fenced_member_is_not_given_certificates(tmp_path: Path) -> None
 
 async def test_a_removed_member_that_comes_back_after_its_expiry_is_told_the_same(tmp_path: Path) -> None:
     async with admitting(tmp_path) as parts:
-        csr = csr_of(new_key())
-        identity = await parts.join(await parts.token(), csr)
+        key = new_key()
+        csr = csr_of(key)
+        identity = await parts.join(await parts.token(), key)
         parts.now += 30 * 86400
         renewed = await parts.admission.renew(RenewRequest(member_id=identity.member_id, csr_pem=csr))
         assert renewed.member_id == identity.member_id, "an unrevoked key comes back after any time"
