@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from placement_cases import (
     a_member,
@@ -162,10 +162,11 @@ def test_without_limits_the_difference_between_zones_and_then_nodes_is_the_small
 
 
 @CALM
-@given(st.lists(st.integers(1, 8), min_size=1, max_size=6), policies, port_lists, st.integers(1, 12))
-def test_one_at_a_time_is_no_better_than_all_at_once(sizes: list[int], policy: object, ports: object, n: int) -> None:
+@given(st.lists(st.sampled_from("ab"), min_size=1, max_size=6), policies, port_lists, st.integers(1, 12))
+@example(["a", "b", "b"], PlacementPolicy(strategy="spread", spread_by=("zone",)), (), 3)
+def test_one_at_a_time_is_no_better_than_all_at_once(zones: list[str], policy: object, ports: object, n: int) -> None:
     """Replicas placed together are spread as well as if each had been placed after the one before it was stored."""
-    members = {f"n-{i}": a_member(i, labels={"zone": "ab"[i % 2], "role": "web"}) for i in range(len(sizes))}
+    members = {f"n-{i}": a_member(i, labels={"zone": zone, "role": "web"}) for i, zone in enumerate(zones)}
     template = a_template(
         0,
         ContainerSpec(image="app:1", ports=ports, resources=Resources(memory_bytes=1)),  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Machines that ask in any order, over crashes at any moment: names, leases and uses of tokens stay unique."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import ids
 
+from fallow.decide.leases import LeaseBook, LeaseDefaults
 from fallow.decide.plan import Plan
 from fallow.decide.registrations import Rules, admit
 from fallow.decide.snapshot import Snapshot
@@ -22,11 +24,14 @@ from fallow.model.tokens import Approve, JoinToken
 NOW = 1_000_000.0
 RULES = Rules(
     certificate_seconds=86400.0,
-    host_ports=PortRange(first=20000, last=20399),
-    host_ports_per_node=100,
     max_records=126,
     max_bytes=64 * 1024,
 )
+LEASES = LeaseDefaults(host_ports=PortRange(first=20000, last=20399), host_ports_per_node=100)
+
+
+def decided(snapshot: Snapshot, now: float, make: Callable[[], str], rules: Rules = RULES) -> Plan:
+    return admit(snapshot, now, rules, LeaseBook(snapshot, now, LEASES), make)
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Stored:
             self.records[kind, record.id] = msgspec.structs.replace(record, revision=self.revision)
 
     def snapshot(self) -> Snapshot:
-        kinds = {"members": {}, "join_tokens": {}, "registrations": {}, "member_keys": {}}
+        kinds = {"members": {}, "join_tokens": {}, "registrations": {}, "member_keys": {}, "revocations": {}}
         for (kind, id_), record in self.records.items():
             name = kind.replace("-", "_")
             if name in kinds:
@@ -125,11 +130,11 @@ def test_whatever_order_nothing_is_given_twice(requests: list[tuple[int, int, in
         elif what == "later":
             now += 90_000
         elif what.startswith("decide"):
-            stored.apply(admit(stale if what.endswith("stale") else snapshot, now, RULES, make))
+            stored.apply(decided(stale if what.endswith("stale") else snapshot, now, make))
             stale = snapshot
         check(stored)
     for _ in range(200):
-        if not stored.apply(admit(stored.snapshot(), now, RULES, make)):
+        if not stored.apply(decided(stored.snapshot(), now, make)):
             break
         check(stored)
     waiting = [one for one in stored.snapshot().registrations.values() if one.state is RegistrationState.WAITING]
@@ -159,14 +164,14 @@ def drill(joins: int, crashes: int, records: int) -> None:
             elif ("registrations", f"k{key:05d}") not in stored.records:
                 stored.put(asks(key, "t0", f"10.{key // 800}.{key % 200}.{1 + key % 3}", hostname="box"))
         before = stored.snapshot()
-        while (plan := admit(stored.snapshot(), NOW + 10, rules, make)).steps:
+        while (plan := decided(stored.snapshot(), NOW + 10, make, rules)).steps:
             crash = crashed < crashes and chance.random() < 0.7
             crashed += crash
             if crash and chance.random() < 0.5:
                 continue  # killed before the commit: the next leader decides anew
             assert stored.apply(plan)
             assert not crash or not stored.apply(plan), "an outcome nobody knew: the same step again is refused"
-        stored.apply(admit(before, NOW + 10, rules, make))  # somebody who led before, and does not know it
+        stored.apply(decided(before, NOW + 10, make, rules))  # somebody who led before, and does not know it
         asking += [key for key in batch if chance.random() < 0.1]  # their answers were lost
     assert crashed == crashes
     assert sum(isinstance(record, Member) for record in stored.records.values()) == joins

@@ -168,6 +168,9 @@ def _callback(
     """Fallow runs containers on the capacity that your servers leave idle."""
 
 
+node_life.register(nodes.app)
+
+
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     """Return the command line; calling it runs the process's arguments and exits.
 
@@ -188,7 +191,6 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[run.__name__], rich_help_panel=RUN)(run)
     app.command(epilog=_EXAMPLES["deploy"], rich_help_panel=USE)(deploy)
     app.add_typer(stores.app, name="store", rich_help_panel=RUN)
-    node_life.register(nodes.app)
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),

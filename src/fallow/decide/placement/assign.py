@@ -77,13 +77,17 @@ def _branch(job: Job, rows: Ints, count: int, keys: tuple[str, ...], given: Ints
         _leaf(job, rows, count, given)
         return
     sorted_rows, starts = job.table.labels.groups(keys[0], rows)
+    parts = np.split(sorted_rows, starts[1:])
+
+    def order(places: Ints, so_far: Ints) -> Floats:
+        if so_far.any() and job.request.policy.strategy == "spread":
+            return np.array([_best_after(job, parts[place], int(n)) for place, n in zip(places, so_far, strict=True)])
+        return np.minimum.reduceat(_order(job, sorted_rows), starts)[places]
+
     quotas = fill(
-        np.add.reduceat(job.held[sorted_rows], starts),
-        np.add.reduceat(job.room[sorted_rows], starts),
-        count,
-        lambda places, _: np.minimum.reduceat(_order(job, sorted_rows), starts)[places],
+        np.add.reduceat(job.held[sorted_rows], starts), np.add.reduceat(job.room[sorted_rows], starts), count, order
     )
-    for quota, part in zip(quotas.tolist(), np.split(sorted_rows, starts[1:]), strict=True):
+    for quota, part in zip(quotas.tolist(), parts, strict=True):
         if quota:
             _branch(job, part, quota, keys[1:], given)
 
@@ -106,6 +110,16 @@ def _leaf(job: Job, rows: Ints, count: int, given: Ints) -> None:
         return score if job.liked is None else ranks(job.liked[rows[places]], score)
 
     given[rows] = fill(job.held[rows], room, count, load)
+
+
+def _best_after(job: Job, rows: Ints, count: int) -> float:
+    """Return how `_order` compares the best of `rows` once `count` replicas more are laid out over them."""
+    held, room = job.held.copy(), job.room.copy()
+    given = np.zeros(len(held), dtype=np.int64)
+    _leaf(job, rows, count, given)
+    held[rows] += given[rows]
+    room[rows] -= given[rows]
+    return float(_order(replace(job, held=held, room=room), rows).min())
 
 
 def _order(job: Job, rows: Ints) -> Floats:
