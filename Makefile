@@ -19,7 +19,7 @@ install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest tests/contract tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile tests/contract tests/e2e
 
 check: format lint types layers sizes reference pure  ## what needs no real parts: under a minute
 
@@ -62,7 +62,7 @@ contract: $(VENV)/.done  ## every back-end against its contract, on real parts
 
 e2e: $(VENV)/.done  ## whole system on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile tests/e2e
 
 fuzz: $(VENV)/.done  ## what the API's description allows and forbids, at random, for up to two hours
 	@FALLOW_FUZZ_EXAMPLES=500 $(BIN)/pytest tests/e2e/test_fuzz.py

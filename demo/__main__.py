@@ -72,6 +72,7 @@ def report(story: Story) -> bool:
             "ok: in flight on the dead node" if late == 0 else f"WRONG: {late} after it was suspected",
         ),
         ("power cut to suspected", f"{figures.suspected_at - figures.cut_at:.1f} s", ""),
+        ("declared dead to its name gone", f"{story.figures.name_gone_after:.1f} s", ""),
         ("power cut to full strength again", f"{figures.full_strength_again:.1f} s", ""),
     ]
     story.screen.table(rows)
@@ -86,8 +87,18 @@ def stay(story: Story) -> None:
     story.screen.console.print("\nIt stays up until Ctrl-C. Try:", markup=False)
     for host in HOSTS:
         story.screen.say(f"curl http://{host}:{story.http_port}/")
+    host, _, port = story.names.place.rpartition(":")
+    story.screen.say(f"dig @{host} -p {port} {story.names.full('web.shop.svc')} SRV")
     story.screen.say(f"export XDG_CONFIG_HOME={config}")
-    for command in ("node list", "deployment list", "explain shop/web", "events -f", "logs shop/web -f"):
+    for command in (
+        "node list",
+        "node show n1",
+        "deployment list",
+        "dns status",
+        "explain shop/web",
+        "events -f",
+        "logs shop/web -f",
+    ):
         story.screen.say(f".venv/bin/fallow {command}")
     signal.pause()
 

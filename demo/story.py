@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from demo.load import Load
+from demo.names import Names
 from demo.screen import Screen
 from testbed import images
 from testbed.cluster import Cluster, free_port
@@ -32,6 +33,7 @@ class Figures:
     cut_at: float = 0.0
     updated_after: float = 0.0
     rolled_back_after: float = 0.0
+    name_gone_after: float = 0.0
     suspected_at: float = 0.0
 
 
@@ -45,7 +47,9 @@ class Story:
         self.http_port = free_port(8080)
         self.load = Load("127.0.0.1", self.http_port, HOSTS)
         self.registry: Registry | None = None
-        self.cluster = Cluster(fabric, port=free_port(7443))
+        self.names = Names("127.0.0.1", free_port(8453))
+        options = ("--dns-listen", self.names.place)
+        self.cluster = Cluster(fabric, port=free_port(7443), server_options=options)
 
     def play(self) -> None:
         """Play everything up to the end of the load."""
@@ -74,8 +78,9 @@ class Story:
                 self.registry.address, "shop:3", replace(images.busybox(), command=("/bin/false",))
             )
         self.cluster.insecure_registries = (self.registry.address,)
-        with self.screen.step("starting the control plane"):
+        with self.screen.step("starting the control plane, with a pool that leases come from"):
             self.cluster.start_server()
+            self.cluster.fallow("pool", "create", "default", "--cidr", str(self.fabric.subnet))
 
     def join_nodes(self) -> None:
         """Boot four machines and a gateway, and let them join."""
@@ -94,6 +99,8 @@ class Story:
             members = self.cluster.members()
             self.figures.join_to_ready = [members[name]["state_since"] - began[name] for name in NODES]
         self.screen.say(self.cluster.fallow("node", "list", "--role", "all"))
+        self.screen.say(self.cluster.fallow("pool", "leases", "default"))
+        self.screen.say(self._looked_up(*(f"{name}.node" for name in NODES), "gw1.gateway"))
 
     def deploy(self) -> None:
         """Bring up the shop."""
@@ -105,6 +112,7 @@ class Story:
         self.figures.deploy_to_serving = time.time() - began
         self.screen.say(self.cluster.fallow("deployment", "list"))
         self.screen.say(self.cluster.fallow("route", "list"))
+        self.screen.say(self._looked_up("web.shop.svc", "api.shop.svc"))
 
     def drain(self) -> None:
         """Empty a node while it works; its replicas are replaced first."""
@@ -140,7 +148,10 @@ class Story:
         node.power_cut()
         self._wait(lambda: self._state_of(NODES[1]) != "ready", "the dead node suspected")
         self.figures.suspected_at = self.cluster.members()[NODES[1]]["state_since"]
+        self._wait(lambda: not self.names.addresses(f"{NODES[1]}.node"), "the dead node's name gone")
+        gone_at = time.time()
         self._wait(lambda: self._state_of(NODES[1]) == "dead", "the dead node declared dead")
+        self.figures.name_gone_after = gone_at - self.cluster.members()[NODES[1]]["state_since"]
         self._wait_full()
         self.figures.full_strength_again = time.time() - self.figures.cut_at
 
@@ -149,6 +160,10 @@ class Story:
         return sum(
             failure.phase == "power cut" and failure.at <= self.figures.suspected_at for failure in self.load.failures
         )
+
+    def _looked_up(self, *names: str) -> str:
+        """Return what the control plane's name server says of these names."""
+        return "\n".join(f"{self.names.full(name)}  {'  '.join(self.names.addresses(name))}" for name in names)
 
     def _phase(self, name: str, act: Callable[[], None]) -> None:
         self.load.phase = name

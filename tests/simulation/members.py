@@ -80,6 +80,12 @@ class Identity:
     def note_refusal(self, reason: str) -> None:
         self.refusal = reason
 
+    def forget(self) -> None:
+        self.clear_refusal()
+
+    def clock_skew(self) -> float:
+        return 0.0
+
 
 class MemorySession(Session):
     """A session over the simulated network."""

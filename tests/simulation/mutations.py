@@ -68,7 +68,7 @@ class Mutation:
 def _taken_ports_ignored() -> list[Any]:
     return [
         mock.patch.object(PortBook, "occupy", lambda self, row, host_ports: None),
-        mock.patch.object(fallow.control.placement, "fits", lambda snapshot, binding: None),
+        mock.patch.object(fallow.control.placement, "fits", lambda *_: None),
     ]
 
 
@@ -238,7 +238,7 @@ MUTATIONS = (
     Mutation("writes are acknowledged before they are stored", ACKNOWLEDGED, _acknowledged_too_early),
     # updates
     Mutation("a node that is away makes its replicas fail", OWN_FAULT, _nodes_count_as_ready, WIDE_FROM + 21, 60),
-    Mutation("a node that is back makes its replicas fail", OWN_FAULT, _back_is_as_good, WIDE_FROM + 37, 60),
+    Mutation("a node that is back makes its replicas fail", OWN_FAULT, _back_is_as_good, WIDE_FROM + 340, 60),
     Mutation("a failed rollback goes back", "a rollback is not rolled back", _rollbacks_are_rolled_back, WIDE_FROM, 60),
     Mutation("an update stops everything first", MINIMUM, _stops_all_first, WIDE_FROM),
     Mutation("bad versions go unnoticed", "it comes to rest", _failures_unseen, WIDE_FROM + 10),
