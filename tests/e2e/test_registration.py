@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from victim import _BLIND, FALLOW, JOIN, Victim, attacked, refused, unharmed, wish
+from victim import _BLIND, FALLOW, JOIN, Victim, attacked, unharmed, wish
 
 from fallow.agent.joining import Application, Patience, join
 from fallow.client.joining import JoinError
