@@ -89,6 +89,7 @@ need_parts() {
         need curl curl
         need ps procps
         need buildah buildah
+        need dig bind9-dnsutils
         need etcd etcd-server
         need etcdctl etcd-client
         need wg wireguard-tools

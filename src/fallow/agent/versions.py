@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -126,8 +127,8 @@ def _unpack(order: Upgrade, folder: Path) -> None:
                 ours = parts and (parts[0] == "fallow" or parts[0].endswith((".dist-info", ".data")))
                 if not ours or ".." in parts or entry.filename.startswith("/") or "\\" in entry.filename:
                     raise PackageError(f"the package has a file that does not belong into it: {entry.filename[:80]!r}")
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            archive.extractall(folder, entries)  # `described` has added folders to its names that it has not
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise PackageError(f"the package cannot be unpacked: {error}") from error
 
 
