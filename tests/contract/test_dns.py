@@ -311,11 +311,11 @@ async def test_an_address_that_is_taken_is_told(server: NameServer, port: int) -
 
 async def test_a_port_taken_over_udp_only_is_told_and_leaves_nothing_open(server: NameServer) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.53.7", 0))
         port = taken.getsockname()[1]
         with pytest.raises(NameServerError, match="over UDP"):
-            await server.listen("127.0.0.1", port)
-    await server.listen("127.0.0.1", port)
+            await server.listen("127.0.53.7", port)
+    await server.listen("127.0.53.7", port)
 
 
 # TCP
