@@ -103,7 +103,7 @@ def create(
 
 
 def _tell_use(token: TokenView, url: str) -> None:
-    until = f"valid for {format_duration(token.expires_at - time.time() + 0.5)}" if token.expires_at else "without end"
+    until = f"valid for {format_duration(token.expires_at - token.created_at)}" if token.expires_at else "without end"
     if token.role not in JOINING:
         output.note(f"API token {token.id}, role {token.role}, {until}. It is not shown again.")
         output.note(f"To use it elsewhere: fallow context add NAME {url} --ca-file CA.pem")

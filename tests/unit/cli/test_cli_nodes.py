@@ -183,7 +183,7 @@ def test_list_shows_what_is_the_matter(api: FakeApi, fallow: Fallow) -> None:
         "GET /v1/members",
         listing(
             member("a", state=MemberState.DEAD, fence="two machines"),
-            member("b", state=MemberState.DEAD, purge_at=time.time() + 1805),
+            member("b", state=MemberState.DEAD, purge_at=time.time() + 1859),
             member("c", agent_wish=wish),
             member("d", agent_wish=msgspec.structs.replace(wish, failed="no room")),
             member("e", agent_wish=wish, agent_version="2"),

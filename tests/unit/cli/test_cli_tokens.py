@@ -1,7 +1,6 @@
 """`fallow token`, `events` and `version`."""
 
 import json
-import time
 
 import pytest
 from cli_fake_api import FakeApi, change, event, listing, token
@@ -15,7 +14,7 @@ SECRET = f"fallow-join.t1.hunter2.{'a' * 64}"
 
 
 def test_create_prints_the_token_alone_and_the_way_to_use_it_beside(api: FakeApi, fallow: Fallow) -> None:
-    api.on("POST /v1/tokens", token(secret=SECRET, expires_at=time.time() + 1800))
+    api.on("POST /v1/tokens", token(secret=SECRET, created_at=1000.0, expires_at=2800.0))
     ran = fallow("token", "create", "--role", "node", "--ttl", "30m", "--uses", "3", "-l", "a=b", "--label", "c=")
     assert ran.out == SECRET + "\n"
     assert f"\n  fallow join {api.url} {SECRET}\n" in ran.err
