@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.image_jobs import ImageJob, ImageTask
+from fallow.model.images import NodeImages
 from fallow.model.labels import LabelSet
 from fallow.model.members import Member, MemberState, Revocation, Role, Scheduling
 from fallow.model.pools import Pool, ReleasedLease
@@ -32,6 +34,9 @@ class Snapshot:
     upgrades: Mapping[str, Upgrade] = field(default_factory=dict)
     registrations: Mapping[str, Registration] = field(default_factory=dict)
     member_keys: Mapping[str, MemberKey] = field(default_factory=dict)
+    image_jobs: Mapping[str, ImageJob] = field(default_factory=dict)
+    image_tasks: Mapping[str, ImageTask] = field(default_factory=dict)
+    node_images: Mapping[str, NodeImages] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:

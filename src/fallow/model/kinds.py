@@ -3,6 +3,8 @@
 from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
+from fallow.model.image_jobs import ImageJob, ImageTask
+from fallow.model.images import NodeImages
 from fallow.model.labels import LabelSet
 from fallow.model.members import Member, Revocation
 from fallow.model.meta import Record
@@ -33,6 +35,9 @@ KINDS: dict[str, type[Record]] = {
     "upgrades": Upgrade,
     "registrations": Registration,
     "member-keys": MemberKey,
+    "image-jobs": ImageJob,
+    "image-tasks": ImageTask,
+    "node-images": NodeImages,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

@@ -10,6 +10,8 @@ import msgspec
 
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Observation
+from fallow.model.image_jobs import ImageOrder, TaskProgress, TaskReport
+from fallow.model.images import BlobDigest, NodeImage, PullGrant, ReferenceText
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, Lease
 from fallow.model.names import NamesChange, NamesReport
@@ -19,9 +21,10 @@ from fallow.model.routes import ProxyReport, ProxyState
 
 # A member's agent and its control plane may be one version apart. What a newer one adds has defaults that older ones
 # leave it at, and frames that an older one does not know are not sent to it.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 OLDEST_PROTOCOL = 1
 UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
+IMAGES_PROTOCOL = 3  # from which on agents take image orders, and ask before they pull
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 
 
@@ -119,6 +122,53 @@ class RenewAsked(Frame, frozen=True, kw_only=True, tag="renew"):
     """Ask for a new certificate for the same key."""
 
     csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
+
+
+class ImageTasksReported(Frame, frozen=True, kw_only=True, tag="image-tasks"):
+    """Image tasks that ended. Repeated until acknowledged."""
+
+    batch: int
+    reports: Annotated[tuple[TaskReport, ...], msgspec.Meta(max_length=1000)]
+
+
+class ImageProgressed(Frame, frozen=True, kw_only=True, tag="image-progress"):
+    """How far image tasks are; at most once a second, never repeated."""
+
+    tasks: Annotated[tuple[TaskProgress, ...], msgspec.Meta(max_length=100)]
+
+
+class ImagesReported(Frame, frozen=True, kw_only=True, tag="images"):
+    """All images of a node, sent after a session has opened and when something has changed."""
+
+    images: Annotated[tuple[NodeImage, ...], msgspec.Meta(max_length=2000)]
+    omitted: Annotated[int, msgspec.Meta(ge=0)] = 0
+    disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+
+
+class PullAsked(Frame, frozen=True, kw_only=True, tag="pull"):
+    """Before every pull: what exactly, from whom, with which login? Answered by PullGranted.
+
+    It is for a replica of this node or for a task of it; a node is told no login for anything else.
+    """
+
+    pull_id: Annotated[str, msgspec.Meta(max_length=64)]
+    reference: ReferenceText
+    replica_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    task_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+class BlobsChanged(Frame, frozen=True, kw_only=True, tag="blobs"):
+    """What a node can serve to others now: blobs it has whole, those it is fetching, those it has no more.
+
+    With `full` it is all it has; what was told before counts no more.
+    """
+
+    full: bool = False
+    whole: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
+    fetching: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
+    gone: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # where it serves them
 
 
 # one control plane -> the one that leads
@@ -253,6 +303,27 @@ class Upgrade(Frame, frozen=True, kw_only=True, tag="upgrade"):
     package: bytes
 
 
+class SetImageTasks(Frame, frozen=True, kw_only=True, tag="set-image-tasks"):
+    """Image tasks a node is to do. `full`: all there are, others it knows are cancelled; otherwise what changes."""
+
+    full: bool
+    orders: tuple[ImageOrder, ...] = ()
+    cancelled: tuple[str, ...] = ()  # ids of tasks
+
+
+class ImageTasksStored(Frame, frozen=True, kw_only=True, tag="image-tasks-ack"):
+    """The reports of `batch` are stored."""
+
+    batch: int
+
+
+class PullGranted(Frame, frozen=True, kw_only=True, tag="pull-granted"):
+    """The answer to PullAsked."""
+
+    pull_id: str
+    grant: PullGrant
+
+
 class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
     """Either side closes on purpose; a member that leaves so is not at once suspect."""
 
@@ -269,6 +340,11 @@ FromMember = (
     | LogChunk
     | RenewAsked
     | UpgradeReported
+    | ImageTasksReported
+    | ImageProgressed
+    | ImagesReported
+    | PullAsked
+    | BlobsChanged
     | Goodbye
 )
 ToMember = (
@@ -285,6 +361,9 @@ ToMember = (
     | ControlMoved
     | Renewed
     | Upgrade
+    | SetImageTasks
+    | ImageTasksStored
+    | PullGranted
     | Goodbye
 )
 

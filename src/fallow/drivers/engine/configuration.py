@@ -16,8 +16,8 @@ from fallow.drivers.engine.contract import (
     Container,
     ContainerRequest,
 )
-from fallow.drivers.engine.references import qualified
 from fallow.model.containers import ContainerSpec, Resources
+from fallow.model.references import qualified
 
 # What usual images need to start as root, drop to a user of their own and listen on port 80. The engines' own set is
 # larger: raw packets, device nodes, file capabilities and changing roots are not in ours.

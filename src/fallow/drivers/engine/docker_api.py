@@ -33,8 +33,8 @@ from fallow.drivers.engine.contract import (
     Progress,
 )
 from fallow.drivers.engine.failures import translated
-from fallow.drivers.engine.references import qualified
 from fallow.drivers.engine.streams import PullCounter, json_lines, log_lines
+from fallow.model.references import qualified
 
 _TIMEOUT = aiohttp.ClientTimeout(total=120)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=30)

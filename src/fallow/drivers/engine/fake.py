@@ -24,8 +24,8 @@ from fallow.drivers.engine.contract import (
     Progress,
     PullProgress,
 )
-from fallow.drivers.engine.references import qualified
 from fallow.model.containers import ContainerSpec
+from fallow.model.references import qualified
 
 
 @dataclass(frozen=True, kw_only=True)

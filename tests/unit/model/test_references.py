@@ -1,6 +1,6 @@
 import pytest
 
-from fallow.drivers.engine.references import qualified
+from fallow.model.references import qualified
 
 
 @pytest.mark.parametrize(
