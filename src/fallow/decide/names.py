@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
+from operator import attrgetter
 
 from fallow.decide.endpoints import endpoint_on
 from fallow.decide.reverse import Reverse, zones_of
@@ -225,9 +227,9 @@ def _endpoints_since(
     snapshot: Snapshot, listed: Sequence[Replica], listed_then: Sequence[Replica], known: ServiceName
 ) -> tuple[ServiceEndpoint, ...]:
     """Return the endpoints of a service that had those of `known` when its replicas were `listed_then`."""
-    now, then = set(map(id, listed)), set(map(id, listed_then))
-    gone = {replica.id for replica in listed_then if id(replica) not in now}
-    come = _endpoints(snapshot, [replica for replica in listed if id(replica) not in then])
+    differs = [(then, now) for then, now in zip_longest(listed_then, listed) if then is not now]
+    gone = {then.id for then, _ in differs if then is not None}
+    come = _endpoints(snapshot, [now for _, now in differs if now is not None])
     kept = [endpoint for endpoint in known.endpoints if endpoint.replica not in gone]
     if not come and len(kept) == len(known.endpoints):
         return known.endpoints
@@ -245,7 +247,7 @@ def _endpoints(snapshot: Snapshot, replicas: Iterable[Replica]) -> list[ServiceE
 
 
 def _in_order(endpoints: Iterable[ServiceEndpoint]) -> tuple[ServiceEndpoint, ...]:
-    return tuple(sorted(endpoints, key=lambda endpoint: endpoint.replica))
+    return tuple(sorted(endpoints, key=attrgetter("replica")))
 
 
 @lru_cache(maxsize=2**15)
