@@ -237,9 +237,9 @@ def test_containers_reach_containers_of_other_nodes(overlay: Overlay) -> None:
 
 
 def test_containers_find_and_reach_each_other_by_name(overlay: Overlay) -> None:
-    """As in Compose on one machine: the name of a service of the own project, and its published port."""
+    """As in Compose on one machine: by the name of a service of the own project, at its published port."""
     n1, n2 = overlay.nodes["n1"], overlay.nodes["n2"]
-    overlay.deploy("web", "n1", '\n    ports: ["8080:8080"]')
+    overlay.deploy("web", "n1", "\n    ports: [{target: 8080, published: 8080, mode: host}]")
     (asking,) = [found for found in containers(n2) if name_of(n2, found) == "test/b"]
     (beside,) = [found for found in containers(n1) if name_of(n1, found) == "test/a"]
     resolver = in_container(n2, asking, "cat", "/etc/resolv.conf").split("\n")
