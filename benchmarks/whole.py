@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import httpx
 from fallow.model.credentials import SERVER_NAME
 
 READY_SECONDS = 30.0
+SCRAPE_SECONDS = 0.2  # between scrapes: the control plane answers five a second of one address, and refuses the others
 _TICKS = os.sysconf("SC_CLK_TCK")
 _METRIC = re.compile(r"^(fallow_\w+)(?:\{(.*)\})? ([0-9.e+-]+)$", re.MULTILINE)
 
@@ -72,6 +74,7 @@ class Api:
             timeout=120.0,
             trust_env=False,
         )
+        self._scraped_at = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
@@ -89,11 +92,17 @@ class Api:
         return str((await self.call("POST", "/v1/tokens", {"role": "node", "uses": uses}))["secret"])
 
     async def metrics(self) -> dict[str, float]:
-        """Return every metric by name and labels."""
-        text = (await self._http.get("/metrics", extensions={"sni_hostname": SERVER_NAME})).text
-        return {
-            f"{name}{{{labels}}}" if labels else name: float(value) for name, labels, value in _METRIC.findall(text)
-        }
+        """Return every metric by name and labels, as soon as the last scrape is long enough ago.
+
+        Raises RuntimeError for an answer that is none.
+        """
+        await asyncio.sleep(self._scraped_at + SCRAPE_SECONDS - time.monotonic())
+        answer = await self._http.get("/metrics", extensions={"sni_hostname": SERVER_NAME})
+        self._scraped_at = time.monotonic()
+        if answer.is_error:
+            raise RuntimeError(f"GET /metrics: {answer.status_code} {answer.text[:500]}")
+        found = _METRIC.findall(answer.text)
+        return {f"{name}{{{labels}}}" if labels else name: float(value) for name, labels, value in found}
 
     async def until(self, name: str, least: float, seconds: float, every: float = 0.1) -> float:
         """Wait until a metric has grown to `least`; return the metric. Raises TimeoutError."""

@@ -27,6 +27,7 @@ from testbed.processes import TestbedError, run
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _SHOP = Path(__file__).parent.parent / "examples" / "shop" / "app.py"
+INTERPRETER = str(Path(sys.executable).resolve())  # behind a virtual environment: the one its libraries lie beside
 ARCHITECTURE = _ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
@@ -124,7 +125,7 @@ def shop(version: str = "1") -> LocalImage:
     tree.copy(_SHOP, "app/app.py")
     environment = {"PATH": "/bin", "NAME": "shop", "VERSION": version, "PORT": "8080"}
     layers = (*busybox().layers, _python(_SHOP), tree.layer())
-    return LocalImage(layers, (_interpreter(), "-I", "-S", "/app/app.py"), environment, ("8080/tcp",))
+    return LocalImage(layers, (INTERPRETER, "-I", "-S", "/app/app.py"), environment, ("8080/tcp",))
 
 
 def push(registry: str, name: str, image: LocalImage, *, username: str = "", password: str = "") -> str:
@@ -200,18 +201,13 @@ def _digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def _interpreter() -> str:
-    """Return the interpreter behind a virtual environment: the one its libraries lie beside."""
-    return str(Path(sys.executable).resolve())
-
-
 @functools.cache
 def _python(app: Path) -> Layer:
     """Return a layer with the interpreter, the libraries it is linked to, and the modules `app` imports.
 
     Everything keeps its place, so that the interpreter finds it; timestamps too, so that compiled modules hold.
     """
-    interpreter = _interpreter()
+    interpreter = INTERPRETER
     listed = subprocess.run(
         [interpreter, "-I", "-S", "-X", "frozen_modules=off", "-c", _LIST_MODULES, str(app)],
         capture_output=True,

@@ -15,8 +15,9 @@ from dns_client import question, rcode, tcp, tcp_read, udp, udp_raw, values
 from fallow.decide.reverse import Reverse
 from fallow.decide.zone import Zone
 from fallow.drivers.dns.answers import MAX_QUESTION, MAX_UDP, PLAIN_UDP
+from fallow.drivers.dns.failures import NameServerError
 from fallow.drivers.dns.limits import ResponseLimit, Verdict, network_of
-from fallow.drivers.dns.server import NameServer, NameServerError, TcpRoom
+from fallow.drivers.dns.server import NameServer, TcpRoom
 from fallow.model.names import HostName, ServiceEndpoint, ServiceName
 
 DOMAIN = "fallow.internal"

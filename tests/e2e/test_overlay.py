@@ -42,7 +42,7 @@ services:
   {name}:
     image: {image}
     environment: {{NAME: {name}}}
-    expose: ["8080"]
+    expose: ["8080"]{more}
     x-fallow:
       selector: "spot={spot}"
       routes: ["http://{name}.test"]
@@ -58,15 +58,27 @@ class Overlay(Cluster):
     def start_gateway_inside(self, name: str, token: str) -> None:
         node = self.nodes[name]
         self.agents[name] = node.run_inside(
-            [FALLOW, "gateway", self.url, "--data", str(node.folder / "agent"), "--name", name, "--http-port", "80"],
+            [
+                FALLOW,
+                "gateway",
+                self.url,
+                "--data",
+                str(node.folder / "agent"),
+                "--name",
+                name,
+                "--http-port",
+                "80",
+                "--dns-listen",
+                "0.0.0.0:53",
+            ],
             node.folder / "agent.log",
             self.environment | {"FALLOW_JOIN_TOKEN": token},
         )
 
-    def deploy(self, name: str, spot: str) -> None:
+    def deploy(self, name: str, spot: str, more: str = "", project: str = "test") -> None:
         file = self.fabric.folder / "compose.yaml"
-        file.write_text(APPLICATION.format(name=name, spot=spot, image=self.image))
-        self.fallow("deploy", str(file), "--project", "test", "--timeout", "60s")
+        file.write_text(APPLICATION.format(name=name, spot=spot, image=self.image, more=more))
+        self.fallow("deploy", str(file), "--project", project, "--timeout", "60s")
 
     def published(self, name: str) -> int:
         """Return the host port of a deployment's only replica."""
@@ -224,6 +236,30 @@ def test_containers_reach_containers_of_other_nodes(overlay: Overlay) -> None:
     assert json.loads(said)["app"] == "a"
 
 
+def test_containers_find_and_reach_each_other_by_name(overlay: Overlay) -> None:
+    """As in Compose on one machine: by the name of a service of the own project, at its published port."""
+    n1, n2 = overlay.nodes["n1"], overlay.nodes["n2"]
+    overlay.deploy("web", "n1", "\n    ports: [{target: 8080, published: 8080, mode: host}]")
+    (asking,) = [found for found in containers(n2) if name_of(n2, found) == "test/b"]
+    (beside,) = [found for found in containers(n1) if name_of(n1, found) == "test/a"]
+    resolver = in_container(n2, asking, "cat", "/etc/resolv.conf").split("\n")
+    assert f"nameserver {LEASES['gw']}" == next(line for line in resolver if line.startswith("nameserver"))
+    assert "search test.svc.fallow.internal" in resolver
+    for node, container in ((n2, asking), (n1, beside)):  # through the overlay, and on the node where it runs
+        until(lambda node=node, container=container: "web" in say(node, container, "web"), overlay, "web by its name")
+    assert resolved(n2, asking, "web") == LEASES["n1"]
+    assert resolved(n2, asking, "web.test.svc.fallow.internal") == LEASES["n1"]
+    assert resolved(n2, asking, "nobody") == ""
+    overlay.deploy("other", "n2", project="else")
+    (stranger,) = [found for found in containers(n2) if name_of(n2, found) == "else/other"]
+    assert resolved(n2, stranger, "web") == "", "the short name is for its project"
+    assert resolved(n2, stranger, "web.test.svc.fallow.internal") == LEASES["n1"]
+    for path in ("else/other", "test/web"):
+        overlay.fallow("deployment", "delete", path)
+    until(lambda: resolved(n2, asking, "web") == "", overlay, "the name gone with the service")
+    until(lambda: "else/other" not in overlay.deployments(), overlay, "deletion")
+
+
 class Stream:
     """Asks once after the other, and counts what came back and what did not."""
 
@@ -304,7 +340,39 @@ def containers(node: EngineNode) -> list[str]:
 
 def inside(node: EngineNode, container: str, *words: str) -> str:
     """Run a command of the node in a container's network; return what it says."""
-    raw: dict[str, Any] = json.loads(
-        node.run("curl", "-s", "--unix-socket", node.socket_inside, f"http://d/containers/{container}/json")
+    return node.run("nsenter", f"--target={_inspect(node, container)['State']['Pid']}", "--net", *words)
+
+
+def name_of(node: EngineNode, container: str) -> str:
+    """Return the deployment a container belongs to."""
+    return str(_inspect(node, container)["Config"]["Labels"]["io.fallow.deployment"])
+
+
+def _inspect(node: EngineNode, container: str) -> dict[str, Any]:
+    raw = node.run("curl", "-s", "--unix-socket", node.socket_inside, f"http://d/containers/{container}/json")
+    found: dict[str, Any] = json.loads(raw)
+    return found
+
+
+def in_container(node: EngineNode, container: str, *words: str) -> str:
+    """Run a command of a container inside of it, with all it sees; return what it says, empty when it fails."""
+    target = f"--target={_inspect(node, container)['State']['Pid']}"
+    try:
+        return node.run("nsenter", target, "--mount", "--net", "--root", "--wd", *words)
+    except TestbedError:
+        return ""
+
+
+def resolved(node: EngineNode, container: str, name: str) -> str:
+    """Return the address a container's C library finds for a name; empty: none."""
+    code = f"import socket; print(socket.gethostbyname({name!r}))"
+    return in_container(node, container, images.INTERPRETER, "-I", "-S", "-c", code).strip()
+
+
+def say(node: EngineNode, container: str, host: str) -> str:
+    """Ask the shop at a host, from within a container; return the answer."""
+    code = (
+        f"import socket; s = socket.create_connection(({host!r}, 8080), 3);"
+        f"s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'); print(s.recv(65536).decode())"
     )
-    return node.run("nsenter", f"--target={raw['State']['Pid']}", "--net", *words)
+    return in_container(node, container, images.INTERPRETER, "-I", "-S", "-c", code)

@@ -92,7 +92,10 @@ def check(stored: Stored) -> None:
     assert len(ports) == 2 * len(members)
     keys = snapshot.member_keys
     assert all(keys[member.key_sha256].member_id == member.id for member in members)
-    assert sum(not key.revoked for key in keys.values()) == len(members)
+    for key in keys.values():
+        current = snapshot.members.get(key.member_id)
+        accepted = current is not None and current.key_sha256 == key.id
+        assert accepted != (key.id in snapshot.revocations), "a key is either accepted, or on record as ended"
     for one in snapshot.join_tokens.values():
         used = sum(key.token_id == one.id for key in keys.values())
         waiting = sum(

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fallow.agent.folder import set_aside, write_private
 from fallow.client.tasks import first_to_end
+from fallow.drivers.engine.contract import Resolving
 from fallow.drivers.network.contract import Network, NetworkError
 from fallow.model.members import Lease
 from fallow.model.network import NetworkPeer, NetworkReport, NetworkState
@@ -26,11 +27,40 @@ CHECK_SECONDS = 10.0  # so often what is in place is compared with what is wante
 RETRY_SECONDS = 1.0
 KEEPALIVE_SECONDS = 25  # shorter than NAT forgets a way that nothing uses, as WireGuard's authors advise
 NAME_CHARS = 15  # of an interface's name in Linux
+MOST_NAME_SERVERS = 2  # of the pool's, for a container: the next ones are the machine's own
+MOST_RESOLVERS = 3  # that a C library asks
+RESOLVER_OPTIONS = ("timeout:1", "attempts:2")  # a gateway that is away must not cost five seconds a name
+RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 def interface_of(member_id: str) -> str:
     """Return the name of a member's interface."""
     return f"fallow-{member_id[-8:]}"[:NAME_CHARS]
+
+
+def own_resolvers(files: Sequence[Path] = RESOLV_CONF) -> tuple[str, ...]:
+    """Return the machine's own name servers that its containers reach, too: those of the first file that has any.
+
+    One that listens on the machine's loopback address is not in a container; systemd's tells whom it asks itself in a
+    file of its own.
+    """
+    for file in files:
+        try:
+            lines = [line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        except OSError:
+            continue
+        found = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver" and _reachable(words[1])]
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _reachable(server: str) -> bool:
+    try:
+        address = ipaddress.ip_address(server)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or address.is_link_local)
 
 
 def key_of(folder: Path, member_id: str) -> tuple[Path, str]:
@@ -89,6 +119,20 @@ class Networking:
         lease = self._wanted.lease
         return lease.address if lease.mode is NetworkMode.WIREGUARD else ""
 
+    def resolving(self, deployment: str) -> Resolving:
+        """Return how containers of a deployment (`project/name`) find names: those of their project are short."""
+        wanted = self._wanted
+        if wanted.lease.mode is not NetworkMode.WIREGUARD or not (wanted.name_servers and wanted.domain):
+            return Resolving()
+        project, _, _ = deployment.partition("/")
+        ours = wanted.name_servers[:MOST_NAME_SERVERS]
+        behind = [server for server in own_resolvers() if server not in ours]
+        return Resolving(
+            servers=(*ours, *behind)[:MOST_RESOLVERS],
+            search=(f"{project}.svc.{wanted.domain}",),
+            options=RESOLVER_OPTIONS,
+        )
+
     async def start(self) -> None:
         """Make the network as it was last known, so that what starts next finds its address. It may fail."""
         await self._try()
@@ -113,6 +157,8 @@ class Networking:
                 lease=welcome.lease,
                 peers=self._wanted.peers if same else (),
                 keepalive_seconds=self._wanted.keepalive_seconds,
+                name_servers=self._wanted.name_servers if same else (),
+                domain=self._wanted.domain if same else "",
             )
         self._changed.set()
         self._tell.set()
@@ -122,7 +168,10 @@ class Networking:
         if isinstance(frame, SetNetwork):
             self._wanted = msgspec.structs.replace(frame.state, keepalive_seconds=self._wanted.keepalive_seconds)
         else:
-            self._wanted = msgspec.structs.replace(self._wanted, peers=_changed_peers(self._wanted.peers, frame))
+            servers = self._wanted.name_servers if frame.name_servers is None else frame.name_servers
+            self._wanted = msgspec.structs.replace(
+                self._wanted, peers=_changed_peers(self._wanted.peers, frame), name_servers=servers
+            )
         self._changed.set()
 
     async def _keep(self) -> None:

@@ -73,6 +73,8 @@ class NodeAgent:
         self._shell = Shell(
             engine, self._machine, self._journal, self._outbox.put, bind_address=self._bind_address, clock=clock
         )
+        if network is not None:
+            self._shell.resolving = network.resolving
         self._session = Session(identity, self, self._outbox, clock=clock)
         self._logs = LogStreams(engine, self._session.send, self._machine.container_id)
         self._vitals = Vitals(folder=folder)

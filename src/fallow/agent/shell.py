@@ -11,7 +11,7 @@ from fallow.agent.journal import Journal, JournalError, JournalWriter
 from fallow.agent.probes import Prober
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
-from fallow.drivers.engine.contract import Container, ContainerRequest, Engine, EngineError, EngineInfo
+from fallow.drivers.engine.contract import Container, ContainerRequest, Engine, EngineError, EngineInfo, Resolving
 from fallow.model.deployments import Observation
 
 _log = structlog.get_logger("fallow.agent.shell")
@@ -46,6 +46,7 @@ class Shell:
         self._journal = journal
         self._report = report
         self._bind_address = bind_address
+        self.resolving: Callable[[str], Resolving] = lambda _: Resolving()  # how containers of a deployment find names
         self._clock = clock
         self._prober = Prober(engine, bind_address)
         self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
@@ -214,6 +215,7 @@ class Shell:
             spec=wanted.container,
             host_ports=dict(wanted.host_ports),
             bind_address=self._bind_address(),
+            resolving=self.resolving(wanted.deployment),
             spec_hash=order.spec_hash,
         )
         made = await _within(START_SECONDS, self._engine.create(request))

@@ -11,7 +11,8 @@ from fallow.cli import checks, output
 from fallow.cli.failures import Exit
 from fallow.cli.launchers import DoctorOptions
 from fallow.cli.options import Json
-from fallow.cli.processes import Engine, Haproxy, data_folder
+from fallow.cli.process_options import Engine, Haproxy
+from fallow.cli.processes import data_folder
 from fallow.cli.session import Session, session_of
 from fallow.client.contexts import ContextsError, NoContext
 from fallow.client.errors import ClientError

@@ -10,18 +10,45 @@ import typer
 
 from fallow.cli.failures import sentence, usage
 from fallow.cli.launchers import (
-    DNS_LISTEN,
     DNS_OFF,
     GatewayOptions,
     JoinOptions,
-    LogFormat,
     LogOptions,
     ServerOptions,
     UpOptions,
 )
 from fallow.cli.options import key_values, seconds, secret
+from fallow.cli.process_options import (
+    Address,
+    Advertise,
+    ClusterKey,
+    Data,
+    DeadAfter,
+    DnsListen,
+    Domain,
+    Engine,
+    Format,
+    Function,
+    GatewayDnsListen,
+    Haproxy,
+    HeartbeatEvery,
+    Hosts,
+    Install,
+    KeepAudit,
+    Level,
+    Listen,
+    MemberName,
+    PurgeAfter,
+    SessionListen,
+    Store,
+    SuspectAfter,
+    Timeout,
+    Token,
+    Url,
+    Variables,
+    WriteContext,
+)
 from fallow.cli.session import session_of
-from fallow.model.control import Level as LogLevel
 from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
@@ -30,144 +57,25 @@ from fallow.model.names import DEFAULT_DOMAIN, domain_name
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Where to keep state.",
-        show_default="/var/lib/fallow, or ~/.local/share/fallow when not root",
-    ),
-]
-Listen = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where the API and the console are served.")]
-SessionListen = Annotated[
-    str, typer.Option("--session-listen", metavar="HOST:PORT", help="Where members open their sessions.")
-]
-Level = Annotated[LogLevel, typer.Option("--log-level", help="How much is logged.", rich_help_panel="Log")]
-Format = Annotated[
-    LogFormat, typer.Option("--log-format", help="auto: for people on a terminal, else JSON.", rich_help_panel="Log")
-]
-Engine = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        metavar="URL",
-        help="The Docker or Podman API, such as unix:///run/podman/podman.sock.",
-        show_default="found by itself",
-    ),
-]
-Haproxy = Annotated[str, typer.Option("--haproxy", metavar="PROGRAM", help="The HAProxy to run.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="The control plane, https://HOST:7443.", show_default=False)]
-Token = Annotated[
-    str,
-    typer.Argument(
-        metavar="TOKEN",
-        help="The join token; - reads it from standard input. Left out: FALLOW_JOIN_TOKEN, which `ps` does not show.",
-        show_default=False,
-    ),
-]
-MemberName = Annotated[
-    str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default="made from the host name")
-]
-Variables = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--var",
-        metavar="NAME[:TYPE]=VALUE",
-        help="Something to tell about this machine, such as rack=r7 or disk.size=2TiB; may be repeated.",
-    ),
-]
-Function = Annotated[str, typer.Option("--function", metavar="TEXT", help="What this machine is for, in words.")]
-DnsListen = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dns-listen",
-        metavar="HOST:PORT",
-        help="Where DNS names are served; may be repeated, off: nowhere.",
-        show_default=f"{DNS_LISTEN}, unless that is taken",
-    ),
-]
-GatewayDnsListen = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dns-listen",
-        metavar="HOST:PORT",
-        help="Where DNS names are served; may be repeated.",
-        show_default="nowhere",
-    ),
-]
-Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="Below it members and services have DNS names.")]
-Address = Annotated[
-    str,
-    typer.Option(
-        "--address", metavar="ADDRESS", help="The address to get, from a pool.", show_default="any that is free"
-    ),
-]
-Timeout = Annotated[
-    str,
-    typer.Option(
-        "--timeout",
-        metavar="DURATION",
-        help="How long to wait when somebody has to approve this machine.",
-        show_default="until somebody decides",
-    ),
-]
-Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
-
 
 def server(
     ctx: typer.Context,
     data: Data = None,
     listen: Listen = "0.0.0.0:7443",
     session_listen: SessionListen = "0.0.0.0:7444",
-    store: Annotated[
-        str | None,
-        typer.Option("--store", metavar="URL", help="Where state is stored.", show_default="SQLite in the data folder"),
-    ] = None,
-    cluster_key: Annotated[
-        Path | None,
-        typer.Option(
-            "--cluster-key",
-            metavar="FILE",
-            help="The key that all control planes of one store share.",
-            show_default="cluster.key in the data folder, made by the first",
-        ),
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A further name or address of this machine; may be repeated."),
-    ] = None,
-    advertise: Annotated[
-        str,
-        typer.Option(
-            "--advertise",
-            metavar="HOST[:PORT]",
-            help="Where members open their sessions.",
-            show_default="the host they joined at",
-        ),
-    ] = "",
-    heartbeat: Annotated[str, typer.Option("--heartbeat", metavar="DURATION", help="How often members report.")] = "1s",
-    suspect: Annotated[
-        str, typer.Option("--suspect-after", metavar="DURATION", help="Silence after which nothing is routed there.")
-    ] = "3s",
-    dead: Annotated[
-        str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
-    ] = "8s",
-    keep_audit: Annotated[
-        str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
-    ] = "400d",
+    store: Store = None,
+    cluster_key: ClusterKey = None,
+    name: Hosts = None,
+    advertise: Advertise = "",
+    heartbeat: HeartbeatEvery = "1s",
+    suspect: SuspectAfter = "3s",
+    dead: DeadAfter = "8s",
+    keep_audit: KeepAudit = "400d",
     dns_listen: DnsListen = None,
     domain: Domain = DEFAULT_DOMAIN,
-    purge: Annotated[
-        str,
-        typer.Option(
-            "--purge-after", metavar="DURATION", help="Members dead for so long are removed, with a warning; 0s: never."
-        ),
-    ] = "24h",
+    purge: PurgeAfter = "24h",
     install: Install = False,
-    write_context: Annotated[
-        bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
-    ] = True,
+    write_context: WriteContext = True,
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:

@@ -21,6 +21,38 @@ JOINING = {"node": "join", "gateway": "gateway"}  # role -> the command that use
 ROLES = (*JOINING, "viewer", "operator", "admin")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
+Role = Annotated[
+    str,
+    typer.Option(
+        "--role",
+        metavar="ROLE",
+        help="node or gateway to join; viewer, operator or admin for the API.",
+        autocompletion=lambda: list(ROLES),
+    ),
+]
+Ttl = Annotated[
+    str,
+    typer.Option(
+        "--ttl", metavar="DURATION", help="How long it is valid.", show_default="30m to join, else without end"
+    ),
+]
+Uses = Annotated[int, typer.Option("--uses", min=1, max=100_000, help="How many machines may join with it.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label its machines get; may be repeated."),
+]
+Name = Annotated[
+    str, typer.Option("--name", metavar="TEXT", help="What an API token is for; or what its one machine is called.")
+]
+Source = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="CIDR", help="Where its machines may join from; may be repeated."),
+]
+Pool = Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool its machines get addresses from.")]
+Approved = Annotated[Approve, typer.Option("--approve", help="manual: somebody has to let each machine in.")]
+Replace = Annotated[str, typer.Option("--replace", metavar="NAME", help="The member whose place its machine takes.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the token and nothing else.")]
+
 app = typer.Typer(
     no_args_is_help=True, help="Hand out and take back tokens: for machines to join, for people to use the API."
 )
@@ -39,41 +71,16 @@ app = typer.Typer(
 )
 def create(
     ctx: typer.Context,
-    role: Annotated[
-        str,
-        typer.Option(
-            "--role",
-            metavar="ROLE",
-            help="node or gateway to join; viewer, operator or admin for the API.",
-            autocompletion=lambda: list(ROLES),
-        ),
-    ] = "node",
-    ttl: Annotated[
-        str,
-        typer.Option(
-            "--ttl", metavar="DURATION", help="How long it is valid.", show_default="30m to join, else without end"
-        ),
-    ] = "",
-    uses: Annotated[int, typer.Option("--uses", min=1, max=100_000, help="How many machines may join with it.")] = 1,
-    label: Annotated[
-        list[str] | None,
-        typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label its machines get; may be repeated."),
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", metavar="TEXT", help="What an API token is for; or what its one machine is called.")
-    ] = "",
-    source: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="CIDR", help="Where its machines may join from; may be repeated."),
-    ] = None,
-    pool: Annotated[str, typer.Option("--pool", metavar="NAME", help="The pool its machines get addresses from.")] = "",
-    approve: Annotated[
-        Approve, typer.Option("--approve", help="manual: somebody has to let each machine in.")
-    ] = Approve.AUTO,
-    replace: Annotated[
-        str, typer.Option("--replace", metavar="NAME", help="The member whose place its machine takes.")
-    ] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the token and nothing else.")] = False,
+    role: Role = "node",
+    ttl: Ttl = "",
+    uses: Uses = 1,
+    label: Label = None,
+    name: Name = "",
+    source: Source = None,
+    pool: Pool = "",
+    approve: Approved = Approve.AUTO,
+    replace: Replace = "",
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Create a token. It is shown this once."""

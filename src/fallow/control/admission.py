@@ -220,14 +220,6 @@ class Admission:
     async def _known(self, proved: Proved, key: MemberKey) -> Identity:
         """Return the identity of a machine that is a member already. Raises Refused."""
         member = self._cache.snapshot().members.get(key.member_id)
-        if key.revoked:
-            raise refuse(
-                403,
-                "key-revoked",
-                "Key not accepted any more",
-                key.revoked,
-                "delete the machine's state folder and join again with a new token",
-            )
         if member is None or member.key_sha256 != key.id:
             raise _removed()
         if key.token_id != proved.asks.token_id:

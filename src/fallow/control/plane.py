@@ -81,7 +81,7 @@ class ControlPlane:
         self.admission = Admission(self.cache, self.applier, authority, settings, clock, self._led)
         self.registrations = Registrations(self.cache, self.applier, clock)
         self.assignments = Assignments(self.cache, self.hub)
-        self.networks = Networks(self.cache, self.hub)
+        self.networks = Networks(self.cache, self.hub, settings.domain)
         self.observations = Observations(self.cache, self.applier, clock)
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = self.peers_type(self.cache, self.hub, self.leadership, authority, settings, folder)

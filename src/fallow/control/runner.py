@@ -23,17 +23,31 @@ RETRY_SECONDS = 1.0
 SESSIONS = "sessions"  # wakes like a kind of record: a member has come, or a gateway reported something new
 LAST_RUN = "fallow_loop_last_run_timestamp_seconds"
 AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
+MOST_REST_SECONDS = 1.0
+LONGER_REST_SECONDS = 0.04  # a loop with a smaller share of the time makes nobody wait for longer than this
 
 
 @dataclass(kw_only=True)
 class Controller:
-    """One control loop: `decide` is called after a change of one of `kinds`, and at least every `every_seconds`."""
+    """One control loop: `decide` is called after a change of one of `kinds`, and at least every `every_seconds`.
+
+    `rest_factor`: so many times as long as a run took it rests, within bounds; see `rest_seconds`.
+    """
 
     name: str
     kinds: frozenset[str]
     every_seconds: float
     decide: Callable[[Snapshot, float], Plan]
+    rest_factor: float = 1.0
     awake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def rest_seconds(spent: float, factor: float) -> float:
+    """Return how long a loop rests that has just taken `spent` seconds; what changes meanwhile is decided together.
+
+    So it takes at most half of the time, and less with a factor above one: as long as nobody waits noticeably for it.
+    """
+    return min(max(spent, min(spent * factor, LONGER_REST_SECONDS)), MOST_REST_SECONDS)
 
 
 class LoopMetrics:
@@ -99,8 +113,7 @@ class Runner:
             began = loop.time()
             pause = await self._once(controller)
             spent = loop.time() - began
-            # A loop takes at most half of the time: what changes meanwhile is decided together in the next run.
-            await asyncio.sleep(min(spent, 1.0))
+            await asyncio.sleep(rest_seconds(spent, controller.rest_factor))
             try:
                 async with asyncio.timeout(pause):
                     await controller.awake.wait()

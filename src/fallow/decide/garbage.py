@@ -6,6 +6,7 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import REVOKED_SECONDS
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.registrations import MemberKey
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.upgrades import UpgradeState
 
@@ -46,10 +47,16 @@ def sweep(snapshot: Snapshot, now: float) -> Plan:
         Step(deletes=(key,))
         for key in snapshot.member_keys.values()
         if now - key.updated_at > KEEP_KEYS_SECONDS
-        and (key.revoked or key.member_id not in snapshot.members)
+        and not _in_use(snapshot, key)
         and key.token_id not in snapshot.join_tokens
     )
     return Plan(steps=steps)
+
+
+def _in_use(snapshot: Snapshot, key: MemberKey) -> bool:
+    """Say whether a key is the one its member has now: another machine may have taken its place."""
+    member = snapshot.members.get(key.member_id)
+    return member is not None and member.key_sha256 == key.id
 
 
 def _forgettable(template: Template, deployment: Deployment) -> bool:

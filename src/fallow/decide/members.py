@@ -22,7 +22,9 @@ UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back 
 class Liveness:
     """Thresholds, in seconds since the last sign of life, and what the watcher itself has been through.
 
-    `watching_since`: when this process began to listen; members not heard since then get `grace_factor` times as long.
+    `watching_since`: when this process began to listen. Members not heard since then get `grace_factor` times as long,
+    and so do those not heard once `suspect_after_seconds` have passed: while the one that leads changes, others tell
+    it of their members over connections that do not last.
     `outage_at`: when most members were last silent together; silence counts from there again.
     """
 
@@ -93,7 +95,8 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
         return MemberState.READY, "its session is open"
     if member.state in (MemberState.JOINING, MemberState.DEAD):
         return member.state, member.state_reason
-    factor = 1.0 if seen is not None else rules.grace_factor
+    heard = seen is not None and seen >= rules.watching_since + rules.suspect_after_seconds
+    factor = 1.0 if heard else rules.grace_factor
     silence = now - max(seen or 0.0, rules.watching_since)
     counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at)
     if silence <= rules.suspect_after_seconds * factor:

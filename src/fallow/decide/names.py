@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
+from operator import attrgetter
 
-from fallow.decide.endpoints import endpoints_by_state
+from fallow.decide.endpoints import endpoint_on
 from fallow.decide.reverse import Reverse, zones_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.zone import Zone
-from fallow.model.deployments import Deployment
+from fallow.model.deployments import Deployment, Replica
 from fallow.model.members import Member, MemberState, Role
 from fallow.model.names import DNS_PORT_VARIABLE, HostName, HostRole, NamesChange, ServiceEndpoint, ServiceName
 from fallow.model.pools import Pool
@@ -174,18 +176,15 @@ def _services(snapshot: Snapshot, before: Names, moved: Sequence[Moved]) -> Mapp
     same = True
     for id_, deployment in snapshot.deployments.items():
         key = (deployment.project, deployment.name)
-        known = old.get(key)
-        if (
-            known is None
-            or id_ in turned
-            or deployment is not then.deployments.get(id_)
-            or listed.get(id_) is not listed_then.get(id_)
-        ):
-            service = _service(snapshot, deployment)
+        was = then.deployments.get(id_)
+        known = old.get(key) if was is not None else None
+        if known is None or id_ in turned or deployment is not was or listed.get(id_) is not listed_then.get(id_):
+            service = _service(snapshot, deployment, then, known if id_ not in turned else None)
             if service is None:
                 continue
             if service != known:
                 known, same = service, False
+        assert known is not None
         found[key] = known
     return old if same and len(found) == len(old) else found
 
@@ -205,17 +204,50 @@ def _ready(member: Member | None) -> bool:
     return member is not None and member.state is MemberState.READY
 
 
-def _service(snapshot: Snapshot, deployment: Deployment) -> ServiceName | None:
+def _service(
+    snapshot: Snapshot, deployment: Deployment, then: Snapshot, known: ServiceName | None
+) -> ServiceName | None:
+    """Return the name of a service, if it can have one.
+
+    `known`: what it was in `then`, since when no node of its replicas has become ready or ceased to be it. Then only
+    replicas that differ are looked at, for a service may have thousands of which one has changed.
+    """
     if not _LABEL.fullmatch(deployment.name) or not _LABEL.fullmatch(deployment.project):
         return None
-    ready = endpoints_by_state(snapshot, deployment.id)[MemberState.READY]
-    endpoints = (
-        ServiceEndpoint(replica.id, address, replica.host_ports)
-        for replica in sorted(ready, key=lambda replica: replica.id)
-        if (address := _address(replica.address)) and _LABEL.fullmatch(replica.id)
-    )
+    listed = snapshot.replicas_by_deployment.get(deployment.id, [])
+    if known is None:
+        endpoints = _in_order(_endpoints(snapshot, listed))
+    else:
+        endpoints = _endpoints_since(snapshot, listed, then.replicas_by_deployment.get(deployment.id, []), known)
     ports = tuple(dict.fromkeys(port.key for port in deployment.spec.container.ports))
-    return ServiceName(deployment.project, deployment.name, ports, tuple(endpoints))
+    return ServiceName(deployment.project, deployment.name, ports, endpoints)
+
+
+def _endpoints_since(
+    snapshot: Snapshot, listed: Sequence[Replica], listed_then: Sequence[Replica], known: ServiceName
+) -> tuple[ServiceEndpoint, ...]:
+    """Return the endpoints of a service that had those of `known` when its replicas were `listed_then`."""
+    differs = [(then, now) for then, now in zip_longest(listed_then, listed) if then is not now]
+    gone = {then.id for then, _ in differs if then is not None}
+    come = _endpoints(snapshot, [now for _, now in differs if now is not None])
+    kept = [endpoint for endpoint in known.endpoints if endpoint.replica not in gone]
+    if not come and len(kept) == len(known.endpoints):
+        return known.endpoints
+    return _in_order([*kept, *come])
+
+
+def _endpoints(snapshot: Snapshot, replicas: Iterable[Replica]) -> list[ServiceEndpoint]:
+    return [
+        ServiceEndpoint(replica.id, address, replica.host_ports)
+        for replica in replicas
+        if endpoint_on(snapshot, replica) is MemberState.READY
+        and (address := _address(replica.address))
+        and _LABEL.fullmatch(replica.id)
+    ]
+
+
+def _in_order(endpoints: Iterable[ServiceEndpoint]) -> tuple[ServiceEndpoint, ...]:
+    return tuple(sorted(endpoints, key=attrgetter("replica")))
 
 
 @lru_cache(maxsize=2**15)

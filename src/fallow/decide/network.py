@@ -3,10 +3,13 @@
 import ipaddress
 from collections.abc import Mapping
 
+from fallow.decide.names import dns_port
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import Member, MemberState
+from fallow.model.members import Member, MemberState, Role
 from fallow.model.network import NetworkPeer, NetworkState
 from fallow.model.pools import NetworkMode
+
+_DNS_PORT = "53"  # where containers ask: their resolv.conf has no place for another
 
 
 def in_overlay(member: Member) -> bool:
@@ -31,12 +34,28 @@ def peers_of(snapshot: Snapshot, pool: str) -> dict[str, NetworkPeer]:
     return {id_: peer for id_, peer in found if peer is not None}
 
 
-def state_of(member: Member, peers: Mapping[str, NetworkPeer]) -> NetworkState:
+def serves_names(member: Member) -> bool:
+    """Say whether containers of its pool may ask a member for names: a gateway that serves them where all ask."""
+    return member.role is Role.GATEWAY and peer_of(member) is not None and dns_port(member) == _DNS_PORT
+
+
+def name_servers_of(snapshot: Snapshot, pool: str) -> dict[str, str]:
+    """Return the addresses where containers of a pool may ask for names, by member id."""
+    found = ((id_, member) for id_, member in snapshot.gateways.items() if member.lease.pool == pool)
+    return {id_: member.lease.address for id_, member in found if serves_names(member)}
+
+
+def state_of(
+    member: Member, peers: Mapping[str, NetworkPeer], name_servers: tuple[str, ...] = (), domain: str = ""
+) -> NetworkState:
     """Return the network of a member among the peers of its pool; of one without overlay only its lease."""
     if not in_overlay(member):
         return NetworkState(lease=member.lease)
     return NetworkState(
-        lease=member.lease, peers=tuple(peer for id_, peer in sorted(peers.items()) if id_ != member.id)
+        lease=member.lease,
+        peers=tuple(peer for id_, peer in sorted(peers.items()) if id_ != member.id),
+        name_servers=name_servers,
+        domain=domain,
     )
 
 

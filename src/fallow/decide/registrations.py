@@ -29,7 +29,7 @@ PENDING_SECONDS = 24 * 3600.0  # so long a machine waits for a person
 KEEP_REFUSED_SECONDS = 600.0
 KEEP_REJECTED_SECONDS = 24 * 3600.0
 MAX_PENDING = 1000
-RECORDS_EACH = 6  # written for one machine at most: member, two keys, revocation, event, registration
+RECORDS_EACH = 5  # written for one machine at most: member, key, revocation, event, registration
 BYTES_EACH = 256  # of what is written beside the member
 
 
@@ -184,7 +184,6 @@ class Intake:
             return token_ended(
                 "replaced-gone", "Nothing to replace", f"the member {token.replaces} is gone or just replaced", token
             )
-        old = self.snapshot.member_keys.get(member.key_sha256)
         lease = member.lease
         # Without an overlay the address is the machine's own.
         if lease.mode is NetworkMode.DIRECT and lease.address != asks.source_address:
@@ -192,9 +191,6 @@ class Intake:
             if isinstance(given, Problem):
                 return given
             lease = given
-        if old is not None:
-            reason = f"{member.name} got another key at {utc(self.now)}"
-            self.puts.append(msgspec.structs.replace(old, revoked=reason, updated_at=self.now))
         self.puts.append(self._revocation(member))
         labels = member.labels | asks.labels
         member = msgspec.structs.replace(

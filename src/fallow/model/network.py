@@ -30,6 +30,8 @@ class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease
     peers: tuple[NetworkPeer, ...] = ()
     keepalive_seconds: int = 0  # 0: silent while there is nothing to say; else how often a way through NAT is kept open
+    name_servers: tuple[str, ...] = ()  # addresses of the pool that serve names at port 53, for its containers
+    domain: str = ""  # of those names
 
 
 class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,12 +52,14 @@ class Registration(Record, frozen=True, kw_only=True):
 
 
 class MemberKey(Record, frozen=True, kw_only=True):
-    """A key a machine joined with; its id is the key's hex SHA-256. Stays when the key is no longer accepted."""
+    """A key a machine joined with; its id is the key's hex SHA-256. Stays when the key is no longer accepted.
+
+    It is accepted while its member is there and has it; why it is not any more, a `members.Revocation` tells.
+    """
 
     member_id: str
     token_id: str
     source_address: str = ""  # where it joined from
-    revoked: str = ""  # why it is not accepted any more; empty: it is
 
 
 class SignedBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

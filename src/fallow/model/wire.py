@@ -255,6 +255,7 @@ class ChangePeers(Frame, frozen=True, kw_only=True, tag="change-peers"):
 
     changed: tuple[NetworkPeer, ...] = ()
     removed: tuple[WireguardKey, ...] = ()
+    name_servers: tuple[str, ...] | None = None  # all of them; None: as they were
 
 
 class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):

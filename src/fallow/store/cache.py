@@ -14,7 +14,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import KINDS
 from fallow.model.meta import Record
 from fallow.store.contract import Batch, Compacted, Item, Store, StoreError
-from fallow.store.indexes import REPLICA_INDEXES, carry, move
+from fallow.store.indexes import carry, move_all
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,8 @@ class Cache:
             }
             self._snapshot = Snapshot(revision=self.revision, **pictures)
             carry(before, self._snapshot, self._stale)
-            self._move_replicas(before, self._snapshot, self._stale.get("replicas", ()))
+            for name, ids in self._stale.items():
+                move_all(before, self._snapshot, name, ids)
             self._stale = {}
         return self._snapshot
 
@@ -226,15 +227,6 @@ class Cache:
             else:
                 self._records[kind][id_] = record
         self._advance(batch.revision, [(kind, id_) for kind, id_, _ in decoded])
-
-    @staticmethod
-    def _move_replicas(before: Snapshot, after: Snapshot, ids: Iterable[str]) -> None:
-        moved = [(before.replicas.get(id_), after.replicas.get(id_)) for id_ in sorted(ids)]
-        for name, key_of in REPLICA_INDEXES.items():
-            if moved and name in vars(before):
-                index = vars(before)[name].copy()
-                move(index, moved, key_of)
-                vars(after)[name] = index
 
     def _advance(self, revision: int, changed: list[tuple[str, str]]) -> None:
         self.revision = revision

@@ -5,10 +5,15 @@ the cache and the applier hand on what has been built and put those few right. A
 built anew, no more.
 """
 
-from collections.abc import Callable, Collection, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from typing import Any, TypeVar
 
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica
+from fallow.model.members import Member
+from fallow.model.meta import Record
+
+R = TypeVar("R", bound=Record)
 
 # Index -> the field of Snapshot it is made of.
 _FIELD_OF = {
@@ -18,6 +23,7 @@ _FIELD_OF = {
     "draining": "members",
     "gateways": "members",
     "live_gateways": "members",
+    "members_by_wireguard_key": "members",
     "_deployments_by_path": "deployments",
     "revoked_members": "revocations",
 }
@@ -37,10 +43,15 @@ def deployment_of(replica: Replica) -> str:
     return replica.deployment_id
 
 
-# Index of replicas -> the key under which it lists one.
-REPLICA_INDEXES: dict[str, Callable[[Replica], str]] = {
-    "replicas_by_node": node_of,
-    "replicas_by_deployment": deployment_of,
+def wireguard_key_of(member: Member) -> str:
+    """Return where `members_by_wireguard_key` lists a member; empty: nowhere."""
+    return member.wireguard_key
+
+
+# Field of Snapshot -> its indexes that list records -> the key under which each lists one.
+LISTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
+    "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
+    "members": {"members_by_wireguard_key": wireguard_key_of},
 }
 
 
@@ -51,10 +62,24 @@ def carry(before: Snapshot, after: Snapshot, touched: Collection[str]) -> None:
             vars(after)[name] = vars(before)[name]
 
 
-def move(index: Index, moved: Iterable[Moved], key_of: Callable[[Replica], str]) -> None:
-    """Put an index right for replicas that changed. Its lists may be shared, so they are replaced and not changed."""
+def move_all(before: Snapshot, after: Snapshot, field: str, ids: Iterable[str]) -> None:
+    """Give `after` the lists that `before` has built of a field, put right for the records that differ."""
+    built = {name: key_of for name, key_of in LISTS.get(field, {}).items() if name in vars(before)}
+    if not built:
+        return
+    then, now = getattr(before, field), getattr(after, field)
+    moved = [(then.get(id_), now.get(id_)) for id_ in sorted(ids)]
+    for name, key_of in built.items():
+        index = vars(after)[name] = vars(before)[name].copy()
+        move(index, moved, key_of)
+
+
+def move(
+    index: MutableMapping[str, list[R]], moved: Iterable[tuple[R | None, R | None]], key_of: Callable[[R], str]
+) -> None:
+    """Put an index right for records that changed. Its lists may be shared, so they are replaced and not changed."""
     gone: dict[str, set[str]] = {}
-    come: dict[str, dict[str, Replica]] = {}
+    come: dict[str, dict[str, R]] = {}
     for before, after in moved:
         if before is not None and key_of(before):
             gone.setdefault(key_of(before), set()).add(before.id)
@@ -63,11 +88,11 @@ def move(index: Index, moved: Iterable[Moved], key_of: Callable[[Replica], str])
     for key in dict.fromkeys([*gone, *come]):  # in an order that does not differ from run to run
         news, olds = come.get(key, {}), gone.get(key, set())
         listed = []
-        for replica in index.get(key, ()):
-            if replica.id not in olds:
-                listed.append(replica)
-            elif replica.id in news:
-                listed.append(news.pop(replica.id))
+        for record in index.get(key, ()):
+            if record.id not in olds:
+                listed.append(record)
+            elif record.id in news:
+                listed.append(news.pop(record.id))
         listed += news.values()
         if listed:
             index[key] = listed

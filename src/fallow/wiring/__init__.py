@@ -55,7 +55,7 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
     from fallow.agent.joining import NotApprovedError
     from fallow.agent.session import SessionRefused
     from fallow.drivers.authority import AuthorityError
-    from fallow.drivers.dns.server import NameServerError
+    from fallow.drivers.dns.failures import NameServerError
     from fallow.drivers.engine.contract import EngineError
     from fallow.drivers.proxy.contract import ProxyError
     from fallow.drivers.systemd import InstallError

@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fallow.cli.failures import Exit
 from fallow.cli.launchers import ServerOptions
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
     from fallow.control.plane import ControlPlane
     from fallow.control.settings import Settings
-
-STOP_SECONDS = 5
 
 Beside = Callable[["ControlPlane", str], Coroutine[Any, Any, int]]
 
@@ -65,6 +61,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
     from fallow.drivers.authority import write_pair
     from fallow.drivers.folders import make_private
     from fallow.store.open import open_store
+    from fallow.wiring.api_server import api_server
     from fallow.wiring.authority import shared_authority
 
     make_private(options.data, ("ca", "fallow.db"))
@@ -84,7 +81,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
         session_host, session_port = split_address(options.session_listen)
         await plane.listen(session_host, session_port, session_context(pair, authority.ca_pem))
         await _first_context(plane, authority.ca_pem, options.write_context)
-        yield plane, _api_server(plane, authority.ca_pem, pair)
+        yield plane, api_server(plane, authority.ca_pem, pair)
     finally:
         await plane.stop()
 
@@ -115,70 +112,6 @@ def _names(options: ServerOptions) -> list[str]:
     advertised, _ = split_address(options.advertise)
     called = {primary_address()} if host in EVERY_ADDRESS else {host}
     return sorted({*options.names, *called, *filter(None, [advertised])})
-
-
-def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Server":
-    import uvicorn
-
-    from fallow.api.app import build_app
-    from fallow.api.connections import Connection
-    from fallow.api.services import Services
-    from fallow.control.door import Door
-    from fallow.control.ids import new_id
-
-    services = Services(
-        store=plane.store,
-        cache=plane.cache,
-        applier=plane.applier,
-        admission=plane.admission,
-        registrations=plane.registrations,
-        tokens=plane.tokens,
-        hub=plane.hub,
-        names=plane.names,
-        leadership=plane.leadership,
-        packages=plane.packages,
-        settings=plane.settings,
-        ca_pem=ca_pem,
-        clock=plane.clock,
-        new_id=new_id,
-        registry=plane.registry,
-        ready=plane.not_ready,
-    )
-
-    class Server(uvicorn.Server):
-        """Leaves signals to us, for more than the API has to stop; lets connections in through a door of ours."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await self.lifespan.startup()
-            if self.lifespan.should_exit:
-                raise RuntimeError("the API did not start")
-
-            def protocol() -> Connection:
-                return Connection(self.config, self.server_state, self.lifespan.state)
-
-            context = self.config.ssl
-            assert context is not None
-            context.num_tickets = 0  # our clients do not resume: making tickets would only cost time
-            self.servers = [cast(Any, Door(door, protocol, context)) for door in sockets or []]
-            self.started = True
-
-    return Server(
-        uvicorn.Config(
-            build_app(services),
-            ssl_certfile=str(pair),
-            log_config=None,
-            access_log=False,
-            http=Connection,
-            server_header=False,
-            proxy_headers=False,  # or a caller could choose the address its lease is made of
-            timeout_graceful_shutdown=STOP_SECONDS,
-            lifespan="on",
-        )
-    )
 
 
 async def _first_context(plane: "ControlPlane", ca_pem: str, write_context: bool) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from fallow.cli.launchers import DoctorOptions
 from fallow.model.doctor import Finding, Verdict
 from fallow.model.units import format_bytes
+from fallow.wiring.doctor_overlay import check_overlay
 
 if TYPE_CHECKING:
     from fallow.drivers.engine.contract import EngineInfo
@@ -47,7 +48,7 @@ def check_machine(options: DoctorOptions) -> Sequence[Finding]:
         lambda: _disk(options.data),
         _open_files,
         _clock,
-        _overlay_network,
+        lambda: check_overlay(options.data),
     )
     found: list[Finding] = []
     for check in checks:
@@ -220,11 +221,6 @@ def _unsynchronised() -> bool:
         return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))) == TIME_ERROR
     except (OSError, AttributeError):
         return False
-
-
-def _overlay_network() -> Iterator[Finding]:
-    if shutil.which("wg"):
-        yield _found("wireguard", "note", "there, and not used yet: containers are reached by their nodes' addresses")
 
 
 def _member(data: Path, part: str) -> bool:

@@ -19,7 +19,7 @@ async def serve_names(server: "NameServer", wanted: Sequence[str]) -> None:
 
     When nothing is said they are served on this machine alone, and it is no fault that another program is there.
     """
-    from fallow.drivers.dns.server import NameServerError
+    from fallow.drivers.dns.failures import NameServerError
 
     for place in wanted:
         if place != DNS_OFF:

@@ -13,6 +13,7 @@ class ScriptedEngine:
 
     def __init__(self):
         self.containers = {}
+        self.requests = {}  # by replica id, what each container was made of
         self.images = set()
         self.failures = {}
         self.calls = Counter()
@@ -68,6 +69,7 @@ class ScriptedEngine:
             raise EngineError("conflict", "another one is there")
         if found is None:
             self.made += 1
+            self.requests[request.replica_id] = request
             found = self.containers[request.replica_id] = Container(
                 id=f"c{self.made}",
                 replica_id=request.replica_id,

@@ -13,7 +13,7 @@ from fallow.agent import gateway as gateway_module
 from fallow.agent import names as names_module
 from fallow.agent.gateway import GatewayAgent
 from fallow.agent.names import NameService
-from fallow.drivers.dns.server import NameServerError
+from fallow.drivers.dns.failures import NameServerError
 from fallow.drivers.folders import write_whole
 from fallow.model import wire
 from fallow.model.members import Role

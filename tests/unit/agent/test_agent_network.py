@@ -12,8 +12,10 @@ import msgspec
 import pytest
 from records import overlaid, wireguard_key
 
-from fallow.agent.network import KEEPALIVE_SECONDS, Networking, interface_of, key_of
+from fallow.agent import network as network_module
+from fallow.agent.network import KEEPALIVE_SECONDS, Networking, interface_of, key_of, own_resolvers
 from fallow.decide.network import peer_of, state_of
+from fallow.drivers.engine.contract import Resolving
 from fallow.drivers.network.fake import FakeNetwork
 from fallow.model.members import Lease
 from fallow.model.network import NetworkReport, NetworkState
@@ -207,3 +209,52 @@ def test_a_key_is_kept_and_its_own_for_each_identity(tmp_path: Path) -> None:
 def test_names_of_interfaces_are_short_enough() -> None:
     assert interface_of("n-abcd2345") == "fallow-abcd2345"
     assert len(interface_of("n-" + "x" * 40)) <= 15
+
+
+# names for containers
+
+
+async def test_containers_ask_the_pools_name_servers_and_then_the_machines_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_module, "own_resolvers", lambda: ("192.0.2.53", "10.86.0.8", "192.0.2.54"))
+    served = msgspec.structs.replace(
+        told(OTHER), name_servers=("10.86.0.8", "10.86.0.9", "10.86.0.10"), domain="d.test"
+    )
+    async with running(Rig(tmp_path)) as rig:
+        assert rig.network.resolving("shop/web") == Resolving(), "as the engine has it, until names are served"
+        rig.network.received(SetNetwork(state=served))
+        found = rig.network.resolving("shop/web")
+        assert found.servers == ("10.86.0.8", "10.86.0.9", "192.0.2.53")
+        assert (found.search, found.options) == (("shop.svc.d.test",), ("timeout:1", "attempts:2"))
+        rig.network.received(ChangePeers(removed=(wireguard_key(77),)))
+        assert rig.network.resolving("shop/web") == found, "a change that says nothing of it leaves it as it was"
+        rig.network.received(ChangePeers(name_servers=("10.86.0.9",)))
+        assert rig.network.resolving("shop/web").servers == ("10.86.0.9", "192.0.2.53", "10.86.0.8")
+        rig.network.opened(welcome())
+        assert rig.network.resolving("shop/web").servers[0] == "10.86.0.9"
+        await until(lambda: b"10.86.0.9" in (tmp_path / "network.json").read_bytes())
+    again = Rig(tmp_path)
+    assert again.network.resolving("shop/web").servers[0] == "10.86.0.9", "also before there is a session"
+    again.network.opened(welcome(lease=Lease(address=MINE)))
+    assert again.network.resolving("shop/web") == Resolving()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("nameserver 192.0.2.1\nnameserver 192.0.2.2 # x\n", "nameserver 192.0.2.9\n", ("192.0.2.1", "192.0.2.2")),
+        ("# none\nnameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.9\n", ("192.0.2.9",)),
+        ("nameserver ::1\nnameserver 2001:db8::1\n", "", ("2001:db8::1",)),
+        ("nameserver fe80::1%eth0\nnameserver nonsense\nnameserver\nnameserver 0.0.0.0\n", None, ()),
+        (None, None, ()),
+    ],
+)
+def test_of_the_machines_own_resolvers_containers_get_those_they_reach(
+    tmp_path: Path, first: str | None, second: str | None, found: tuple[str, ...]
+) -> None:
+    files = [tmp_path / "resolv.conf", tmp_path / "stub-resolv.conf"]
+    for file, text in zip(files, (first, second), strict=True):
+        if text is not None:
+            file.write_text(text)
+    assert own_resolvers(files) == found

@@ -4,18 +4,23 @@ import asyncio
 import contextlib
 import time
 
+import msgspec
 import pytest
+from records import overlaid
 from scripted_engine import ScriptedEngine
 from session_peer import Peer, TestCa, until
 
 from fallow.agent import node as node_module
 from fallow.agent.folder import FolderError
+from fallow.agent.network import Networking
 from fallow.agent.node import NodeAgent
 from fallow.agent.session import SessionRefused
 from fallow.drivers.engine.contract import EngineError
+from fallow.drivers.network.fake import FakeNetwork
 from fallow.model import wire
 from fallow.model.containers import ContainerSpec, RestartPolicy
 from fallow.model.deployments import Activity, Health
+from fallow.model.network import NetworkState
 
 
 def assignment(id_="r1", run=True, **spec):
@@ -46,6 +51,7 @@ class Setting:
         self.ca, self.engine, self.folder = ca, engine, folder
         self.peer = Peer(ca)
         self.port = 0
+        self.network = None
         self.stop = asyncio.Event()
         self.task = None
 
@@ -56,7 +62,7 @@ class Setting:
 
     def go(self):
         self.stop = asyncio.Event()
-        self.agent = NodeAgent(self.engine, self.folder, self.identity)
+        self.agent = NodeAgent(self.engine, self.folder, self.identity, network=self.network)
         self.task = asyncio.create_task(self.agent.run(self.stop))
 
     async def kill(self):
@@ -405,3 +411,21 @@ async def test_each_start_of_an_agent_says_another_instance(setting):
     first, again, restarted = (hello.instance for hello in setting.peer.hellos)
     assert first == again != restarted
     assert len(first) == 16
+
+
+async def test_other_name_servers_are_for_containers_to_come_and_leave_those_that_run(setting, engine):
+    setting.peer.greet_with = [assign(assignment("a"))]
+    await setting.begin()
+    await setting.is_("a", Activity.RUNNING, Health.HEALTHY)
+    running = engine.containers["a"]
+    await setting.kill()
+    state = NetworkState(lease=overlaid("m1", 1).lease, name_servers=("10.86.0.9",), domain="d.test")
+    (setting.folder / "network.json").write_bytes(msgspec.json.encode(state))
+    setting.network = Networking(FakeNetwork(""), "", setting.folder, state.lease)
+    setting.peer.greet_with = [wire.SetNetwork(state=state), assign(assignment("a"), assignment("b"))]
+    setting.go()
+    await setting.is_("b", Activity.RUNNING, Health.HEALTHY)
+    assert engine.containers["a"].id == running.id, "it was adopted as it is"
+    assert engine.calls["create"] == 2
+    assert [engine.requests[name].resolving.servers[:1] for name in "ab"] == [(), ("10.86.0.9",)]
+    assert engine.requests["b"].resolving.search == ("default.svc.d.test",)

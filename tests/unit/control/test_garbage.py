@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from control_rig import storing
-from records import NOW, deployment, ids, replica, snapshot, template
+from records import NOW, deployment, ids, member, replica, snapshot, template
 
 from fallow.control import garbage as garbage_module
 from fallow.control.garbage import trim_events
@@ -12,12 +13,19 @@ from fallow.control.settings import Settings
 from fallow.decide.audit import Call, refused
 from fallow.decide.deployments import reconcile
 from fallow.decide.events import event
-from fallow.decide.garbage import KEEP_ENDED_PER_DEPLOYMENT, KEEP_ENDED_SECONDS, KEEP_GENERATIONS, sweep
+from fallow.decide.garbage import (
+    KEEP_ENDED_PER_DEPLOYMENT,
+    KEEP_ENDED_SECONDS,
+    KEEP_GENERATIONS,
+    KEEP_KEYS_SECONDS,
+    sweep,
+)
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import ReplicaState
 from fallow.model.events import Event
 from fallow.model.members import Role
 from fallow.model.meta import Record
+from fallow.model.registrations import MemberKey
 from fallow.model.tokens import ApiRole, ApiToken, JoinToken
 
 WEEK = 7 * 86400.0
@@ -83,6 +91,24 @@ def test_tokens_are_kept_for_a_week_after_they_have_ended() -> None:
 
 def told(at: float, suffix: str) -> Event:
     return event(suffix, at, "test", "node", "n", "n", "Happened", "it happened")
+
+
+def test_keys_are_kept_while_their_member_has_them_and_long_after() -> None:
+    held = member("a", key_sha256="held")
+    values: dict[str, Any] = {"created_at": NOW, "updated_at": NOW, "member_id": "n-a", "token_id": "t"}
+    keys = [MemberKey(id="held", **values), MemberKey(id="before", **values)]
+    keys.append(MemberKey(id="gone", **(values | {"member_id": "n-gone"})))
+    kept, later = MemberKey(id="replays", **(values | {"token_id": "t1"})), NOW + KEEP_KEYS_SECONDS + 1
+    token = JoinToken(id="t1", role=Role.NODE, expires_at=later, **COMMON)
+    found = snapshot(held, token, kept, *keys)
+    assert forgotten(found, NOW + KEEP_KEYS_SECONDS - 1) == set()
+    assert forgotten(found, later) == {"before", "gone"}
+
+
+def test_a_key_of_an_older_release_that_tells_why_it_ended_can_be_read() -> None:
+    stored = {"id": "k", "created_at": 1.0, "updated_at": 2.0, "member_id": "m", "token_id": "t", "revoked": "why"}
+    key = msgspec.msgpack.decode(msgspec.msgpack.encode(stored), type=MemberKey)
+    assert (key.id, key.member_id) == ("k", "m")
 
 
 async def test_the_oldest_events_go_even_when_a_clock_was_put_back() -> None:

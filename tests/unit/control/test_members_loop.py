@@ -17,9 +17,12 @@ READY, SUSPECT, DEAD = MemberState.READY, MemberState.SUSPECT, MemberState.DEAD
 
 
 class Rig:
-    """The loop with two clocks of the test: `wall` is what people see, `steady` what has really passed."""
+    """The loop with two clocks of the test: `wall` is what people see, `steady` what has really passed.
 
-    def __init__(self, stored: Stored) -> None:
+    The loop began `watched` seconds before the test.
+    """
+
+    def __init__(self, stored: Stored, watched: float = 10.0) -> None:
         self.stored = stored
         self.wall = NOW
         self.steady = 50.0
@@ -27,6 +30,8 @@ class Rig:
         numbers = itertools.count()
         self.controller = members_controller(self.hub, Settings(), lambda: f"e{next(numbers)}", lambda: self.steady)
         self.sessions = sessions_controller(self.hub, Settings())
+        self.wall += watched
+        self.steady += watched
 
     def pass_time(self, seconds: float, *silent: str) -> None:
         """Let time pass, with heartbeats of all but the silent ones at its end."""
@@ -113,7 +118,7 @@ async def test_an_outage_of_ours_kills_nobody_and_silence_counts_from_its_end() 
 
 async def test_after_a_start_those_not_yet_heard_get_time() -> None:
     async with storing(*FLEET) as stored:
-        rig = Rig(stored)
+        rig = Rig(stored, watched=0.0)
         rig.wall += 10_000.0
         rig.beat("a")
         assert await rig.judge() == {}
@@ -125,6 +130,17 @@ async def test_after_a_start_those_not_yet_heard_get_time() -> None:
         assert await rig.judge() == {"a": SUSPECT}
         rig.pass_time(1.0, "a")
         assert await rig.judge() == {"a": DEAD}
+
+
+async def test_after_a_start_those_heard_for_a_moment_get_time_too() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored, watched=1.0)
+        rig.beat()
+        rig.pass_time(8.5, "a")
+        assert await rig.judge() == {}
+        rig.beat()
+        rig.pass_time(3.5, "a")
+        assert await rig.judge() == {"a": SUSPECT}
 
 
 async def test_the_session_of_a_dead_member_is_cut_and_it_may_come_back() -> None:

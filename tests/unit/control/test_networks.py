@@ -11,7 +11,9 @@ from records import overlaid
 
 from fallow.control.hub import Hub
 from fallow.control.networks import Networks
-from fallow.model.members import Lease, Member, MemberState
+from fallow.model.labels import Variable
+from fallow.model.members import Lease, Member, MemberState, Role
+from fallow.model.names import DNS_PORT_VARIABLE
 from fallow.model.wire import ChangePeers, SetNetwork, ToMember
 
 
@@ -168,6 +170,62 @@ async def test_a_key_that_is_stored_late_is_no_less_told() -> None:
         assert late.frames == []
         await rig.change(overlaid("m2", 2), wireguard_key=overlaid("m2", 2).wireguard_key)
         await until(late, "10.86.0.1")
+
+
+def gateway(name: str, number: int, port: str = "53", **changes: Any) -> Member:
+    variables = (Variable(name=DNS_PORT_VARIABLE, value=port),)
+    return overlaid(name, number, role=Role.GATEWAY, variables=variables, **changes)
+
+
+def name_servers(link: Heard) -> tuple[str, ...]:
+    """Return what a session was last told of name servers."""
+    found: tuple[str, ...] = ()
+    for frame in link.frames:
+        if isinstance(frame, SetNetwork):
+            found = frame.state.name_servers
+        elif isinstance(frame, ChangePeers) and frame.name_servers is not None:
+            found = frame.name_servers
+    return found
+
+
+async def until_asks(link: Heard, *addresses: str) -> None:
+    async with asyncio.timeout(5):
+        while name_servers(link) != addresses:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_pool_hears_where_names_are_served_and_when_that_changes() -> None:
+    async with running() as rig:
+        one = await rig.join(overlaid("m1", 1))
+        red = await rig.join(overlaid("m2", 2, pool="red"))
+        await rig.join(gateway("g7", 7))
+        await until_asks(one, "10.86.0.7")
+        await rig.join(gateway("g8", 8, port="8453"))  # no container could ask there
+        await rig.join(gateway("g6", 6))
+        await until_asks(one, "10.86.0.6", "10.86.0.7")
+        late = await rig.join(overlaid("m3", 3))
+        assert name_servers(late) == ("10.86.0.6", "10.86.0.7")
+        assert isinstance(late.frames[0], SetNetwork)
+        assert late.frames[0].state.domain == "fallow.internal"
+        await rig.change(gateway("g7", 7), state=MemberState.SUSPECT)
+        await rig.change(gateway("g6", 6), state=MemberState.DEAD)
+        await until_asks(one, "10.86.0.7")
+        await rig.change(gateway("g7", 7), variables=())
+        await until_asks(one)
+        assert name_servers(red) == ()
+        quiet = len(one.frames)
+        await rig.change(overlaid("m3", 3), state_reason="other")
+        await asyncio.sleep(0.01)
+        assert len(one.frames) == quiet
+
+
+async def test_no_node_can_have_containers_ask_it_for_names() -> None:
+    async with running() as rig:
+        one = await rig.join(overlaid("m1", 1))
+        claims = (Variable(name=DNS_PORT_VARIABLE, value="53"),)
+        await rig.join(overlaid("m2", 2, variables=claims))
+        await until(one, "10.86.0.2")
+        assert name_servers(one) == ()
 
 
 async def test_members_without_overlay_are_told_nothing() -> None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from records import NOW, deployment, member, replica, template
 
 from fallow.control import runner as runner_module
-from fallow.control.runner import Controller, LoopMetrics, Runner
+from fallow.control.runner import Controller, LoopMetrics, Runner, rest_seconds
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import ReplicaState
@@ -178,3 +178,40 @@ async def test_dropped_steps_are_decided_again_without_a_hot_loop() -> None:
             await until(lambda: stored.replica("web-0").slot == 7)
             labels = {"loop": "test", "outcome": "dropped"}
             assert (registry.get_sample_value("fallow_loop_steps_total", labels) or 0) >= 2
+
+
+@pytest.mark.parametrize(
+    ("spent", "factor", "rest"),
+    [
+        (0.002, 1.0, 0.002),
+        (0.002, 9.0, 0.018),
+        (0.02, 9.0, 0.04),  # nobody waits for long because a loop is to take little
+        (0.3, 9.0, 0.3),  # but never does one take more than half
+        (5.0, 1.0, 1.0),
+        (5.0, 9.0, 1.0),
+    ],
+)
+def test_a_loop_rests_as_long_as_it_took_or_longer_within_bounds(spent: float, factor: float, rest: float) -> None:
+    assert rest_seconds(spent, factor) == pytest.approx(rest)
+
+
+async def test_a_loop_with_a_smaller_share_runs_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    sleep = asyncio.sleep
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        await sleep(0)
+
+    loop, clock = Loop(), iter(range(1000))
+    loop.controller.rest_factor = 5.0
+    async with storing() as stored:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: next(clock) * 0.004)
+        monkeypatch.setattr(runner_module.asyncio, "sleep", nap)
+        registry = LoopMetrics(CollectorRegistry())
+        task = asyncio.create_task(Runner(stored.cache, stored.applier, [loop.controller], lambda: NOW, registry).run())
+        while not naps:
+            await sleep(0)
+        monkeypatch.undo()
+        await ended(task)
+    assert naps[0] == pytest.approx(0.02)

@@ -86,6 +86,17 @@ def test_a_new_watcher_gives_wider_grace() -> None:
     assert states(suspect, later, now=NOW + 10, rules=rules) == {"a": "dead"}
 
 
+def test_a_new_watcher_gives_wider_grace_to_those_it_heard_only_before_or_as_it_began() -> None:
+    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 8.5)
+    for age, known in ((20, ""), (8.6, ""), (8.4, ""), (5.6, ""), (5.4, "suspect")):
+        assert states(snapshot(*FLEET), heard(a=age), rules=rules).get("a", "") == known, age
+    suspect = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
+    others = dict.fromkeys(("n-b", "n-c", "n-d"), NOW + 15)
+    assert states(suspect, heard(a=20) | others, now=NOW + 15, rules=rules) == {}
+    others = dict.fromkeys(others, NOW + 16)
+    assert states(suspect, heard(a=20) | others, now=NOW + 16, rules=rules) == {"a": "dead"}
+
+
 def test_every_change_tells_an_event() -> None:
     plan = judge(snapshot(*FLEET), heard(a=9), NOW, RULES, ids())
     (step,) = plan.steps

@@ -295,6 +295,17 @@ def test_a_node_that_dies_takes_its_endpoints_along_though_no_replica_has_change
     assert values(second.zone, "a.node.fallow.internal") == ["10.0.0.1"]
 
 
+def test_of_many_endpoints_only_one_that_differs_is_made_anew() -> None:
+    node, replicas = at("a", "10.0.0.1"), [serving(slot) for slot in range(9)]
+    first = render(snapshot(WEB, node, *replicas), DOMAIN)
+    replicas[4] = serving(4, address="10.0.0.7")
+    second = again(first, WEB, node, *replicas, revision=11)
+    (then,), (now,) = first.zone.services.values(), second.zone.services.values()
+    same = [was is found for was, found in zip(then.endpoints, now.endpoints, strict=True)]
+    assert same == [slot != 4 for slot in range(9)]
+    assert now.endpoints[4].address == "10.0.0.7"
+
+
 def test_a_member_that_is_removed_takes_its_endpoints_along() -> None:
     first = render(snapshot(WEB, at("a", "10.0.0.1"), serving(0)), DOMAIN)
     second = again(first, WEB, serving(0), revision=11)

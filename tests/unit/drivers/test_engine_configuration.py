@@ -11,7 +11,7 @@ from fallow.drivers.engine.configuration import (
     read_time,
     unapplied,
 )
-from fallow.drivers.engine.contract import LABEL_NODE, LABEL_REPLICA, Container, ContainerRequest
+from fallow.drivers.engine.contract import LABEL_NODE, LABEL_REPLICA, Container, ContainerRequest, Resolving
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 
 CONTAINER = Container(
@@ -41,6 +41,14 @@ def test_a_plain_container() -> None:
     assert body["HostConfig"]["SecurityOpt"] == ["no-new-privileges"]
     assert not {"Cmd", "Entrypoint", "StopSignal"} & body.keys()  # the image's own
     assert not {"Memory", "NanoCpus", "PidsLimit", "LogConfig"} & body["HostConfig"].keys()
+
+
+def test_names_are_asked_for_where_the_agent_says_or_as_the_engine_has_it() -> None:
+    assert not {"Dns", "DnsSearch", "DnsOptions"} & create_body(wish(), "n1", {})["HostConfig"].keys()
+    resolving = Resolving(servers=("10.86.0.9", "192.0.2.53"), search=("shop.svc.d.test",), options=("timeout:1",))
+    host = create_body(dataclasses.replace(wish(), resolving=resolving), "n1", {})["HostConfig"]
+    assert (host["Dns"], host["DnsSearch"]) == (["10.86.0.9", "192.0.2.53"], ["shop.svc.d.test"])
+    assert host["DnsOptions"] == ["timeout:1"]
 
 
 def test_our_labels_cannot_be_taken() -> None:

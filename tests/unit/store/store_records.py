@@ -31,7 +31,7 @@ def replica(id_: str, *, node: str = "", revision: int = 0, slot: int = 0) -> Re
     )
 
 
-def member(id_: str, role: Role = Role.NODE) -> Member:
+def member(id_: str, role: Role = Role.NODE, wireguard_key: str = "") -> Member:
     return Member(
         id=id_,
         created_at=1.0,
@@ -43,6 +43,7 @@ def member(id_: str, role: Role = Role.NODE) -> Member:
         certificate_expires_at=0.0,
         lease=Lease(address=""),
         state=MemberState.READY,
+        wireguard_key=wireguard_key,
     )
 
 

@@ -262,6 +262,7 @@ def indexes(snapshot: Snapshot):
     return (
         ordered(snapshot.replicas_by_node),
         ordered(snapshot.replicas_by_deployment),
+        ordered(snapshot.members_by_wireguard_key),
         snapshot.nodes,
         sorted(snapshot.live_gateways, key=lambda record: record.id),
         snapshot.deployment_named("default", "web"),
@@ -274,7 +275,11 @@ async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_ane
         records = [
             replica(f"r{chance.randrange(8)}", node=chance.choice(["", "m1", "m2", "m3"]), slot=turn),
             msgspec.structs.replace(replica(f"r{chance.randrange(8, 12)}", node="m1"), state=ReplicaState.STOPPED),
-            member(f"m{chance.randrange(4)}", chance.choice([Role.NODE, Role.GATEWAY])),
+            member(
+                f"m{chance.randrange(4)}",
+                chance.choice([Role.NODE, Role.GATEWAY]),
+                wireguard_key=chance.choice(["", "one", "two"]),
+            ),
             event(f"e{turn}"),
         ]
         some = chance.sample(records, chance.randrange(1, 3))
@@ -300,6 +305,18 @@ async def test_an_index_is_not_built_for_a_snapshot_that_nobody_asked(store, cac
     assert [found.id for found in cache.snapshot().replicas_by_node["m1"]] == ["r1", "r2", "r3"]
     assert [found.id for found in second.replicas_by_node["m1"]] == ["r1", "r2"]
     assert [found.id for found in first.replicas_by_node["m1"]] == ["r1"]
+
+
+async def test_who_has_a_key_is_not_looked_for_among_all_members_again(store, cache):
+    await cache.wait(await put(store, *(member(f"m{number}", wireguard_key=f"k{number}") for number in range(4))))
+    assert [found.id for found in cache.snapshot().members_by_wireguard_key["k2"]] == ["m2"]
+    await cache.wait(await put(store, member("m4", wireguard_key="k4")))
+    await cache.wait(await put(store, member("m2", wireguard_key="k0")))
+    assert "members_by_wireguard_key" in vars(cache.snapshot()), "it is carried over, not built when asked for"
+    found = cache.snapshot().members_by_wireguard_key
+    assert {key: [one.id for one in listed] for key, listed in found.items()} == {
+        "k0": ["m0", "m2"], "k1": ["m1"], "k3": ["m3"], "k4": ["m4"],
+    }  # fmt: skip
 
 
 async def test_batches_of_other_kinds_move_the_revision_only(cache, store):

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from fallow.drivers.dns.server import NameServer, NameServerError
+from fallow.drivers.dns.failures import NameServerError
+from fallow.drivers.dns.server import NameServer
 from fallow.wiring import names
 from fallow.wiring.names import serve_names
 

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fallow.drivers.authority.files import AuthorityError
 from fallow.model.registrations import BUNDLE_CONTEXT
 
+_UNREADABLE = "the certificate signing request cannot be read; it must be PEM, PKCS #10"
+
 
 class BadSignature(AuthorityError):  # noqa: N818 - what it is
     """The text was changed on its way, or signed by somebody else."""
@@ -42,23 +44,23 @@ def key_sha256_of_certificate(der: bytes) -> str:
 
 def public_key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
     """Return the key of a request (PEM, PKCS #10) after checking kind, curve and signature. Raises AuthorityError."""
+    request, key = _read_request(csr_pem)
     try:
-        request = x509.load_pem_x509_csr(csr_pem.encode())
-        key = p256(request.public_key())
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise AuthorityError("the certificate signing request cannot be read; it must be PEM, PKCS #10") from error
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        raise AuthorityError(_UNREADABLE) from error
     if not valid:
         raise AuthorityError("the certificate signing request is not signed by its own key")
     return key
 
 
 def key_of_bundle(csr_pem: str, text: str, signature: str) -> ec.EllipticCurvePublicKey:
-    """Return the key of a request that has signed `text`, too; `signature` is base64 (see `SignedBundle`).
+    """Return the key of a request that has signed `text`; `signature` is base64 (see `SignedBundle`).
 
-    Raises AuthorityError for a bad request, and BadSignature for a text that this key has not signed.
+    That signature proves possession of the key, also for `csr_pem`, which is in the text: the request's own is not
+    looked at. Raises AuthorityError for a bad request, and BadSignature for a text that this key has not signed.
     """
-    key = public_key_of_request(csr_pem)
+    _, key = _read_request(csr_pem)
     try:
         key.verify(
             base64.b64decode(signature, validate=True),
@@ -68,6 +70,14 @@ def key_of_bundle(csr_pem: str, text: str, signature: str) -> ec.EllipticCurvePu
     except (ValueError, InvalidSignature):
         raise BadSignature("the bundle is not signed by the key of its certificate signing request") from None
     return key
+
+
+def _read_request(csr_pem: str) -> tuple[x509.CertificateSigningRequest, ec.EllipticCurvePublicKey]:
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        return request, p256(request.public_key())
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AuthorityError(_UNREADABLE) from error
 
 
 def p256(key: object) -> ec.EllipticCurvePublicKey:

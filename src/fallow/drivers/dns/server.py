@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fallow.decide.zone import Zone
 from fallow.drivers.dns.answers import MAX_QUESTION, Answers, rcode_of, truncated
 from fallow.drivers.dns.counters import NameCounters
+from fallow.drivers.dns.failures import NameServerError
 from fallow.drivers.dns.limits import ResponseLimit, Verdict, network_of
 from fallow.model.names import NamesReport
 
@@ -25,10 +26,6 @@ CONNECTIONS_PER_NETWORK = 64
 
 _IP_PKTINFO = 8  # of Linux; Python names it from 3.14 on
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-
-
-class NameServerError(Exception):
-    """Names cannot be served; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

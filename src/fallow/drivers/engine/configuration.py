@@ -164,6 +164,10 @@ def _host_config(request: ContainerRequest, log_config: Mapping[str, Any]) -> di
         config["Memory"] = config["MemorySwap"] = asked.memory_limit_bytes
     if asked.pids_limit:
         config["PidsLimit"] = asked.pids_limit
+    if request.resolving.servers:
+        config["Dns"] = list(request.resolving.servers)
+        config["DnsSearch"] = list(request.resolving.search)
+        config["DnsOptions"] = list(request.resolving.options)
     if log_config:
         config["LogConfig"] = dict(log_config)
     return config

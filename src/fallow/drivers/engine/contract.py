@@ -66,6 +66,15 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Resolving:
+    """How a container finds addresses of names. It is no part of what a container is made from: what runs stays."""
+
+    servers: tuple[str, ...] = ()  # asked in this order; none: as the engine has it
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # as in resolv.conf
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerRequest:
     """A container to be made."""
 
@@ -74,6 +83,7 @@ class ContainerRequest:
     spec: ContainerSpec
     host_ports: dict[str, int] = field(default_factory=dict)  # "8080/tcp" -> 20001
     bind_address: str = ""  # empty: every address of the node
+    resolving: Resolving = Resolving()
     spec_hash: str = ""
 
 

@@ -1,0 +1,143 @@
+"""The options of the commands that run until they are stopped, as `--help` tells them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fallow.cli.launchers import DNS_LISTEN, LogFormat
+from fallow.model.control import Level as LogLevel
+
+# of several commands
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Where to keep state.",
+        show_default="/var/lib/fallow, or ~/.local/share/fallow when not root",
+    ),
+]
+Listen = Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where the API and the console are served.")]
+SessionListen = Annotated[
+    str, typer.Option("--session-listen", metavar="HOST:PORT", help="Where members open their sessions.")
+]
+Level = Annotated[LogLevel, typer.Option("--log-level", help="How much is logged.", rich_help_panel="Log")]
+Format = Annotated[
+    LogFormat, typer.Option("--log-format", help="auto: for people on a terminal, else JSON.", rich_help_panel="Log")
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="URL",
+        help="The Docker or Podman API, such as unix:///run/podman/podman.sock.",
+        show_default="found by itself",
+    ),
+]
+Haproxy = Annotated[str, typer.Option("--haproxy", metavar="PROGRAM", help="The HAProxy to run.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="The control plane, https://HOST:7443.", show_default=False)]
+Token = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKEN",
+        help="The join token; - reads it from standard input. Left out: FALLOW_JOIN_TOKEN, which `ps` does not show.",
+        show_default=False,
+    ),
+]
+MemberName = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default="made from the host name")
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--var",
+        metavar="NAME[:TYPE]=VALUE",
+        help="Something to tell about this machine, such as rack=r7 or disk.size=2TiB; may be repeated.",
+    ),
+]
+Function = Annotated[str, typer.Option("--function", metavar="TEXT", help="What this machine is for, in words.")]
+DnsListen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dns-listen",
+        metavar="HOST:PORT",
+        help="Where DNS names are served; may be repeated, off: nowhere.",
+        show_default=f"{DNS_LISTEN}, unless that is taken",
+    ),
+]
+GatewayDnsListen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dns-listen",
+        metavar="HOST:PORT",
+        help="Where DNS names are served; may be repeated.",
+        show_default="nowhere",
+    ),
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="NAME", help="Below it members and services have DNS names.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address", metavar="ADDRESS", help="The address to get, from a pool.", show_default="any that is free"
+    ),
+]
+Timeout = Annotated[
+    str,
+    typer.Option(
+        "--timeout",
+        metavar="DURATION",
+        help="How long to wait when somebody has to approve this machine.",
+        show_default="until somebody decides",
+    ),
+]
+Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
+
+# of a control plane
+
+Store = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", help="Where state is stored.", show_default="SQLite in the data folder"),
+]
+ClusterKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster-key",
+        metavar="FILE",
+        help="The key that all control planes of one store share.",
+        show_default="cluster.key in the data folder, made by the first",
+    ),
+]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option("--host", metavar="NAME", help="A further name or address of this machine; may be repeated."),
+]
+Advertise = Annotated[
+    str,
+    typer.Option(
+        "--advertise",
+        metavar="HOST[:PORT]",
+        help="Where members open their sessions.",
+        show_default="the host they joined at",
+    ),
+]
+HeartbeatEvery = Annotated[str, typer.Option("--heartbeat", metavar="DURATION", help="How often members report.")]
+SuspectAfter = Annotated[
+    str, typer.Option("--suspect-after", metavar="DURATION", help="Silence after which nothing is routed there.")
+]
+DeadAfter = Annotated[
+    str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
+]
+KeepAudit = Annotated[
+    str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
+]
+PurgeAfter = Annotated[
+    str,
+    typer.Option(
+        "--purge-after", metavar="DURATION", help="Members dead for so long are removed, with a warning; 0s: never."
+    ),
+]
+WriteContext = Annotated[
+    bool, typer.Option("--write-context/--no-write-context", help="Let this user's commands come here.")
+]
