@@ -64,9 +64,7 @@ class OpenedBlob:
 class Registry(Protocol):
     """Registries of one kind. Every method raises RegistryError; whatever has a digest was checked against it."""
 
-    async def resolve(
-        self, access: Access, reference: Reference, architectures: Collection[str] = ()
-    ) -> ResolvedImage:
+    async def resolve(self, access: Access, reference: Reference, architectures: Collection[str] = ()) -> ResolvedImage:
         """Return what a reference stands for now, for Linux on each of `architectures` (amd64; empty: all there are).
 
         `resolved_at` is left at 0. An architecture that there is no image for is left out.
