@@ -1,5 +1,6 @@
 """Before a node pulls: what exactly, from whom, with which login; and nothing for what it was not told to run."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import msgspec
 import structlog
 
 from fallow.control.commits import commit_again
+from fallow.control.hub import Link
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
 from fallow.control.resolving import DEFAULT_PROJECT, Resolver, Unresolved
@@ -18,10 +20,12 @@ from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.images import BlobSource, ImageErrorKind, PlatformImage, PullGrant, ResolvedImage
 from fallow.model.members import Member, Role
 from fallow.model.references import Reference, parse_reference
-from fallow.model.wire import PullAsked
+from fallow.model.wire import PullAsked, PullGranted
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError
+
+MAX_ASKED = 64  # pulls that one node waits for an answer to
 
 # Mirror (host:port, or empty) and sources for a member that is about to pull an image.
 Helpers = Callable[[Member, PlatformImage], tuple[str, tuple[BlobSource, ...]]]
@@ -60,6 +64,26 @@ class Pulls:
         self._registries = registries
         self._resolver = resolver
         self.helpers: Helpers = no_helpers
+        self._answering: dict[Link, set[asyncio.Task[None]]] = {}
+
+    def answer(self, link: Link, asked: PullAsked) -> None:
+        """Answer on a session, without holding up what else is said there."""
+        tasks = self._answering.setdefault(link, set())
+        if len(tasks) >= MAX_ASKED:
+            text = "this node asks for too many pulls at once"
+            link.send(PullGranted(pull_id=asked.pull_id, grant=_refused(asked, "rate-limited", text, 1.0)))
+            return
+        task = asyncio.create_task(self._answer(link, asked), name=f"pull {asked.pull_id}")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def closed(self, link: Link) -> None:
+        """Answer no more on a session that has ended."""
+        for task in self._answering.pop(link, ()):
+            task.cancel()
+
+    async def _answer(self, link: Link, asked: PullAsked) -> None:
+        link.send(PullGranted(pull_id=asked.pull_id, grant=await self.grant(link.member_id, asked)))
 
     async def grant(self, member_id: str, asked: PullAsked) -> PullGrant:
         """Return what a member may pull, or why not; raises nothing that a node could cause."""

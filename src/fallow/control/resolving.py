@@ -104,6 +104,19 @@ class Resolver:
         await self.check_signed(found, project)
         return found
 
+    async def check(self, reference: str, project: str) -> None:
+        """Hold an image to the rules of a project before anything is done with it. Raises Unresolved.
+
+        Its registry is asked only where the rules want a signature.
+        """
+        try:
+            self.check_name(parse_reference(reference), project)
+        except ValueError as error:
+            raise Unresolved("bad-request", str(error)) from None
+        policy = self.policy(project)
+        if policy is not None and policy.keys:
+            await self.resolve(reference, project)
+
     def policy(self, project: str) -> TrustPolicy | None:
         """Return the rules for a project's images, if there are any."""
         found = self._cache.get("trust-policies", project)

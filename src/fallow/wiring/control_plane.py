@@ -106,6 +106,7 @@ def _settings(options: ServerOptions) -> "Settings":
         keep_audit_seconds=options.keep_audit_seconds,
         domain=options.domain,
         purge_after_seconds=options.purge_seconds,
+        cluster_key=options.cluster_key,
     )
 
 
@@ -137,6 +138,8 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         names=plane.names,
         leadership=plane.leadership,
         packages=plane.packages,
+        registries=plane.registries,
+        resolver=plane.resolver,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,
