@@ -29,7 +29,7 @@ def pattern_trouble(pattern: str) -> str:
     registry, repository = _parts(pattern)
     if "**" in pattern:
         return f"{pattern!r}: one * stands for any characters already"
-    if not registry or not repository:
+    if not registry or not repository or repository.startswith("/"):
         return f"{pattern!r}: write REGISTRY/REPOSITORY, such as 'registry.example/shop/*', or '*' for all"
     if "@" in repository or ":" in repository:
         return f"{pattern!r}: tags and digests are no part of it"

@@ -54,7 +54,7 @@ class HttpRegistry:
     async def manifest(self, access: Access, repository: str, tag_or_digest: str) -> Manifest:
         """Return a manifest or an index; see the contract."""
         accept = {"Accept": ", ".join(documents.ACCEPTED)}
-        found = await self._whole(access, repository, f"manifests/{tag_or_digest}", accept, MAX_MANIFEST_BYTES)
+        found = await self._whole(access, repository, "manifests", tag_or_digest, accept, MAX_MANIFEST_BYTES)
         digest = documents.digest_of(found.body)
         told = found.headers.get("Docker-Content-Digest", "")
         for wanted in (tag_or_digest if ":" in tag_or_digest else "", told if told.startswith("sha256:") else ""):
@@ -68,7 +68,7 @@ class HttpRegistry:
 
     async def blob(self, access: Access, repository: str, digest: str, max_bytes: int) -> bytes:
         """Return a small blob whole; see the contract."""
-        found = await self._whole(access, repository, f"blobs/{digest}", {}, max_bytes)
+        found = await self._whole(access, repository, "blobs", digest, {}, max_bytes)
         if documents.digest_of(found.body) != digest:
             raise RegistryError("wrong-content", f"{access.host}/{repository}: what came is not the blob {digest}")
         return found.body
@@ -92,7 +92,7 @@ class HttpRegistry:
 
     async def check(self, access: Access) -> None:
         """Return when the registry answers and takes the login; see the contract."""
-        await self._whole(access, "", "", {}, MAX_MANIFEST_BYTES)
+        await self._whole(access, "", "", "", {}, MAX_MANIFEST_BYTES)
 
     async def close(self) -> None:
         """Release connections."""
@@ -128,12 +128,13 @@ class HttpRegistry:
                 task.cancel()
 
     async def _whole(
-        self, access: Access, repository: str, path: str, headers: Mapping[str, str], max_bytes: int
+        self, access: Access, repository: str, kind: str, thing: str, headers: Mapping[str, str], max_bytes: int
     ) -> _Whole:
         """Return an answer that is read whole, in a bounded time. Raises RegistryError."""
-        what = _checked(access, repository, path.rpartition("/")[2])
+        what = _checked(access, repository, thing)
         with translated(what):
             async with asyncio.timeout(self._timeouts.whole_seconds):
+                path = f"{kind}/{thing}" if kind else ""
                 response = await self._requests.open(access, repository, path, headers)
                 try:
                     if response.status != 200:
