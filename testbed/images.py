@@ -18,7 +18,7 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,6 +144,23 @@ def push(registry: str, name: str, image: LocalImage, *, username: str = "", pas
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": parts[0], "layers": parts[1:]}
     client.send("PUT", f"/manifests/{tag or 'latest'}", json.dumps(manifest).encode(), _MANIFEST)
     return f"{registry}/{repository}:{tag or 'latest'}"
+
+
+def push_parts(
+    registry: str,
+    repository: str,
+    blobs: Sequence[bytes],
+    manifests: Sequence[tuple[str, bytes, str]],
+    *,
+    username: str = "",
+    password: str = "",
+) -> None:
+    """Push blobs, then manifests byte for byte: (tag or digest, body, media type) each. Raises TestbedError."""
+    client = _Client(f"http://{registry}/v2/{repository}", username, password)
+    for blob in blobs:
+        client.push_blob(blob)
+    for name, body, kind in manifests:
+        client.send("PUT", f"/manifests/{name}", body, kind)
 
 
 class _Client:

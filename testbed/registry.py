@@ -20,17 +20,32 @@ class Registry:
 
     def __init__(self, fabric: Fabric, *, port: int = 5000, password: bool = False) -> None:
         """Start it; with `password`, USERNAME and PASSWORD are asked of everybody. Raises TestbedError."""
-        self.address = f"{fabric.host_address}:{port}"
-        self.folder: Path = fabric.folder / f"registry-{port}"
-        self.folder.mkdir()
+        self._begin(f"{fabric.host_address}:{port}", fabric.folder / f"registry-{port}", password)
+        fabric.remember(self._process)
+        processes.wait_until(self._answers, 20, f"registry on {self.address}")
+
+    @classmethod
+    def on_loopback(cls, folder: Path, *, port: int, password: bool = False) -> "Registry":
+        """Start one that only this machine reaches, and that nobody but the caller ends. Raises TestbedError."""
+        made = cls.__new__(cls)
+        made._begin(f"127.0.0.1:{port}", folder, password)
+        try:
+            processes.wait_until(made._answers, 20, f"registry on {made.address}")
+        except processes.TestbedError:
+            made.close()
+            raise
+        return made
+
+    def _begin(self, address: str, folder: Path, password: bool) -> None:
+        self.address = address
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.password = password
         config = self.folder / "config.yml"
         config.write_text(json.dumps(self._config()))  # JSON is YAML
         self._process: subprocess.Popen[bytes] = processes.start(
             ["docker-registry", "serve", str(config)], self.folder / "log", {"OTEL_TRACES_EXPORTER": "none"}
         )
-        fabric.remember(self._process)
-        processes.wait_until(self._answers, 20, f"registry on {self.address}")
 
     def close(self) -> None:
         """Stop it; what it holds goes with the fabric."""

@@ -12,6 +12,9 @@ from fallow.control.plane import ControlPlane
 from fallow.control.sessions import SessionRefused, Sessions
 from fallow.control.settings import Settings
 from fallow.drivers.authority import Issued
+from fallow.drivers.registry import RegistryError
+from fallow.drivers.registry.fake import FakeRegistry
+from fallow.model.images import ResolvedImage
 from fallow.model.members import Member
 from fallow.model.peers import PEER_ROLE, ControlAddress
 from fallow.store.contract import Batch, Check, Item, OutcomeUnknown, StoreError, Write
@@ -185,6 +188,13 @@ class MemorySessions(Sessions):
         return member
 
 
+class NoRegistry(FakeRegistry):
+    """No registry answers in the simulated network."""
+
+    async def resolve(self, *_: object, **__: object) -> ResolvedImage:
+        raise RegistryError("unreachable", "there are no registries here")
+
+
 class MemoryPeers(Peers):
     """Links to other processes over the simulated network."""
 
@@ -202,6 +212,7 @@ class Plane(ControlPlane):
 
     peers_type = MemoryPeers
     sessions_type = MemorySessions
+    registry_type = NoRegistry
 
     def __init__(
         self, store: StoreHandle, settings: Settings, clock: Callable[[], float], process: Process, network: Network

@@ -20,9 +20,11 @@ from fallow.api.routes import (
     peers,
     pools,
     registrations,
+    registries,
     relabelling,
     replicas,
     tokens,
+    trust,
     updates,
     upgrades,
     watch,
@@ -48,6 +50,8 @@ GUARDED = (
     watch,
     control,
     dns,
+    registries,
+    trust,
 )
 MAX_BODY = 2 * 1024 * 1024
 

@@ -9,8 +9,10 @@ from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
 from fallow.model.registrations import RegistrationView
+from fallow.model.registries import RegistryView
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
+from fallow.model.trust import TrustView
 from fallow.model.upgrades import UpgradeView
 
 
@@ -54,6 +56,18 @@ class LeaseList(Page, frozen=True, kw_only=True):
     """Leases of a pool, by address."""
 
     items: tuple[LeaseView, ...]
+
+
+class RegistryList(Page, frozen=True, kw_only=True):
+    """Registries that are known, by host."""
+
+    items: tuple[RegistryView, ...]
+
+
+class TrustList(Page, frozen=True, kw_only=True):
+    """Rules on images, by project."""
+
+    items: tuple[TrustView, ...]
 
 
 class DeploymentList(Page, frozen=True, kw_only=True):

@@ -17,8 +17,11 @@ from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
 from fallow.control.registrations import Registrations
+from fallow.control.registries import Registries
+from fallow.control.resolving import Resolver
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
+from fallow.control.trust import Trust
 from fallow.drivers.packages import Packages
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -44,6 +47,8 @@ class Services:
     names: NamesLoop
     leadership: Leadership
     packages: Packages
+    registries: Registries
+    resolver: Resolver
     settings: Settings
     ca_pem: str
     clock: Callable[[], float]
@@ -58,6 +63,11 @@ class Services:
     def attempts(self) -> Attempts:
         """Return what records attempts that were refused."""
         return Attempts(self.applier, self.clock, self.new_id)
+
+    @cached_property
+    def trust(self) -> Trust:
+        """Return what changes the rules on images."""
+        return Trust(self.cache, self.applier, self.clock)
 
     @cached_property
     def pools(self) -> Pools:

@@ -22,10 +22,12 @@ from fallow.cli import (
     peers,
     pools,
     processes,
+    registries,
     replicas,
     routes,
     stores,
     tokens,
+    trust,
     versions,
 )
 from fallow.cli.deploy import deploy
@@ -199,6 +201,8 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     ):
         app.add_typer(group, name=name, rich_help_panel=USE)
     app.add_typer(label_sets.app, name="label-set", rich_help_panel=USE)
+    app.add_typer(registries.app, name="registry", rich_help_panel=USE)
+    app.add_typer(trust.app, name="trust", rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
     app.add_typer(control.app, name="control", rich_help_panel=USE)
     for see in (replicas.logs, explain, events, doctor, versions.version):

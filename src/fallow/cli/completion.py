@@ -89,6 +89,16 @@ def pools(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def registries(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the hosts of the registries that are known."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.host for found in client.registries().items)
+
+    return _quietly(find, incomplete)
+
+
 def log_sources(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return deployments, and the ids of replicas once something is typed."""
 

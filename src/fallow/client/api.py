@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from fallow.client.errors import BadAnswer
+from fallow.client.registries import RegistryCalls
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
@@ -56,7 +57,7 @@ class ServerVersion(msgspec.Struct, frozen=True, kw_only=True):
     schema: int | str
 
 
-class Client:
+class Client(RegistryCalls):
     """Speaks to one control plane; synchronous, and safe to use from several threads."""
 
     def __init__(

@@ -29,15 +29,21 @@ from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
 from fallow.control.pools import leases_controller
+from fallow.control.pulls import Pulls
 from fallow.control.registrations import Registrations, registrations_controller
+from fallow.control.registries import Registries
+from fallow.control.resolving import Resolver
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.control.upgrades import Upgrades, upgrades_controller
+from fallow.control.vault import Vault
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
+from fallow.drivers.registry import Registry
+from fallow.drivers.registry.http import HttpRegistry
 from fallow.model.peers import ControlAddress, Peer
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -53,11 +59,12 @@ TRIM_SECONDS = 60.0
 class ControlPlane:
     """Everything between the store and the API. `clock` gives UTC seconds, `steady` seconds that nobody sets.
 
-    TLS reads from files in `folder`. Connections are the business of the two types below, and of nothing else here.
+    TLS reads from files in `folder`. Connections are the business of the three types below, and of nothing else here.
     """
 
     peers_type: type[Peers] = Peers
     sessions_type: type[Sessions] = Sessions
+    registry_type: Callable[[], Registry] = HttpRegistry
 
     def __init__(
         self,
@@ -88,6 +95,11 @@ class ControlPlane:
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
+        self.images = self.registry_type()
+        vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
+        self.registries = Registries(self.cache, self.applier, vault, self.images, clock)
+        self.resolver = Resolver(self.cache, self.registries, self.images, clock, steady)
+        self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = self.sessions_type(
             cache=self.cache,
@@ -99,6 +111,7 @@ class ControlPlane:
             peers=self.peers,
             observations=self.observations,
             upgrades=self.upgrades,
+            pulls=self.pulls,
             settings=settings,
             clock=clock,
         )
@@ -168,6 +181,7 @@ class ControlPlane:
             self._tasks.cancel()
             await asyncio.gather(self._tasks, return_exceptions=True)
         await self.names.server.close()
+        await self.images.close()
         await self.cache.stop()
         await self.store.close()
 

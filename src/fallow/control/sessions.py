@@ -27,6 +27,7 @@ from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
 from fallow.control.peers import APART, Peers
+from fallow.control.pulls import Pulls
 from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.settings import Settings
 from fallow.control.upgrades import Upgrades
@@ -51,6 +52,7 @@ from fallow.model.wire import (
     Observed,
     ObservedAck,
     ProxyReported,
+    PullAsked,
     Reject,
     RenewAsked,
     Renewed,
@@ -76,6 +78,7 @@ STOP_SECONDS = 1.0
 _SPEAKERS: dict[type[Frame], Role] = {
     Observed: Role.NODE,
     LogChunk: Role.NODE,
+    PullAsked: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
 }
@@ -146,6 +149,7 @@ class Sessions:
     peers: Peers
     observations: Observations
     upgrades: Upgrades
+    pulls: Pulls
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
@@ -239,6 +243,7 @@ class Sessions:
             self.hub.closed(link)
             self.assignments.closed(link)
             self.networks.closed(link)
+            self.pulls.closed(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
@@ -358,6 +363,8 @@ class Sessions:
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):
             await self._renew(link, frame)
+        elif isinstance(frame, PullAsked):
+            self.pulls.answer(link, frame)
         elif isinstance(frame, UpgradeReported):
             await self.upgrades.failed(link.member_id, frame)
         else:

@@ -1,6 +1,7 @@
 """What an operator may set about a control plane."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fallow.model.names import DEFAULT_DOMAIN, domain_name
 from fallow.model.pools import PortRange
@@ -15,7 +16,7 @@ class Settings:
     `session_host`: where members open their sessions; empty: the host that answered them. `public_url`: what people
     and machines are told to call, such as `https://10.0.0.5:8443`. A node gets `host_ports_per_node` ports of
     `host_ports`, none of them shared with another node of the same address. `domain`: below it members and services
-    have DNS names.
+    have DNS names. `cluster_key`: the file with the key that seals secrets; None: in the data folder.
     """
 
     name: str = "default"
@@ -34,6 +35,7 @@ class Settings:
     purge_after_seconds: float = 86400.0  # of being dead; 0: never
     keep_events: int = 10_000  # the newest
     keep_audit_seconds: float = 400 * 86400.0
+    cluster_key: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other. Raises ValueError."""

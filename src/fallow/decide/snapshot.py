@@ -12,7 +12,9 @@ from fallow.model.labels import LabelSet
 from fallow.model.members import Member, MemberState, Revocation, Role, Scheduling
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.registrations import MemberKey, Registration
+from fallow.model.registries import KnownRegistry
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
 
 
@@ -37,6 +39,8 @@ class Snapshot:
     image_jobs: Mapping[str, ImageJob] = field(default_factory=dict)
     image_tasks: Mapping[str, ImageTask] = field(default_factory=dict)
     node_images: Mapping[str, NodeImages] = field(default_factory=dict)
+    registries: Mapping[str, KnownRegistry] = field(default_factory=dict)
+    trust_policies: Mapping[str, TrustPolicy] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:

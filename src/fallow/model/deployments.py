@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fallow.model.containers import ContainerSpec
+from fallow.model.images import ResolvedImage
 from fallow.model.labels import Selector
 from fallow.model.meta import Name, Reason, Record
 from fallow.model.updates import UpdateConfig, UpdateStatus
@@ -82,7 +83,7 @@ class Deployment(Record, frozen=True, kw_only=True):
 
 
 class Template(Record, frozen=True, kw_only=True):
-    """What the replicas of one generation of a deployment are made of; never changed once stored."""
+    """What the replicas of one generation of a deployment are made of; never changed once stored, but for `image`."""
 
     deployment_id: str
     generation: int
@@ -92,6 +93,7 @@ class Template(Record, frozen=True, kw_only=True):
     cause: Literal["deploy", "rollback", "restart"] = "deploy"
     alike: tuple[int, ...] = ()  # older generations made of the very same
     earlier_routes: tuple[RouteSpec, ...] | None = None  # of the generation before, when this one took its place
+    image: ResolvedImage | None = None  # what its reference stood for when the first node asked: the same for all
 
 
 class ReplicaState(enum.StrEnum):

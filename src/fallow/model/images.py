@@ -6,6 +6,7 @@ import msgspec
 
 from fallow.model.meta import Record
 from fallow.model.references import DIGEST_PATTERN
+from fallow.model.trust import TrustRules
 
 BlobDigest = Annotated[str, msgspec.Meta(pattern=DIGEST_PATTERN)]
 ReferenceText = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
@@ -133,5 +134,7 @@ class PullGrant(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False  # the registry speaks plain HTTP
     mirror: str = ""  # host:port of the cluster's own mirror; empty: there is none
     sources: tuple[BlobSource, ...] = ()  # nodes that have it or are fetching it, in the order to be tried
+    trust: TrustRules | None = None  # of its project, for the node to check again
     kind: ImageErrorKind = ""
     text: EngineText = ""
+    retry_after_seconds: float = 0.0  # the registry asked for it

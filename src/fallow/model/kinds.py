@@ -11,8 +11,10 @@ from fallow.model.meta import Record
 from fallow.model.peers import Leader, Peer, Roster
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.registrations import MemberKey, Registration
+from fallow.model.registries import KnownRegistry
 from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
 
 KINDS: dict[str, type[Record]] = {
@@ -38,6 +40,8 @@ KINDS: dict[str, type[Record]] = {
     "image-jobs": ImageJob,
     "image-tasks": ImageTask,
     "node-images": NodeImages,
+    "registries": KnownRegistry,
+    "trust-policies": TrustPolicy,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

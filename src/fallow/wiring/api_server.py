@@ -71,6 +71,8 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         names=plane.names,
         leadership=plane.leadership,
         packages=plane.packages,
+        registries=plane.registries,
+        resolver=plane.resolver,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,

@@ -103,6 +103,7 @@ def _settings(options: ServerOptions) -> "Settings":
         keep_audit_seconds=options.keep_audit_seconds,
         domain=options.domain,
         purge_after_seconds=options.purge_seconds,
+        cluster_key=options.cluster_key,
     )
 
 

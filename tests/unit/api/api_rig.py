@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
 from records import peer
+from registry_rig import registry_parts
 
 from fallow.api.app import build_app
 from fallow.api.limits import Limits
@@ -130,6 +131,7 @@ async def running(
     applier = Applier(store, cache, witness=witness(clock, new_id))
     registry = CollectorRegistry()
     tokens = Tokens(cache, applier, authority, settings, clock)
+    parts = registry_parts(cache, applier, folder, clock)
     services = Services(
         store=store,
         cache=cache,
@@ -141,6 +143,8 @@ async def running(
         names=NamesLoop(hub, settings.domain, registry),
         leadership=Leadership(store, cache, peer("p-1"), _never),
         packages=Packages(folder / "packages"),
+        registries=parts.registries,
+        resolver=parts.resolver,
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,

@@ -14,6 +14,7 @@ from control_rig import Stored, ended, storing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from records import member, peer
+from registry_rig import registry_parts
 
 from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
@@ -127,6 +128,7 @@ class SessionRig:
             peers=self.peers,
             observations=self.observations,
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
+            pulls=registry_parts(stored.cache, stored.applier, folder, time.time).pulls,
             settings=self.settings,
             clock=time.time,
             **changes,

@@ -43,7 +43,7 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     viewer, operator = [guards[ApiRole.VIEWER]], [guards[ApiRole.OPERATOR]]
     one = "/v1/deployments/{project:str}/{name:str}"
     return (
-        post("/v1/deploy", guards=operator, status_code=200, responses=problems(409, 422, body=True))(deploy),
+        post("/v1/deploy", guards=operator, status_code=200, responses=problems(403, 409, 422, 502, body=True))(deploy),
         get("/v1/deployments", guards=viewer, responses=problems())(list_deployments),
         get(one, guards=viewer, responses=problems(404))(read_deployment),
         patch(one, guards=operator, responses=problems(404, 409, 412, body=True))(change_deployment),
@@ -59,6 +59,8 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
             parse_compose, data.compose, project=data.project, variables=data.variables, env_files=data.env_files
         )
     actor = actor_of(request)
+    for image in dict.fromkeys(spec.container.image for _, spec in application.deployments):
+        await services.resolver.check(image, application.project)
 
     def decide() -> tuple[Step | None, Changes]:
         now = services.clock()

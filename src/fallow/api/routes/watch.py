@@ -23,6 +23,7 @@ from fallow.model.kinds import KIND_OF, KINDS
 from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.registrations import MemberKey, Registration
+from fallow.model.registries import KnownRegistry
 from fallow.model.secrets import SealedSecret
 from fallow.model.tokens import ApiRole, ApiToken, JoinToken
 from fallow.store.cache import decode_item
@@ -31,7 +32,7 @@ from fallow.store.contract import Batch, Compacted, StoreError
 BOOKMARK_SECONDS = 15.0
 CATCH_UP_SECONDS = 2.0
 _AUDIT = KIND_OF[AuditEntry]  # for admins, when they ask for it
-_UNTOLD = (JoinToken, ApiToken, SealedSecret, Registration, MemberKey)
+_UNTOLD = (JoinToken, ApiToken, SealedSecret, Registration, MemberKey, KnownRegistry)
 WATCHABLE = frozenset(KINDS) - {*(KIND_OF[kind] for kind in _UNTOLD), _AUDIT}
 _HIDDEN = frozenset({"key_sha256", "token_id"})  # of members: nobody outside needs them
 

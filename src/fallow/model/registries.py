@@ -1,0 +1,65 @@
+"""Registries the control plane has a login for, or knows to be spoken to otherwise than by HTTPS."""
+
+from typing import Annotated
+
+import msgspec
+
+from fallow.model.images import ImageErrorKind
+from fallow.model.meta import Record
+
+HOST_PATTERN = r"^(\[[0-9a-fA-F:]{2,45}\]|[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?)(:[0-9]{1,5})?$(?!\n)"
+RegistryHost = Annotated[str, msgspec.Meta(pattern=HOST_PATTERN, description="A host, with a port unless it is 443")]
+MirrorHost = Annotated[str, msgspec.Meta(pattern=rf"^$|{HOST_PATTERN}")]
+Username = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[^:\x00-\x1f\x7f]*$(?!\n)")]
+Password = Annotated[str, msgspec.Meta(max_length=16_384, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+
+
+class KnownRegistry(Record, frozen=True, kw_only=True):
+    """A registry; its id is its host as references name it. The password can be read with the cluster key alone."""
+
+    username: str = ""
+    sealed_password: bytes = b""
+    insecure: bool = False  # plain HTTP
+    mirror: str = ""  # host:port of a registry that holds the same, asked first
+    created_by: str = ""
+
+    def __repr__(self) -> str:
+        """Keep also the sealed password out of logs."""
+        return f"KnownRegistry({self.id})"
+
+
+class RegistryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Make a registry known, or change all that is known of it."""
+
+    host: RegistryHost
+    username: Username = ""
+    password: Password = ""
+    insecure: bool = False
+    mirror: MirrorHost = ""
+
+    def __repr__(self) -> str:
+        """Keep the password out of logs and tracebacks."""
+        return f"RegistryRequest({self.host})"
+
+
+class RegistryView(msgspec.Struct, frozen=True, kw_only=True):
+    """A registry as the API shows it: never with its password."""
+
+    host: str
+    username: str = ""
+    insecure: bool = False
+    mirror: str = ""
+    revision: int
+    created_at: float
+    updated_at: float
+    created_by: str = ""
+
+
+class RegistryCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a registry answers the control plane and takes its login; `text` says why not, and what to do."""
+
+    host: str
+    works: bool
+    kind: ImageErrorKind = ""
+    text: str = ""
+    seconds: float = 0.0

@@ -1,0 +1,110 @@
+"""`fallow registry` and `fallow trust`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cli_fake_api import FakeApi, listing
+from conftest import Fallow
+
+from fallow.model.registries import RegistryCheck, RegistryView
+from fallow.model.trust import TrustKeyView, TrustView
+
+PASSWORD = "hunter2-never-told"
+
+
+def registry(host: str = "registry.example", **more: Any) -> RegistryView:
+    given: dict[str, Any] = {
+        "host": host, "username": "ci", "revision": 4, "created_at": 1000.0, "updated_at": 1000.0,
+        "created_by": "api:admin",
+    }  # fmt: skip
+    return RegistryView(**{**given, **more})
+
+
+def rules(**more: Any) -> TrustView:
+    given: dict[str, Any] = {
+        "project": "shop", "allow": ("shop/*",), "require_digest": True, "revision": 4, "created_at": 1000.0,
+        "updated_at": 1000.0, "keys": (TrustKeyView(kind="ecdsa-p256", sha256="ab" * 32, pem="PEM"),),
+    }  # fmt: skip
+    return TrustView(**{**given, **more})
+
+
+def test_add(fallow: Fallow, api: FakeApi) -> None:
+    api.on("POST /v1/registries", registry())
+    ran = fallow("registry", "add", "registry.example", "--username", "ci", "--password-stdin", stdin=PASSWORD + "\n")
+    assert (ran.code, ran.out) == (0, "registry.example: login ci, HTTPS\n")
+    assert PASSWORD not in ran.out + ran.err
+    assert api.bodies("POST /v1/registries") == [
+        {"host": "registry.example", "username": "ci", "password": PASSWORD, "insecure": False, "mirror": ""}
+    ]
+    ran = fallow("registry", "add", "10.0.0.5:5000", "--insecure", "--mirror", "10.0.0.6:5000", "--json")
+    assert json.loads(ran.out)["host"] == "registry.example"
+    assert api.bodies("POST /v1/registries")[1]["insecure"] is True
+
+
+def test_add_takes_no_password_from_the_command_line(fallow: Fallow, api: FakeApi) -> None:
+    for wrong in (("--password", PASSWORD), ("--username", "ci", f"--password={PASSWORD}"), ("-p", PASSWORD)):
+        assert fallow("registry", "add", "registry.example", *wrong).code == 2
+    assert "--password-stdin" in fallow("registry", "add", "registry.example", "--username", "ci").err
+    assert fallow("registry", "add", "registry.example", "--password-stdin", stdin="x").code == 2
+    assert fallow("registry", "add", "registry.example", "--username", "ci", "--password-stdin", stdin="\n").code == 2
+    assert api.bodies("POST /v1/registries") == []
+
+
+def test_list_show_remove(fallow: Fallow, api: FakeApi) -> None:
+    api.on("GET /v1/registries", listing(registry(), registry("10.0.0.5:5000", username="", insecure=True)))
+    api.on("GET /v1/registries/10.0.0.5%3A5000", registry("10.0.0.5:5000", username="", insecure=True))
+    api.on("DELETE /v1/registries/registry.example", "")
+    lines = fallow("registry", "list").out.splitlines()
+    assert lines[0].split()[:2] == ["HOST", "LOGIN"]
+    assert lines[1].split()[:3] == ["registry.example", "ci", "HTTPS"]
+    assert lines[2].split()[:3] == ["10.0.0.5:5000", "none", "HTTP"]
+    assert len(json.loads(fallow("registry", "list", "--json").out)["items"]) == 2
+    assert "none" in fallow("registry", "show", "10.0.0.5:5000").out
+    assert fallow("registry", "remove", "registry.example").out == "registry.example: forgotten\n"
+    assert fallow("registry", "show", "nowhere.example").code == 3
+
+
+def test_test(fallow: Fallow, api: FakeApi) -> None:
+    api.on("POST /v1/registries/registry.example/test", RegistryCheck(host="registry.example", works=True, seconds=0.2))
+    assert fallow("registry", "test", "registry.example").out == "registry.example: works (200 ms)\n"
+    for kind, hint in (("denied", "--password-stdin"), ("unreachable", "--insecure"), ("stalled", "Nodes may reach")):
+        check = RegistryCheck(host="registry.example", works=False, kind=kind, text="no such host")
+        api.on("POST /v1/registries/registry.example/test", check)
+        ran = fallow("registry", "test", "registry.example")
+        assert ran.code == 1
+        assert "no such host" in ran.err
+        assert hint in ran.err
+    ran = fallow("registry", "test", "registry.example", "--json")
+    assert (ran.code, json.loads(ran.out)["works"]) == (1, False)
+
+
+def test_trust(fallow: Fallow, api: FakeApi, home: Path) -> None:
+    api.on("PUT /v1/trust/shop", rules())
+    api.on("GET /v1/trust/shop", rules())
+    api.on("GET /v1/trust", listing(rules(), rules(project="default", allow=(), require_digest=False, keys=())))
+    api.on("DELETE /v1/trust/shop", "")
+    (home / "cosign.pub").write_text("-----BEGIN PUBLIC KEY-----\n")
+    ran = fallow("trust", "set", "shop", "--allow", "shop/*", "--require-digest", "--key", "cosign.pub")
+    assert ran.code == 0
+    assert api.bodies("PUT /v1/trust/shop") == [
+        {"project": "shop", "allow": ["shop/*"], "require_digest": True, "keys": ["-----BEGIN PUBLIC KEY-----\n"]}
+    ]
+    for text in ("shop/*", "ecdsa-p256 " + "ab" * 32, "yes"):
+        assert text in ran.out
+        assert text in fallow("trust", "show", "shop").out
+    lines = fallow("trust", "list").out.splitlines()
+    assert lines[1].split()[:4] == ["shop", "shop/*", "yes", "1"]
+    assert lines[2].split()[:4] == ["default", "any", "no", "0"]
+    assert len(json.loads(fallow("trust", "list", "--json").out)["items"]) == 2
+    assert "any image" in fallow("trust", "remove", "shop").out
+
+
+def test_a_private_key_stays_here(fallow: Fallow, api: FakeApi, home: Path) -> None:
+    (home / "cosign.key").write_text("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n")
+    ran = fallow("trust", "set", "shop", "--key", "cosign.key")
+    assert (ran.code, "private key" in ran.err) == (2, True)
+    (home / "cosign.bin").write_bytes(b"\xff\x00")
+    assert fallow("trust", "set", "shop", "--key", "cosign.bin").code == 2
+    assert fallow("trust", "set", "shop", "--key", "absent.pub").code == 2
+    assert api.asked == []
