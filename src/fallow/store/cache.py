@@ -14,7 +14,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.kinds import KINDS
 from fallow.model.meta import Record
 from fallow.store.contract import Batch, Compacted, Item, Store, StoreError
-from fallow.store.indexes import REPLICA_INDEXES, carry, move
+from fallow.store.indexes import MOVED_INDEXES, carry, move
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,8 @@ class Cache:
             }
             self._snapshot = Snapshot(revision=self.revision, **pictures)
             carry(before, self._snapshot, self._stale)
-            self._move_replicas(before, self._snapshot, self._stale.get("replicas", ()))
+            for name in MOVED_INDEXES:
+                self._move(name, before, self._snapshot, self._stale.get(name, ()))
             self._stale = {}
         return self._snapshot
 
@@ -228,9 +229,11 @@ class Cache:
         self._advance(batch.revision, [(kind, id_) for kind, id_, _ in decoded])
 
     @staticmethod
-    def _move_replicas(before: Snapshot, after: Snapshot, ids: Iterable[str]) -> None:
-        moved = [(before.replicas.get(id_), after.replicas.get(id_)) for id_ in sorted(ids)]
-        for name, key_of in REPLICA_INDEXES.items():
+    def _move(field: str, before: Snapshot, after: Snapshot, ids: Iterable[str]) -> None:
+        """Carry over the indexes of a field, with what changed put right."""
+        old, new = getattr(before, field), getattr(after, field)
+        moved = [(old.get(id_), new.get(id_)) for id_ in sorted(ids)]
+        for name, key_of in MOVED_INDEXES[field].items():
             if moved and name in vars(before):
                 index = vars(before)[name].copy()
                 move(index, moved, key_of)

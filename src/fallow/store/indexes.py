@@ -6,9 +6,12 @@ built anew, no more.
 """
 
 from collections.abc import Callable, Collection, Iterable, MutableMapping
+from typing import Any, TypeVar
 
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica
+from fallow.model.image_jobs import ImageTask, TaskState
+from fallow.model.meta import Record
 
 # Index -> the field of Snapshot it is made of.
 _FIELD_OF = {
@@ -20,7 +23,11 @@ _FIELD_OF = {
     "live_gateways": "members",
     "_deployments_by_path": "deployments",
     "revoked_members": "revocations",
+    "image_tasks_by_job": "image_tasks",
+    "image_tasks_at_work": "image_tasks",
 }
+
+R = TypeVar("R", bound=Record)
 
 # A replica before and after; None: it was not, or is no more.
 Moved = tuple[Replica | None, Replica | None]
@@ -37,10 +44,20 @@ def deployment_of(replica: Replica) -> str:
     return replica.deployment_id
 
 
-# Index of replicas -> the key under which it lists one.
-REPLICA_INDEXES: dict[str, Callable[[Replica], str]] = {
-    "replicas_by_node": node_of,
-    "replicas_by_deployment": deployment_of,
+def job_of(task: ImageTask) -> str:
+    """Return where `image_tasks_by_job` lists a task."""
+    return task.job_id
+
+
+def worker_of(task: ImageTask) -> str:
+    """Return where `image_tasks_at_work` lists a task; empty: nowhere."""
+    return task.member_id if task.state is TaskState.WORKING else ""
+
+
+# Field of the snapshot -> its indexes that are put right -> the key under which one lists a record.
+MOVED_INDEXES: dict[str, dict[str, Callable[[Any], str]]] = {
+    "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
+    "image_tasks": {"image_tasks_by_job": job_of, "image_tasks_at_work": worker_of},
 }
 
 
@@ -51,10 +68,12 @@ def carry(before: Snapshot, after: Snapshot, touched: Collection[str]) -> None:
             vars(after)[name] = vars(before)[name]
 
 
-def move(index: Index, moved: Iterable[Moved], key_of: Callable[[Replica], str]) -> None:
-    """Put an index right for replicas that changed. Its lists may be shared, so they are replaced and not changed."""
+def move(
+    index: MutableMapping[str, list[R]], moved: Iterable[tuple[R | None, R | None]], key_of: Callable[[R], str]
+) -> None:
+    """Put an index right for records that changed. Its lists may be shared, so they are replaced and not changed."""
     gone: dict[str, set[str]] = {}
-    come: dict[str, dict[str, Replica]] = {}
+    come: dict[str, dict[str, R]] = {}
     for before, after in moved:
         if before is not None and key_of(before):
             gone.setdefault(key_of(before), set()).add(before.id)
@@ -63,11 +82,11 @@ def move(index: Index, moved: Iterable[Moved], key_of: Callable[[Replica], str])
     for key in dict.fromkeys([*gone, *come]):  # in an order that does not differ from run to run
         news, olds = come.get(key, {}), gone.get(key, set())
         listed = []
-        for replica in index.get(key, ()):
-            if replica.id not in olds:
-                listed.append(replica)
-            elif replica.id in news:
-                listed.append(news.pop(replica.id))
+        for record in index.get(key, ()):
+            if record.id not in olds:
+                listed.append(record)
+            elif record.id in news:
+                listed.append(news.pop(record.id))
         listed += news.values()
         if listed:
             index[key] = listed
