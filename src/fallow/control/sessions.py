@@ -23,6 +23,7 @@ from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
+from fallow.control.images import Images
 from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
@@ -45,6 +46,9 @@ from fallow.model.wire import (
     Goodbye,
     Heartbeat,
     Hello,
+    ImageProgressed,
+    ImagesReported,
+    ImageTasksReported,
     LogChunk,
     NamesReported,
     NetworkReported,
@@ -76,6 +80,9 @@ STOP_SECONDS = 1.0
 _SPEAKERS: dict[type[Frame], Role] = {
     Observed: Role.NODE,
     LogChunk: Role.NODE,
+    ImageTasksReported: Role.NODE,
+    ImageProgressed: Role.NODE,
+    ImagesReported: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
 }
@@ -140,6 +147,7 @@ class Sessions:
     cache: Cache
     applier: Applier
     hub: Hub
+    images: Images
     admission: Admission
     assignments: Assignments
     networks: Networks
@@ -238,6 +246,7 @@ class Sessions:
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
+            self.images.closed(link)
             self.networks.closed(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
@@ -293,6 +302,7 @@ class Sessions:
         names = member.role is Role.GATEWAY and any(found.name == DNS_PORT_VARIABLE for found in hello.variables)
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
+        self.images.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
@@ -348,6 +358,8 @@ class Sessions:
             self.hub.used(link.member_id, frame.usage)
         elif isinstance(frame, Observed):
             await self._take_in(link, frame)
+        elif isinstance(frame, ImageTasksReported | ImageProgressed | ImagesReported):
+            await self.images.heard(link, frame)
         elif isinstance(frame, ProxyReported):
             self.hub.proxied(link.member_id, frame.report)
         elif isinstance(frame, NamesReported):

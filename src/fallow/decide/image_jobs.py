@@ -17,6 +17,7 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.image_jobs import ImageAction, ImageJob, ImageTask, JobState, TaskReport, TaskState
+from fallow.model.images import ImageErrorKind
 from fallow.model.members import Member, MemberState
 from fallow.model.references import parse_reference
 from fallow.model.units import format_duration
@@ -143,7 +144,7 @@ def _lapsed(snapshot: Snapshot, found: Standing, now: float) -> Iterator[Step]:
         if task.member_id not in snapshot.members:
             yield Step(puts=(cancelled(task, now, "its node was removed"),))
         elif task.state is TaskState.WORKING and (trouble := _trouble(snapshot, task, now)):
-            kind = "timeout" if now > task.lease_until else "unreachable"
+            kind: ImageErrorKind = "timeout" if now > task.lease_until else "unreachable"
             yield Step(puts=(failed(found.job, task, now, kind, trouble),))
 
 

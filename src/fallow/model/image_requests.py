@@ -134,7 +134,8 @@ class ImageView(msgspec.Struct, frozen=True, kw_only=True):
     digests: tuple[str, ...]
     architecture: str
     size_bytes: Bytes
-    shared_bytes: Bytes = 0  # at least: of layers that another image of a node has as well; 0: not known
+    layers: int = 0
+    shared_layers: int = 0  # that another image has as well; one on the same node needs no room for them
     nodes: tuple[str, ...]
     in_use_on: tuple[str, ...]
 

@@ -137,6 +137,8 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         names=plane.names,
         leadership=plane.leadership,
         packages=plane.packages,
+        image_requests=plane.image_requests,
+        image_progress=plane.images.reports.progress,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,

@@ -22,6 +22,7 @@ from fallow.control.admission import Admission
 from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
+from fallow.control.image_requests import ImageRequests
 from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
 from fallow.control.registrations import Registrations, registrations_controller
@@ -141,6 +142,7 @@ async def running(
         names=NamesLoop(hub, settings.domain, registry),
         leadership=Leadership(store, cache, peer("p-1"), _never),
         packages=Packages(folder / "packages"),
+        image_requests=ImageRequests(cache, applier, hub, clock, new_id),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,
