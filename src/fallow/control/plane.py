@@ -133,7 +133,7 @@ class ControlPlane:
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),
-            garbage_controller(),
+            garbage_controller(self.settings),
             leases_controller(),
             upgrades_controller(new_id),
             image_jobs_controller(new_id, self.hub.usages, self.settings),
