@@ -3,6 +3,8 @@
 from fallow.model.audit import AuditEntry
 from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
+from fallow.model.image_requests import DriftView, ImageJobView, ImageTaskView, ImageView, NodeImagesView
+from fallow.model.image_schedules import ImageScheduleView
 from fallow.model.labels import LabelSetView
 from fallow.model.members import MemberView
 from fallow.model.peers import PeerView
@@ -110,3 +112,40 @@ class AuditList(Page, frozen=True, kw_only=True):
     """Entries of the audit record, newest last."""
 
     items: tuple[AuditEntry, ...]
+
+
+class ImageJobList(Page, frozen=True, kw_only=True):
+    """Image jobs, newest first."""
+
+    items: tuple[ImageJobView, ...]
+
+
+class ImageTaskList(Page, frozen=True, kw_only=True):
+    """Image tasks, newest first; `next` leads to the next page, and is empty on the last."""
+
+    items: tuple[ImageTaskView, ...]
+    next: str = ""
+
+
+class ImageList(Page, frozen=True, kw_only=True):
+    """Images that nodes have, those that most nodes have first."""
+
+    items: tuple[ImageView, ...]
+
+
+class NodeImagesList(Page, frozen=True, kw_only=True):
+    """What nodes have, by node."""
+
+    items: tuple[NodeImagesView, ...]
+
+
+class DriftList(Page, frozen=True, kw_only=True):
+    """Nodes that have something else than they should, by node."""
+
+    items: tuple[DriftView, ...]
+
+
+class ImageScheduleList(Page, frozen=True, kw_only=True):
+    """Schedules of image jobs, by name."""
+
+    items: tuple[ImageScheduleView, ...]

@@ -13,6 +13,8 @@ from fallow.api.limits import Limits
 from fallow.control.admission import Admission
 from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
+from fallow.control.image_requests import ImageRequests
+from fallow.control.image_schedules import ImageSchedules
 from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
@@ -23,6 +25,7 @@ from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.control.trust import Trust
 from fallow.drivers.packages import Packages
+from fallow.model.image_jobs import TaskProgress
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Store
@@ -55,6 +58,8 @@ class Services:
     new_id: Callable[[], str]
     registry: CollectorRegistry
     ready: Callable[[], str | None]
+    image_requests: ImageRequests
+    image_progress: Callable[[str], TaskProgress | None] = lambda _: None
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -68,6 +73,11 @@ class Services:
     def trust(self) -> Trust:
         """Return what changes the rules on images."""
         return Trust(self.cache, self.applier, self.clock)
+
+    @cached_property
+    def image_schedules(self) -> ImageSchedules:
+        """Return what keeps schedules of image jobs."""
+        return ImageSchedules(self.cache, self.applier, self.image_requests, self.clock, self.new_id)
 
     @cached_property
     def pools(self) -> Pools:

@@ -16,7 +16,7 @@ from fallow.model.events import Event
 from fallow.model.units import parse_seconds
 
 if TYPE_CHECKING:
-    from fallow.client.api import Listing
+    from fallow.client.listing import Listing
 
 
 def events(

@@ -16,7 +16,8 @@ from fallow.client.errors import ApiError
 from fallow.model.deployments import ReplicaState, ReplicaView
 
 if TYPE_CHECKING:
-    from fallow.client.api import Client, Listing
+    from fallow.client.api import Client
+    from fallow.client.listing import Listing
 
 ENDED = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.LOST})
 

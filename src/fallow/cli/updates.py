@@ -15,7 +15,8 @@ from fallow.cli.watching import show_list
 from fallow.model.deployments import DeploymentView, GenerationView, RollbackRequest
 
 if TYPE_CHECKING:
-    from fallow.client.api import Client, Listing
+    from fallow.client.api import Client
+    from fallow.client.listing import Listing
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")]

@@ -15,7 +15,8 @@ from fallow.cli.session import Session
 from fallow.client.errors import ClientError, Unreachable, WatchLost
 
 if TYPE_CHECKING:
-    from fallow.client.api import Client, Listing
+    from fallow.client.api import Client
+    from fallow.client.listing import Listing
 
 T = TypeVar("T")
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from fallow.control.runner import Controller
 from fallow.control.settings import Settings
 from fallow.decide.garbage import sweep
+from fallow.decide.image_garbage import forgettable
+from fallow.decide.plan import Plan
+from fallow.decide.snapshot import Snapshot
 from fallow.store.cache import Cache
 from fallow.store.contract import Delete, Store
 
@@ -13,9 +16,14 @@ MAX_AUDIT = 100_000
 PORTION = 100  # deletes in one commit
 
 
-def garbage_controller() -> Controller:
+def garbage_controller(settings: Settings) -> Controller:
     """Return the loop over records that are part of a snapshot."""
-    return Controller(name="garbage", kinds=frozenset(), every_seconds=60.0, decide=sweep)
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        images = forgettable(snapshot, now, settings.keep_image_tasks_seconds)
+        return Plan(steps=[*sweep(snapshot, now).steps, *images])
+
+    return Controller(name="garbage", kinds=frozenset(), every_seconds=60.0, decide=decide)
 
 
 async def trim_events(store: Store, cache: Cache, settings: Settings, now: float) -> int:

@@ -21,6 +21,11 @@ from fallow.control.door import Door
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
+from fallow.control.image_drift import image_drift_controller
+from fallow.control.image_jobs import image_jobs_controller
+from fallow.control.image_requests import ImageRequests
+from fallow.control.image_schedules import ImageSchedules
+from fallow.control.images import Images
 from fallow.control.leader import Leadership
 from fallow.control.members import members_controller, purge_controller, sessions_controller
 from fallow.control.names import NamesLoop
@@ -95,16 +100,19 @@ class ControlPlane:
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
-        self.images = self.registry_type()
+        self._distribution = self.registry_type()
         vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
-        self.registries = Registries(self.cache, self.applier, vault, self.images, clock)
-        self.resolver = Resolver(self.cache, self.registries, self.images, clock, steady)
+        self.registries = Registries(self.cache, self.applier, vault, self._distribution, clock)
+        self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
         self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
+        self.images = Images(self.cache, self.applier, self.hub, clock)
+        self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id, self.resolver)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = self.sessions_type(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,
+            images=self.images,
             admission=self.admission,
             assignments=self.assignments,
             networks=self.networks,
@@ -138,9 +146,11 @@ class ControlPlane:
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),
-            garbage_controller(),
+            garbage_controller(self.settings),
             leases_controller(),
             upgrades_controller(new_id),
+            image_jobs_controller(new_id, self.hub.usages, self.settings),
+            image_drift_controller(new_id),
         )
 
     def _led(self) -> bool:
@@ -181,7 +191,7 @@ class ControlPlane:
             self._tasks.cancel()
             await asyncio.gather(self._tasks, return_exceptions=True)
         await self.names.server.close()
-        await self.images.close()
+        await self._distribution.close()
         await self.cache.stop()
         await self.store.close()
 
@@ -192,6 +202,7 @@ class ControlPlane:
                 group.create_task(self.assignments.run())
                 group.create_task(self.networks.run())
                 group.create_task(self.observations.run())
+                group.create_task(self.images.run())
                 group.create_task(self.peers.run())
                 group.create_task(self.leadership.run())
         except Exception:
@@ -201,7 +212,8 @@ class ControlPlane:
     async def _lead(self, fence: Check) -> None:
         """Do what only one process may do, for as long as the fence holds."""
         applier = Applier(self.store, self.cache, self._still_fits, binds, fence)
-        await first_to_end(self._repeat(self._led_controllers(), applier), self._trim())
+        schedules = ImageSchedules(self.cache, applier, self.image_requests, self.clock, new_id)
+        await first_to_end(self._repeat(self._led_controllers(), applier), self._trim(), schedules.run())
 
     async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:
         runner = Runner(self.cache, applier, controllers, self.clock, self._metrics)

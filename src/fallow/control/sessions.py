@@ -23,6 +23,7 @@ from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
+from fallow.control.images import Images
 from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
@@ -46,6 +47,9 @@ from fallow.model.wire import (
     Goodbye,
     Heartbeat,
     Hello,
+    ImageProgressed,
+    ImagesReported,
+    ImageTasksReported,
     LogChunk,
     NamesReported,
     NetworkReported,
@@ -79,6 +83,9 @@ _SPEAKERS: dict[type[Frame], Role] = {
     Observed: Role.NODE,
     LogChunk: Role.NODE,
     PullAsked: Role.NODE,
+    ImageTasksReported: Role.NODE,
+    ImageProgressed: Role.NODE,
+    ImagesReported: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
 }
@@ -143,6 +150,7 @@ class Sessions:
     cache: Cache
     applier: Applier
     hub: Hub
+    images: Images
     admission: Admission
     assignments: Assignments
     networks: Networks
@@ -242,6 +250,7 @@ class Sessions:
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
+            self.images.closed(link)
             self.networks.closed(link)
             self.pulls.closed(link)
 
@@ -298,6 +307,7 @@ class Sessions:
         names = member.role is Role.GATEWAY and any(found.name == DNS_PORT_VARIABLE for found in hello.variables)
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
+        self.images.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
@@ -353,6 +363,8 @@ class Sessions:
             self.hub.used(link.member_id, frame.usage)
         elif isinstance(frame, Observed):
             await self._take_in(link, frame)
+        elif isinstance(frame, ImageTasksReported | ImageProgressed | ImagesReported):
+            await self.images.heard(link, frame)
         elif isinstance(frame, ProxyReported):
             self.hub.proxied(link.member_id, frame.report)
         elif isinstance(frame, NamesReported):

@@ -36,6 +36,8 @@ class Settings:
     keep_events: int = 10_000  # the newest
     keep_audit_seconds: float = 400 * 86400.0
     cluster_key: Path | None = None
+    keep_image_tasks_seconds: float = 30 * 86400.0  # of jobs that have ended
+    pulls_per_registry: int = 64  # of all image jobs at once
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other. Raises ValueError."""
@@ -50,6 +52,8 @@ class Settings:
             )
         if self.keep_events < 1 or self.keep_audit_seconds <= 0:
             raise ValueError("at least one event, and the audit record for some time, must be kept")
+        if self.keep_image_tasks_seconds <= 0 or self.pulls_per_registry < 1:
+            raise ValueError("image jobs must be kept for some time, and pull at least one image at once")
         if not 1 <= self.session_port <= 65535:
             raise ValueError(f"members cannot open sessions at port {self.session_port}")
         if domain_name(self.domain) != self.domain:

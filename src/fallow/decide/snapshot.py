@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
-from fallow.model.image_jobs import ImageJob, ImageTask
+from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
+from fallow.model.image_schedules import ImageSchedule
 from fallow.model.images import NodeImages
 from fallow.model.labels import LabelSet
 from fallow.model.members import Member, MemberState, Revocation, Role, Scheduling
@@ -41,6 +42,7 @@ class Snapshot:
     node_images: Mapping[str, NodeImages] = field(default_factory=dict)
     registries: Mapping[str, KnownRegistry] = field(default_factory=dict)
     trust_policies: Mapping[str, TrustPolicy] = field(default_factory=dict)
+    image_schedules: Mapping[str, ImageSchedule] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:
@@ -57,6 +59,23 @@ class Snapshot:
         for replica in self.replicas.values():
             if replica.node_id and not replica.ended:
                 found[replica.node_id].append(replica)
+        return found
+
+    @cached_property
+    def image_tasks_by_job(self) -> Mapping[str, list[ImageTask]]:
+        """Return the tasks of every image job's id."""
+        found: dict[str, list[ImageTask]] = defaultdict(list)
+        for task in self.image_tasks.values():
+            found[task.job_id].append(task)
+        return found
+
+    @cached_property
+    def image_tasks_at_work(self) -> Mapping[str, list[ImageTask]]:
+        """Return the tasks that every node id has an order for."""
+        found: dict[str, list[ImageTask]] = defaultdict(list)
+        for task in self.image_tasks.values():
+            if task.state is TaskState.WORKING:
+                found[task.member_id].append(task)
         return found
 
     @cached_property

@@ -4,6 +4,7 @@ from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.events import Event
 from fallow.model.image_jobs import ImageJob, ImageTask
+from fallow.model.image_schedules import ImageSchedule
 from fallow.model.images import NodeImages
 from fallow.model.labels import LabelSet
 from fallow.model.members import Member, Revocation
@@ -42,6 +43,7 @@ KINDS: dict[str, type[Record]] = {
     "node-images": NodeImages,
     "registries": KnownRegistry,
     "trust-policies": TrustPolicy,
+    "image-schedules": ImageSchedule,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

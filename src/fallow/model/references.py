@@ -45,7 +45,7 @@ def parse_reference(text: str) -> Reference:
     """
     found = _split(text)
     faults = (
-        (len(text) > MAX_REFERENCE, f"it has more than {MAX_REFERENCE} characters"),
+        (max(len(text), len(found.text)) > MAX_REFERENCE, f"it has more than {MAX_REFERENCE} characters"),
         (not _REGISTRY.match(found.registry), f"{found.registry[:80]!r} is no host of a registry"),
         (
             not _REPOSITORY.match(found.repository),

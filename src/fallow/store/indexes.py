@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica
+from fallow.model.image_jobs import ImageTask, TaskState
 from fallow.model.members import Member
 from fallow.model.meta import Record
-
-R = TypeVar("R", bound=Record)
 
 # Index -> the field of Snapshot it is made of.
 _FIELD_OF = {
@@ -26,7 +25,11 @@ _FIELD_OF = {
     "members_by_wireguard_key": "members",
     "_deployments_by_path": "deployments",
     "revoked_members": "revocations",
+    "image_tasks_by_job": "image_tasks",
+    "image_tasks_at_work": "image_tasks",
 }
+
+R = TypeVar("R", bound=Record)
 
 # A replica before and after; None: it was not, or is no more.
 Moved = tuple[Replica | None, Replica | None]
@@ -48,10 +51,21 @@ def wireguard_key_of(member: Member) -> str:
     return member.wireguard_key
 
 
+def job_of(task: ImageTask) -> str:
+    """Return where `image_tasks_by_job` lists a task."""
+    return task.job_id
+
+
+def worker_of(task: ImageTask) -> str:
+    """Return where `image_tasks_at_work` lists a task; empty: nowhere."""
+    return task.member_id if task.state is TaskState.WORKING else ""
+
+
 # Field of Snapshot -> its indexes that list records -> the key under which each lists one.
 LISTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
     "members": {"members_by_wireguard_key": wireguard_key_of},
+    "image_tasks": {"image_tasks_by_job": job_of, "image_tasks_at_work": worker_of},
 }
 
 

@@ -72,6 +72,8 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         leadership=plane.leadership,
         packages=plane.packages,
         registries=plane.registries,
+        image_requests=plane.image_requests,
+        image_progress=plane.images.reports.progress,
         resolver=plane.resolver,
         settings=plane.settings,
         ca_pem=ca_pem,

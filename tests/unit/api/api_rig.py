@@ -23,6 +23,7 @@ from fallow.control.admission import Admission
 from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
+from fallow.control.image_requests import ImageRequests
 from fallow.control.leader import Leadership
 from fallow.control.names import NamesLoop
 from fallow.control.registrations import Registrations, registrations_controller
@@ -145,6 +146,7 @@ async def running(
         packages=Packages(folder / "packages"),
         registries=parts.registries,
         resolver=parts.resolver,
+        image_requests=ImageRequests(cache, applier, hub, clock, new_id),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,

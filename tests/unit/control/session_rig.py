@@ -20,6 +20,7 @@ from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.hub import Hub
+from fallow.control.images import Images
 from fallow.control.leader import Leadership
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
@@ -32,7 +33,15 @@ from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.drivers.packages import Packages
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.members import Member, Role
-from fallow.model.wire import PROTOCOL_VERSION, Frame, Hello, ToMember, decode_to_member, encode_frame
+from fallow.model.wire import (
+    PROTOCOL_VERSION,
+    Frame,
+    Hello,
+    SetImageTasks,
+    ToMember,
+    decode_to_member,
+    encode_frame,
+)
 from fallow.store.contract import Check
 
 T = TypeVar("T", bound=Frame)
@@ -86,8 +95,12 @@ class Connection:
         await self.writer.drain()
 
     async def hear(self, seconds: float = 5.0) -> ToMember:
+        """Return the next frame, but for the list of image tasks that every session begins with when it is empty."""
         async with asyncio.timeout(seconds):
-            return decode_to_member(await read_frame(self.reader))
+            while True:
+                frame = decode_to_member(await read_frame(self.reader))
+                if frame != SetImageTasks(full=True):
+                    return frame
 
     async def hear_a(self, kind: type[T]) -> T:
         """Return the next frame, which must be of this kind."""
@@ -115,6 +128,7 @@ class SessionRig:
         self.observations = Observations(stored.cache, stored.applier, time.time)
         self.assignments = Assignments(stored.cache, self.hub)
         self.networks = Networks(stored.cache, self.hub)
+        self.images = Images(stored.cache, stored.applier, self.hub, time.time)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -122,6 +136,7 @@ class SessionRig:
             cache=stored.cache,
             applier=stored.applier,
             hub=self.hub,
+            images=self.images,
             admission=admission,
             assignments=self.assignments,
             networks=self.networks,
@@ -183,7 +198,7 @@ async def accepting(folder: Path, **changes: Any) -> AsyncIterator[SessionRig]:
     async with storing() as stored:
         rig = SessionRig(stored, folder, **changes)
         listener = await rig.start()
-        parts = (rig.observations, rig.assignments, rig.networks)
+        parts = (rig.observations, rig.assignments, rig.networks, rig.images)
         loops = [asyncio.create_task(part.run()) for part in parts]
         try:
             yield rig

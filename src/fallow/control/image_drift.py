@@ -1,0 +1,61 @@
+"""Drift as events, and asking registries what references stand for now."""
+
+import asyncio
+from collections.abc import Callable
+
+from fallow.control.image_requests import Resolves
+from fallow.control.refusals import Refused
+from fallow.control.runner import Controller
+from fallow.decide.events import event
+from fallow.decide.image_drift import drift
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.image_requests import DriftView
+from fallow.model.images import ResolvedImage
+
+EVERY_SECONDS = 30.0
+AT_ONCE = 100  # references that are asked for, and events of one run
+
+
+async def newest(snapshot: Snapshot, resolver: Resolves | None) -> dict[str, ResolvedImage]:
+    """Ask registries what the tags that jobs pulled stand for now; what cannot be asked is left out."""
+    if resolver is None:
+        return {}
+    jobs = sorted(snapshot.image_jobs.values(), key=lambda job: job.created_at, reverse=True)
+    wanted = {job.reference: job.project for job in jobs if job.image is not None and "@" not in job.reference}
+
+    async def ask(reference: str, project: str) -> ResolvedImage | None:
+        try:
+            return await resolver.resolve(reference, project)
+        except Refused:
+            return None
+
+    asked = list(wanted.items())[:AT_ONCE]
+    answers = await asyncio.gather(*(ask(reference, project) for reference, project in asked))
+    return {reference: found for (reference, _), found in zip(asked, answers, strict=True) if found is not None}
+
+
+def image_drift_controller(new_id: Callable[[], str]) -> Controller:
+    """Return the loop that tells of drift, each once; what there is when it begins was told before."""
+    told: set[DriftView] | None = None
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        nonlocal told
+        found = drift(snapshot) if snapshot.node_images and snapshot.image_jobs else []
+        news = [each for each in found if told is not None and each not in told][:AT_ONCE]
+        told = ((told or set()) & set(found)) | (set(news) if told is not None else set(found))
+        return Plan(steps=[_told(each, now, new_id) for each in news])
+
+    return Controller(name="image-drift", kinds=frozenset({"node-images"}), every_seconds=EVERY_SECONDS, decide=decide)
+
+
+def _told(found: DriftView, now: float, new_id: Callable[[], str]) -> Step:
+    if found.kind == "missing":
+        text = f"{found.node} has no {found.reference} any more, which {found.because} pulled"
+    else:
+        has, wanted = found.found[:19], found.wanted[:19]
+        text = f"{found.node} has {has} as {found.reference}, and by {found.because} it is {wanted}"
+    told = event(
+        new_id(), now, "loop:image-drift", "member", found.node, found.node, "ImageDrift", text, "warning"
+    )  # fmt: skip
+    return Step(puts=(told,))
