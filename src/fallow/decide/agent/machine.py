@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fallow.decide.agent.engine import EngineSide
+from fallow.decide.agent.flights import flight_key
 from fallow.decide.agent.messages import (
     Assigned,
     ContainerChanged,
@@ -203,12 +204,12 @@ class AgentMachine(EngineSide):
                 assert run.busy == "start"
             assert not run.health.serial or run.phase is Activity.RUNNING, "probing what does not run"
             assert not run.halted or run.phase is not Activity.RUNNING
-        for reference, flight in self._flights.items():
+        for key, flight in self._flights.items():
             for id_ in flight.waiting:
                 waiting = self._runs[id_]
                 assert waiting.wish is Wish.RUN
                 assert waiting.assignment is not None
-                assert waiting.assignment.container.image == reference
+                assert flight_key(waiting.assignment) == key
         assert not set(self._unclaimed) & set(self._runs)
 
 
