@@ -135,3 +135,4 @@ class PullGrant(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[BlobSource, ...] = ()  # nodes that have it or are fetching it, in the order to be tried
     kind: ImageErrorKind = ""
     text: EngineText = ""
+    retry_after_seconds: float = 0.0  # the registry asked for it

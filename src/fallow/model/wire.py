@@ -144,6 +144,7 @@ class ImagesReported(Frame, frozen=True, kw_only=True, tag="images"):
     omitted: Annotated[int, msgspec.Meta(ge=0)] = 0
     disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    warning: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what the agent had to do by itself: an event
 
 
 class PullAsked(Frame, frozen=True, kw_only=True, tag="pull"):

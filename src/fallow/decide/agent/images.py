@@ -16,6 +16,7 @@ from fallow.model.images import PlatformImage
 
 PULLS_AT_ONCE = 3
 TASK_PULLS_AT_ONCE = 2  # of these
+OWN_TASK = "pressure"  # the agent's own, of which no control plane knows
 REMEMBERED = 1000  # tasks that ended, so that their order coming again does not begin anew
 
 _PULLS = (ImageAction.PULL, ImageAction.UPDATE, ImageAction.LOAD)
@@ -209,7 +210,7 @@ class ImageMachine:
     def _ordered(self, event: TasksOrdered, now: float) -> None:
         if event.full:
             named = {order.task_id for order in event.orders}
-            for task_id in [id_ for id_ in self._tasks if id_ not in named]:
+            for task_id in [id_ for id_ in self._tasks if id_ not in named and id_ != OWN_TASK]:
                 self._drop(task_id)
         for task_id in event.cancelled:
             task = self._drop(task_id)

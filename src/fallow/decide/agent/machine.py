@@ -33,6 +33,7 @@ from fallow.decide.agent.messages import (
 )
 from fallow.decide.agent.replica import Run, Wish, fingerprint
 from fallow.model.deployments import Activity, Observation
+from fallow.model.references import qualified
 from fallow.model.wire import Assignment
 
 
@@ -63,6 +64,17 @@ class AgentMachine(EngineSide):
         """Return the container of a replica; empty when it has none."""
         run = self._runs.get(replica_id)
         return run.container.id if run is not None and run.container is not None else ""
+
+    def needed_images(self) -> set[str]:
+        """Return the references, in full, and the ids of images that replicas run from or wait for."""
+        wanted = [run for run in self._runs.values() if run.wish is Wish.RUN and run.assignment is not None]
+        return {
+            name
+            for run in wanted
+            if run.assignment
+            for name in (qualified(run.assignment.container.image), run.image_id)
+            if name
+        }
 
     @property
     def running(self) -> int:

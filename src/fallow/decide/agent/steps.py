@@ -116,7 +116,8 @@ class Steps:
         self._leave_flight(run)
         run.phase = Activity.CREATING
         run.halted = False
-        self._begin(run, "start", StartContainer(assignment=run.assignment, spec_hash=run.spec_hash, image_id=run.image_id))
+        order = StartContainer(assignment=run.assignment, spec_hash=run.spec_hash, image_id=run.image_id)
+        self._begin(run, "start", order)
 
     def _want_image(self, run: Run) -> None:
         assert run.assignment is not None
