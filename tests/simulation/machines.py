@@ -151,9 +151,13 @@ class Engine:
         return await self._call("image", lambda: self._inner.image(reference))
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
-        return await self._call("pull", lambda: self._inner.pull(reference, credentials, on_progress))
+        return await self._call("pull", lambda: self._inner.pull(reference, credentials, on_progress, insecure))
 
     async def images(self) -> list[StoredImage]:
         return await self._call("images", self._inner.images)

@@ -50,7 +50,8 @@ class Grants:
         if not self._speaks or loop.time() < self._silent_until:
             return None
         pull_id = str(next(self._numbers))
-        waiting = self._open[pull_id] = loop.create_future()
+        waiting: asyncio.Future[PullGrant | None] = loop.create_future()
+        self._open[pull_id] = waiting
         try:
             async with asyncio.timeout(self._answer_seconds):
                 await self._send(

@@ -13,7 +13,7 @@ from fallow.agent.grants import Grants
 from fallow.agent.image_notes import ImageNotes
 from fallow.agent.image_reports import TaskOutbox
 from fallow.agent.inventory import Inventory
-from fallow.agent.pulling import Fetcher, Pull, Puller, PullFailed
+from fallow.agent.pulling import Fetched, Fetcher, Pull, Puller, PullFailed
 from fallow.agent.removing import Remover
 from fallow.client.tasks import first_to_end
 from fallow.decide.agent import images as m
@@ -32,7 +32,7 @@ from fallow.model.wire import (
     Welcome,
 )
 
-__all__ = ["Fetcher", "Images"]
+__all__ = ["Fetched", "Fetcher", "Images"]
 
 _log = structlog.get_logger("fallow.agent.images")
 
@@ -80,9 +80,12 @@ class Images:
         self._shown: dict[str, TaskProgress] = {}
         self._closed = False
 
-    def fetches_with(self, fetcher: Fetcher | None) -> None:
-        """Let pulls go through a place on this machine; None: straight to registries."""
-        self._puller.fetcher = fetcher
+    def fetches_with(self, fetcher: Fetcher | None, fetched: Fetched | None = None) -> None:
+        """Let pulls go through a place on this machine; None: straight to registries.
+
+        `fetched` says how many bytes of an image have come there: Podman tells none of a pull over plain HTTP.
+        """
+        self._puller.fetcher, self._puller.fetched = fetcher, fetched
 
     # the session
 
@@ -123,7 +126,8 @@ class Images:
     async def pull(self, reference: str, replica_id: str, wanted: PlatformImage | None) -> str:
         """Pull an image for a replica, before any task's turn, and return its id. Raises PullFailed."""
         ticket = next(self._tickets)
-        answer = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[TaskReport] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = answer
         self._feed(m.ReplicaWaits(ticket=ticket, reference=reference, replica_id=replica_id, image=wanted))
         try:
             report = await answer

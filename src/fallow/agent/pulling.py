@@ -1,7 +1,7 @@
 """One pull, from the question to an image that is known to be the right one."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -51,6 +51,9 @@ class Fetcher(Protocol):
         None: pull from the registry itself, with the grant's login. The name stays good until this image's next call.
         Whatever goes wrong behind it, the engine is then told to pull from the registry itself, once.
         """
+
+
+Fetched = Callable[[PlatformImage], int]  # how many bytes of an image's layers have come, where a fetcher knows
 
 
 class Store(Protocol):
@@ -142,6 +145,7 @@ class Puller:
         self._grants = grants
         self._store = store
         self.fetcher = fetcher
+        self.fetched: Fetched | None = None
         self._architecture = ""
         self._locks: dict[str, asyncio.Lock] = {}  # by image id: the same one may have several names
 
@@ -222,7 +226,8 @@ class Puller:
             raise PullFailed("failed", "the control plane does not say which image of the file is for this node")
         pull.say("pulling what the name stands for in its registry")
         before = await quickly(self._engine.image(pull.order.reference))
-        image = await self._watched(pull, pull.order.reference, _credentials(grant))
+        way = _Way(name=pull.order.reference, login=_credentials(grant), insecure=_insecure(grant))
+        image = await self._watched(pull, way, None)
         pull.unchanged = before is not None and before.id == image.id
         if not pull.unchanged:
             self._store.note_pulled(image.id, None, False)
@@ -252,12 +257,14 @@ class Puller:
         source = await self._source(grant, image)
         if source is not None and await self._fetch_nearby(pull, source, image):
             return
-        reference = qualified(pull.order.reference)
         if pull.order.loading:
             raise PullFailed("unreachable", "no node that has the file's layers could be reached")
-        exact = parse_reference(reference).at(image.manifest.digest)
+        await self._fetch_directly(pull, grant, image)
+
+    async def _fetch_directly(self, pull: Pull, grant: PullGrant | None, image: PlatformImage) -> None:
+        exact = parse_reference(qualified(pull.order.reference)).at(image.manifest.digest)
         pull.say(f"pulling {exact} from its registry")
-        await self._take(pull, exact, _credentials(grant), image)
+        await self._take(pull, _Way(name=exact, login=_credentials(grant), insecure=_insecure(grant)), image)
 
     async def _source(self, grant: PullGrant | None, image: PlatformImage) -> str | None:
         if self.fetcher is None or grant is None:
@@ -272,31 +279,34 @@ class Puller:
         """Pull through this machine's own place; say whether that went well. Raises what a registry cannot mend."""
         pull.say("pulling from neighbours")
         try:
-            await self._take(pull, source, None, image)
-            with suppress(EngineError):
-                await quickly(self._engine.delete_image(source))  # the name of a place that is not there for good
+            await self._take(pull, _Way(name=source, insecure=True, fetched=self.fetched), image)
+            # Its place is not there for good. It is the image's only name where the wanted one is of a digest, which
+            # only a pull can give: then the registry gives it to the layers that are there.
+            if "@" not in pull.order.reference:
+                with suppress(EngineError):
+                    await quickly(self._engine.delete_image(source))
         except PullFailed as failed:
             if failed.kind == "no-space":
                 raise
             pull.say(f"not from neighbours ({failed.kind}): {failed}")
             return False
-        return True
+        return "@" not in pull.order.reference or pull.order.loading
 
-    async def _take(self, pull: Pull, name: str, credentials: Credentials | None, image: PlatformImage) -> None:
+    async def _take(self, pull: Pull, way: "_Way", image: PlatformImage) -> None:
         """Pull a name, see that it is the right image, and let the wanted reference stand for it. Raises PullFailed."""
         reference = qualified(pull.order.reference)
         try:
-            got = await self._watched(pull, name, credentials)
+            got = await self._watched(pull, way, image)
             if got.id != image.image_id:
                 with suppress(EngineError):
-                    await quickly(self._engine.delete_image(name))
-                raise PullFailed("wrong-content", f"{name} gave {got.id}, not {image.image_id}")
-            if name != reference and "@" not in reference:
+                    await quickly(self._engine.delete_image(way.name))
+                raise PullFailed("wrong-content", f"{way.name} gave {got.id}, not {image.image_id}")
+            if "@" not in reference:
                 await quickly(self._engine.tag(got.id, reference))
         except EngineError as error:
             raise failure_of(error) from error
 
-    async def _watched(self, pull: Pull, name: str, credentials: Credentials | None) -> Image:
+    async def _watched(self, pull: Pull, way: "_Way", image: PlatformImage | None) -> Image:
         """Pull a name for as long as bytes come. Raises EngineError, and PullFailed when they do not."""
         watch = StallWatch(pull.order.stall_seconds or STALL_SECONDS, pull.total_bytes)
 
@@ -304,17 +314,35 @@ class Puller:
             watch.note(progress)
             pull.took_in(progress)
 
+        def poll() -> None:
+            if way.fetched is not None and image is not None:
+                told(PullProgress(current_bytes=way.fetched(image), total_bytes=image.size_bytes))
+
         pull.text = "pulling"
         try:
-            return await watch.over(self._engine.pull(name, credentials, told))
+            return await watch.over(self._engine.pull(way.name, way.login, told, way.insecure), poll)
         except Stalled as stalled:
             raise PullFailed("stalled", str(stalled)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """What the engine is told to pull, and who knows how far it is when the engine does not say."""
+
+    name: str
+    login: Credentials | None = None
+    insecure: bool = False
+    fetched: Fetched | None = None
 
 
 def _credentials(grant: PullGrant | None) -> Credentials | None:
     if grant is None or grant.login is None:
         return None
     return Credentials(username=grant.login.username, password=grant.login.password)
+
+
+def _insecure(grant: PullGrant | None) -> bool:
+    return grant is not None and grant.insecure
 
 
 async def quickly(work: Awaitable[T], seconds: float = QUICK_SECONDS) -> T:

@@ -1,13 +1,14 @@
 """Whether a pull still gets on: by its bytes, since engines wait for a silent registry without end."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fallow.drivers.engine.contract import PullProgress
 
 T = TypeVar("T")
 
+POLL_SECONDS = 1.0
 UNPACK_SECONDS = 900.0  # Podman says nothing while it unpacks
 _UNPACKING = ("Extracting", "Pull complete")
 _NEARLY = 0.98  # engines count a layer's bytes a little differently than its manifest
@@ -37,15 +38,19 @@ class StallWatch:
             self._seen = seen
             self._at = asyncio.get_running_loop().time()
 
-    async def over(self, pull: Coroutine[Any, Any, T]) -> T:
-        """Return what the pull returns; cancelled when it stalls. Raises Stalled, and what the pull raises."""
+    async def over(self, pull: Coroutine[Any, Any, T], poll: Callable[[], None]) -> T:
+        """Return what the pull returns; cancelled when it stalls. `poll` is called every second, and may `note`.
+
+        Raises Stalled, and what the pull raises.
+        """
         task = asyncio.create_task(pull)
         try:
             while not task.done():
+                poll()
                 left = self._at + self._limit() - asyncio.get_running_loop().time()
                 if left <= 0:
                     raise Stalled(f"no byte more for {self._limit():g} s, after {self._seen[0]}")
-                await asyncio.wait({task}, timeout=left)
+                await asyncio.wait({task}, timeout=min(left, POLL_SECONDS))
             return task.result()
         finally:
             if not task.done():

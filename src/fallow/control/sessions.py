@@ -361,7 +361,7 @@ class Sessions:
             await self._renew(link, frame)
         elif isinstance(frame, UpgradeReported):
             await self.upgrades.failed(link.member_id, frame)
-        else:
+        elif isinstance(frame, Hello):
             raise ValueError("a session has one hello")
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:

@@ -49,7 +49,7 @@ class ScriptedEngine:
     def _image(self, reference):
         return Image(id=f"sha256:{reference}", references=(reference,), architecture="amd64", size_bytes=1)
 
-    async def pull(self, reference, credentials=None, on_progress=None):
+    async def pull(self, reference, credentials=None, on_progress=None, insecure=False):
         await self._enter("pull")
         self.pulled.add(reference)
         return self._image(reference)

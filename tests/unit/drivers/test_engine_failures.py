@@ -37,7 +37,11 @@ def test_refusals_are_sorted(status: int, text: str, kind: str) -> None:
         (404, "pull access denied for x, repository does not exist or may require 'docker login'", "denied"),
         (0, "no image found in image index for architecture amd64", "wrong-platform"),
         (404, "no matching manifest for linux/amd64 in the manifest list entries", "wrong-platform"),
-        (500, 'Get "https://10.0.0.1:5999/v2/": dial tcp 10.0.0.1:5999: connect: connection refused', "registry-unreachable"),
+        (
+            500,
+            'Get "https://10.0.0.1:5999/v2/": dial tcp 10.0.0.1:5999: connect: connection refused',
+            "registry-unreachable",
+        ),
         (400, "invalid reference format: repository name must be lowercase", "bad-request"),
         (0, "writing blob: no space left on device", "no-space"),
     ],

@@ -165,9 +165,16 @@ class ImageStore(Protocol):
         """Return the image if the engine has it."""
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
         """Pull an image, by tag or by digest, and return it; its architecture is checked against the machine's.
+
+        `insecure`: the registry speaks plain HTTP. Podman then tells no bytes unless its own settings say so too, and
+        Docker has to be told by its settings, but for registries at 127.0.0.1.
 
         Cancelling it makes the engine stop. There is no limit of time: an engine that waits for a silent registry waits
         for good, so whoever calls watches the bytes.

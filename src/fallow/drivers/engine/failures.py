@@ -48,6 +48,7 @@ _PULL_WORDS: tuple[tuple[ErrorKind, tuple[str, ...]], ...] = (
             "manifest verification failed",
             "does not match digest",
             "cannot validate manifest",
+            "does not match provided manifest digest",
         ),
     ),
     (

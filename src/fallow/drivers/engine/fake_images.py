@@ -154,7 +154,11 @@ class FakeImages:
         return self._shelf.known(_name(reference))
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
         """Take an image from the registry."""
         await self._host.enter("pull", reference)

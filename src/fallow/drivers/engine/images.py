@@ -12,19 +12,19 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiodocker
-import aiohttp
+from aiodocker.utils import compose_auth_header
 
 from fallow.drivers.engine import configuration
 from fallow.drivers.engine.archives import ArchiveError, unpacked
 from fallow.drivers.engine.connection import DockerConnection
-from fallow.drivers.engine.contract import Credentials, EngineError, Image, Progress, StoredImage
+from fallow.drivers.engine.contract import Credentials, EngineError, Image, Progress, PullProgress, StoredImage
 from fallow.drivers.engine.failures import translated
 from fallow.drivers.engine.streams import PullCounter, json_lines
 from fallow.model.references import qualified
 
-_PULL = aiohttp.ClientTimeout(total=None, sock_connect=30)
 _LOOKS_IN_FLIGHT = 4
 _ID = configuration.IMAGE_ID
+_NOT_TLS = "server gave HTTP response to HTTPS client"
 _LOADED = ("Loaded image: ", "Loaded image(s): ", "Loaded image ID: ")
 
 
@@ -34,6 +34,7 @@ class DockerImages(DockerConnection):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._looks = asyncio.Semaphore(_LOOKS_IN_FLIGHT)
+        self._plain: set[str] = set()  # hosts that speak plain HTTP, of which the engine's settings do not know
         self._known: dict[str, StoredImage] = {}  # by id: what never changes of an image
 
     async def image(self, reference: str) -> Image | None:
@@ -53,18 +54,17 @@ class DockerImages(DockerConnection):
             raise
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
         """Pull an image and return it; its architecture is checked against the machine's."""
-        login = {"username": credentials.username, "password": credentials.password} if credentials else None
-        counter = PullCounter()
-        with translated(doing="pull", secrets=(credentials.password,) if credentials else ()):
-            # A pull that fails after it has begun is told inside a stream that answers 200; aiodocker raises it too.
-            stream = self._docker.images.pull(qualified(reference), auth=login, stream=True, timeout=_PULL)  # type: ignore[call-overload]
-            async for message in stream:
-                progress = counter.add(message)
-                if on_progress is not None:
-                    on_progress(progress)
+        name = qualified(reference)
+        secrets = (credentials.password,) if credentials else ()
+        with translated(doing="pull", secrets=secrets):
+            await self._pull(name, credentials, on_progress or _nothing, insecure)
         image, machine = await self.image(reference), await self.architecture()
         if image is None:
             raise EngineError("failed", f"the pull of {reference} broke off: the engine does not have the image")
@@ -73,6 +73,38 @@ class DockerImages(DockerConnection):
                 "wrong-platform", f"{reference} is made for {image.architecture}, and this machine is {machine}"
             )
         return image
+
+    async def _pull(self, name: str, credentials: Credentials | None, tell: Progress, insecure: bool) -> None:
+        """Pull, and over plain HTTP where Podman's settings do not say so: only its own API can be told."""
+        host, counter = name.partition("/")[0], PullCounter()
+        if not (insecure and host in self._plain):
+            try:
+                async for message in self._pulled("images/create", {"fromImage": name}, name, credentials):
+                    tell(counter.add(message))
+                return
+            except aiodocker.DockerError as error:
+                if not insecure or _NOT_TLS not in error.message:
+                    raise
+        params = {"reference": name, "tlsVerify": "false"}
+        async for _ in self._pulled("libpod/images/pull", params, name, credentials):
+            pass
+        self._plain.add(host)
+
+    async def _pulled(
+        self, path: str, params: Mapping[str, str], name: str, credentials: Credentials | None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Read a pull's stream to its end, for failures are told inside a stream that answers 200.
+
+        Leaving it closes the connection, and only that ends the pull: aiodocker's own stream stays open then.
+        """
+        login = {"username": credentials.username, "password": credentials.password} if credentials else None
+        headers = {"X-Registry-Auth": compose_auth_header(login, name.partition("/")[0])} if login else {}
+        async with self._stream("POST", path, params=params, headers=headers) as response:
+            async for message in json_lines(response.content.iter_any()):
+                if message.get("error") or message.get("errorDetail"):
+                    text = message.get("error") or (message.get("errorDetail") or {}).get("message")
+                    raise aiodocker.DockerError(0, str(text))
+                yield message
 
     async def images(self) -> list[StoredImage]:
         """Return every image that somebody could name or delete, sorted by id; one that vanishes meanwhile is not."""
@@ -175,6 +207,10 @@ class DockerImages(DockerConnection):
                 async for message in json_lines(response.content.iter_any()):
                     yield _action(message)
         raise EngineError("unreachable", "the engine closed the stream of events")
+
+
+def _nothing(_progress: PullProgress) -> None:
+    return
 
 
 def _action(message: Mapping[str, Any]) -> str:
