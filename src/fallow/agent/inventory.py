@@ -137,7 +137,9 @@ class Inventory:
         """Hear what the engine says of its images. What is missed is found by the next look."""
         while True:
             try:
-                async for _ in self._engine.image_events():
+                events = self._engine.image_events()
+                self._changed.set()  # what happened before it was listened to
+                async for _ in events:
                     self._changed.set()
             except EngineError as error:
                 _log.debug("no events of images", reason=str(error))
