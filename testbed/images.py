@@ -163,6 +163,27 @@ def push_parts(
         client.send("PUT", f"/manifests/{name}", body, kind)
 
 
+def archive(name: str, image: LocalImage) -> bytes:
+    """Return the image as `docker save` writes it: a tar file, not compressed."""
+    config = json.dumps(_config(image), sort_keys=True).encode()
+    files = {f"{_digest(config).partition(':')[2]}.json": config}
+    files |= {f"{number}/layer.tar": gzip.decompress(layer.blob) for number, layer in enumerate(image.layers)}
+    layers = [path for path in files if path.endswith("layer.tar")]
+    files["manifest.json"] = json.dumps([{"Config": next(iter(files)), "RepoTags": [name], "Layers": layers}]).encode()
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as packed:
+        for path, content in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+    return plain.getvalue()
+
+
+def image_id(image: LocalImage) -> str:
+    """Return the id that engines give it."""
+    return _digest(json.dumps(_config(image), sort_keys=True).encode())
+
+
 class _Client:
     """The little of a registry's API that a push needs."""
 

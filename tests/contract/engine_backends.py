@@ -1,6 +1,8 @@
 """What the engine contract's tests need of a back-end: images to pull, and ways to act behind the driver's back."""
 
 import asyncio
+import dataclasses
+import gzip
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from fallow.drivers.engine.contract import ContainerRequest, Credentials, Engine
 from fallow.drivers.engine.docker_api import DockerApiEngine
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine, Program
+from fallow.drivers.engine.fake_images import fake_archive
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from testbed import images, parts, registry
 from testbed.engines import DockerNode, EngineNode, PodmanNode
@@ -33,6 +36,7 @@ class Backend:
     other_platform: str
     missing: str
     make_foreign: Callable[[str], str]  # a container of somebody else by this name; returns its id
+    remove_foreign: Callable[[str], object]
     is_there: Callable[[str], bool]
     power_cycle: Callable[[], None]
     credentials: Credentials = field(
@@ -40,6 +44,10 @@ class Backend:
     )
     node: EngineNode | None = None
     url: str = ""
+    second: str = ""  # another image, which shares nothing with `image`
+    faulty: str = ""  # host and port where a test may put a registry of its own
+    nowhere: str = ""  # a registry that is not there
+    archive: Callable[[str], bytes] = bytes  # a gzipped tar file with `image` under a name
 
     @property
     def real(self) -> bool:
@@ -74,6 +82,7 @@ def fake_backend() -> Backend:
     """Return a machine in memory, scripted to do what the real images do."""
     machine = FakeMachine(architecture=images.ARCHITECTURE)
     machine.publish("registry.test/busybox:1")
+    machine.publish("registry.test/second:1")
     machine.publish("registry.test/private:1", password=registry.PASSWORD)
     machine.publish("registry.test/other:1", architecture="s390x")
     machine.programs[SAYS] = Program(output=("first", "second"), exit_code=3)
@@ -96,10 +105,13 @@ def fake_backend() -> Backend:
         kind="fake",
         connect=lambda node_id: FakeEngine(machine, node_id),
         image="registry.test/busybox:1",
+        second="registry.test/second:1",
+        archive=fake_archive,
         private="registry.test/private:1",
         other_platform="registry.test/other:1",
         missing="registry.test/missing:1",
         make_foreign=make_foreign,
+        remove_foreign=lambda container_id: machine.discard(machine.boxes("somebody")[0]),
         is_there=lambda container_id: machine.box(container_id, "somebody") is not None,
         power_cycle=power_cycle,
     )
@@ -111,11 +123,11 @@ def real_backend(kind: str) -> Iterator[Backend]:
     parts.require(kind, "registry", "busybox")
     with Fabric() as fabric:
         public, private = Registry(fabric), Registry(fabric, port=5001, password=True)
-        busybox = images.busybox()
+        busybox, faulty = images.busybox(), f"{fabric.host_address}:5002"
         other = images.LocalImage(busybox.layers, busybox.command, busybox.environment, architecture="s390x")
         login = {"username": registry.USERNAME, "password": registry.PASSWORD}
         node = {"podman": PodmanNode, "docker": DockerNode}[kind](
-            fabric, "one", insecure_registries=(public.address, private.address)
+            fabric, "one", insecure_registries=(public.address, private.address, faulty)
         )
         node.power_on()
         try:
@@ -123,10 +135,15 @@ def real_backend(kind: str) -> Iterator[Backend]:
                 kind=kind,
                 connect=lambda node_id: DockerApiEngine(node.url, node_id),
                 image=images.push(public.address, "busybox:1", busybox),
+                second=images.push(public.address, "second:1", dataclasses.replace(busybox, environment={"A": "b"})),
+                faulty=faulty,
+                nowhere=f"{fabric.host_address}:5003",
+                archive=lambda name: gzip.compress(images.archive(name, busybox), compresslevel=1),
                 private=images.push(private.address, "private:1", busybox, **login),
                 other_platform=images.push(public.address, "other:1", other),
                 missing=f"{public.address}/missing:1",
                 make_foreign=lambda name: _cli(node, "create", "--name", name, f"{public.address}/busybox:1"),
+                remove_foreign=lambda container_id: _cli(node, "rm", container_id),
                 is_there=lambda container_id: container_id in _cli(node, "ps", "-aq", "--no-trunc"),
                 power_cycle=node.reboot,
                 node=node,

@@ -88,7 +88,8 @@ class World:
             assert not [
                 other
                 for other in self.pending
-                if isinstance(other, m.FindImage | m.PullImage) and other.reference == order.reference
+                if isinstance(other, m.FindImage | m.PullImage)
+                and (other.reference, other.pin) == (order.reference, order.pin)
             ]
         if isinstance(order, m.Probe):
             assert not [other for other in self.pending if isinstance(other, m.Probe) and other.serial == order.serial]
@@ -124,11 +125,11 @@ class World:
 
     def carry_out(self, order, kind):
         match order:
-            case m.FindImage(reference=reference):
-                return m.ImageMissing(reference=reference)
-            case m.PullImage(reference=reference):
-                failed = m.ImageFailed(reference=reference, kind=kind, text=kind)
-                return failed if kind else m.ImageReady(reference=reference)
+            case m.FindImage(reference=reference, pin=pin):
+                return m.ImageMissing(reference=reference, pin=pin)
+            case m.PullImage(reference=reference, pin=pin):
+                failed = m.ImageFailed(reference=reference, pin=pin, kind=kind, text=kind)
+                return failed if kind else m.ImageReady(reference=reference, pin=pin)
             case m.StartContainer():
                 return self.start(order, kind)
             case m.StopContainer(replica_id=id_) | m.RemoveContainer(replica_id=id_):

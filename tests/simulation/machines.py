@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fallow.agent.image_notes import ImageNotes
 from fallow.agent.journal import Journal
 from fallow.decide.agent.messages import Probe, ProbeResult
 from fallow.drivers.engine.contract import (
@@ -19,6 +20,7 @@ from fallow.drivers.engine.contract import (
     EngineInfo,
     Image,
     Progress,
+    StoredImage,
 )
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine, Program
 from simulation.clock import Process
@@ -43,6 +45,10 @@ class Disk:
         if self.full:
             raise OSError(28, "No space left on device")
         self.data = data
+
+    def notes(self) -> ImageNotes:
+        """Return an agent's notes on images; a power cut loses them, which costs nothing but their age."""
+        return ImageNotes(Path("/nonexistent"), lambda _path, _data: None)
 
     def journal(self) -> Journal | None:
         return msgspec.json.decode(self.data, type=Journal) if self.data is not None else None
@@ -145,9 +151,31 @@ class Engine:
         return await self._call("image", lambda: self._inner.image(reference))
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
-        return await self._call("pull", lambda: self._inner.pull(reference, credentials, on_progress))
+        return await self._call("pull", lambda: self._inner.pull(reference, credentials, on_progress, insecure))
+
+    async def images(self) -> list[StoredImage]:
+        return await self._call("images", self._inner.images)
+
+    async def tag(self, image_id: str, reference: str) -> None:
+        await self._call("tag", lambda: self._inner.tag(image_id, reference))
+
+    async def delete_image(self, name: str) -> None:
+        await self._call("delete_image", lambda: self._inner.delete_image(name))
+
+    async def load(self, archive: AsyncIterator[bytes]) -> tuple[str, ...]:
+        return await self._inner.load(archive)
+
+    def image_events(self) -> AsyncIterator[str]:
+        return self._inner.image_events()
+
+    async def disk(self) -> tuple[int, int]:
+        return await self._call("disk", self._inner.disk)
 
     async def create(self, request: ContainerRequest) -> Container:
         self.machine.watch.container_ordered(self.machine, request.replica_id)

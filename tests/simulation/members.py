@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fallow.agent.gateway import GatewayAgent
+from fallow.agent.images import Images
 from fallow.agent.journal import JournalWriter
 from fallow.agent.node import NodeAgent
 from fallow.agent.outbox import Outbox
@@ -133,7 +134,9 @@ class Node(NodeAgent):
         self._machine_below = machine
         self._outbox = Outbox(asyncio.get_running_loop().time)
         self._journal = JournalWriter(NOWHERE, machine.disk.write)
-        self._shell = Shell(engine, self._machine, self._journal, self._outbox.put, clock=machine.clock)
+        self._images = Images(engine, NOWHERE, self._send, self._machine.needed_images, clock=machine.clock)
+        self._images.notes = self._images.inventory._notes = machine.disk.notes()
+        self._shell = Shell(engine, self._machine, self._journal, self._outbox.put, self._images, clock=machine.clock)
         self._shell._prober = Prober(machine)  # type: ignore[assignment]
         self._session = _session(identity, self, self._outbox, network, chance, machine.clock)
         self._vitals = Vitals(machine.info.cpus)  # type: ignore[assignment]
@@ -142,7 +145,7 @@ class Node(NodeAgent):
         known = self._machine_below.disk.journal()
         if known is not None:
             self._shell.feed(m.JournalLoaded(assignments=known.assignments, failed=known.failed, serial=known.serial))
-        await first_to_end(self._shell.run(), self._hold_session(stop))
+        await first_to_end(self._shell.run(), self._images.run(), self._hold_session(stop))
 
     def check(self) -> None:
         """Raise AssertionError when the state machine is in a state that must never be."""

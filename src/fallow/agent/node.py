@@ -11,6 +11,7 @@ import structlog
 from fallow.agent import journal
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
+from fallow.agent.images import Images
 from fallow.agent.logs import LogStreams
 from fallow.agent.network import Networking
 from fallow.agent.outbox import Outbox
@@ -29,8 +30,12 @@ from fallow.model.wire import (
     Assign,
     ChangePeers,
     CloseLog,
+    Frame,
     Hello,
+    ImageTasksStored,
     OpenLog,
+    PullGranted,
+    SetImageTasks,
     SetNetwork,
     ToMember,
     Usage,
@@ -70,9 +75,9 @@ class NodeAgent:
         self._outbox = Outbox()
         self._journal = journal.JournalWriter(folder)
         self._network = network
-        self._shell = Shell(
-            engine, self._machine, self._journal, self._outbox.put, bind_address=self._bind_address, clock=clock
-        )
+        self._images = Images(engine, folder, self._send, self._machine.needed_images, clock=clock)
+        self._shell = Shell(engine, self._machine, self._journal, self._outbox.put, self._images, clock=clock)
+        self._shell.publishes_at(self._bind_address)
         if network is not None:
             self._shell.resolving = network.resolving
         self._session = Session(identity, self, self._outbox, clock=clock)
@@ -99,11 +104,21 @@ class NodeAgent:
                     m.JournalLoaded(assignments=known.assignments, failed=known.failed, serial=known.serial)
                 )
             try:
-                await first_to_end(self._shell.run(), self._keep_network(), self._hold_session(stop))
+                await first_to_end(
+                    self._shell.run(), self._images.run(), self._keep_network(), self._hold_session(stop)
+                )
             except SessionRefused:
                 if self._network is not None:
                     await self._network.forget()
                 raise
+
+    @property
+    def images(self) -> Images:
+        """Return what does the pulls, for those who fetch for it."""
+        return self._images
+
+    async def _send(self, frame: Frame) -> None:
+        await self._session.send(frame)
 
     def _bind_address(self) -> str:
         return self._network.bind_address if self._network is not None else ""
@@ -160,6 +175,7 @@ class NodeAgent:
         """Take in the lease; assignments follow by themselves."""
         if self._network is not None:
             self._network.opened(welcome)
+        self._images.opened(welcome)
 
     def received(self, frame: ToMember) -> None:
         """Take in assignments, the network and requests for logs."""
@@ -172,6 +188,8 @@ class NodeAgent:
                         full=frame.full, assignments=frame.assignments, removed=frame.removed, serials=frame.serials
                     )
                 )
+            case SetImageTasks() | ImageTasksStored() | PullGranted():
+                self._images.received(frame)
             case OpenLog():
                 self._logs.open(frame)
             case CloseLog(stream_id=stream_id):
@@ -182,3 +200,4 @@ class NodeAgent:
     def closed(self) -> None:
         """End what belonged to the session; containers are none of it."""
         self._logs.close_all()
+        self._images.closed()

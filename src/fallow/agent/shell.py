@@ -3,24 +3,24 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from fallow.agent.journal import Journal, JournalError, JournalWriter
 from fallow.agent.probes import Prober
+from fallow.agent.pulling import PullFailed
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Container, ContainerRequest, Engine, EngineError, EngineInfo, Resolving
 from fallow.model.deployments import Observation
+from fallow.model.images import PlatformImage
 
 _log = structlog.get_logger("fallow.agent.shell")
 
 CREATES_AT_ONCE = 4  # engines become slower in total with more
-PULLS_AT_ONCE = 3
 QUICK_SECONDS = 30.0  # for what an engine answers from memory
 START_SECONDS = 180.0
-PULL_SECONDS = 3600.0
 RETRY_SECONDS = 0.2
 RETRY_CAP_SECONDS = 5.0
 
@@ -28,8 +28,18 @@ Report = Callable[[Sequence[Observation]], None]
 T = TypeVar("T")
 
 
+class ImageSource(Protocol):
+    """Where a replica's image comes from. Both raise EngineError and PullFailed."""
+
+    async def find(self, reference: str, replica_id: str) -> tuple[str | None, PlatformImage | None]:
+        """Return the id of the image it is to be started from, None when it is not there, and which it has to be."""
+
+    async def pull(self, reference: str, replica_id: str, wanted: PlatformImage | None) -> str:
+        """Get the image, and return its id."""
+
+
 class Shell:
-    """One machine and one engine. `clock` gives UTC seconds; `bind_address` tells where ports are to be published."""
+    """One machine and one engine. `clock` gives UTC seconds."""
 
     def __init__(
         self,
@@ -37,25 +47,31 @@ class Shell:
         machine: AgentMachine,
         journal: JournalWriter,
         report: Report,
+        images: ImageSource,
         *,
-        bind_address: Callable[[], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._machine = machine
         self._journal = journal
         self._report = report
-        self._bind_address = bind_address
+        self._images = images
+        self._wanted: dict[tuple[str, str], PlatformImage | None] = {}  # what was found to be missing
+        self._bind_address: Callable[[], str] = str
         self.resolving: Callable[[str], Resolving] = lambda _: Resolving()  # how containers of a deployment find names
         self._clock = clock
-        self._prober = Prober(engine, bind_address)
+        self._prober = Prober(engine)
         self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
-        self._pulls = asyncio.Semaphore(PULLS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[m.TimerKey, asyncio.TimerHandle] = {}
         self._closed = False
         self.info: EngineInfo | None = None  # what the engine said of itself last
         self.met = asyncio.Event()  # set once the engine has answered
+
+    def publishes_at(self, bind_address: Callable[[], str]) -> None:
+        """Let containers' ports be published at an address of this machine; without one at all of them."""
+        self._bind_address = bind_address
+        self._prober = Prober(self._engine, bind_address)
 
     def feed(self, event: m.Event) -> None:
         """Hand the machine one event and start what it asks for."""
@@ -156,22 +172,25 @@ class Shell:
         """Carry out one instruction and feed back its one event, whatever happens."""
         try:
             event = await self._perform(order)
-        except EngineError as error:
-            event = _failure(order, error)
+        except (EngineError, PullFailed) as error:
+            event = _failure(order, error.kind, str(error))
         except Exception as error:  # noqa: BLE001 - an instruction without an answer would hold up its replica for good
             _log.error("instruction failed", order=type(order).__name__, exc_info=True)
-            event = _failure(order, EngineError("failed", f"{type(error).__name__}: {error}"))
+            event = _failure(order, "failed", f"{type(error).__name__}: {error}")
         self.feed(event)
 
     async def _perform(self, order: m.Instruction) -> m.Event:
         match order:
             case m.Probe():
                 return await self._prober.probe(order)
-            case m.FindImage(reference=reference):
-                image = await _within(QUICK_SECONDS, self._engine.image(reference))
-                return m.ImageMissing(reference=reference) if image is None else m.ImageReady(reference=reference)
-            case m.PullImage(reference=reference):
-                return await self._pull(reference)
+            case m.FindImage(reference=reference, pin=pin, replica_id=id_):
+                image_id, self._wanted[reference, pin] = await self._images.find(reference, id_)
+                if image_id is None:
+                    return m.ImageMissing(reference=reference, pin=pin)
+                return m.ImageReady(reference=reference, pin=pin, image_id=image_id)
+            case m.PullImage(reference=reference, pin=pin, replica_id=id_):
+                image_id = await self._images.pull(reference, id_, self._wanted.pop((reference, pin), None))
+                return m.ImageReady(reference=reference, pin=pin, image_id=image_id)
             case m.StartContainer():
                 async with self._creates:
                     return await self._create_and_start(order)
@@ -195,13 +214,6 @@ class Shell:
                 return m.ContainerRemoved(replica_id=id_)
         raise AssertionError(order)
 
-    async def _pull(self, reference: str) -> m.Event:
-        async with self._pulls:
-            begun = time.monotonic()
-            await _within(PULL_SECONDS, self._engine.pull(reference))
-        _log.info("image pulled", image=reference, seconds=round(time.monotonic() - begun, 1))
-        return m.ImageReady(reference=reference)
-
     async def _create_and_start(self, order: m.StartContainer) -> m.Event:
         """Make and start a container, but not before the journal knows of it: else it would be a stray one."""
         wanted = order.assignment
@@ -217,6 +229,7 @@ class Shell:
             bind_address=self._bind_address(),
             resolving=self.resolving(wanted.deployment),
             spec_hash=order.spec_hash,
+            image_id=order.image_id,
         )
         made = await _within(START_SECONDS, self._engine.create(request))
         try:
@@ -253,16 +266,15 @@ async def _within(seconds: float, work: Awaitable[T]) -> T:
         raise EngineError("unreachable", f"the engine did not answer in {seconds:g} s") from error
 
 
-def _failure(order: m.Instruction, error: EngineError) -> m.Event:
+def _failure(order: m.Instruction, kind: str, text: str) -> m.Event:
     """Return the event that answers an instruction which could not be carried out."""
-    kind, text = error.kind, str(error)
     match order:
         case m.ListContainers(mark=mark):
             return m.ListFailed(mark=mark, text=text)
         case m.InspectContainer(replica_id=id_):
             return m.InspectFailed(replica_id=id_)
-        case m.FindImage(reference=reference) | m.PullImage(reference=reference):
-            return m.ImageFailed(reference=reference, kind=kind, text=text)
+        case m.FindImage(reference=reference, pin=pin) | m.PullImage(reference=reference, pin=pin):
+            return m.ImageFailed(reference=reference, pin=pin, kind=kind, text=text)
         case m.StartContainer(assignment=assignment):
             return m.StartFailed(replica_id=assignment.replica_id, kind=kind, text=text)
         case m.StopContainer(replica_id=id_) | m.RemoveContainer(replica_id=id_):

@@ -301,6 +301,7 @@ class Sessions:
                 lease=member.lease,
                 control=self.peers.others(),
                 source_address=source,
+                protocol=link.protocol,
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.
@@ -379,7 +380,7 @@ class Sessions:
             self.pulls.answer(link, frame)
         elif isinstance(frame, UpgradeReported):
             await self.upgrades.failed(link.member_id, frame)
-        else:
+        elif isinstance(frame, Hello):
             raise ValueError("a session has one hello")
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:

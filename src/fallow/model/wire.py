@@ -144,6 +144,7 @@ class ImagesReported(Frame, frozen=True, kw_only=True, tag="images"):
     omitted: Annotated[int, msgspec.Meta(ge=0)] = 0
     disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    warning: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what the agent had to do by itself: an event
 
 
 class PullAsked(Frame, frozen=True, kw_only=True, tag="pull"):
@@ -202,6 +203,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     control: tuple[ControlAddress, ...] = ()  # other processes, which would do as well as this one
     lease: Lease
     source_address: str = ""  # where the session comes from, as seen here; empty: it is not known
+    protocol: int = 0  # that this session speaks; 0: less than IMAGES_PROTOCOL, from which on it is said
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):

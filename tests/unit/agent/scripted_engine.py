@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from fallow.drivers.engine.contract import Container, EngineError, EngineEvent, EngineInfo, Image
+from fallow.drivers.engine.contract import Container, EngineError, EngineEvent, EngineInfo, Image, StoredImage
 
 
 class ScriptedEngine:
@@ -14,7 +14,7 @@ class ScriptedEngine:
     def __init__(self):
         self.containers = {}
         self.requests = {}  # by replica id, what each container was made of
-        self.images = set()
+        self.pulled = set()
         self.failures = {}
         self.calls = Counter()
         self.creating = 0
@@ -45,15 +45,25 @@ class ScriptedEngine:
 
     async def image(self, reference):
         await self._enter("image")
-        return self._image(reference) if reference in self.images else None
+        return self._image(reference) if reference in self.pulled else None
 
     def _image(self, reference):
         return Image(id=f"sha256:{reference}", references=(reference,), architecture="amd64", size_bytes=1)
 
-    async def pull(self, reference, credentials=None, on_progress=None):
+    async def pull(self, reference, credentials=None, on_progress=None, insecure=False):
         await self._enter("pull")
-        self.images.add(reference)
+        self.pulled.add(reference)
         return self._image(reference)
+
+    async def images(self):
+        return [StoredImage(id=f"sha256:{name}", references=(name,)) for name in sorted(self.pulled)]
+
+    async def disk(self):
+        return 0, 0
+
+    async def image_events(self):
+        await asyncio.Event().wait()
+        yield ""
 
     async def create(self, request):
         self.creating += 1

@@ -11,6 +11,7 @@ from fallow.model.deployments import Activity, Health
 from fallow.model.wire import Assignment
 
 IMAGE = "registry.example/web:1"
+PIN = "default/web#1"
 TCP = HealthCheck(kind="tcp", interval_seconds=1.0, retries=3)
 
 
@@ -68,7 +69,7 @@ class Story:
     def start(self, assignment, **fact):
         """Take a new replica to its first moment of running."""
         self.assign(assignment)
-        self.feed(m.ImageReady(reference=assignment.container.image))
+        self.feed(m.ImageReady(reference=assignment.container.image, pin=PIN))
         assert self.one(m.StartContainer).assignment == assignment
         return self.feed(m.ContainerStarted(replica_id=assignment.replica_id, container=container(assignment, **fact)))
 
@@ -111,10 +112,10 @@ def test_a_replica_goes_from_image_to_healthy():
     assert story.last[0] == m.SaveJournal(assignments=(web,), failed={}, serial=0)
     assert story.one(m.FindImage).reference == IMAGE
     assert not story.find(m.Report), "waiting is nothing to tell"
-    story.feed(m.ImageMissing(reference=IMAGE))
+    story.feed(m.ImageMissing(reference=IMAGE, pin=PIN))
     assert story.one(m.PullImage).reference == IMAGE
     assert story.seen().activity is Activity.PULLING
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     assert story.seen().activity is Activity.CREATING
     story.feed(m.ContainerStarted(replica_id="r1", container=container(web)))
     assert (story.seen().activity, story.seen().health, story.seen().started) == (
@@ -173,11 +174,11 @@ def test_one_pull_for_many_replicas():
     story = Story()
     story.assign(wish("a"), wish("b"))
     assert len(story.find(m.FindImage)) == 1
-    story.feed(m.ImageMissing(reference=IMAGE))
+    story.feed(m.ImageMissing(reference=IMAGE, pin=PIN))
     story.assign(wish("c"), full=False)
     assert not story.find(m.FindImage) and not story.find(m.PullImage)
     assert story.seen().activity is Activity.PULLING
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     assert [found.assignment.replica_id for found in story.find(m.StartContainer)] == ["a", "b", "c"]
 
 
@@ -186,8 +187,8 @@ def test_a_missing_image_is_tried_again_ever_later():
     story.assign(wish())
     waits = []
     for _ in range(9):
-        story.feed(m.ImageMissing(reference=IMAGE))
-        story.feed(m.ImageFailed(reference=IMAGE, kind="not-found", text="manifest unknown"))
+        story.feed(m.ImageMissing(reference=IMAGE, pin=PIN))
+        story.feed(m.ImageFailed(reference=IMAGE, pin=PIN, kind="not-found", text="manifest unknown"))
         timer = story.timer("image")
         waits.append(timer.at - story.now)
         seen = story.machine.observations()[0]
@@ -195,7 +196,7 @@ def test_a_missing_image_is_tried_again_ever_later():
         story.fire(timer)
         assert story.one(m.FindImage)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     assert story.one(m.StartContainer)
 
 
@@ -203,12 +204,12 @@ def test_a_missing_image_is_tried_again_ever_later():
 def test_an_error_that_stays_is_final(kind):
     story = Story()
     story.assign(wish())
-    story.feed(m.ImageFailed(reference=IMAGE, kind=kind, text="no"))
+    story.feed(m.ImageFailed(reference=IMAGE, pin=PIN, kind=kind, text="no"))
     assert story.seen().activity is Activity.FAILED
     assert list(story.one(m.SaveJournal).failed) == ["r1"]
     story = Story()
     story.assign(wish())
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     story.feed(m.StartFailed(replica_id="r1", kind=kind, text="no"))
     assert story.seen().activity is Activity.FAILED
 
@@ -216,7 +217,7 @@ def test_an_error_that_stays_is_final(kind):
 def test_a_port_in_use_is_tried_again():
     story = Story()
     story.assign(wish(restart=RestartPolicy(condition=RestartCondition.NEVER)))
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     story.feed(m.StartFailed(replica_id="r1", kind="port-in-use", text="20001 is taken", container=container(wish())))
     assert (story.seen().activity, story.seen().message) == (Activity.BACKING_OFF, "20001 is taken")
     story.fire(story.timer("retry"))
@@ -277,7 +278,7 @@ def test_a_container_that_ends_before_its_start_is_answered():
     story = Story()
     web = wish()
     story.assign(web)
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     story.feed(m.ContainerChanged(replica_id="r1", container_id="c-r1"))
     story.feed(m.ContainerStarted(replica_id="r1", container=container(web)))
     asked = story.one(m.InspectContainer)
@@ -319,7 +320,7 @@ def test_a_stop_that_fails_is_tried_again():
 def test_stopped_while_it_is_being_started():
     story = Story()
     story.assign(wish())
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     story.assign(wish(run=False))
     assert not story.find(m.StopContainer), "one operation at a time"
     story.feed(m.ContainerStarted(replica_id="r1", container=container(wish())))
@@ -330,7 +331,7 @@ def test_stopped_after_a_start_of_unknown_outcome_looks_first():
     story = Story()
     web = wish()
     story.assign(web)
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     story.feed(m.StartFailed(replica_id="r1", kind="unreachable", text="no answer in 120 s"))
     story.assign(wish(run=False))
     assert story.seen().activity is Activity.STOPPING
@@ -394,7 +395,7 @@ def test_what_met_a_serial_of_an_earlier_run_is_said_again():
     web = wish()
     story.feed(m.JournalLoaded(assignments=(web,), serial=5_000_000))
     story.list()
-    story.feed(m.ImageReady(reference=web.container.image))
+    story.feed(m.ImageReady(reference=web.container.image, pin=PIN))
     story.feed(m.ContainerStarted(replica_id="r1", container=container(web)))
     before = story.seen()
     assert before.activity is Activity.RUNNING
@@ -432,7 +433,7 @@ def test_an_out_of_date_container_is_replaced():
     assert story.one(m.StopContainer)
     story.feed(m.ContainerStopped(replica_id="r1"))
     story.feed(m.ContainerRemoved(replica_id="r1"))
-    story.feed(m.ImageReady(reference=IMAGE))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
     assert story.one(m.StartContainer).spec_hash == fingerprint(web)
 
 

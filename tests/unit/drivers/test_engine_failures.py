@@ -37,13 +37,17 @@ def test_refusals_are_sorted(status: int, text: str, kind: str) -> None:
         (404, "pull access denied for x, repository does not exist or may require 'docker login'", "denied"),
         (0, "no image found in image index for architecture amd64", "wrong-platform"),
         (404, "no matching manifest for linux/amd64 in the manifest list entries", "wrong-platform"),
-        (500, 'Get "https://10.0.0.1:5999/v2/": dial tcp 10.0.0.1:5999: connect: connection refused', "failed"),
+        (
+            500,
+            'Get "https://10.0.0.1:5999/v2/": dial tcp 10.0.0.1:5999: connect: connection refused',
+            "registry-unreachable",
+        ),
         (400, "invalid reference format: repository name must be lowercase", "bad-request"),
         (0, "writing blob: no space left on device", "no-space"),
     ],
 )
 def test_refused_pulls_are_sorted(status: int, text: str, kind: str) -> None:
-    assert kind_of(status, text, pulling=True) == kind
+    assert kind_of(status, text, "pull") == kind
 
 
 def test_secrets_are_hidden_longest_first() -> None:

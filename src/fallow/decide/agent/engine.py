@@ -1,6 +1,6 @@
 """What the events of the engine, of probes and of timers do to the machine's state."""
 
-from fallow.decide.agent.flights import FINAL_KINDS
+from fallow.decide.agent.flights import FINAL_KINDS, FlightKey
 from fallow.decide.agent.messages import (
     ContainerChanged,
     ContainerFact,
@@ -180,9 +180,10 @@ class EngineSide(Steps):
     # images
 
     def _image_ready(self, event: ImageReady, now: float) -> None:
-        flight = self._flights.pop(event.reference, None)
+        flight = self._flights.pop((event.reference, event.pin), None)
         for replica_id in flight.waiting if flight is not None else ():
             run = self._runs[replica_id]
+            run.image_id = event.image_id
             self._dirty[run.id] = run
             run.message = ""
             if self._listed and not run.busy and now >= run.not_before:
@@ -191,25 +192,26 @@ class EngineSide(Steps):
                 run.phase = Activity.WAITING
 
     def _image_missing(self, event: ImageMissing, now: float) -> None:
-        flight = self._flights.get(event.reference)
+        flight = self._flights.get((event.reference, event.pin))
         if flight is None:
             return
         if not flight.waiting:
-            del self._flights[event.reference]
+            del self._flights[event.reference, event.pin]
             return
         flight.stage = "pulling"
-        self._out.append(PullImage(reference=event.reference))
+        self._out.append(PullImage(reference=event.reference, pin=event.pin, replica_id=next(iter(flight.waiting))))
         for replica_id in flight.waiting:
             flight.show(self._touch(replica_id))
 
     def _image_failed(self, event: ImageFailed, now: float) -> None:
-        flight = self._flights.get(event.reference)
+        key = (event.reference, event.pin)
+        flight = self._flights.get(key)
         if flight is None:
             return
         text = f"image {event.reference}: {event.text}"
         final = event.kind in FINAL_KINDS
         if final or not flight.waiting:
-            del self._flights[event.reference]
+            del self._flights[key]
             for replica_id in flight.waiting:
                 self._fail(self._touch(replica_id), text)
             return
@@ -218,23 +220,24 @@ class EngineSide(Steps):
         flight.trouble = text
         for replica_id in flight.waiting:
             flight.show(self._touch(replica_id))
-        self._timer(("image", event.reference), now + retry_delay(flight.tries))
+        self._timer(("image", _image_timer(key)), now + retry_delay(flight.tries))
 
     def _touch(self, replica_id: str) -> Run:
         run = self._dirty[replica_id] = self._runs[replica_id]
         return run
 
-    def _find_again(self, reference: str, now: float) -> None:
-        flight = self._flights.get(reference)
+    def _find_again(self, subject: str, now: float) -> None:
+        pin, _, reference = subject.partition(" ")
+        flight = self._flights.get((reference, pin))
         if flight is None or flight.stage != "pausing":
             return
         if not flight.waiting:
-            del self._flights[reference]
+            del self._flights[reference, pin]
         elif not self._listed:
-            self._timer(("image", reference), now + RELIST_SECONDS)
+            self._timer(("image", subject), now + RELIST_SECONDS)
         else:
             flight.stage = "finding"
-            self._out.append(FindImage(reference=reference))
+            self._out.append(FindImage(reference=reference, pin=pin, replica_id=next(iter(flight.waiting))))
 
     # probes and timers
 
@@ -261,3 +264,8 @@ class EngineSide(Steps):
             self._step(run, now)
         elif run is not None and run.phase is Activity.RUNNING:
             self._probe(run)
+
+
+def _image_timer(key: FlightKey) -> str:
+    """Return the name of a flight's timer; a deployment's name has no space in it."""
+    return f"{key[1]} {key[0]}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fallow.decide.agent.engine import EngineSide
+from fallow.decide.agent.flights import flight_key
 from fallow.decide.agent.messages import (
     Assigned,
     ContainerChanged,
@@ -32,6 +33,7 @@ from fallow.decide.agent.messages import (
 )
 from fallow.decide.agent.replica import Run, Wish, fingerprint
 from fallow.model.deployments import Activity, Observation
+from fallow.model.references import qualified
 from fallow.model.wire import Assignment
 
 
@@ -62,6 +64,17 @@ class AgentMachine(EngineSide):
         """Return the container of a replica; empty when it has none."""
         run = self._runs.get(replica_id)
         return run.container.id if run is not None and run.container is not None else ""
+
+    def needed_images(self) -> set[str]:
+        """Return the references, in full, and the ids of images that replicas run from or wait for."""
+        wanted = [run for run in self._runs.values() if run.wish is Wish.RUN and run.assignment is not None]
+        return {
+            name
+            for run in wanted
+            if run.assignment
+            for name in (qualified(run.assignment.container.image), run.image_id)
+            if name
+        }
 
     @property
     def running(self) -> int:
@@ -203,12 +216,12 @@ class AgentMachine(EngineSide):
                 assert run.busy == "start"
             assert not run.health.serial or run.phase is Activity.RUNNING, "probing what does not run"
             assert not run.halted or run.phase is not Activity.RUNNING
-        for reference, flight in self._flights.items():
+        for key, flight in self._flights.items():
             for id_ in flight.waiting:
                 waiting = self._runs[id_]
                 assert waiting.wish is Wish.RUN
                 assert waiting.assignment is not None
-                assert waiting.assignment.container.image == reference
+                assert flight_key(waiting.assignment) == key
         assert not set(self._unclaimed) & set(self._runs)
 
 

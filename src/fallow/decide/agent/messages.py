@@ -113,9 +113,11 @@ class InspectFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageReady:
-    """Answer to FindImage or PullImage: the engine has the image."""
+    """Answer to FindImage or PullImage: the engine has the image; `image_id` where it is known which it has to be."""
 
     reference: str
+    pin: str = ""
+    image_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +125,7 @@ class ImageMissing:
     """Answer to FindImage: the engine does not have the image."""
 
     reference: str
+    pin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,7 @@ class ImageFailed:
     reference: str
     kind: str
     text: str
+    pin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,16 +241,24 @@ class InspectContainer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FindImage:
-    """Look whether the engine has an image -> ImageReady, ImageMissing or ImageFailed."""
+    """Look whether the engine has an image -> ImageReady, ImageMissing or ImageFailed.
+
+    `pin` says for which generation of which deployment: each may mean another image by the same name. `replica_id` is
+    one of those that wait.
+    """
 
     reference: str
+    pin: str
+    replica_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PullImage:
-    """Fetch an image -> ImageReady or ImageFailed."""
+    """Fetch an image -> ImageReady or ImageFailed. The fields are FindImage's."""
 
     reference: str
+    pin: str
+    replica_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,6 +267,7 @@ class StartContainer:
 
     assignment: Assignment
     spec_hash: str
+    image_id: str = ""  # which image exactly; empty: what its name stands for here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

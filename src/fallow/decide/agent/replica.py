@@ -39,6 +39,7 @@ class Run:
     final: bool = False  # it was asked to stop, so it may never run again
     phase: Activity = Activity.WAITING
     container: ContainerFact | None = None
+    image_id: str = ""  # what it was last found to need, where that is known
     busy: Literal["", "start", "stop", "remove"] = ""
     touched: int = 0  # tick of the last operation on its container: older listings say nothing about it
     inspecting: bool = False

@@ -2,7 +2,7 @@
 
 import math
 
-from fallow.decide.agent.flights import Flight
+from fallow.decide.agent.flights import Flight, FlightKey, flight_key
 from fallow.decide.agent.messages import (
     ContainerFact,
     FindImage,
@@ -28,7 +28,7 @@ class Steps:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[FlightKey, Flight] = {}
         self._unclaimed: dict[str, ContainerFact] = {}  # containers seen that no assignment names, by replica id
         self._timers: dict[TimerKey, int] = {}
         self._dirty: dict[str, Run] = {}  # replicas about which there may be something new to report
@@ -116,21 +116,22 @@ class Steps:
         self._leave_flight(run)
         run.phase = Activity.CREATING
         run.halted = False
-        self._begin(run, "start", StartContainer(assignment=run.assignment, spec_hash=run.spec_hash))
+        order = StartContainer(assignment=run.assignment, spec_hash=run.spec_hash, image_id=run.image_id)
+        self._begin(run, "start", order)
 
     def _want_image(self, run: Run) -> None:
         assert run.assignment is not None
-        reference = run.assignment.container.image
-        flight = self._flights.get(reference)
+        key = flight_key(run.assignment)
+        flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[reference] = Flight()
-            self._out.append(FindImage(reference=reference))
+            flight = self._flights[key] = Flight()
+            self._out.append(FindImage(reference=key[0], pin=key[1], replica_id=run.id))
         flight.waiting[run.id] = None
         flight.show(run)
 
     def _leave_flight(self, run: Run) -> None:
         if run.assignment is not None:
-            flight = self._flights.get(run.assignment.container.image)
+            flight = self._flights.get(flight_key(run.assignment))
             if flight is not None:
                 flight.waiting.pop(run.id, None)
 

@@ -4,7 +4,8 @@ Fields: https://docs.docker.com/reference/api/engine/version/v1.41/ (ContainerCr
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from fallow.drivers.engine.contract import (
     LABEL_SPEC,
     Container,
     ContainerRequest,
+    StoredImage,
 )
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.references import qualified
@@ -39,6 +41,10 @@ _STATUS: dict[str, Literal["created", "running", "paused", "exited"]] = {
 }
 
 
+IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_NO_NAME = "<none>"
+
+
 def container_name(replica_id: str) -> str:
     """Return the name of a replica's container; it makes a second one impossible."""
     return f"fallow-{replica_id}"
@@ -55,7 +61,7 @@ def create_body(request: ContainerRequest, node_id: str, log_config: Mapping[str
     """Return the body of `POST /containers/create`."""
     spec = request.spec
     body: dict[str, Any] = {
-        "Image": qualified(spec.image),
+        "Image": request.image_id or qualified(spec.image),
         "Hostname": spec.hostname or request.replica_id[:63],
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "ExposedPorts": {port.key: {} for port in spec.ports},
@@ -123,6 +129,45 @@ def read_time(text: str) -> float:
 def architecture_name(text: str) -> str:
     """Return an architecture as OCI images name it; engines also use the kernel's name."""
     return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}.get(text, text)
+
+
+def image_id(text: str) -> str:
+    """Return an image's id with its algorithm; Podman leaves it out here and there."""
+    return text if not text or ":" in text else f"sha256:{text}"
+
+
+def fixed_image(raw: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> StoredImage:
+    """Read what never changes of an image from `GET /images/{id}/json` and `/history`.
+
+    The history has steps that made no layer, and does not say which: only where as many steps have a size as there are
+    layers, or there is a step for each, is it known which size is whose.
+    """
+    layers = tuple((raw.get("RootFS") or {}).get("Layers") or ())
+    steps = [max(0, int(step.get("Size") or 0)) for step in reversed(history)]
+    sized = [size for size in steps if size]
+    sizes = next((tuple(each) for each in (sized, steps) if len(each) == len(layers)), ())
+    return StoredImage(
+        id=image_id(raw["Id"]),
+        architecture=architecture_name(raw.get("Architecture") or ""),
+        layers=layers,
+        layer_bytes=sizes,
+    )
+
+
+def stored_image(raw: Mapping[str, Any], fixed: StoredImage, containers: int) -> StoredImage:
+    """Add what `GET /images/json` says of an image; Podman has names with a digest among those with a tag."""
+    said = [name for key in ("RepoTags", "RepoDigests") for name in raw.get(key) or () if _NO_NAME not in name]
+    names = sorted({qualified(name) for name in said})
+    return StoredImage(
+        id=fixed.id,
+        references=tuple(name for name in names if "@" not in name),
+        digests=tuple(name for name in names if "@" in name),
+        architecture=fixed.architecture,
+        size_bytes=max(0, int(raw.get("Size") or 0)),
+        layers=fixed.layers,
+        layer_bytes=fixed.layer_bytes,
+        containers=containers,
+    )
 
 
 def _capability(name: str) -> str:

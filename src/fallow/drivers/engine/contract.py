@@ -16,24 +16,32 @@ LABEL_DEPLOYMENT = "io.fallow.deployment"
 LABEL_SPEC = "io.fallow.spec"  # hash of what the container was made from
 
 ErrorKind = Literal[
-    "unreachable",
+    "unreachable",  # the engine
+    "registry-unreachable",
     "not-found",
     "denied",
+    "rate-limited",
     "no-space",
     "conflict",
+    "in-use",  # an image, by a container, running or not
     "port-in-use",
     "bad-request",
     "wrong-platform",
+    "wrong-content",  # not what its digest says
     "failed",
 ]
 
 
 class EngineError(Exception):
-    """The engine refused or could not be reached; `kind` sorts it, the text is the engine's own."""
+    """The engine refused or could not be reached; `kind` sorts it, the text is the engine's own.
 
-    def __init__(self, kind: ErrorKind, text: str) -> None:
+    `retry_after_seconds` is what a registry asked for, 0 when it did not say.
+    """
+
+    def __init__(self, kind: ErrorKind, text: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(text)
         self.kind: ErrorKind = kind
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +83,27 @@ class Resolving:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoredImage:
+    """An image in the engine's store, with everything there is to know before it is deleted.
+
+    `references` are names with a tag and `digests` names with one, all in full; an image without either is dangling.
+    `layers` are diff ids from the bottom up, and `layer_bytes` their unpacked sizes, empty where they are not known.
+    `containers` counts those of anybody, running or not.
+    """
+
+    id: str
+    references: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    architecture: str = ""
+    size_bytes: int = 0
+    layers: tuple[str, ...] = ()
+    layer_bytes: tuple[int, ...] = ()
+    containers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerRequest:
-    """A container to be made."""
+    """A container to be made; of the image `image_id` where that is known, else of what the name stands for here."""
 
     replica_id: str
     deployment: str
@@ -85,6 +112,7 @@ class ContainerRequest:
     bind_address: str = ""  # empty: every address of the node
     resolving: Resolving = Resolving()
     spec_hash: str = ""
+    image_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,19 +165,62 @@ class PullProgress:
 Progress = Callable[[PullProgress], None]
 
 
-class Engine(Protocol):
-    """A container engine. Every method raises EngineError."""
+class ImageStore(Protocol):
+    """The images of a container engine: all there are, whoever pulled them. Every method raises EngineError.
 
-    async def info(self) -> EngineInfo:
-        """Return what the engine and its machine are."""
+    A name is always taken in full (`docker.io/library/nginx:latest`), or is an image's id (`sha256:...`).
+    """
 
     async def image(self, reference: str) -> Image | None:
         """Return the image if the engine has it."""
 
     async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        on_progress: Progress | None = None,
+        insecure: bool = False,
     ) -> Image:
-        """Pull an image and return it; its architecture is checked against the machine's."""
+        """Pull an image, by tag or by digest, and return it; its architecture is checked against the machine's.
+
+        `insecure`: the registry speaks plain HTTP. Podman then tells no bytes unless its own settings say so too, and
+        Docker has to be told by its settings, but for registries at 127.0.0.1.
+
+        Cancelling it makes the engine stop. There is no limit of time: an engine that waits for a silent registry waits
+        for good, so whoever calls watches the bytes.
+        """
+
+    async def images(self) -> list[StoredImage]:
+        """Return every image that somebody could name or delete, sorted by id."""
+
+    async def tag(self, image_id: str, reference: str) -> None:
+        """Let a name with a tag stand for an image; it is taken from the image it stood for before."""
+
+    async def delete_image(self, name: str) -> None:
+        """Take one name from its image, and delete the image with its last name; never forced, nothing else goes.
+
+        No error when it is gone. An id is taken only of an image without a name, a name only when it is in full
+        ("bad-request"); EngineError("in-use") when a container of anybody, running or not, was made from it.
+        """
+
+    async def load(self, archive: AsyncIterator[bytes]) -> tuple[str, ...]:
+        """Load images from a tar file as `docker save` writes it, plain or gzip, and return their names or ids.
+
+        A file that is cut off, or none, is EngineError("bad-request").
+        """
+
+    def image_events(self) -> AsyncIterator[str]:
+        """Yield a word whenever an image came, went or got another name; raises EngineError when the stream breaks."""
+
+    async def disk(self) -> tuple[int, int]:
+        """Return size and free space, in bytes, of the disk that holds the images; 0 when it is not on this machine."""
+
+
+class Engine(ImageStore, Protocol):
+    """A container engine. Every method raises EngineError."""
+
+    async def info(self) -> EngineInfo:
+        """Return what the engine and its machine are."""
 
     async def create(self, request: ContainerRequest) -> Container:
         """Make the container, not yet started, and read back its limits.

@@ -1,44 +1,37 @@
 """Docker and Podman, both through the Docker Engine API (version 1.40 or newer).
 
 What differs between the two is words, sorted in failures.py, and the spelling of a few fields, read in
-configuration.py.
+configuration.py. What is about images is in images.py.
 """
 
 import asyncio
 import json
 import math
 import os
-import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import aiodocker
 import aiohttp
 
 from fallow.drivers.engine import configuration
+from fallow.drivers.engine.connection import disk_of
 from fallow.drivers.engine.contract import (
     LABEL_NODE,
     LABEL_REPLICA,
     Container,
     ContainerRequest,
-    Credentials,
     EngineError,
     EngineEvent,
     EngineInfo,
-    Image,
-    Progress,
 )
 from fallow.drivers.engine.failures import translated
-from fallow.drivers.engine.streams import PullCounter, json_lines, log_lines
-from fallow.model.references import qualified
+from fallow.drivers.engine.images import DockerImages
+from fallow.drivers.engine.streams import json_lines, log_lines
 
-_TIMEOUT = aiohttp.ClientTimeout(total=120)
-_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=30)
-_PULL = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=600)
 _INSPECTS_IN_FLIGHT = 8
 _TRIES, _TRY_SECONDS = 100, 0.02  # for what the engine knows a moment later than it says
 _TIMED_OUT = 124  # as timeout(1) says it
@@ -55,7 +48,7 @@ _LOG_CONFIG: dict[str, Mapping[str, Any]] = {
 }
 
 
-class DockerApiEngine:
+class DockerApiEngine(DockerImages):
     """An engine reached at `url`: `unix:///run/docker.sock`, `tcp://host:2375` or `https://host:2376`.
 
     It sees and touches only containers labelled with `node_id`. At most `max_creates_in_flight` are made or started at
@@ -63,30 +56,18 @@ class DockerApiEngine:
     """
 
     def __init__(self, url: str, node_id: str, *, max_creates_in_flight: int = 4) -> None:
-        self.url = url
+        super().__init__(url)
         self._node_id = node_id
         self._creates = asyncio.Semaphore(max_creates_in_flight)
         self._inspects = asyncio.Semaphore(_INSPECTS_IN_FLIGHT)
-        self._architecture = ""
         self._log_config: Mapping[str, Any] | None = None
-        path = url.removeprefix("unix://")
-        # aiodocker's own connector allows a hundred connections, and every log that is followed holds one.
-        self._connector = aiohttp.UnixConnector(path, limit=0) if path != url else None
-        address = "unix://localhost" if self._connector is not None else url  # with a connector, the host means nothing
-        self._docker = aiodocker.Docker(address, connector=self._connector, timeout=_TIMEOUT)
-
-    async def close(self) -> None:
-        """Release the connection."""
-        await self._docker.close()
-        if self._connector is not None:
-            await self._connector.close()
 
     async def info(self) -> EngineInfo:
         """Return what the engine and its machine are; disk sizes are 0 when its folder is not on this machine."""
         with translated():
             version, info = await self._docker.version(), await self._docker.system.info()
             components = version.get("Components") or [{}]
-            total, free = _disk(info.get("DockerRootDir") or "")
+            total, free = disk_of(info.get("DockerRootDir") or "")
             return EngineInfo(
                 name="podman" if "podman" in str(components[0].get("Name")).lower() else "docker",
                 version=version["Version"],
@@ -102,51 +83,6 @@ class DockerApiEngine:
                 storage_driver=info.get("Driver") or "",
                 cgroup_version=str(info.get("CgroupVersion") or ""),
             )
-
-    async def architecture(self) -> str:
-        """Return the machine's architecture as OCI images name it; asked of the engine once."""
-        if not self._architecture:
-            with translated():
-                self._architecture = configuration.architecture_name((await self._docker.version())["Arch"])
-        return self._architecture
-
-    async def image(self, reference: str) -> Image | None:
-        """Return the image if the engine has it."""
-        try:
-            with translated():
-                raw = await self._docker.images.inspect(qualified(reference))
-                return Image(
-                    id=raw["Id"],
-                    references=(*(raw.get("RepoTags") or ()), *(raw.get("RepoDigests") or ())),
-                    architecture=configuration.architecture_name(raw["Architecture"]),
-                    size_bytes=int(raw.get("Size") or 0),
-                )
-        except EngineError as error:
-            if error.kind == "not-found":
-                return None
-            raise
-
-    async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
-    ) -> Image:
-        """Pull an image and return it; its architecture is checked against the machine's."""
-        login = {"username": credentials.username, "password": credentials.password} if credentials else None
-        counter = PullCounter()
-        with translated(pulling=True, secrets=(credentials.password,) if credentials else ()):
-            # A pull that fails after it has begun is told inside a stream that answers 200; aiodocker raises it too.
-            stream = self._docker.images.pull(qualified(reference), auth=login, stream=True, timeout=_PULL)  # type: ignore[call-overload]
-            async for message in stream:
-                progress = counter.add(message)
-                if on_progress is not None:
-                    on_progress(progress)
-        image, machine = await self.image(reference), await self.architecture()
-        if image is None:
-            raise EngineError("failed", f"the pull of {reference} broke off: the engine does not have the image")
-        if image.architecture != machine:
-            raise EngineError(
-                "wrong-platform", f"{reference} is made for {image.architecture}, and this machine is {machine}"
-            )
-        return image
 
     async def create(self, request: ContainerRequest) -> Container:
         """Make the container, not yet started, and read back its limits; see the contract."""
@@ -276,23 +212,9 @@ class DockerApiEngine:
 
     async def _run_exec(self, exec_id: str) -> None:
         """Start what was prepared, attached, and return at its end; Podman forgets the exit code of detached ones."""
-        async with self._stream("POST", f"exec/{exec_id}/start", body={"Detach": False, "Tty": False}) as response:
+        async with self._stream("POST", f"exec/{exec_id}/start", json={"Detach": False, "Tty": False}) as response:
             async for _ in response.content.iter_any():
                 pass
-
-    @asynccontextmanager
-    async def _stream(
-        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: object = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a request whose answer is read bit by bit. Raises aiodocker.DockerError."""
-        docker = self._docker
-        if docker.api_version == "auto":
-            await docker.version()  # settles it
-        url = f"{docker.docker_host}/{docker.api_version}/{path}"
-        async with docker.session.request(method, url, params=params, json=body, timeout=_STREAM) as response:
-            if response.status >= 400:
-                raise aiodocker.DockerError(response.status, _message(await response.text(errors="replace")))
-            yield response
 
     async def _raw(self, container_id: str) -> dict[str, Any] | None:
         try:
@@ -355,19 +277,3 @@ def _kill_exec(container_id: str, pid: int) -> None:
     with suppress(OSError):
         if pid > 1 and container_id in Path(f"/proc/{pid}/cgroup").read_text():
             os.kill(pid, signal.SIGKILL)
-
-
-def _disk(folder: str) -> tuple[int, int]:
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError:
-        return 0, 0
-    return usage.total, usage.free
-
-
-def _message(text: str) -> str:
-    """Return the message of an error's body, which is JSON more often than not."""
-    try:
-        return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
-        return text.strip()

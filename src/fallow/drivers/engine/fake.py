@@ -16,14 +16,11 @@ from fallow.drivers.engine.configuration import unapplied
 from fallow.drivers.engine.contract import (
     Container,
     ContainerRequest,
-    Credentials,
     EngineError,
     EngineEvent,
     EngineInfo,
-    Image,
-    Progress,
-    PullProgress,
 )
+from fallow.drivers.engine.fake_images import FakeImages, ImageShelf
 from fallow.model.containers import ContainerSpec
 from fallow.model.references import qualified
 
@@ -38,14 +35,6 @@ class Program:
     start_error: EngineError | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegistryImage:
-    """An image that can be pulled, by those who know `password` when there is one."""
-
-    image: Image
-    password: str = ""
-
-
 @dataclass
 class _Box:
     """A container and whose it is."""
@@ -53,11 +42,12 @@ class _Box:
     container: Container
     node_id: str
     request: ContainerRequest
+    image_id: str = ""
     log: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class FakeMachine:
+class FakeMachine(ImageShelf):
     """A machine with an engine. Set its attributes to script it; call `exit`, `fail` and `set_online` for faults.
 
     `programs` says what a container's command does, by its command line; `commands` what `execute` answers: an exit
@@ -71,6 +61,7 @@ class FakeMachine:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        super().__init__()
         self.info = EngineInfo(
             name="fake",
             version="1",
@@ -84,8 +75,6 @@ class FakeMachine:
             disk_bytes=100 * 2**30,
             disk_free_bytes=50 * 2**30,
         )
-        self.registry: dict[str, RegistryImage] = {}
-        self.images: dict[str, Image] = {}
         self.programs: dict[tuple[str, ...], Program] = {}
         self.commands: dict[tuple[str, ...], int | None] = {}
         self.delays: dict[str, float] = {}  # of a method, in seconds
@@ -100,17 +89,6 @@ class FakeMachine:
         self._numbers = itertools.count(1)
         self._listeners: list[tuple[str, asyncio.Queue[EngineEvent | None]]] = []
 
-    def publish(self, reference: str, *, architecture: str = "", password: str = "") -> None:
-        """Put an image into the registry."""
-        name = qualified(reference)
-        image = Image(
-            id=f"sha256:{name}",
-            references=(name,),
-            architecture=architecture or self.info.architecture,
-            size_bytes=1_000_000,
-        )
-        self.registry[name] = RegistryImage(image=image, password=password)
-
     def fail(self, method: str, *errors: EngineError) -> None:
         """Let the next calls of `method` raise these, one each."""
         self._faults[method] += errors
@@ -119,6 +97,7 @@ class FakeMachine:
         """Let the engine be reached or not; streams of events break when it is not."""
         self._online = online
         if not online:
+            self.tell(None)
             for _, queue in self._listeners:
                 queue.put_nowait(None)
 
@@ -181,7 +160,8 @@ class FakeMachine:
             applied_memory_bytes=0 if self.unlimited else asked.memory_limit_bytes,
             applied_pids=0 if self.unlimited else asked.pids_limit,
         )
-        box = self._boxes[container.id] = _Box(container, node_id, request)
+        image = self.known(request.image_id or qualified(request.spec.image))
+        box = self._boxes[container.id] = _Box(container, node_id, request, image.id if image is not None else "")
         return box
 
     def discard(self, box: _Box) -> None:
@@ -189,6 +169,15 @@ class FakeMachine:
         del self._boxes[box.container.id]
         self._tell(box, "removed")
         self._wake(box)
+
+    @property
+    def shelf(self) -> ImageShelf:
+        """Return its images."""
+        return self
+
+    def used_images(self) -> list[str]:
+        """Return the image id of every container, of any node."""
+        return [box.image_id for box in self._boxes.values()]
 
     def begin(self, box: _Box) -> None:
         """Start a container and let its program do what it does at once."""
@@ -245,10 +234,11 @@ class FakeMachine:
         box.changed = asyncio.Event()
 
 
-class FakeEngine:
+class FakeEngine(FakeImages):
     """A driver of a FakeMachine for one node."""
 
     def __init__(self, machine: FakeMachine, node_id: str) -> None:
+        super().__init__(machine)
         self.machine = machine
         self._node_id = node_id
 
@@ -256,29 +246,6 @@ class FakeEngine:
         """Return what the machine is."""
         await self.machine.enter("info")
         return self.machine.info
-
-    async def image(self, reference: str) -> Image | None:
-        """Return the image if the machine has it."""
-        await self.machine.enter("image", reference)
-        return self.machine.images.get(qualified(reference))
-
-    async def pull(
-        self, reference: str, credentials: Credentials | None = None, on_progress: Progress | None = None
-    ) -> Image:
-        """Take an image from the registry."""
-        await self.machine.enter("pull", reference)
-        entry = self.machine.registry.get(qualified(reference))
-        if entry is None:
-            raise EngineError("not-found", f"manifest unknown: {reference}")
-        if entry.password and (credentials is None or credentials.password != entry.password):
-            raise EngineError("denied", "unauthorized: authentication required")
-        if on_progress is not None:
-            size = entry.image.size_bytes
-            on_progress(PullProgress(current_bytes=size, total_bytes=size, text="Download complete"))
-        self.machine.images[qualified(reference)] = entry.image
-        if entry.image.architecture != self.machine.info.architecture:
-            raise EngineError("wrong-platform", f"{reference} is made for {entry.image.architecture}")
-        return entry.image
 
     async def create(self, request: ContainerRequest) -> Container:
         """Make the container; see the contract."""
@@ -288,7 +255,7 @@ class FakeEngine:
             if box.node_id != self._node_id or box.container.spec_hash != request.spec_hash:
                 raise EngineError("conflict", f"fallow-{request.replica_id} was made from something else")
             return box.container
-        if qualified(request.spec.image) not in self.machine.images:
+        if self.machine.known(request.image_id or qualified(request.spec.image)) is None:
             raise EngineError("not-found", f"no such image: {request.spec.image}")
         box = self.machine.add(request, self._node_id)
         faults = unapplied(request.spec.resources, box.container)
