@@ -19,6 +19,7 @@ from cryptography import x509
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
+from fallow.control.blobs import Blobs
 from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
@@ -40,6 +41,7 @@ from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
+    BlobsChanged,
     Frame,
     FromMember,
     Goodbye,
@@ -76,6 +78,7 @@ STOP_SECONDS = 1.0
 _SPEAKERS: dict[type[Frame], Role] = {
     Observed: Role.NODE,
     LogChunk: Role.NODE,
+    BlobsChanged: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
 }
@@ -145,6 +148,7 @@ class Sessions:
     networks: Networks
     peers: Peers
     observations: Observations
+    blobs: Blobs
     upgrades: Upgrades
     settings: Settings
     clock: Callable[[], float]
@@ -238,6 +242,7 @@ class Sessions:
         finally:
             self.hub.closed(link)
             self.assignments.closed(link)
+            self.blobs.closed(link)
             self.networks.closed(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
@@ -354,6 +359,8 @@ class Sessions:
             self.hub.named(link.member_id, frame.report)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)
+        elif isinstance(frame, BlobsChanged):
+            self.blobs.heard(link, frame)
         elif isinstance(frame, LogChunk):
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):

@@ -18,6 +18,7 @@ from records import member, peer
 from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
+from fallow.control.blobs import Blobs
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.networks import Networks
@@ -114,6 +115,7 @@ class SessionRig:
         self.observations = Observations(stored.cache, stored.applier, time.time)
         self.assignments = Assignments(stored.cache, self.hub)
         self.networks = Networks(stored.cache, self.hub)
+        self.blobs = Blobs(stored.cache)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -126,6 +128,7 @@ class SessionRig:
             networks=self.networks,
             peers=self.peers,
             observations=self.observations,
+            blobs=self.blobs,
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
             settings=self.settings,
             clock=time.time,
