@@ -16,6 +16,7 @@ from fallow.drivers.authority import Authority
 from fallow.drivers.blobs import BlobError, Opened
 from fallow.model.images import Blob, BlobSource, PlatformImage, PullGrant
 from fallow.model.members import Identity, Lease, Role
+from fallow.model.wire import IMAGES_PROTOCOL
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -151,8 +152,7 @@ class Node:
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self.blobs.run(self._send))
-        self.blobs.opened()
-        self.blobs.heard()
+        self.blobs.opened(IMAGES_PROTOCOL)
         await until(lambda: any(frame.port for frame in self.told))
 
     async def stop(self) -> None:

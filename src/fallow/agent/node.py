@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from fallow.agent import journal
+from fallow.agent.blobs import Blobs
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.logs import LogStreams
@@ -70,6 +71,7 @@ class NodeAgent:
         self._outbox = Outbox()
         self._journal = journal.JournalWriter(folder)
         self._network = network
+        self._blobs: Blobs | None = None
         self._shell = Shell(
             engine, self._machine, self._journal, self._outbox.put, bind_address=self._bind_address, clock=clock
         )
@@ -86,6 +88,10 @@ class NodeAgent:
         """Let `upgrader` carry out orders to become another version; without one they are refused."""
         self._session.upgrader = upgrader
 
+    def keeps(self, blobs: Blobs) -> None:
+        """Let it keep blobs of images, for its engine and for other nodes."""
+        self._blobs = blobs
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""
         with lock(self._folder):
@@ -97,7 +103,9 @@ class NodeAgent:
                     m.JournalLoaded(assignments=known.assignments, failed=known.failed, serial=known.serial)
                 )
             try:
-                await first_to_end(self._shell.run(), self._keep_network(), self._hold_session(stop))
+                await first_to_end(
+                    self._shell.run(), self._keep_network(), self._keep_blobs(), self._hold_session(stop)
+                )
             except SessionRefused:
                 if self._network is not None:
                     await self._network.forget()
@@ -109,6 +117,11 @@ class NodeAgent:
     async def _keep_network(self) -> None:
         if self._network is not None:
             await self._network.run(self._session.send)
+        await asyncio.Event().wait()
+
+    async def _keep_blobs(self) -> None:
+        if self._blobs is not None:
+            await self._blobs.run(self._session.send)
         await asyncio.Event().wait()
 
     async def _hold_session(self, stop: asyncio.Event) -> None:
@@ -158,6 +171,8 @@ class NodeAgent:
         """Take in the lease; assignments follow by themselves."""
         if self._network is not None:
             self._network.opened(welcome)
+        if self._blobs is not None:
+            self._blobs.opened(welcome.protocol)
 
     def received(self, frame: ToMember) -> None:
         """Take in assignments, the network and requests for logs."""

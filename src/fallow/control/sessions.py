@@ -292,6 +292,7 @@ class Sessions:
                 lease=member.lease,
                 control=self.peers.others(),
                 source_address=source,
+                protocol=link.protocol,
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.

@@ -202,6 +202,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     control: tuple[ControlAddress, ...] = ()  # other processes, which would do as well as this one
     lease: Lease
     source_address: str = ""  # where the session comes from, as seen here; empty: it is not known
+    protocol: int = 0  # that this session speaks; 0: less than IMAGES_PROTOCOL, from which on it is said
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):

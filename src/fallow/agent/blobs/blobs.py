@@ -1,6 +1,7 @@
 """What a node does with blobs, put together: see the package."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,8 @@ from fallow.drivers.blobs.cache import MAX_AGE_SECONDS, MAX_BYTES
 from fallow.drivers.blobs.peers import PeerServer, PeerWay, Throttle
 from fallow.drivers.folders import FolderError
 from fallow.model.images import BlobSource, PlatformImage, PullGrant
-from fallow.model.wire import BlobsChanged, Frame
+from fallow.model.pools import NetworkMode
+from fallow.model.wire import IMAGES_PROTOCOL, BlobsChanged, Frame
 
 _log = structlog.get_logger("fallow.agent.blobs")
 
@@ -43,13 +45,12 @@ class Origins(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much a node keeps and gives; `address` is where it serves, empty: everywhere, None: not at all."""
+    """How much a node keeps and gives; `address` is where it serves, empty: where its lease says."""
 
     max_bytes: int = MAX_BYTES
     max_age_seconds: float = MAX_AGE_SECONDS
     bytes_per_second: float = 0.0  # to other nodes; 0: no bound
-    address: str | None = ""
-    port: int = 0  # 0: any
+    address: str = ""
 
 
 class Blobs:
@@ -127,14 +128,10 @@ class Blobs:
             return None
         return self._endpoint.name(granted.name, image.manifest.digest) or None
 
-    def opened(self) -> None:
-        """Note that a session is open: what was told before counts no more."""
+    def opened(self, protocol: int) -> None:
+        """Note that a session is open, and what it speaks: what was told before counts no more."""
         self._full = True
-        self._listening = False
-
-    def heard(self) -> None:
-        """Note that the control plane of this session understands blobs, and have it told what there is."""
-        self._listening = True
+        self._listening = protocol >= IMAGES_PROTOCOL
         self._news.set()
 
     # inside
@@ -169,25 +166,36 @@ class Blobs:
 
     async def _serve_peers(self) -> None:
         """Listen for other nodes; anew whenever our certificate is another."""
-        server, settings = self._server, self._settings
-        if server is None or settings.address is None:
-            await asyncio.Event().wait()
-            return
-        served_with = ""
-        while True:
-            certificate = self._identity.identity.certificate_pem
-            if certificate != served_with:
+        served = ("", "")
+        while self._server is not None:
+            wanted = (self._identity.identity.certificate_pem, self._address())
+            if wanted != served:
                 try:
-                    context = self._identity.tls_to_serve()
-                    await server.stop()
-                    port = self._port or settings.port
-                    self._port = await server.start(settings.address, port, context)
-                    served_with = certificate
-                    self._full = True
-                    self._news.set()
-                except (OSError, IdentityError, ssl.SSLError) as error:
+                    await self._listen(self._server, wanted[1])
+                    served = wanted
+                except (OSError, IdentityError) as error:  # a lease's address may come later
                     _log.warning("blobs are not served to other nodes", reason=str(error))
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _address(self) -> str:
+        """Return where to serve: in an overlay at the lease's address alone."""
+        lease = self._identity.identity.lease
+        everywhere = "::" if ":" in lease.address else "0.0.0.0"  # noqa: S104 - who is let in, its certificate says
+        return self._settings.address or (lease.address if lease.mode is NetworkMode.WIREGUARD else everywhere)
+
+    async def _listen(self, server: PeerServer, address: str) -> None:
+        """Listen at the port we have told, or the lease's, or any. Raises OSError and IdentityError."""
+        context = self._identity.tls_to_serve()
+        await server.stop()
+        for port in (self._port, self._identity.identity.lease.agent_port):
+            if port:
+                with contextlib.suppress(OSError):
+                    self._port = await server.start(address, port, context)
+                    break
+        else:
+            self._port = await server.start(address, 0, context)
+        self._full = True
+        self._news.set()
 
     async def _clean(self) -> None:
         while self._cache is not None:
@@ -238,7 +246,8 @@ class Blobs:
     async def _tell(self, send: Send) -> None:
         while True:
             await self._news.wait()
-            await asyncio.sleep(TELL_SECONDS)
+            if not self._full:
+                await asyncio.sleep(TELL_SECONDS)
             self._news.clear()
             if not self._listening or self._cache is None:
                 continue
