@@ -63,6 +63,7 @@ class NodeAgent:
         network: Networking | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._blobs: Blobs | None = None
         self._folder = folder
         self._identity = identity
         self._instance = secrets.token_hex(8)
@@ -71,7 +72,6 @@ class NodeAgent:
         self._outbox = Outbox()
         self._journal = journal.JournalWriter(folder)
         self._network = network
-        self._blobs: Blobs | None = None
         self._shell = Shell(
             engine, self._machine, self._journal, self._outbox.put, bind_address=self._bind_address, clock=clock
         )
@@ -169,10 +169,10 @@ class NodeAgent:
 
     def opened(self, welcome: Welcome) -> None:
         """Take in the lease; assignments follow by themselves."""
-        if self._network is not None:
-            self._network.opened(welcome)
         if self._blobs is not None:
             self._blobs.opened(welcome.protocol)
+        if self._network is not None:
+            self._network.opened(welcome)
 
     def received(self, frame: ToMember) -> None:
         """Take in assignments, the network and requests for logs."""

@@ -76,9 +76,9 @@ STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
 _SPEAKERS: dict[type[Frame], Role] = {
+    BlobsChanged: Role.NODE,
     Observed: Role.NODE,
     LogChunk: Role.NODE,
-    BlobsChanged: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
 }
@@ -143,12 +143,12 @@ class Sessions:
     cache: Cache
     applier: Applier
     hub: Hub
+    blobs: Blobs
     admission: Admission
     assignments: Assignments
     networks: Networks
     peers: Peers
     observations: Observations
-    blobs: Blobs
     upgrades: Upgrades
     settings: Settings
     clock: Callable[[], float]
@@ -240,9 +240,9 @@ class Sessions:
             self._hear_beats(link, writer, proved)
             await self._converse(link, member.role, reader, proved)
         finally:
+            self.blobs.closed(link)
             self.hub.closed(link)
             self.assignments.closed(link)
-            self.blobs.closed(link)
             self.networks.closed(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:

@@ -128,6 +128,16 @@ class Blobs:
             return None
         return self._endpoint.name(granted.name, image.manifest.digest) or None
 
+    def fetched(self, image: PlatformImage) -> int:
+        """Return how many bytes of an image's layers have come, whoever they were for."""
+        return sum(self._come(layer.digest, layer.size_bytes) for layer in image.layers)
+
+    def _come(self, digest: str, size_bytes: int) -> int:
+        if self._cache is None:
+            return 0
+        growing = self._cache.growing(digest)
+        return growing.written if growing is not None else size_bytes * self._cache.has(digest)
+
     def opened(self, protocol: int) -> None:
         """Note that a session is open, and what it speaks: what was told before counts no more."""
         self._full = True
