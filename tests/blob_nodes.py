@@ -147,10 +147,13 @@ class Node:
         self.id = member_id
         self.told = []
         self.folder = neighbourhood.folder / member_id / "blobs"
-        self.blobs = Blobs(self.folder, neighbourhood.identity(member_id), origin, settings)
+        self._with = neighbourhood.identity(member_id), origin, settings
+        self.blobs = None
         self._task = None
 
     async def start(self) -> None:
+        self.told.clear()
+        self.blobs = Blobs(self.folder, *self._with)
         self._task = asyncio.create_task(self.blobs.run(self._send))
         self.blobs.opened(IMAGES_PROTOCOL)
         await until(lambda: any(frame.port for frame in self.told))

@@ -32,6 +32,7 @@ from fallow.model.wire import (
     CloseLog,
     Hello,
     OpenLog,
+    PullGranted,
     SetNetwork,
     ToMember,
     Usage,
@@ -176,6 +177,8 @@ class NodeAgent:
 
     def received(self, frame: ToMember) -> None:
         """Take in assignments, the network and requests for logs."""
+        if isinstance(frame, PullGranted) and self._blobs is not None:
+            self._blobs.granted(frame.grant)
         match frame:
             case SetNetwork() | ChangePeers() if self._network is not None:
                 self._network.received(frame)

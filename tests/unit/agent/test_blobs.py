@@ -7,7 +7,7 @@ from blob_nodes import Neighbourhood, Origin, made_image, until
 
 from fallow.agent.blobs import fetches
 from fallow.drivers.blobs import peers
-from fallow.model.images import BlobSource
+from fallow.model.images import BlobSource, PullGrant
 
 
 @pytest.fixture
@@ -163,3 +163,63 @@ async def test_strangers_get_nothing_and_a_node_is_known_by_its_certificate(plac
     source = BlobSource(member_id="n-9", address="127.0.0.1", port=first.port)
     assert await second.place(made, SimpleNamespace(source=source)) is None
     assert await second.place(made, first)
+
+
+async def test_a_node_that_is_asked_before_it_was_granted_the_image_is_waited_for(place):
+    made = made_image(100_000)
+    origin = Origin(made.blobs)
+    first, second = await place.node("n-1", origin), await place.node("n-2", Origin({}, dead=True))
+    pull = asyncio.create_task(second.pull(made, first))
+    await until(lambda: first.blobs._server._serving)
+    first.blobs.granted(PullGrant(reference=made.reference, image=made.image))
+    assert await pull == made.blobs
+    assert origin.sent == made.size
+
+
+async def test_what_a_stopped_agent_has_fetched_is_gone_on_with(place):
+    made = made_image(400_000)
+    origin = Origin(made.blobs, stop_after=300_000, silence_seconds=60)
+    node = await place.node("n-1", origin)
+    pull = asyncio.create_task(node.pull(made))
+    await until(lambda: origin.sent >= 300_000)
+    pull.cancel()
+    await asyncio.gather(pull, return_exceptions=True)
+    await node.stop()
+    origin.stop_after = None
+    await node.start()
+    assert await node.pull(made) == made.blobs
+    assert origin.sent < made.size + 50_000
+
+
+async def test_what_rotted_on_the_disk_is_fetched_again(place):
+    made = made_image(100_000)
+    origin = Origin(made.blobs)
+    node = await place.node("n-1", origin)
+    await node.pull(made)
+    await node.stop()
+    path = node.folder / "whole" / made.image.layers[0].digest.removeprefix("sha256:")
+    path.write_bytes(bytes(100_000))
+    (node.folder / "partial" / path.name).write_bytes(bytes(50_000))
+    await node.start()
+    assert await node.pull(made) == made.blobs
+
+
+async def test_a_full_disk_sends_the_engine_to_the_registry(place, monkeypatch):
+    made = made_image(100_000)
+    node = await place.node("n-1", Origin(made.blobs))
+    usage = SimpleNamespace(total=10**9, used=10**9, free=10**5)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    assert await node.place(made) is None
+
+
+async def test_a_blob_nobody_reads_any_more_is_left_as_it_is(place, monkeypatch):
+    monkeypatch.setattr(fetches, "UNREAD_SECONDS", 0.2)
+    made = made_image(4_000_000)
+    origin = Origin(made.blobs, bytes_per_second=1_000_000)
+    node = await place.node("n-1", origin)
+    pull = asyncio.create_task(node.pull(made))
+    await until(lambda: origin.sent > 200_000)
+    pull.cancel()
+    await asyncio.gather(pull, return_exceptions=True)
+    await until(lambda: not node.blobs._cache.fetching)
+    assert origin.sent < 3_000_000

@@ -30,6 +30,7 @@ TELL_SECONDS = 0.2  # changes of so long are told together
 CLEAN_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 MANIFEST_SECONDS = 30.0
+EARLY_SECONDS = 3.0  # so long another node waits for our grant, which was on its way before its own
 UNPACKED = 3  # a layer is about so much larger in the engine's store than in ours
 MAX_TOLD = 10_000
 
@@ -83,6 +84,7 @@ class Blobs:
         self._port = 0
         self._changed: set[str] = set()
         self._news = asyncio.Event()
+        self._more = asyncio.Event()  # granted; another one each time
         self._full = True
         self._listening = False  # the control plane understands what we would tell
 
@@ -116,17 +118,24 @@ class Blobs:
         try:
             if missing and not cache.has_room(missing * (1 + UNPACKED)):
                 raise BlobError("no-space", f"{missing} bytes beside the image itself would not fit on the disk")
-            granted = self._granted.add(grant, image)
-            self._refresh()
+            granted = self._grant(grant, image)
             async with asyncio.timeout(MANIFEST_SECONDS):
-                manifest = await fetches.whole(
-                    image.manifest.digest, image.manifest.size_bytes, lambda: self._ways(granted)
-                )
-                granted.learn(b"".join([chunk async for chunk in manifest.read()]))
+                await self._learn(fetches, granted)
         except (BlobError, IdentityError, OSError, TimeoutError, ValueError) as error:
             _log.info("the engine pulls from the registry itself", image=grant.reference, reason=str(error))
             return None
         return self._endpoint.name(granted.name, image.manifest.digest) or None
+
+    def granted(self, grant: PullGrant) -> None:
+        """Note what the control plane answered to a question about a pull, which may come much later.
+
+        Other nodes may have been told already to fetch the image here.
+        """
+        if grant.image is not None and not grant.kind and self._cache is not None:
+            try:
+                self._grant(grant, grant.image)
+            except (IdentityError, OSError, ValueError) as error:
+                _log.info("an image is not passed on", image=grant.reference, reason=str(error))
 
     def fetched(self, image: PlatformImage) -> int:
         """Return how many bytes of an image's layers have come, whoever they were for."""
@@ -166,6 +175,20 @@ class Blobs:
             await self._server.stop()
         if self._fetches is not None:
             await self._fetches.stop()
+
+    def _grant(self, grant: PullGrant, image: PlatformImage) -> GrantedImage:
+        """Remember a grant. Raises IdentityError, OSError and ValueError."""
+        self._refresh()
+        granted = self._granted.add(grant, image)
+        self._more.set()
+        self._more = asyncio.Event()
+        return granted
+
+    async def _learn(self, fetches: Fetches, granted: GrantedImage) -> None:
+        """Have an image's manifest, and know the sizes of its blobs from there. Raises BlobError and ValueError."""
+        wanted = granted.image.manifest
+        manifest = await fetches.whole(wanted.digest, wanted.size_bytes, lambda: self._ways(granted))
+        granted.learn(b"".join([chunk async for chunk in manifest.read()]))
 
     def _refresh(self) -> None:
         """Dial with our newest certificate. Raises IdentityError and OSError."""
@@ -217,22 +240,33 @@ class Blobs:
         return await self._obtain(granted, digest) if granted is not None else None
 
     async def _for_peer(self, digest: str) -> Stored | Growing | None:
-        """Return what we have, or fetch: another may need what our engine has not asked for yet, or never will."""
-        cache, granted = self._cache, self._granted.with_blob(digest)
-        if cache is None:
-            return None
+        """Return what we have, or fetch: another may need what our engine has not asked for yet, or never will.
+
+        It may even have been told of us before we were told of the image.
+        """
+        until = self._steady() + EARLY_SECONDS
         try:
-            if granted is not None:
-                return await self._obtain(granted, digest)
-            return await cache.stored(digest) or cache.growing(digest)
-        except (BlobError, OSError) as error:
-            _log.info("a blob was not there for another node", digest=digest, reason=str(error))
+            while (found := await self._here(digest)) is None:
+                async with asyncio.timeout(until - self._steady()):
+                    await self._more.wait()
+        except (BlobError, OSError, ValueError) as error:
+            _log.info("a blob was not there for another node", digest=digest, reason=str(error) or "not granted")
             return None
+        return found
+
+    async def _here(self, digest: str) -> Stored | Growing | None:
+        cache, granted = self._cache, self._granted.with_blob(digest)
+        if granted is not None:
+            return await self._obtain(granted, digest)
+        return (await cache.stored(digest) or cache.growing(digest)) if cache is not None else None
 
     async def _obtain(self, granted: GrantedImage, digest: str) -> Stored | Growing | None:
-        if self._fetches is None:
+        fetches = self._fetches
+        if fetches is None:
             return None
-        return await self._fetches.obtain(digest, granted.sizes[digest], lambda: self._ways(granted))
+        if digest not in granted.sizes:
+            await self._learn(fetches, granted)
+        return await fetches.obtain(digest, granted.sizes[digest], lambda: self._ways(granted))
 
     def _ways(self, granted: GrantedImage) -> list[Way]:
         """Return where an image's blobs may be had, the best first: members, then the mirror, then the registry."""

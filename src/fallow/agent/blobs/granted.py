@@ -10,7 +10,7 @@ import msgspec
 from fallow.model.images import PlatformImage, PullGrant
 from fallow.model.references import parse_reference
 
-KEEP_SECONDS = 3600.0
+KEEP_SECONDS = 900.0  # a login is among what is kept
 MAX_IMAGES = 1000
 MAX_NAME = 200  # engines take 255, with the place and the digest
 _SAFE = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*\Z")
@@ -35,6 +35,10 @@ class GrantedImage:
     image: PlatformImage
     granted_at: float
     sizes: dict[str, int] = field(default_factory=dict)
+
+    def has(self, digest: str) -> bool:
+        """Say whether a blob belongs to it; of its configuration the grant says the digest and not the size."""
+        return digest in self.sizes or digest == self.image.image_id
 
     def learn(self, manifest: bytes) -> None:
         """Take in what its manifest says of its blobs. Raises msgspec.DecodeError and UnicodeDecodeError."""
@@ -72,13 +76,13 @@ class Granted:
     def named(self, name: str, digest: str) -> GrantedImage | None:
         """Return the image of that name to which the blob or the manifest belongs."""
         self._expire()
-        found = [each for (known, _), each in self._images.items() if known == name and digest in each.sizes]
+        found = [each for (known, _), each in self._images.items() if known == name and each.has(digest)]
         return found[-1] if found else None
 
     def with_blob(self, digest: str) -> GrantedImage | None:
         """Return the image, granted last, that a blob belongs to."""
         self._expire()
-        found = [each for each in self._images.values() if digest in each.sizes]
+        found = [each for each in self._images.values() if each.has(digest)]
         return found[-1] if found else None
 
     def _expire(self) -> None:
