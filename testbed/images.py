@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import platform
-import random
 import re
 import shutil
 import subprocess
@@ -126,16 +125,6 @@ def shop(version: str = "1") -> LocalImage:
     environment = {"PATH": "/bin", "NAME": "shop", "VERSION": version, "PORT": "8080"}
     layers = (*busybox().layers, _python(_SHOP), tree.layer())
     return LocalImage(layers, (_interpreter(), "-I", "-S", "/app/app.py"), environment, ("8080/tcp",))
-
-
-def noisy(seed: int, size: int, layers: int = 2) -> LocalImage:
-    """Return busybox with layers of noise, `size` bytes each, that nothing makes smaller; a seed gives one image."""
-    found = []
-    for number in range(layers):
-        tree = _Tree()
-        tree.add(f"noise/{number}", random.Random(f"{seed} {number}").randbytes(size))
-        found.append(tree.layer())
-    return LocalImage((*busybox().layers, *found), busybox().command, busybox().environment)
 
 
 def push(registry: str, name: str, image: LocalImage, *, username: str = "", password: str = "") -> str:
