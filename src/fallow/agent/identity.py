@@ -165,6 +165,28 @@ class IdentityStore:
             raise IdentityError(f"the identity in {self.folder} cannot be used: {error}") from error
         return context
 
+    def tls_for_peers(self) -> ssl.SSLContext:
+        """Return a context with which we dial other members; who they are, their certificate says, not a host name.
+
+        Raises IdentityError and OSError.
+        """
+        context = self.tls()
+        context.check_hostname = False
+        return context
+
+    def tls_to_serve(self) -> ssl.SSLContext:
+        """Return a context with which other members dial us: it lets in who has a certificate of our CA.
+
+        Raises IdentityError and OSError.
+        """
+        self.tls()  # writes the chain
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self.identity.ca_pem)
+        context.load_cert_chain(self._chain_path, self._key_path)
+        return context
+
     def note_refusal(self, reason: str) -> None:
         """Remember that the control plane no longer knows us, so that a new token leads to a new identity."""
         write_private(self._refusal_path, f"{reason} ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)\n".encode())

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from fallow.agent import journal
+from fallow.agent.blobs import Blobs
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.images import Images
@@ -67,6 +68,7 @@ class NodeAgent:
         network: Networking | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._blobs: Blobs | None = None
         self._folder = folder
         self._identity = identity
         self._instance = secrets.token_hex(8)
@@ -93,6 +95,11 @@ class NodeAgent:
         """Let `upgrader` carry out orders to become another version; without one they are refused."""
         self._session.upgrader = upgrader
 
+    def keeps(self, blobs: Blobs) -> None:
+        """Let it keep blobs of images, for its engine and for other nodes."""
+        self._blobs = blobs
+        self._images.fetches_with(blobs, blobs.fetched)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""
         with lock(self._folder):
@@ -105,7 +112,11 @@ class NodeAgent:
                 )
             try:
                 await first_to_end(
-                    self._shell.run(), self._images.run(), self._keep_network(), self._hold_session(stop)
+                    self._shell.run(),
+                    self._images.run(),
+                    self._keep_network(),
+                    self._keep_blobs(),
+                    self._hold_session(stop),
                 )
             except SessionRefused:
                 if self._network is not None:
@@ -126,6 +137,11 @@ class NodeAgent:
     async def _keep_network(self) -> None:
         if self._network is not None:
             await self._network.run(self._session.send)
+        await asyncio.Event().wait()
+
+    async def _keep_blobs(self) -> None:
+        if self._blobs is not None:
+            await self._blobs.run(self._session.send)
         await asyncio.Event().wait()
 
     async def _hold_session(self, stop: asyncio.Event) -> None:
@@ -173,12 +189,16 @@ class NodeAgent:
 
     def opened(self, welcome: Welcome) -> None:
         """Take in the lease; assignments follow by themselves."""
+        if self._blobs is not None:
+            self._blobs.opened(welcome.protocol)
         if self._network is not None:
             self._network.opened(welcome)
         self._images.opened(welcome)
 
     def received(self, frame: ToMember) -> None:
         """Take in assignments, the network and requests for logs."""
+        if isinstance(frame, PullGranted) and self._blobs is not None:
+            self._blobs.granted(frame.grant)
         match frame:
             case SetNetwork() | ChangePeers() if self._network is not None:
                 self._network.received(frame)

@@ -16,6 +16,7 @@ from fallow.client.tasks import first_to_end
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
 from fallow.control.audit import witness
+from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
 from fallow.control.garbage import garbage_controller, trim_events
@@ -95,6 +96,7 @@ class ControlPlane:
         self.assignments = Assignments(self.cache, self.hub)
         self.networks = Networks(self.cache, self.hub, settings.domain)
         self.observations = Observations(self.cache, self.applier, clock)
+        self.blobs = Blobs(self.cache, steady)
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = self.peers_type(self.cache, self.hub, self.leadership, authority, settings, folder)
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
@@ -105,6 +107,7 @@ class ControlPlane:
         self.registries = Registries(self.cache, self.applier, vault, self._distribution, clock)
         self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
         self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
+        self.pulls.helpers = self.blobs.sources
         self.images = Images(self.cache, self.applier, self.hub, clock)
         self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id, self.resolver)
         self._metrics = LoopMetrics(self.registry)
@@ -118,6 +121,7 @@ class ControlPlane:
             networks=self.networks,
             peers=self.peers,
             observations=self.observations,
+            blobs=self.blobs,
             upgrades=self.upgrades,
             pulls=self.pulls,
             settings=settings,

@@ -19,6 +19,7 @@ from cryptography import x509
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
+from fallow.control.blobs import Blobs
 from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
@@ -42,6 +43,7 @@ from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
+    BlobsChanged,
     Frame,
     FromMember,
     Goodbye,
@@ -80,6 +82,7 @@ STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
 _SPEAKERS: dict[type[Frame], Role] = {
+    BlobsChanged: Role.NODE,
     Observed: Role.NODE,
     LogChunk: Role.NODE,
     PullAsked: Role.NODE,
@@ -151,6 +154,7 @@ class Sessions:
     applier: Applier
     hub: Hub
     images: Images
+    blobs: Blobs
     admission: Admission
     assignments: Assignments
     networks: Networks
@@ -248,6 +252,7 @@ class Sessions:
             self._hear_beats(link, writer, proved)
             await self._converse(link, member.role, reader, proved)
         finally:
+            self.blobs.closed(link)
             self.hub.closed(link)
             self.assignments.closed(link)
             self.images.closed(link)
@@ -372,6 +377,8 @@ class Sessions:
             self.hub.named(link.member_id, frame.report)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)
+        elif isinstance(frame, BlobsChanged):
+            self.blobs.heard(link, frame)
         elif isinstance(frame, LogChunk):
             self.hub.log_chunk(link.member_id, frame)
         elif isinstance(frame, RenewAsked):

@@ -26,24 +26,29 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
 
     `upgrades`: the agent may be swapped for another version, by whoever gets the exit code SWAPPED.
     """
+    from fallow.agent.blobs import Blobs
+    from fallow.agent.blobs.registries import RegistryOrigins
     from fallow.agent.node import NodeAgent
     from fallow.drivers.engine.detect import find_engine
     from fallow.drivers.engine.docker_api import DockerApiEngine
+    from fallow.drivers.registry.http import HttpRegistry
 
     found = await find_engine(options.engine)  # without an engine no token should be used up
     await found.close()
     identity = await join(options, Role.NODE)
     if options.install:
         return _install(options, ["join", *(["--engine", options.engine] if options.engine else [])])
-    engine = DockerApiEngine(found.url, identity.identity.member_id)
+    engine, registry = DockerApiEngine(found.url, identity.identity.member_id), HttpRegistry()
     try:
         upgrader = _upgrader(options, stop) if upgrades else None
         network = _networking(identity)
         agent = NodeAgent(engine, options.data, identity, variables=options.variables, network=network)
         agent.upgraded_by(upgrader)
+        agent.keeps(Blobs(options.data / "blobs", identity, RegistryOrigins(registry)))
         await agent.run(stop)
     finally:
         await engine.close()
+        await registry.close()
     return _ended(upgrader)
 
 

@@ -19,6 +19,7 @@ from registry_rig import registry_parts
 from fallow.client.frames import read_frame
 from fallow.control.admission import Admission
 from fallow.control.assignments import Assignments
+from fallow.control.blobs import Blobs
 from fallow.control.hub import Hub
 from fallow.control.images import Images
 from fallow.control.leader import Leadership
@@ -129,6 +130,7 @@ class SessionRig:
         self.assignments = Assignments(stored.cache, self.hub)
         self.networks = Networks(stored.cache, self.hub)
         self.images = Images(stored.cache, stored.applier, self.hub, time.time)
+        self.blobs = Blobs(stored.cache)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -142,6 +144,7 @@ class SessionRig:
             networks=self.networks,
             peers=self.peers,
             observations=self.observations,
+            blobs=self.blobs,
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
             pulls=registry_parts(stored.cache, stored.applier, folder, time.time).pulls,
             settings=self.settings,

@@ -91,7 +91,7 @@ def test_member_certificate_says_what_we_say_not_what_was_asked(authority: Autho
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert list(names) == [x509.UniformResourceIdentifier("fallow://member/node/n-7d2")]
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     assert issued.key_sha256 == spki_sha256(key.public_key()) == key_sha256_of_request(request_of(key))
     der = certificate.public_bytes(serialization.Encoding.DER)

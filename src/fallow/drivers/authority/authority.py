@@ -105,9 +105,9 @@ class Authority:
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, role), x509.NameAttribute(NameOID.COMMON_NAME, member_id)]
         )
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(member_uri(role, member_id))]
-        pem = self._sign(
-            public_key, subject, names, ExtendedKeyUsageOID.CLIENT_AUTH, (now - BACKDATE_SECONDS, expires_at)
-        )
+        # Members serve blobs to each other. None can pass for a control plane: it has no name a host could have.
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+        pem = self._sign(public_key, subject, names, usages, (now - BACKDATE_SECONDS, expires_at))
         return Issued(certificate_pem=pem, key_sha256=key_sha256(public_key), expires_at=float(int(expires_at)))
 
     def issue_server(self, hosts: Sequence[str], now: float) -> tuple[str, str]:
@@ -124,7 +124,7 @@ class Authority:
             key.public_key(),
             subject,
             names,
-            ExtendedKeyUsageOID.SERVER_AUTH,
+            [ExtendedKeyUsageOID.SERVER_AUTH],
             (now - SERVER_BACKDATE_SECONDS, expires_at),
         )
         return pem, _key_pem(key).decode()
@@ -141,7 +141,7 @@ class Authority:
         public_key: ec.EllipticCurvePublicKey,
         subject: x509.Name,
         names: Sequence[x509.GeneralName],
-        usage: ObjectIdentifier,
+        usages: Sequence[ObjectIdentifier],
         valid: tuple[float, float],
     ) -> str:
         begins, ends = valid
@@ -156,7 +156,7 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())

@@ -1,0 +1,51 @@
+"""Where blobs come from: another member, a mirror, a registry."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from fallow.model.images import ImageErrorKind
+
+
+class BlobError(Exception):
+    """A blob could not be had; `kind` sorts it, the text is for people and holds no credential.
+
+    `void`: what came before is to be thrown away, since its sender says that it was wrong.
+    """
+
+    def __init__(self, kind: ImageErrorKind, text: str, *, void: bool = False) -> None:
+        super().__init__(text)
+        self.kind: ImageErrorKind = kind
+        self.void = void
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A blob that is being sent. `chunks` begin at `offset`, which may be less than was asked for.
+
+    An empty chunk says that the sender is alive and waits for bytes itself.
+    """
+
+    offset: int
+    chunks: AsyncIterator[bytes]
+    upstream: tuple[str, ...] = ()  # members it comes from, the sender first
+
+
+class Way(Protocol):
+    """One place that may have a blob."""
+
+    @property
+    def id(self) -> str:
+        """Return what it is known by; of a member, its id."""
+
+    @property
+    def is_member(self) -> bool:
+        """Say whether it is a member, for which others stand in when it fails."""
+
+    @property
+    def silence_seconds(self) -> float:
+        """Return after how long without a chunk it is given up."""
+
+    def open(self, digest: str, size_bytes: int, offset: int) -> AbstractAsyncContextManager[Opened]:
+        """Have a blob sent, from a byte on. Raises BlobError, at once or while it is read; it checks no digest."""

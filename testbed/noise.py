@@ -1,0 +1,31 @@
+"""Images of any size that nothing makes smaller: for tests and figures of how images travel."""
+
+import gzip
+import hashlib
+import io
+import random
+import tarfile
+
+from testbed.images import Layer, LocalImage, busybox
+
+
+def image(seed: int, size: int, layers: int = 2) -> LocalImage:
+    """Return busybox with layers of noise on top, `size` bytes each; the same seed always gives the same image."""
+    noise = (_layer(f"noise/{number}", random.Random(f"{seed} {number}").randbytes(size)) for number in range(layers))
+    return LocalImage((*busybox().layers, *noise), busybox().command, busybox().environment)
+
+
+def layer_digests(made: LocalImage) -> list[str]:
+    """Return the digests of an image's layers as registries have them."""
+    return ["sha256:" + hashlib.sha256(layer.blob).hexdigest() for layer in made.layers]
+
+
+def _layer(path: str, content: bytes) -> Layer:
+    """Return a layer with one file, wrapped as gzip without being compressed, which saves the time."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        info = tarfile.TarInfo(path)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    blob = plain.getvalue()
+    return Layer(gzip.compress(blob, compresslevel=0, mtime=0), "sha256:" + hashlib.sha256(blob).hexdigest())

@@ -1,0 +1,127 @@
+"""One image to every node of a cluster: the registry gives each layer once, to Podman and Docker alike."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from testbed import images, noise, parts, processes
+from testbed.cluster import Cluster, free_port
+from testbed.engines import DockerNode, PodmanNode
+from testbed.fabric import Fabric
+from testbed.faulty import Fault, FaultyRegistry
+from testbed.registry import Registry
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+
+NODES = {"n1": PodmanNode, "n2": PodmanNode, "n3": PodmanNode, "d1": DockerNode}
+APP = """
+services:
+  {name}:
+    image: {image}
+    deploy:
+      replicas: {replicas}
+      resources: {{reservations: {{memory: 16M}}}}
+"""
+
+
+class Fanned(Cluster):
+    """Four nodes, and a registry that can be watched and broken; no engine was told that it speaks plain HTTP."""
+
+    watched: FaultyRegistry
+    stored: str
+
+    def push(self, name: str, seed: int, size: int = 3_000_000) -> tuple[str, set[str]]:
+        """Push an image of noise; return its reference and the digests of its layers."""
+        image = noise.image(seed, size)
+        images.push(self.stored, name, image)
+        self.watched.seen.clear()
+        return f"{self.watched.address}/{name}", set(noise.layer_digests(image))
+
+    def deploy(self, name: str, image: str, replicas: int = 4, *options: str) -> None:
+        file = self.fabric.folder / f"{name}.yaml"
+        file.write_text(APP.format(name=name, image=image, replicas=replicas))
+        self.fallow("deploy", str(file), "--project", name, "--timeout", "90s", *options)
+
+    def given(self, layers: set[str]) -> dict[str, int]:
+        """Return how often the registry gave each layer, by the requests for it."""
+        asked = Counter(each.path.rpartition("/")[2] for each in self.watched.seen if each.method == "GET")
+        return {layer: asked[layer] for layer in layers}
+
+    def names(self, node: str) -> list[str]:
+        """Return every name of every image in a node's engine."""
+        listing = self.nodes[node].run(
+            "curl", "-s", "--unix-socket", self.nodes[node].socket_inside, "http://d/images/json"
+        )
+        return [name for each in json.loads(listing) for name in (each["RepoTags"] or []) + (each["RepoDigests"] or [])]
+
+    def nodes_of(self, project: str) -> set[str]:
+        found = [item for item in self.replicas() if item["project"] == project and item["state"] == "running"]
+        return {item["node"] for item in found}
+
+
+@pytest.fixture(scope="module")
+def fanned() -> Iterator[Fanned]:
+    parts.require("namespaces", "registry", "busybox", "curl", "docker", "podman")
+    with Fabric() as fabric:
+        registry = Registry(fabric)
+        watched = FaultyRegistry(registry.address, fabric.host_address)
+        cluster = Fanned(fabric, port=free_port(17543))
+        cluster.watched, cluster.stored = watched, registry.address
+        try:
+            cluster.start_server()
+            cluster.fallow("registry", "add", watched.address, "--insecure")
+            for name, kind in NODES.items():
+                cluster.nodes[name] = kind(fabric, name)
+                cluster.nodes[name].power_on()
+                cluster.join(name, "--name", name, token=cluster.token("node"))
+            cluster.wait_ready(*NODES)
+            yield cluster
+        finally:
+            cluster.close()
+            watched.close()
+
+
+def test_the_registry_gives_every_layer_once_for_all_nodes(fanned: Fanned) -> None:
+    image, layers = fanned.push("web:1", 1)
+    fanned.deploy("web", image)
+    assert fanned.given(layers) == dict.fromkeys(layers, 1)
+    assert fanned.nodes_of("web") == set(NODES)
+    for node in NODES:
+        names = fanned.names(node)
+        assert image in names
+        assert not any(name.startswith("127.0.0.1:") for name in names), "the place's own name is gone"
+
+
+def test_a_registry_that_dies_after_the_first_node_is_not_missed(fanned: Fanned) -> None:
+    image, layers = fanned.push("db:1", 2)
+    fanned.deploy("db", image, 1)
+    assert fanned.given(layers).keys() == layers
+    fanned.watched.faults.append(Fault(path="/v2/", status=503))
+    try:
+        fanned.deploy("db", image, 4)
+    finally:
+        fanned.watched.faults.clear()
+    assert fanned.nodes_of("db") == set(NODES)
+
+
+def test_an_agent_killed_while_it_fetches_goes_on_after_its_start(fanned: Fanned) -> None:
+    image, layers = fanned.push("mq:1", 3)
+    fanned.watched.faults.append(Fault(path="/blobs/", pause_seconds=0.3))
+    try:
+        fanned.deploy("mq", image, 4, "--no-wait")
+        folders = {name: fanned.nodes[name].folder / "agent/blobs/partial" for name in NODES}
+
+        def begun() -> list[str]:
+            return [name for name, folder in folders.items() if any(path.stat().st_size for path in folder.iterdir())]
+
+        processes.wait_until(lambda: bool(begun()), 30, "bytes of a layer")
+        victim = begun()[0]
+        fanned.agents[victim].kill()
+        fanned.agents[victim].wait(10)
+        fanned.join(victim)
+    finally:
+        fanned.watched.faults.clear()
+    fanned.wait(lambda: fanned.nodes_of("mq") == set(NODES), 60, "a replica on every node")
+    assert max(fanned.given(layers).values()) <= 3
