@@ -156,6 +156,9 @@ def server(
     keep_audit: Annotated[
         str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
     ] = "400d",
+    keep_images: Annotated[
+        str, typer.Option("--keep-image-record", metavar="DURATION", help="For how long ended image jobs are kept.")
+    ] = "30d",
     dns_listen: DnsListen = None,
     domain: Domain = DEFAULT_DOMAIN,
     purge: Annotated[
@@ -186,7 +189,8 @@ def server(
         heartbeat_seconds=silences[0],
         suspect_seconds=silences[1],
         dead_seconds=silences[2],
-        keep_audit_seconds=_kept(keep_audit),
+        keep_audit_seconds=_kept("--keep-audit", keep_audit),
+        keep_image_tasks_seconds=_kept("--keep-image-record", keep_images),
         dns_listen=_dns_listen(dns_listen),
         domain=_domain(domain),
         purge_seconds=seconds(purge),
@@ -311,10 +315,10 @@ def data_folder(part: str) -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "fallow" / part
 
 
-def _kept(text: str) -> float:
+def _kept(option: str, text: str) -> float:
     found = seconds(text)
     if found <= 0:
-        raise usage("--keep-audit must be longer than nothing")
+        raise usage(f"{option} must be longer than nothing")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The typed client: one method for every row of `docs/design/api.md`.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images are in `images`.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -6,13 +6,15 @@ Every method raises a `ClientError`: `ApiError` when the control plane refuses, 
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from fallow.client.errors import BadAnswer
+from fallow.client.images import ImageCalls
+from fallow.client.listings import Listing as Listing  # the name callers know it by
+from fallow.client.listings import decoded
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
@@ -34,19 +36,12 @@ from fallow.model.members import MemberChange, MemberView
 from fallow.model.names import DnsAnswer, DnsRecord, DnsStatus
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
-from fallow.model.problems import Page
 from fallow.model.registrations import Approval, RegistrationView, Rejection
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenChange, TokenRequest, TokenView
 from fallow.model.upgrades import UpgradeRequest, UpgradeView
 
 T = TypeVar("T")
-
-
-class Listing(Page, Generic[T], frozen=True, kw_only=True):
-    """A list as it was at `revision`, from which a watch goes on without a gap."""
-
-    items: tuple[T, ...]
 
 
 class ServerVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +66,7 @@ class Client:
         """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
+        self.images = ImageCalls(self._transport)
         self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:
@@ -370,10 +366,7 @@ class Client:
         return self._decode(kind, self._transport.send(method, path, body=body, if_match=if_match))
 
     def _decode(self, kind: type[T], response: httpx.Response) -> T:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.url, str(error)) from error
+        return decoded(kind, response, self.url)
 
 
 def _number(value: float | None) -> str:
