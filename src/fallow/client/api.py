@@ -13,8 +13,7 @@ import httpx
 import msgspec
 
 from fallow.client.images import ImageCalls
-from fallow.client.listings import Listing as Listing  # the name callers know it by
-from fallow.client.listings import decoded
+from fallow.client.listings import Listing, decoded
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
@@ -40,6 +39,8 @@ from fallow.model.registrations import Approval, RegistrationView, Rejection
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenChange, TokenRequest, TokenView
 from fallow.model.upgrades import UpgradeRequest, UpgradeView
+
+__all__ = ["Client", "Listing", "ServerVersion"]
 
 T = TypeVar("T")
 
