@@ -15,6 +15,7 @@ from fallow.cli import (
     control,
     deployments,
     dns,
+    images,
     label_sets,
     node_life,
     nodes,
@@ -200,6 +201,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         ("pool", pools.app),
     ):
         app.add_typer(group, name=name, rich_help_panel=USE)
+    app.add_typer(images.app, name="image", rich_help_panel=USE)
     app.add_typer(label_sets.app, name="label-set", rich_help_panel=USE)
     app.add_typer(registries.app, name="registry", rich_help_panel=USE)
     app.add_typer(trust.app, name="trust", rich_help_panel=USE)

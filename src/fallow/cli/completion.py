@@ -69,6 +69,44 @@ def selectors(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"@{name}" for name in label_sets(ctx, incomplete.removeprefix("@"))]
 
 
+def targets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return what `--on` may be: everybody, a node, or a label set."""
+    found = members(ctx, incomplete) + (selectors(ctx, incomplete) if incomplete[:1] in ("", "@") else [])
+    return [*(["all"] if "all".startswith(incomplete) else []), *found]
+
+
+def images(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the references of images that nodes have."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            for found in client.images.images().items:
+                yield from found.references
+                yield from (name.removeprefix("docker.io/library/") for name in found.references)
+
+    return _quietly(find, incomplete)
+
+
+def image_jobs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of the newest image jobs."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.id for found in client.images.jobs().items)
+
+    return _quietly(find, incomplete)
+
+
+def image_schedules(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of image schedules."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.images.schedules().items)
+
+    return _quietly(find, incomplete)
+
+
 def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of all tokens."""
 

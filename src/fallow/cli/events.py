@@ -16,7 +16,7 @@ from fallow.model.events import Event
 from fallow.model.units import parse_seconds
 
 if TYPE_CHECKING:
-    from fallow.client.listing import Listing
+    from fallow.client.listings import Listing
 
 
 def events(

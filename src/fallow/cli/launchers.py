@@ -41,6 +41,7 @@ class ServerOptions:
     dead_seconds: float = 8.0
     public_url: str = ""  # what people and machines are told to call; empty: made from `listen`
     keep_audit_seconds: float = 400 * 86400.0
+    keep_image_tasks_seconds: float = 30 * 86400.0
     purge_seconds: float = 86400.0
     install: bool = False  # set up a system service instead of running here
     dns_listen: tuple[str, ...] = ()  # where names are served; empty: at DNS_LISTEN unless that is taken

@@ -132,6 +132,9 @@ DeadAfter = Annotated[
 KeepAudit = Annotated[
     str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
 ]
+KeepImages = Annotated[
+    str, typer.Option("--keep-image-record", metavar="DURATION", help="For how long ended image jobs are kept.")
+]
 PurgeAfter = Annotated[
     str,
     typer.Option(

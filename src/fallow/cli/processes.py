@@ -35,6 +35,7 @@ from fallow.cli.process_options import (
     Hosts,
     Install,
     KeepAudit,
+    KeepImages,
     Level,
     Listen,
     MemberName,
@@ -71,6 +72,7 @@ def server(
     suspect: SuspectAfter = "3s",
     dead: DeadAfter = "8s",
     keep_audit: KeepAudit = "400d",
+    keep_images: KeepImages = "30d",
     dns_listen: DnsListen = None,
     domain: Domain = DEFAULT_DOMAIN,
     purge: PurgeAfter = "24h",
@@ -94,7 +96,8 @@ def server(
         heartbeat_seconds=silences[0],
         suspect_seconds=silences[1],
         dead_seconds=silences[2],
-        keep_audit_seconds=_kept(keep_audit),
+        keep_audit_seconds=_kept("--keep-audit", keep_audit),
+        keep_image_tasks_seconds=_kept("--keep-image-record", keep_images),
         dns_listen=_dns_listen(dns_listen),
         domain=_domain(domain),
         purge_seconds=seconds(purge),
@@ -219,10 +222,10 @@ def data_folder(part: str) -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "fallow" / part
 
 
-def _kept(text: str) -> float:
+def _kept(option: str, text: str) -> float:
     found = seconds(text)
     if found <= 0:
-        raise usage("--keep-audit must be longer than nothing")
+        raise usage(f"{option} must be longer than nothing")
     return found
 
 

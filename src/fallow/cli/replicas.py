@@ -17,7 +17,7 @@ from fallow.model.deployments import ReplicaState, ReplicaView
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
-    from fallow.client.listing import Listing
+    from fallow.client.listings import Listing
 
 ENDED = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.LOST})
 

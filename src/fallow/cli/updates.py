@@ -16,7 +16,7 @@ from fallow.model.deployments import DeploymentView, GenerationView, RollbackReq
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
-    from fallow.client.listing import Listing
+    from fallow.client.listings import Listing
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")]

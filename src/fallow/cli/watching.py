@@ -16,7 +16,7 @@ from fallow.client.errors import ClientError, Unreachable, WatchLost
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
-    from fallow.client.listing import Listing
+    from fallow.client.listings import Listing
 
 T = TypeVar("T")
 

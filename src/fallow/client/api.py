@@ -1,4 +1,4 @@
-"""The typed client: one method for every row of `docs/design/api.md`.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images are in `images`.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -12,8 +12,8 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from fallow.client.errors import BadAnswer
-from fallow.client.listing import Listing
+from fallow.client.images import ImageCalls
+from fallow.client.listings import Listing, decoded
 from fallow.client.registries import RegistryCalls
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
@@ -41,6 +41,8 @@ from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenChange, TokenRequest, TokenView
 from fallow.model.upgrades import UpgradeRequest, UpgradeView
 
+__all__ = ["Client", "Listing", "ServerVersion"]
+
 T = TypeVar("T")
 
 
@@ -66,6 +68,7 @@ class Client(RegistryCalls):
         """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
+        self.images = ImageCalls(self._transport)
         self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:
@@ -365,10 +368,7 @@ class Client(RegistryCalls):
         return self._decode(kind, self._transport.send(method, path, body=body, if_match=if_match))
 
     def _decode(self, kind: type[T], response: httpx.Response) -> T:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.url, str(error)) from error
+        return decoded(kind, response, self.url)
 
 
 def _number(value: float | None) -> str:

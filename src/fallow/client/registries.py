@@ -3,10 +3,7 @@
 from typing import TypeVar
 from urllib.parse import quote
 
-import msgspec
-
-from fallow.client.errors import BadAnswer
-from fallow.client.listing import Listing
+from fallow.client.listings import Listing, decoded
 from fallow.client.transport import Transport
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
 from fallow.model.trust import TrustRequest, TrustView
@@ -57,11 +54,7 @@ class RegistryCalls:
         self._transport.send("DELETE", f"/v1/trust/{_part(project)}")
 
     def _answer(self, kind: type[T], method: str, path: str, body: object = None) -> T:
-        response = self._transport.send(method, path, body=body)
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.url, str(error)) from error
+        return decoded(kind, self._transport.send(method, path, body=body), self.url)
 
 
 def _part(text: str) -> str:

@@ -103,9 +103,13 @@ class Transport:
         query: Mapping[str, str] | None = None,
         body: object = None,
         if_match: int | None = None,
+        key: str = "",
     ) -> httpx.Response:
-        """Send one request and return the whole answer, whose status is a success. Raises ClientError."""
-        headers = {"Accept": "application/json"}
+        """Send one request and return the whole answer, whose status is a success; the same `key` does it once.
+
+        Raises ClientError.
+        """
+        headers = {"Accept": "application/json", **({"Idempotency-Key": key} if key else {})}
         content = None
         if body is not None:
             content = msgspec.json.encode(body)

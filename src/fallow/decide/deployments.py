@@ -51,6 +51,7 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
             replicas=replicas,
             now=now,
             new_id=new_id,
+            snapshot=snapshot,
         )
         steps.extend(_finish_deletion(snapshot, view) if deployment.deleting else _changes(view))
         waits.extend(view.waits)

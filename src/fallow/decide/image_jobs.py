@@ -14,6 +14,7 @@ from fallow.decide.events import event
 from fallow.decide.image_standing import Queued, Standing, standing_of
 from fallow.decide.image_tasks import begun, cancelled, failed, given_up, not_begun
 from fallow.decide.plan import Plan, Step
+from fallow.decide.prepull import told_ahead
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.image_jobs import ImageAction, ImageJob, ImageTask, JobState, TaskReport, TaskState
@@ -66,6 +67,8 @@ def advance(snapshot: Snapshot, now: float, new_id: MakeId, heard: Heard, per_re
         found = standing_of(snapshot, job, heard, now)
         if decided := list(_lapsed(snapshot, found, now)) or _over(found, now, new_id):
             steps.extend(decided)  # what follows from it is decided once it is stored
+            if job.deployment_id and not found.unsettled and (told := told_ahead(snapshot, job, now, new_id)):
+                steps.append(Step(puts=(told,)))
         elif job.state is JobState.RUNNING and (turn := _turn(found)) is not None:
             turns.append(turn)
         waits.extend(_waits(found, now))

@@ -34,6 +34,7 @@ class Slots:
     replicas: list[Replica]
     now: float
     new_id: Callable[[], str]
+    snapshot: Snapshot = field(default_factory=Snapshot)  # for what is decided from more than replicas
     gone: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> replicas let go
     waits: list[float] = field(default_factory=list)  # seconds until something may be decided that cannot be yet
     slots: dict[int, list[Replica]] = field(init=False)  # live replicas by slot, a replacement last
@@ -136,6 +137,7 @@ def slots_of(snapshot: Snapshot, deployment: Deployment, now: float, new_id: Cal
         replicas=snapshot.replicas_by_deployment.get(deployment.id, []),
         now=now,
         new_id=new_id,
+        snapshot=snapshot,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from fallow.decide.generations import Author, reverted
 from fallow.decide.plan import Step
+from fallow.decide.prepull import LOOK_SECONDS, ahead
 from fallow.decide.slots import Slots
 from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.meta import Reason
@@ -277,6 +278,11 @@ def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
         return
     healthy_since = max((found.healthy_since for found in _fresh(slots)), default=0.0)
     if healthy_since and not slots.reached(healthy_since + config.monitor_seconds + config.delay_seconds):
+        return
+    owners, pulls = ahead(slots.snapshot, deployment, owners, slots.now)
+    yield from pulls
+    if not owners:
+        slots.waits.append(LOOK_SECONDS)
         return
     owners = sorted(owners, key=lambda found: (found.healthy, found.slot))  # those that serve nothing first
     size = portion(deployment)

@@ -101,6 +101,7 @@ def _settings(options: ServerOptions) -> "Settings":
         suspect_after_seconds=options.suspect_seconds,
         dead_after_seconds=options.dead_seconds,
         keep_audit_seconds=options.keep_audit_seconds,
+        keep_image_tasks_seconds=options.keep_image_tasks_seconds,
         domain=options.domain,
         purge_after_seconds=options.purge_seconds,
         cluster_key=options.cluster_key,

@@ -82,6 +82,7 @@ def _words(options: ServerOptions, data: Path) -> Sequence[str]:
         ("--suspect-after", options.suspect_seconds),
         ("--dead-after", options.dead_seconds),
         ("--keep-audit", options.keep_audit_seconds),
+        ("--keep-image-record", options.keep_image_tasks_seconds),
         ("--purge-after", options.purge_seconds),
     ):
         words += [option, f"{seconds:g}s"]

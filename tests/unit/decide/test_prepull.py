@@ -1,0 +1,139 @@
+"""Images pulled ahead of an update: on which nodes, what waits for it, and what never does."""
+
+import msgspec
+import pytest
+from image_world import World
+from records import NOW, deployment, member, replica, template
+
+from fallow.decide.deployments import reconcile
+from fallow.decide.image_tasks import ENDED
+from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, told_ahead
+from fallow.model.containers import ContainerSpec
+from fallow.model.deployments import Deployment, DeploymentSpec
+from fallow.model.image_jobs import JobState, TaskState
+from fallow.model.images import NodeImage, NodeImages
+from fallow.model.members import MemberState
+from fallow.model.updates import UpdateConfig, UpdateState, UpdateStatus
+
+
+def updating(**more: object) -> Deployment:
+    """Return a deployment of three replicas that becomes generation 2, all at once."""
+    status = UpdateStatus(generation=2, from_generation=1, started_at=NOW, changed_at=NOW)
+    status = msgspec.structs.replace(status, **more)
+    return deployment(
+        generation=2, good_generation=1, update=status,
+        spec=DeploymentSpec(
+            replicas=3, container=ContainerSpec(image="shop:2"), update=UpdateConfig(parallelism=0),
+        ),
+    )  # fmt: skip
+
+
+def has(name: str, *references: str) -> NodeImages:
+    images = tuple(NodeImage(id=f"sha256:{n}", references=(each,)) for n, each in enumerate(references))
+    return NodeImages(id=f"n-{name}", created_at=NOW, updated_at=NOW, images=images)
+
+
+def world(web: Deployment, *inventories: NodeImages) -> World:
+    members = [member(name) for name in "abc"]
+    replicas = [
+        replica(web, slot, generation=1, template_id="d-web.1", node_id=f"n-{name}") for slot, name in enumerate("abc")
+    ]
+    old = msgspec.structs.replace(web, spec=msgspec.structs.replace(web.spec, container=ContainerSpec(image="shop:1")))
+    return World(web, template(old, 1), template(web, 2), *members, *replicas, *inventories)
+
+
+def decide(found: World) -> float | None:
+    """Run the loop of deployments once; return when it wants to be run again."""
+    plan = reconcile(found.snapshot, found.now, found.new_id)
+    for step in plan.steps:
+        found.put(*(put for put in step.puts if type(put).__name__ != "Event"))
+    return plan.wake_after_seconds
+
+
+def renewed(found: World) -> set[str]:
+    """Return the nodes whose replica has a replacement."""
+    every = found.snapshot.replicas
+    return {every[one.replaces].node_id for one in every.values() if one.replaces}
+
+
+ALL = {"n-a", "n-b", "n-c"}
+
+
+def test_a_replica_is_replaced_once_its_node_has_the_image() -> None:
+    found = world(updating(), *(has(name, "docker.io/library/shop:1") for name in "abc"))
+    wake = decide(found)
+    job = found.job("a-d-web-2")
+    assert (set(job.target.names), job.reference, job.deployment_id) == (ALL, "docker.io/library/shop:2", "d-web")
+    assert renewed(found) == set()
+    found.run()
+    assert len(found.working) == 3
+    wake = decide(found)
+    assert wake is not None
+    assert wake <= LOOK_SECONDS
+    assert renewed(found) == set()
+    first, second, third = found.tasks(TaskState.WORKING)
+    found.now += 3
+    found.finish([first], fetched_bytes=3 << 20)
+    decide(found)
+    assert renewed(found) == {first.member_id}
+    # A node that cannot pull is not waited for: it goes on as it would have.
+    found.finish([second], "failed", kind="not-found", text="no such tag")
+    found.finish([third])
+    found.run()
+    assert found.job("a-d-web-2").state is JobState.COMPLETED
+    told = told_ahead(found.snapshot, found.job("a-d-web-2"), found.now, found.new_id)
+    assert told is not None
+    assert told.message.startswith("shop/web: images were pulled ahead on 2 nodes in 3.0 s, 3 MiB; ")
+
+
+def test_all_go_on_once_the_deadline_has_passed() -> None:
+    found = world(updating(), *(has(name) for name in "abc"))
+    decide(found)
+    found.run()
+    found.now += DEADLINE_SECONDS
+    decide(found)
+    assert renewed(found) == ALL
+
+
+def test_a_node_that_goes_away_is_not_waited_for() -> None:
+    found = world(updating(), has("a"), has("b"), has("c"))
+    decide(found)
+    found.run()
+    found.put(member("a", state=MemberState.SUSPECT))
+    decide(found)
+    assert renewed(found) == {"n-a"}
+
+
+@pytest.mark.parametrize(
+    "inventories",
+    [(), tuple(has(name, "docker.io/library/shop:2") for name in "abc")],
+    ids=["nodes that tell nothing", "nodes that have it"],
+)
+def test_where_there_is_nothing_to_pull_nothing_waits(inventories: tuple[NodeImages, ...]) -> None:
+    found = world(updating(), *inventories)
+    decide(found)
+    assert renewed(found) == ALL
+    assert not found.snapshot.image_jobs
+
+
+def test_a_rollback_never_waits() -> None:
+    found = world(updating(rollback=True, state=UpdateState.ROLLING_BACK), has("a"), has("b"), has("c"))
+    decide(found)
+    assert renewed(found) == {"n-a"}, "the first portion of a rollback"
+    assert not found.snapshot.image_jobs
+
+
+def test_a_newer_generation_takes_back_what_was_begun_for_the_one_before() -> None:
+    found = world(updating(), has("a"), has("b"), has("c"))
+    decide(found)
+    found.run()
+    newer = msgspec.structs.replace(
+        found.snapshot.deployments["d-web"], generation=3,
+        update=UpdateStatus(generation=3, from_generation=1, started_at=NOW, changed_at=NOW),
+    )  # fmt: skip
+    found.put(newer, template(newer, 3))
+    decide(found)
+    found.run()
+    assert found.job("a-d-web-2").state is JobState.CANCELLED
+    assert all(task.state in ENDED for task in found.tasks(job_id="a-d-web-2"))
+    assert len(found.tasks(TaskState.WORKING, "a-d-web-3")) == 3
