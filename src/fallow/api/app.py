@@ -13,6 +13,7 @@ from fallow.api.routes import (
     deployments,
     dns,
     health,
+    image_archives,
     insight,
     joining,
     label_sets,
@@ -33,6 +34,7 @@ from fallow.api.telemetry import Telemetry
 # Whoever calls these needs an API token.
 GUARDED = (
     members,
+    image_archives,
     registrations,
     pools,
     relabelling,

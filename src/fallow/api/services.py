@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from fallow.api.limits import Limits
 from fallow.control.admission import Admission
+from fallow.control.archives import Archives
 from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
@@ -44,6 +45,7 @@ class Services:
     names: NamesLoop
     leadership: Leadership
     packages: Packages
+    archives: Archives
     settings: Settings
     ca_pem: str
     clock: Callable[[], float]

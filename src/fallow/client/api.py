@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from fallow.client.errors import BadAnswer
+from fallow.client.image_archives import ArchiveCalls
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
@@ -71,6 +72,7 @@ class Client:
         """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
+        self.image_archives = ArchiveCalls(self._transport)
         self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:

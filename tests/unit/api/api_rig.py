@@ -19,6 +19,7 @@ from fallow.api.app import build_app
 from fallow.api.limits import Limits
 from fallow.api.services import Services
 from fallow.control.admission import Admission
+from fallow.control.archives import Archives
 from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
@@ -141,6 +142,7 @@ async def running(
         names=NamesLoop(hub, settings.domain, registry),
         leadership=Leadership(store, cache, peer("p-1"), _never),
         packages=Packages(folder / "packages"),
+        archives=Archives(folder / "archives", clock),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,
