@@ -3,8 +3,8 @@
 import json
 
 from api_rig import Rig
+from archive_files import docker, oci, tar
 from records import member
-from test_archives import docker, oci, tar
 
 from fallow.control import archives
 from fallow.model.image_jobs import ImageAction, ImageJob
@@ -18,7 +18,7 @@ async def load(rig: Rig, content: bytes, role: str = "operator", **query):
 
 
 async def test_a_file_becomes_a_job_for_each_of_its_images(rig: Rig) -> None:
-    await rig.put(member("web-1"))
+    await rig.put(member("web-1", revision=0))
     target = json.dumps({"selector": "role=web", "percent": 50})
     answer = await load(rig, tar(docker(RepoTags=["shop:1", "shop:latest"])), target=target, parallel="10%", key="k")
     assert answer.status_code == 201, answer.text
