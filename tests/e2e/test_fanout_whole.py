@@ -108,7 +108,7 @@ def test_a_registry_that_dies_after_the_first_node_is_not_missed(fanned: Fanned)
 
 def test_an_agent_killed_while_it_fetches_goes_on_after_its_start(fanned: Fanned) -> None:
     image, layers = fanned.push("mq:1", 3)
-    fanned.watched.faults.append(Fault(path="/blobs/", pause_seconds=0.3))
+    fanned.watched.faults.extend(Fault(path=f"/blobs/{layer}", pause_seconds=0.3) for layer in layers)
     try:
         fanned.deploy("mq", image, 4, "--no-wait")
         folders = {name: fanned.nodes[name].folder / "agent/blobs/partial" for name in NODES}

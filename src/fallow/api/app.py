@@ -13,6 +13,7 @@ from fallow.api.routes import (
     deployments,
     dns,
     health,
+    image_archives,
     image_jobs,
     image_schedules,
     image_tasks,
@@ -39,6 +40,7 @@ from fallow.api.telemetry import Telemetry
 # Whoever calls these needs an API token.
 GUARDED = (
     members,
+    image_archives,
     registrations,
     pools,
     relabelling,

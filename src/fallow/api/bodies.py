@@ -15,13 +15,14 @@ BODY_SECONDS = 30.0
 class Body:
     """Wraps the `receive` of one request; `answered` says whether its answer has begun, when nothing is left to refuse.
 
-    The whole body must arrive within BODY_SECONDS of the first look at it. What comes after the body, which is only
-    that the caller goes away, may take as long as it likes.
+    The whole body must arrive within BODY_SECONDS of the first look at it; of a `long` one, each part after the one
+    before. What comes after the body, which is only that the caller goes away, may take as long as it likes.
     """
 
-    def __init__(self, receive: "Receive", answered: Callable[[], bool]) -> None:
+    def __init__(self, receive: "Receive", answered: Callable[[], bool], long: bool = False) -> None:
         self._receive = receive
         self._answered = answered
+        self._long = long
         self._complete = False
         self._ends_at = 0.0
 
@@ -29,7 +30,8 @@ class Body:
         """Return the next part. Raises HTTPException: 408 when it is late, 400 when the caller went away before."""
         if self._complete:
             return await self._receive()  # type: ignore[return-value]
-        self._ends_at = self._ends_at or asyncio.get_running_loop().time() + BODY_SECONDS
+        if self._long or not self._ends_at:
+            self._ends_at = asyncio.get_running_loop().time() + BODY_SECONDS
         try:
             async with asyncio.timeout_at(self._ends_at):
                 message = await self._receive()

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from fallow.api.limits import Limits
 from fallow.control.admission import Admission
+from fallow.control.archives import Archives
 from fallow.control.audit import Attempts
 from fallow.control.hub import Hub
 from fallow.control.image_requests import ImageRequests
@@ -52,6 +53,7 @@ class Services:
     packages: Packages
     registries: Registries
     resolver: Resolver
+    archives: Archives
     settings: Settings
     ca_pem: str
     clock: Callable[[], float]

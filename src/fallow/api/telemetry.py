@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallow.api.bodies import Body
+from fallow.api.routes.image_archives import PATH as LONG_BODY
 
 _log = structlog.get_logger("fallow.api")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
@@ -66,7 +67,7 @@ class Telemetry:
             await send(message)
 
         try:
-            body = Body(receive, lambda: status != 0)
+            body = Body(receive, lambda: status != 0, long=scope.get("path") == LONG_BODY)
             await self._app(scope, body.receive if scope["type"] == ScopeType.HTTP else receive, send_with_id)
         except Exception as error:
             # The answer had begun, so its status stands; the server breaks the connection off.

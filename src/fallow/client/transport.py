@@ -124,6 +124,33 @@ class Transport:
             raise ApiError(problem_of(response))
         return response
 
+    def upload(
+        self,
+        path: str,
+        pieces: Iterator[bytes],
+        *,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> httpx.Response:
+        """Send a long body piece by piece and return the answer, which may take up to `seconds`.
+
+        Nothing is repeated: `pieces` can be read only once. Raises ClientError.
+        """
+        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, self._seconds), write=self._seconds)
+        with self._failures():
+            response = self._http.post(
+                path,
+                params=query,
+                content=pieces,
+                headers={**headers, "Accept": "application/json"},
+                timeout=timeout,
+                extensions=dict(self._extensions),
+            )
+        if not response.is_success:
+            raise ApiError(problem_of(response))
+        return response
+
     @contextmanager
     def stream(
         self, path: str, *, query: Mapping[str, str], headers: Mapping[str, str], silence_seconds: float | None

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from fallow.client.tasks import first_to_end
 from fallow.control.admission import Admission
+from fallow.control.archives import Archives
 from fallow.control.assignments import Assignments
 from fallow.control.audit import witness
 from fallow.control.blobs import Blobs
@@ -96,7 +97,9 @@ class ControlPlane:
         self.assignments = Assignments(self.cache, self.hub)
         self.networks = Networks(self.cache, self.hub, settings.domain)
         self.observations = Observations(self.cache, self.applier, clock)
+        self.archives = Archives(folder / "archives", clock)
         self.blobs = Blobs(self.cache, steady)
+        self.blobs.beside = self.archives.sources
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = self.peers_type(self.cache, self.hub, self.leadership, authority, settings, folder)
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
@@ -194,6 +197,7 @@ class ControlPlane:
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.gather(self._tasks, return_exceptions=True)
+        await self.archives.stop()
         await self.names.server.close()
         await self._distribution.close()
         await self.cache.stop()

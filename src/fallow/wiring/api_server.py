@@ -71,6 +71,7 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         names=plane.names,
         leadership=plane.leadership,
         packages=plane.packages,
+        archives=plane.archives,
         registries=plane.registries,
         image_requests=plane.image_requests,
         image_progress=plane.images.reports.progress,

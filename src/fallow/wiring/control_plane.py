@@ -80,6 +80,8 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
         pair = write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
         session_host, session_port = split_address(options.session_listen)
         await plane.listen(session_host, session_port, session_context(pair, authority.ca_pem))
+        context = session_context(pair, authority.ca_pem)
+        await plane.archives.start(session_host, session_port + 1, context, settings.session_host)
         await _first_context(plane, authority.ca_pem, options.write_context)
         yield plane, api_server(plane, authority.ca_pem, pair)
     finally:

@@ -20,6 +20,7 @@ from fallow.api.app import build_app
 from fallow.api.limits import Limits
 from fallow.api.services import Services
 from fallow.control.admission import Admission
+from fallow.control.archives import Archives
 from fallow.control.audit import witness
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
@@ -147,6 +148,7 @@ async def running(
         registries=parts.registries,
         resolver=parts.resolver,
         image_requests=ImageRequests(cache, applier, hub, clock, new_id),
+        archives=Archives(folder / "archives", clock),
         settings=settings,
         ca_pem=authority.ca_pem,
         clock=clock,
