@@ -6,13 +6,14 @@ Every method raises a `ClientError`: `ApiError` when the control plane refuses, 
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from fallow.client.errors import BadAnswer
+from fallow.client.listing import Listing
 from fallow.client.registries import RegistryCalls
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
@@ -35,19 +36,14 @@ from fallow.model.members import MemberChange, MemberView
 from fallow.model.names import DnsAnswer, DnsRecord, DnsStatus
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolChange, PoolRequest, PoolView
-from fallow.model.problems import Page
 from fallow.model.registrations import Approval, RegistrationView, Rejection
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenChange, TokenRequest, TokenView
 from fallow.model.upgrades import UpgradeRequest, UpgradeView
 
+__all__ = ["Client", "Listing", "ServerVersion"]
+
 T = TypeVar("T")
-
-
-class Listing(Page, Generic[T], frozen=True, kw_only=True):
-    """A list as it was at `revision`, from which a watch goes on without a gap."""
-
-    items: tuple[T, ...]
 
 
 class ServerVersion(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,24 +6,12 @@ from urllib.parse import quote
 import msgspec
 
 from fallow.client.errors import BadAnswer
+from fallow.client.listing import Listing
 from fallow.client.transport import Transport
-from fallow.model.problems import Page
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
 from fallow.model.trust import TrustRequest, TrustView
 
 T = TypeVar("T")
-
-
-class RegistryListing(Page, frozen=True, kw_only=True):
-    """Registries as they were at `revision`."""
-
-    items: tuple[RegistryView, ...]
-
-
-class TrustListing(Page, frozen=True, kw_only=True):
-    """Rules on images as they were at `revision`."""
-
-    items: tuple[TrustView, ...]
 
 
 class RegistryCalls:
@@ -32,9 +20,9 @@ class RegistryCalls:
     url: str
     _transport: Transport
 
-    def registries(self) -> RegistryListing:
+    def registries(self) -> Listing[RegistryView]:
         """Return the registries that are known, by host."""
-        return self._answer(RegistryListing, "GET", "/v1/registries")
+        return self._answer(Listing[RegistryView], "GET", "/v1/registries")
 
     def registry(self, host: str) -> RegistryView:
         """Return one registry."""
@@ -52,9 +40,9 @@ class RegistryCalls:
         """Try whether a registry answers the control plane, and takes its login."""
         return self._answer(RegistryCheck, "POST", f"/v1/registries/{_part(host)}/test")
 
-    def trust_policies(self) -> TrustListing:
+    def trust_policies(self) -> Listing[TrustView]:
         """Return the rules on images, by project."""
-        return self._answer(TrustListing, "GET", "/v1/trust")
+        return self._answer(Listing[TrustView], "GET", "/v1/trust")
 
     def trust(self, project: str) -> TrustView:
         """Return which images a project may run."""
