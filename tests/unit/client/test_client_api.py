@@ -22,6 +22,8 @@ DEPLOYMENT = (
     '"spec":{"container":{"image":"web:1"}},"counts":{},"state":"serving"}'
 )
 LABEL_SET = '{"name":"web","selector":"a","revision":1,"created_at":1}'
+REGISTRY = '{"host":"a","revision":1,"created_at":1,"updated_at":1}'
+TRUST = '{"project":"a","revision":1,"created_at":1,"updated_at":1}'
 ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.health(), "GET", "/healthz", "ok"),
     (lambda c: c.ready(), "GET", "/readyz", "ok"),
@@ -33,6 +35,13 @@ ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.remove_member("a", force=True), "DELETE", "/v1/members/a?force=true", ""),
     (lambda c: c.pools(), "GET", "/v1/pools", EMPTY),
     (lambda c: c.delete_pool("a/b"), "DELETE", "/v1/pools/a%2Fb", ""),
+    (lambda c: c.registries(), "GET", "/v1/registries", EMPTY),
+    (lambda c: c.registry("[::1]:5000"), "GET", "/v1/registries/%5B%3A%3A1%5D%3A5000", REGISTRY),
+    (lambda c: c.remove_registry("a/b"), "DELETE", "/v1/registries/a%2Fb", ""),
+    (lambda c: c.check_registry("a"), "POST", "/v1/registries/a/test", '{"host":"a","works":true}'),
+    (lambda c: c.trust_policies(), "GET", "/v1/trust", EMPTY),
+    (lambda c: c.trust("a b"), "GET", "/v1/trust/a%20b", TRUST),
+    (lambda c: c.remove_trust("a b"), "DELETE", "/v1/trust/a%20b", ""),
     (lambda c: c.leases("a b"), "GET", "/v1/pools/a%20b/leases", EMPTY),
     (lambda c: c.tokens(), "GET", "/v1/tokens", EMPTY),
     (lambda c: c.revoke_token("t/1"), "DELETE", "/v1/tokens/t%2F1", ""),
