@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from fallow.cli import completion, image_jobs, image_schedules, output
+from fallow.cli import completion, image_archives, image_jobs, image_schedules, output
 from fallow.cli.failures import Exit, Failure, usage
 from fallow.cli.image_progress import follow, summary
 from fallow.cli.image_targets import On, target_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Pull, update, delete and clean images on nodes, and see who has which.")
 app.add_typer(image_jobs.app, name="job")
 app.add_typer(image_schedules.app, name="schedule")
+app.command(epilog=image_archives.EPILOG)(image_archives.load)
 
 HOW = "How"
 Strategy = Literal["all", "canary"]

@@ -1,0 +1,180 @@
+"""Images on real nodes, Podman and Docker, from the command line: pulled, listed, updated, deleted, cleaned, on record.
+
+The tests follow each other on one cluster. The registry asks for a password, which no node is ever told to keep.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import images, parts, registry
+from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.engines import DockerNode, EngineNode, PodmanNode
+from testbed.fabric import Fabric
+from testbed.processes import TestbedError
+from testbed.registry import Registry
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+NODES: dict[str, type[EngineNode]] = {"p1": PodmanNode, "p2": PodmanNode, "d1": DockerNode}
+COMPOSE = """
+services:
+  web:
+    image: {image}
+    expose: ["8080"]
+    deploy: {{replicas: {replicas}}}
+    x-fallow: {{health: {{http: /healthz}}, selector: "kind=podman"}}
+"""
+
+
+class Imaged(Cluster):
+    """Nodes with different engines, and a registry with a password."""
+
+    registry: Registry
+
+    def push(self, name: str, image: images.LocalImage) -> str:
+        return images.push(self.registry.address, name, image, username=registry.USERNAME, password=registry.PASSWORD)
+
+    def job(self, *arguments: str) -> dict[str, Any]:
+        """Run an instruction to its end, whatever that is, and return the job with its tasks by node."""
+        done = subprocess.run(
+            [FALLOW, "image", *arguments, "--json"], capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, **self.environment},
+        )  # fmt: skip
+        assert done.stdout, done.stderr
+        told = json.loads(done.stdout)
+        return {**told["job"], "by_node": {task["node"]: task for task in told["tasks"]}, "exit": done.returncode}
+
+    def has(self, node: str, image: str) -> bool:
+        """Say whether a node's own engine has an image, asked without us."""
+        program = "podman" if NODES[node] is PodmanNode else "docker"
+        command = [program, "--url" if program == "podman" else "--host", self.nodes[node].url]
+        return subprocess.run([*command, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+
+    def deploy(self, image: str, replicas: int = 2) -> str:
+        file = self.fabric.folder / "compose.yaml"
+        file.write_text(COMPOSE.format(image=image, replicas=replicas))
+        return self.fallow("deploy", str(file), "--project", "shop", "--timeout", "90s")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Imaged]:
+    parts.require("namespaces", "registry", "busybox", "podman", "docker")
+    with Fabric() as fabric:
+        made = Imaged(fabric, port=free_port(17443))
+        made.registry = Registry(fabric, password=True)
+        made.insecure_registries = (made.registry.address,)
+        try:
+            made.start_server()
+            for name, kind in NODES.items():
+                made.nodes[name] = kind(fabric, name, insecure_registries=made.insecure_registries)
+                made.nodes[name].power_on(wait=False)
+            for name, kind in NODES.items():
+                made.nodes[name].wait_ready()
+                made.join(name, "--name", name, token=made.token("node", "--label", f"kind={kind.kind}"))
+            made.wait_ready(*NODES)
+            subprocess.run(
+                [FALLOW, "registry", "add", made.registry.address, "--insecure", "--username", registry.USERNAME,
+                 "--password-stdin"],
+                input=registry.PASSWORD, text=True, check=True, env={**os.environ, **made.environment},
+            )  # fmt: skip
+            yield made
+        finally:
+            made.close()
+
+
+def test_an_image_is_pulled_on_all_that_a_selector_picks(cluster: Imaged) -> None:
+    image = cluster.push("tools:1", images.busybox())
+    pulled = cluster.job("pull", image, "--on", "kind=podman")
+    assert pulled["state"] == "completed"
+    assert {name: task["state"] for name, task in pulled["by_node"].items()} == {"p1": "done", "p2": "done"}
+    assert all(task["image_id"] == images.image_id(images.busybox()) for task in pulled["by_node"].values())
+    assert {name: cluster.has(name, image) for name in NODES} == {"p1": True, "p2": True, "d1": False}
+    again = cluster.job("pull", image, "--on", "all")
+    assert {name: task["unchanged"] for name, task in again["by_node"].items()} == {
+        "p1": True, "p2": True, "d1": False,
+    }  # fmt: skip
+    assert cluster.has("d1", image)
+
+
+def test_who_has_what_is_listed(cluster: Imaged) -> None:
+    image = f"{cluster.registry.address}/tools:1"
+
+    def listed() -> bool:
+        items = cluster.call("image", "list", "--image", image, "--json")["items"]
+        return bool(items) and set(items[0]["nodes"]) == set(NODES)
+
+    cluster.wait(listed, 20, "inventory of all nodes")
+
+
+def test_a_tag_that_moved_is_drift_until_it_is_updated(cluster: Imaged) -> None:
+    image = cluster.push("tools:1", images.shop("1"))
+    with pytest.raises(TestbedError):
+        cluster.fallow("image", "drift", "--resolve")
+    updated = cluster.job("update", image, "--on", "all", "--strategy", "canary")
+    assert {task["state"] for task in updated["by_node"].values()} == {"done"}
+    assert {task["image_id"] for task in updated["by_node"].values()} == {images.image_id(images.shop("1"))}
+    cluster.wait(lambda: "tools" not in cluster.fallow("image", "list", "--image", images.image_id(images.busybox())),
+                 20, "old image without its name")  # fmt: skip
+
+
+def test_what_runs_is_not_deleted_and_a_dry_run_says_so(cluster: Imaged) -> None:
+    image = cluster.push("web:1", images.shop("2"))
+    cluster.deploy(image)
+    cluster.job("pull", image, "--on", "d1")
+    foretold = cluster.job("delete", image, "--on", "all", "--dry-run")
+    said = {name: task["verdicts"][0]["outcome"] for name, task in foretold["by_node"].items()}
+    assert said["p1"] == said["p2"] == "in-use"
+    assert all(cluster.has(name, image) for name in NODES)
+    done = cluster.job("delete", image, "--on", "all")
+    became = {name: task["verdicts"][0]["outcome"] for name, task in done["by_node"].items()}
+    assert became == {name: {"delete": "deleted"}.get(outcome, outcome) for name, outcome in said.items()}
+    assert cluster.has("p1", image)
+
+
+def test_an_update_has_its_image_before_it_begins(cluster: Imaged) -> None:
+    image = cluster.push("web:2", images.shop("3"))
+    cluster.deploy(image)
+    jobs = cluster.call("image", "job", "list", "--json")["items"]
+    ahead = [job for job in jobs if job.get("deployment_id") or job.get("deployment")]
+    assert ahead, "no image job was made for the update"
+    running = [item for item in cluster.replicas() if item["state"] == "running"]
+    assert {item["image"] for item in running} == {image}
+
+
+def test_clean_keeps_what_is_needed(cluster: Imaged) -> None:
+    foretold = cluster.job("clean", "--on", "all", "--unused-for", "0s", "--keep", "*/tools", "--dry-run")
+    done = cluster.job("clean", "--on", "all", "--unused-for", "0s", "--keep", "*/tools*")
+    assert done["state"] == foretold["state"] == "completed"
+    assert cluster.has("p1", f"{cluster.registry.address}/web:2"), "it runs"
+    assert cluster.has("p1", f"{cluster.registry.address}/web:1"), "a rollback needs it"
+    assert cluster.has("d1", f"{cluster.registry.address}/tools:1"), "it was to be kept"
+    cluster.fallow("deployment", "rollback", "shop/web")
+
+
+def test_a_file_reaches_nodes_without_any_registry(cluster: Imaged, tmp_path: Path) -> None:
+    file = tmp_path / "app.tar"
+    file.write_bytes(images.archive("air.example/gap:1", images.shop("4")))
+    cluster.fallow("image", "load", str(file), "--on", "all")
+    assert all(cluster.has(name, "air.example/gap:1") for name in NODES)
+
+
+def test_every_outcome_is_on_record(cluster: Imaged) -> None:
+    with pytest.raises(TestbedError, match="not found"):
+        cluster.fallow("image", "pull", f"{cluster.registry.address}/nothing:9", "--on", "p1")
+    jobs = cluster.call("image", "job", "list", "--json")["items"]
+    assert {"pull", "update", "delete", "clean"} <= {job["action"] for job in jobs}
+    table = cluster.fallow("image", "job", "export", "--format", "csv")
+    assert "p1" in table
+
+
+def test_the_password_is_nowhere(cluster: Imaged) -> None:
+    found = subprocess.run(
+        ["grep", "-rlF", registry.PASSWORD, str(cluster.fabric.folder)], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert [path for path in found if "/registry-" not in path] == []
