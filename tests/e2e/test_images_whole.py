@@ -165,7 +165,7 @@ def test_a_file_reaches_nodes_without_any_registry(cluster: Imaged, tmp_path: Pa
 
 
 def test_every_outcome_is_on_record(cluster: Imaged) -> None:
-    with pytest.raises(TestbedError, match="not found"):
+    with pytest.raises(TestbedError, match="No such image"):
         cluster.fallow("image", "pull", f"{cluster.registry.address}/nothing:9", "--on", "p1")
     jobs = cluster.call("image", "job", "list", "--json")["items"]
     assert {"pull", "update", "delete", "clean"} <= {job["action"] for job in jobs}
