@@ -1,5 +1,6 @@
 """What is kept of images, what deployments need, and when schedules are due."""
 
+import msgspec
 import pytest
 from image_world import World, job, nodes
 from records import NOW, deployment, member, replica, snapshot, template
@@ -11,7 +12,7 @@ from fallow.decide.image_schedules import BadCronError, next_time
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import DeploymentSpec, ReplicaState, Template
 from fallow.model.image_jobs import JobState
-from fallow.model.images import NodeImages
+from fallow.model.images import Blob, NodeImages, PlatformImage, ResolvedImage
 from fallow.model.updates import UpdateState, UpdateStatus
 
 MONTH = 30 * 86400.0
@@ -67,6 +68,16 @@ def test_what_a_rollback_would_need_is_never_cleaned() -> None:
     found = needed(snapshot(web, *templates, running, ended))
     assert found == tuple(f"docker.io/shop/api:{number}" for number in (2, 3, 4, 5))
     assert needed(snapshot()) == ()
+
+
+def test_what_was_before_is_needed_also_when_it_was_never_proved() -> None:
+    web = deployment(generation=3, spec=DeploymentSpec(replicas=1, container=ContainerSpec(image="shop/api:3")))
+    digest = "sha256:" + "a" * 64
+    made = PlatformImage(platform="linux/amd64", manifest=Blob(digest=digest, size_bytes=1), image_id=digest)
+    pinned = ResolvedImage(reference="docker.io/shop/api:2", digest=digest, platforms=(made,))
+    older = msgspec.structs.replace(with_image("shop/api:2", 2), image=pinned)
+    found = needed(snapshot(web, with_image("shop/api:1", 1), older, with_image("shop/api:3", 3)))
+    assert found == ("docker.io/shop/api:2", "docker.io/shop/api:3", digest)
 
 
 def test_schedules_are_due_by_utc_and_nonsense_is_refused() -> None:
