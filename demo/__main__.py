@@ -49,7 +49,7 @@ def main() -> int:
 def report(story: Story) -> bool:
     """Show the table and say whether every figure is as it must be."""
     load, figures = story.load, story.figures
-    quiet = ("steady", "scale up", "scale down", "drain a node", "new version", "bad version", "after")
+    quiet = ("steady", "scale up", "scale down", "drain a node", "new version", "bad version", "clean images", "after")
     dropped = {phase: load.failed(phase) for phase in quiet}
     late = load.failed("power cut") - story.in_flight_failures()
     right = not any(dropped.values()) and late == 0
@@ -58,6 +58,7 @@ def report(story: Story) -> bool:
         ("join to ready", f"{min(joins):.1f} to {max(joins):.1f} s", ""),
         ("deploy to serving", f"{figures.deploy_to_serving:.1f} s", ""),
         ("new version, deploy to done", f"{figures.updated_after:.1f} s", ""),
+        ("its image pulled ahead", f"on {figures.pulled_ahead} nodes", ""),
         ("bad version, deploy to rolled back", f"{figures.rolled_back_after:.1f} s", ""),
         ("requests sent", f"{load.sent.total()}", ""),
     ]
@@ -95,6 +96,8 @@ def stay(story: Story) -> None:
         "node show n1",
         "deployment list",
         "dns status",
+        "image list",
+        "image job list",
         "explain shop/web",
         "events -f",
         "logs shop/web -f",

@@ -32,6 +32,7 @@ class Figures:
     suspected_after: float = 0.0
     cut_at: float = 0.0
     updated_after: float = 0.0
+    pulled_ahead: int = 0  # nodes
     rolled_back_after: float = 0.0
     name_gone_after: float = 0.0
     suspected_at: float = 0.0
@@ -63,6 +64,9 @@ class Story:
         self._phase("drain a node", self.drain)
         self._phase("new version", self.update)
         self._phase("bad version", self.bad_update)
+        self._phase("clean images", self.clean)
+        self.screen.say(self.cluster.fallow("image", "job", "list"))
+        self.screen.say(self.cluster.fallow("image", "list"))
         self._phase("power cut", self.power_cut)
         self.load.phase = "after"
         time.sleep(SETTLE_SECONDS)
@@ -81,6 +85,7 @@ class Story:
         with self.screen.step("starting the control plane, with a pool that leases come from"):
             self.cluster.start_server()
             self.cluster.fallow("pool", "create", "default", "--cidr", str(self.fabric.subnet))
+            self.cluster.fallow("registry", "add", self.registry.address, "--insecure")
 
     def join_nodes(self) -> None:
         """Boot four machines and a gateway, and let them join."""
@@ -126,7 +131,17 @@ class Story:
         versions = {"SHOP_IMAGE": self.image2, "SHOP_VERSION": "2"}
         self.cluster.fallow("deploy", str(COMPOSE), "--timeout", "90s", env=versions)
         self.figures.updated_after = time.time() - began
+        self.figures.pulled_ahead = self._pulled_ahead()
         self._wait_full()
+
+    def _pulled_ahead(self) -> int:
+        """Return on how many nodes the update's image was there before a replica was replaced."""
+        ahead = [task for task in self.cluster.call("image", "job", "export") if task["job_id"].startswith("a-")]
+        return len({task["node"] for task in ahead if task["state"] == "done"})
+
+    def clean(self) -> None:
+        """Delete on all nodes what no deployment needs any more, even to go back."""
+        self.cluster.fallow("image", "clean", "--on", "all", "--unused-for", "0s")
 
     def bad_update(self) -> None:
         """Deploy a version that ends as soon as it starts; it goes back by itself, and no request notices."""
