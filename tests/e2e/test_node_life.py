@@ -142,6 +142,55 @@ def test_an_agent_killed_and_started_on_a_cut_network_is_no_copy(whole: Whole) -
     assert whole.members()["n3"]["fence"] == ""
 
 
+def test_a_machine_installed_anew_takes_its_members_place_and_the_old_disk_is_worth_nothing(whole: Whole) -> None:
+    whole.fallow("node", "label", "n3", "rack=r7")
+    before = whole.members()["n3"]
+    whole.nodes["n3"].power_cut()
+    old, fresh = whole.nodes["n4"].folder / "agent", whole.nodes["n3"].folder / "agent"
+    shutil.rmtree(old)
+    fresh.rename(old)  # the disk, with the key that has joined, in another machine
+    whole.wait(lambda: whole.members()["n3"]["state"] != "ready", 20, "the power cut noticed")
+    whole.nodes["n3"].power_on()
+    token = whole.fallow("token", "create", "--replace", "n3", "--quiet").strip()
+    whole.join("n3", token=token)
+    whole.wait_ready("n3")
+    after = whole.members()["n3"]
+    kept = ("id", "name", "address", "labels", "role", "created_at")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after["labels"]["rack"] == "r7"
+    whole.fallow("deployment", "scale", "test/web", "6")
+    whole.healthy("test/web", 6)
+    assert {item["node"] for item in whole.running("test/web")} == {"n1", "n2", "n3"}
+    whole.fallow("deployment", "scale", "test/web", "3")
+    whole.join("n4")
+    assert whole.agents["n4"].wait(30) == 77
+    assert "took the place of n3" in (whole.nodes["n4"].folder / "agent.log").read_text()
+    with pytest.raises(TestbedError, match="n4"):
+        whole.fallow("node", "show", "n4")
+    whole.wait_ready("n3")
+    whole.healthy("test/web", 3)
+    assert "MemberReplaced" in whole.fallow("events", "--json")
+
+
+def test_a_machine_waits_for_approval_and_is_known_by_its_own_address(whole: Whole) -> None:
+    shutil.rmtree(whole.nodes["n4"].folder / "agent")
+    token = whole.token("node", "--approve", "manual", "--label", "zone=late")
+    whole.join("n4", "--name", "n4", "--var", "rack=r9", token=token)
+    pending = lambda: whole.call("node", "pending", "--json")["items"]  # noqa: E731
+    whole.wait(lambda: len(pending()) == 1, 20, "a machine that waits")
+    (waiting,) = pending()
+    assert waiting["source_address"] == whole.nodes["n4"].address
+    assert waiting["labels"] == {"zone": "late"}
+    assert [found["value"] for found in waiting["variables"]] == ["r9"]
+    assert "n4" not in whole.members()
+    whole.fallow("node", "approve", waiting["id"][:12])
+    whole.wait_ready("n4")
+    found = whole.members()["n4"]
+    assert (found["address"], found["labels"]) == (whole.nodes["n4"].address, {"zone": "late"})
+    whole.fallow("node", "remove", "n4", "--drain", "--timeout", "60s")
+    assert whole.agents["n4"].wait(20) == 77
+
+
 def test_a_node_is_removed_after_a_drain_and_cleans_up(whole: Whole) -> None:
     held = str(whole.running("test/web")[0]["node"])
     with pytest.raises(TestbedError, match="drain"):

@@ -17,6 +17,7 @@ from fallow.model.pools import NetworkMode, Pool, PortRange, ReleasedLease
 OVERLAYS = {"v4": "10.86.0.0/29", "v6": "fd00:86::/125"}
 PORTS = PortRange(first=20000, last=20003)
 QUARANTINE = 100.0
+BEHIND = {Role.NODE: "198.51.100.1", Role.GATEWAY: "198.51.100.2"}  # where members of overlays call from
 
 
 def pool(name: str, cidr: str, mode: NetworkMode, **more: Any) -> Pool:
@@ -51,7 +52,8 @@ class World:
 
     def join(self, lease: Lease, role: Role) -> None:
         self.count += 1
-        one = member(f"m{self.count}", lease=lease, role=role)
+        source = lease.address if lease.pool == "flat" else BEHIND[role]
+        one = member(f"m{self.count}", lease=lease, role=role, observed_address=source)
         self.members[one.id] = one
 
     def remove(self, position: int) -> None:
@@ -74,6 +76,13 @@ def naive_overlay(world: World, given: list[Lease], name: str, wished: str) -> s
     return free[0] if free else None
 
 
+def naive_agent_port(world: World, given: list[tuple[Role, Lease]], name: str, role: Role) -> int:
+    """Return the lowest port that no member of the overlay has behind the same address."""
+    held = [(one.role, one.lease) for one in world.members.values()] + given
+    taken = {lease.agent_port for other, lease in held if lease.pool == name and other is role}
+    return next(port for port in range(8455, 9000) if port not in taken)
+
+
 def naive_ports(world: World, given: list[tuple[Role, Lease]], source: str) -> PortRange | None:
     held = [(one.role, one.lease) for one in world.members.values()] + given
     taken = {
@@ -92,11 +101,13 @@ def naive_ports(world: World, given: list[tuple[Role, Lease]], source: str) -> P
 
 
 def check(world: World) -> None:
-    """Never two members with one address of an overlay, one port of a node, or one agent's port at an address."""
+    """Never two members with one address of an overlay, one port of a node, or one agent's port where it is dialled."""
     overlay = [one.lease.address for one in world.members.values() if one.lease.mode is NetworkMode.WIREGUARD]
     assert len(set(overlay)) == len(overlay)
     agents = [(one.lease.address, one.lease.agent_port) for one in world.members.values()]
     assert len(set(agents)) == len(agents)
+    dialled = [(one.lease.pool, one.observed_address, one.lease.agent_port) for one in world.members.values()]
+    assert len(set(dialled)) == len(dialled), "behind one address each port leads to one member"
     ports = [
         (one.lease.address, port)
         for one in world.members.values()
@@ -134,7 +145,7 @@ def join(world: World, book: LeaseBook, given: list[tuple[Role, Lease]], wish: A
         asked = LeaseWish(role=role, source_address=text, pool=name)
     else:
         expected = naive_overlay(world, leases, name, text)
-        asked = LeaseWish(role=role, source_address="198.51.100.1", address=text, pool=name)
+        asked = LeaseWish(role=role, source_address=BEHIND[role], address=text, pool=name)
     try:
         lease = book.allocate(asked)
     except LeaseRefused as refused:
@@ -142,6 +153,7 @@ def join(world: World, book: LeaseBook, given: list[tuple[Role, Lease]], wish: A
         assert refused.hint
         return None
     assert (lease.host_ports if name == "flat" else lease.address) == expected
+    assert name == "flat" or lease.agent_port == naive_agent_port(world, given, name, role)
     return lease
 
 

@@ -22,7 +22,7 @@ from fallow.drivers.proxy.contract import ProxyError
 from fallow.drivers.proxy.fake import FakeDisk, FakeProxy
 from fallow.model.members import Facts
 from fallow.model.routes import ProxyReport, ProxyState
-from fallow.model.wire import Usage
+from fallow.model.wire import Usage, Welcome
 from simulation.clock import Process
 from simulation.machines import Engine, Machine, Prober
 from simulation.network import Network
@@ -93,6 +93,10 @@ class MemorySession(Session):
 
     network: Network
     identity: Identity
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
+        self._unanswered = 0  # it is the network's doing, never that of a certificate: here they need no renewal
+        return await super()._greet(reader, writer)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(CONNECT_SECONDS):

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from fallow.control.hub import Hub
-from fallow.control.runner import SESSIONS, Controller
+from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.clones import superseded
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.plan import Plan
 from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import MemberState
+from fallow.model.members import Member, MemberState
 
 _log = structlog.get_logger("fallow.control")
 
@@ -88,7 +88,14 @@ def sessions_controller(hub: Hub, settings: Settings) -> Controller:
         _end_sessions(hub, snapshot, hub.silences(), settings.dead_after_seconds)
         return Plan()
 
-    return Controller(name="sessions", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide)
+    return Controller(
+        name="sessions", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide, rest_factor=FOLLOWER_REST
+    )
+
+
+def _may_end(member: Member | None) -> bool:
+    """Say whether a member is one of the few that a look at what is open to them is worth."""
+    return member is None or bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD
 
 
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
@@ -98,7 +105,7 @@ def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], d
         holder = snapshot.members.get(session.member_id)
         if holder is not None and session.key_sha256 not in ("", holder.key_sha256):
             session.close("this member has another key now: another machine took its place", final=True)
-    for member_id in sorted(hub.connected() | silences.keys()):
+    for member_id in sorted(id_ for id_ in hub.connected() | silences.keys() if _may_end(snapshot.members.get(id_))):
         member = snapshot.members.get(member_id)
         if member is None:
             found = revoked.get(member_id)

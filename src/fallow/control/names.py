@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from fallow.control.hub import Hub, Link
-from fallow.control.runner import SESSIONS, Controller
+from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.decide.names import Names, difference, render, whole
 from fallow.decide.plan import Plan
 from fallow.decide.reverse import Reverse
@@ -18,8 +18,6 @@ from fallow.drivers.dns.counters import SECONDS
 from fallow.drivers.dns.server import NameServer, report_of
 from fallow.model.names import NamesReport
 from fallow.model.wire import SetNames
-
-REST_FACTOR = 9.0  # a tenth of the time is enough for what only follows what others decide
 
 
 class NamesLoop:
@@ -59,7 +57,7 @@ class NamesLoop:
             kinds=frozenset({"replicas", "members", "deployments", "pools", SESSIONS}),
             every_seconds=5.0,
             decide=self._decide,
-            rest_factor=REST_FACTOR,
+            rest_factor=FOLLOWER_REST,
         )
 
     def report(self) -> NamesReport:

@@ -24,6 +24,7 @@ SESSIONS = "sessions"  # wakes like a kind of record: a member has come, or a ga
 LAST_RUN = "fallow_loop_last_run_timestamp_seconds"
 AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
 MOST_REST_SECONDS = 1.0
+FOLLOWER_REST = 9.0  # a rest_factor: a tenth of the time is enough for what only follows what others decide
 LONGER_REST_SECONDS = 0.04  # a loop with a smaller share of the time makes nobody wait for longer than this
 
 

@@ -8,7 +8,7 @@ from fallow.control.commits import commit_again
 from fallow.control.hub import Hub, Link
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused
-from fallow.control.runner import SESSIONS, Controller
+from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.upgrades import advance, gave_up
@@ -49,7 +49,11 @@ class Upgrades:
     def controller(self) -> Controller:
         """Return the loop of every process."""
         return Controller(
-            name="packages", kinds=frozenset({"members", SESSIONS}), every_seconds=5.0, decide=self._decide
+            name="packages",
+            kinds=frozenset({"members", SESSIONS}),
+            every_seconds=5.0,
+            decide=self._decide,
+            rest_factor=FOLLOWER_REST,
         )
 
     async def failed(self, member_id: str, told: UpgradeReported) -> None:

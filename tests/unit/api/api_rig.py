@@ -1,11 +1,11 @@
 """The API over real parts: memory store, cache, applier, CA, tokens, admission and hub."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from cryptography import x509
@@ -18,7 +18,9 @@ from registry_rig import registry_parts
 
 from fallow.api.app import build_app
 from fallow.api.limits import Limits
+from fallow.api.metrics import ClusterCollector
 from fallow.api.services import Services
+from fallow.api.telemetry import Telemetry
 from fallow.control.admission import Admission
 from fallow.control.archives import Archives
 from fallow.control.audit import witness
@@ -117,6 +119,44 @@ class Rig:
         return link
 
 
+class _Present:
+    """Stands for the services of the test that runs now."""
+
+    def __init__(self) -> None:
+        self.services: Services | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.services, name)
+
+
+_present = _Present()
+_shared: Litestar | None = None
+_handler: Any = None
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[Litestar]:
+    """Give the API over these services: one application for all tests, since making it takes longer than most of them.
+
+    It holds nothing between requests but what it is given here; two at a time have one each.
+    """
+    global _shared, _handler  # noqa: PLW0603
+    if _present.services is not None:
+        yield build_app(services)
+        return
+    _present.services = services
+    try:
+        if _shared is None:
+            _shared = build_app(cast(Services, _present))
+            _handler = _shared.asgi_handler._app  # type: ignore[attr-defined]
+        else:
+            services.registry.register(ClusterCollector(services))
+            _shared.asgi_handler = Telemetry(_handler, services.registry)
+        yield _shared
+    finally:
+        _present.services = None
+
+
 async def _never(_fence: Check) -> None:
     await asyncio.Event().wait()
 
@@ -165,7 +205,8 @@ async def running(
     runner = Runner(cache, leader, [registrations_controller(store, settings)], clock, LoopMetrics(CollectorRegistry()))
     deciding = asyncio.create_task(runner.run())
     try:
-        yield Rig(store, services, build_app(services), clock, authority, credentials)
+        with serving(services) as app:
+            yield Rig(store, services, app, clock, authority, credentials)
     finally:
         deciding.cancel()
         await asyncio.gather(deciding, return_exceptions=True)

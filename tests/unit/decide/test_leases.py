@@ -261,3 +261,26 @@ def test_what_a_pool_holds_is_listed_by_address() -> None:
     assert usages(found, NOW + 3600)["default"].quarantined == 0
     wide = usages(snapshot(pool(cidr="fd00:86::/48")), NOW)["default"]
     assert wide.size == wide.free == 2**53 - 1
+
+
+def test_members_of_an_overlay_behind_one_address_have_ports_of_their_own() -> None:
+    near = member("near", lease=Lease(address="10.86.0.3", agent_port=8455, pool="default", mode=NetworkMode.WIREGUARD),
+                  observed_address=OUT)  # fmt: skip
+    taken = pool(host_ports=PortRange(first=8456, last=9000), host_ports_per_node=10)
+    book = LeaseBook(snapshot(taken, near), NOW)
+    first, second = ask(book, OUT), ask(book, OUT)
+    assert (first.agent_port, second.agent_port) == (9001, 9002), "and none that a container could be published at"
+    assert ask(book, "192.0.2.77").agent_port == 8455, "elsewhere the same port is somebody else's"
+    book.give_back(first)
+    assert ask(book, OUT).agent_port == 9001
+
+
+def test_who_calls_from_elsewhere_by_now_has_its_port_there() -> None:
+    near = member("near", lease=Lease(address="10.86.0.3", agent_port=8455, pool="default", mode=NetworkMode.WIREGUARD),
+                  observed_address=OUT)  # fmt: skip
+    before = LeaseBook(snapshot(pool(), near), NOW)
+    far = member("near", lease=near.lease, observed_address="192.0.2.77")
+    book = LeaseBook(snapshot(pool(), far), NOW, before=before)
+    assert (ask(book, OUT).agent_port, ask(book, "192.0.2.77").agent_port) == (8455, 8456)
+    gone = LeaseBook(snapshot(pool()), NOW, before=book)
+    assert ask(gone, "192.0.2.77").agent_port == 8455

@@ -4,7 +4,7 @@ Without any pool the address is where the machine called from. A `direct` pool s
 `wireguard` pool has addresses of its own, and gives the lowest free one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from fallow.decide.leases.index import LeaseIndex
@@ -58,14 +58,14 @@ class LeaseBook:
         self._snapshot = snapshot
         self._now = now
         self._defaults = defaults
-        self._given: dict[str, Lease] = {}
+        self._given: dict[str, tuple[Lease, str]] = {}  # and from where its member called
         self._count = 0
         self._pools_used: dict[str, Pool] = {}
         self._index = LeaseIndex() if before is None else before._handed_over()
         self._index.bring(snapshot, now)
 
     def _handed_over(self) -> LeaseIndex:
-        for lease in list(self._given.values()):
+        for lease, _ in list(self._given.values()):
             self.give_back(lease)
         return self._index
 
@@ -85,22 +85,22 @@ class LeaseBook:
                 "pool-ends", "Pool being deleted", f"pool {pool.id} is being deleted just now", "try again in a minute"
             )
         if pool is not None and pool.mode is NetworkMode.WIREGUARD:
-            lease = self._overlay_lease(pool, wished)
+            lease = self._overlay_lease(pool, source, wished)
         else:
             lease = self._direct_lease(pool, wish.role, source, wished)
         self._count += 1
         key = f"given {self._count}"  # no member's id has a blank
-        self._given[key] = lease
-        self._index.hold(key, wish.role, lease)
+        self._given[key] = lease, str(source)
+        self._index.hold(key, wish.role, lease, str(source))
         if pool is not None:
             self._pools_used[pool.id] = pool
         return lease
 
     def give_back(self, lease: Lease) -> None:
         """Take back a lease that was given and will not be stored."""
-        key = next(key for key, given in self._given.items() if given == lease)
-        del self._given[key]
-        self._index.drop(key, lease)
+        key = next(key for key, (given, _) in self._given.items() if given == lease)
+        _, source = self._given.pop(key)
+        self._index.drop(key, lease, source)
 
     def _pool_for(self, wish: LeaseWish, source: Address) -> Pool | None:
         """Return the pool that was named, else the one that is meant; None: there is none. Raises LeaseRefused."""
@@ -176,7 +176,7 @@ class LeaseBook:
             prefix_length=network_of(pool.cidr).prefixlen if pool is not None else 0,
         )
 
-    def _overlay_lease(self, pool: Pool, wished: Address | None) -> Lease:
+    def _overlay_lease(self, pool: Pool, source: Address, wished: Address | None) -> Lease:
         network = network_of(pool.cidr)
         if wished is not None:
             self._check_wished(pool, wished)
@@ -188,7 +188,7 @@ class LeaseBook:
         return Lease(
             address=address,
             host_ports=pool.host_ports,
-            agent_port=pool.agent_port,
+            agent_port=self._overlay_port(pool, str(source)),
             pool=pool.id,
             mode=pool.mode,
             prefix_length=network.prefixlen,
@@ -253,15 +253,26 @@ class LeaseBook:
         """Return the lowest port from `first` on that no other member of the address has. Raises LeaseRefused."""
         taken = {lease.agent_port for _, lease in self._index.holders(address).values()}
         taken |= {lease.agent_port for lease in self._index.resting(address)}
-        for port in range(first, 65536):
-            if port not in taken and not whole.first <= port <= whole.last:
-                return port
-        raise LeaseRefused(
-            "ports-exhausted",
-            "No agent ports left",
-            f"members at {address} have all ports from {first} on",
-            "remove members that are gone: fallow node list",
-        )
+        return _free_port(taken, first, whole, address)
+
+    def _overlay_port(self, pool: Pool, source: str) -> int:
+        """Return the lowest port that no other member of the overlay has which called from the same address.
+
+        They are behind one NAT, or on one machine: there each port can lead to one of them. Raises LeaseRefused.
+        """
+        return _free_port(self._index.ports_behind(pool.id, source), pool.agent_port, pool.host_ports, source)
+
+
+def _free_port(taken: Collection[int], first: int, whole: PortRange, address: str) -> int:
+    for port in range(first, 65536):
+        if port not in taken and not whole.first <= port <= whole.last:
+            return port
+    raise LeaseRefused(
+        "ports-exhausted",
+        "No agent ports left",
+        f"members at {address} have all ports from {first} on",
+        "remove members that are gone: fallow node list",
+    )
 
 
 def _takes(pool: Pool, source: Address) -> bool:

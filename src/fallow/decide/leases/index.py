@@ -2,13 +2,13 @@
 
 import ipaddress
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, repeat
 
 from fallow.decide.pools import Network, first_and_last
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Lease, Member, Role
-from fallow.model.pools import Pool, ReleasedLease
+from fallow.model.pools import NetworkMode, Pool, ReleasedLease
 
 
 class LeaseIndex:
@@ -21,6 +21,7 @@ class LeaseIndex:
         self.used: Counter[str] = Counter()  # pool -> leases
         self._at: dict[str, dict[str, tuple[Role, Lease]]] = {}  # address -> member id -> what it has
         self._resting: dict[str, dict[str, ReleasedLease]] = {}  # address -> id -> what was released
+        self._behind: dict[tuple[str, str], Counter[int]] = {}  # overlay and address called from -> agents' ports
         self._lowest: dict[str, tuple[Network, int]] = {}
         self._members: Mapping[str, Member] = {}
         self._released: Mapping[str, ReleasedLease] = {}
@@ -51,13 +52,13 @@ class LeaseIndex:
             before = known.get(member.id)
             if before is None:
                 came += 1
-                self.hold(member.id, member.role, member.lease)
-            elif before is not member and before.lease != member.lease:
-                self.drop(member.id, before.lease)
-                self.hold(member.id, member.role, member.lease)
+                self.hold(member.id, member.role, member.lease, member.observed_address)
+            elif (before.lease, before.observed_address) != (member.lease, member.observed_address):
+                self.drop(member.id, before.lease, before.observed_address)
+                self.hold(member.id, member.role, member.lease, member.observed_address)
         if len(known) + came != len(members):
             for id_ in known.keys() - members.keys():
-                self.drop(id_, known[id_].lease)
+                self.drop(id_, known[id_].lease, known[id_].observed_address)
         self._members = members
 
     def _bring_released(self, released: Mapping[str, ReleasedLease]) -> None:
@@ -76,19 +77,32 @@ class LeaseIndex:
             if lease.until <= self._now:
                 self._freed(lease.address)
 
-    def hold(self, key: str, role: Role, lease: Lease) -> None:
-        """Note what somebody has; `key` is a member's id, or stands for one."""
+    def hold(self, key: str, role: Role, lease: Lease, source: str) -> None:
+        """Note what somebody has who called from `source`; `key` is a member's id, or stands for one."""
         self._at.setdefault(lease.address, {})[key] = (role, lease)
         self.used[lease.pool] += 1
+        if lease.mode is NetworkMode.WIREGUARD:
+            self._behind.setdefault((lease.pool, source), Counter())[lease.agent_port] += 1
 
-    def drop(self, key: str, lease: Lease) -> None:
+    def drop(self, key: str, lease: Lease, source: str) -> None:
         """Forget what `hold` noted."""
+        if lease.mode is NetworkMode.WIREGUARD:
+            ports = self._behind[lease.pool, source]
+            ports[lease.agent_port] -= 1
+            if not ports[lease.agent_port]:
+                del ports[lease.agent_port]
+            if not ports:
+                del self._behind[lease.pool, source]
         held = self._at[lease.address]
         del held[key]
         self.used[lease.pool] -= 1
         if not held:
             del self._at[lease.address]
             self._freed(lease.address)
+
+    def ports_behind(self, pool: str, source: str) -> Collection[int]:
+        """Return the agents' ports of an overlay's members that called from one address."""
+        return self._behind.get((pool, source), ())
 
     def holders(self, address: str) -> Mapping[str, tuple[Role, Lease]]:
         """Return who has an address, by member id."""
