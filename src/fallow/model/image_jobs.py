@@ -134,6 +134,9 @@ class ImageJob(Record, frozen=True, kw_only=True):
     reason: str = ""
     ended_at: float = 0.0
     created_by: str = ""
+    project: str = "default"  # whose policy and logins count
+    wait_for_nodes: bool = False  # stays open until one node at least has taken part
+    retried_at_revision: int = 0  # what had failed or was cancelled by then gets another turn
     deployment_id: str = ""  # pulled ahead for this deployment's update
     schedule_id: str = ""
 
