@@ -292,6 +292,8 @@ async def test_rules_of_the_project_hold_for_pulls(rig: Rig):
     assert grant.kind == ""
     assert grant.trust is not None
     assert grant.trust.allow == (f"{HOST}/shop/*",)
+    await rig.trust(allow=(f"{HOST}/other/*",))
+    assert (await rig.for_replica()).kind == "untrusted", "also what is pinned by now"
 
 
 async def test_rules_that_came_later_hold_for_pinned_images(rig: Rig, key_pem: str):
