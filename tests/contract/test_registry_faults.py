@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from registry_images import DOCKER_MANIFEST, OCI_MANIFEST, Shelf, digest_of, index_of, tiny
+from registry_images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Shelf, digest_of, index_of, tiny
 from test_registry import LOGIN, free_port
 
 from fallow.drivers.registry import Access, RegistryError
@@ -226,6 +226,7 @@ async def test_manifest_without_end(client, faulty):
         (b'{"schemaVersion": 2, "mediaType": "\xff"}', OCI_MANIFEST, "wrong-content"),
         (b'{"schemaVersion": 1, "fsLayers": []}', DOCKER_OLDEST, "bad-request"),
         (b'{"schemaVersion": 2, "manifests": [], "layers": []}', OCI_MANIFEST, "wrong-content"),
+        (b'{"schemaVersion": 2, "manifests": [], "layers": []}', OCI_INDEX, "wrong-content"),
         (b'{"schemaVersion": 2, "manifests": []}', OCI_MANIFEST, "wrong-content"),
         (b'{"schemaVersion": 2, "layers": []}', OCI_MANIFEST, "wrong-content"),
         (json.dumps({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST}).encode(), OCI_MANIFEST, "wrong-content"),
@@ -303,6 +304,15 @@ async def test_blob_in_other_parts_than_asked_for(client, faulty, image):
             async with client.open_blob(access(faulty), "shop/api", digest, 10):
                 pass
         assert caught.value.kind == "wrong-content"
+
+
+async def test_a_part_that_is_shorter_than_it_says(client, faulty, image):
+    faulty.faults = [Fault(path="/blobs/", body=lambda body: body[:-1])]
+    with pytest.raises(RegistryError) as caught:
+        async with client.open_blob(access(faulty), "shop/api", digest_of(image.layers[1]), 10) as opened:
+            async for _ in opened.chunks:
+                pass
+    assert caught.value.kind == "unreachable"
 
 
 async def test_registry_that_serves_no_parts(client, faulty, image):

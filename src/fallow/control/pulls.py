@@ -11,7 +11,7 @@ from fallow.control.commits import commit_again
 from fallow.control.hub import Link
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
-from fallow.control.resolving import DEFAULT_PROJECT, Resolver, Unresolved
+from fallow.control.resolving import Resolver, Unresolved
 from fallow.decide.plan import Step
 from fallow.decide.trust import rules_of
 from fallow.drivers.authority import AuthorityError
@@ -126,7 +126,10 @@ class Pulls:
         job = await self._cache.latest("image-jobs", task.job_id)
         if not isinstance(job, ImageJob) or not job.reference:
             raise _Denied(f"image task {task_id[:80]!r} pulls nothing")
-        return _Wanted(reference=_parsed(job.reference), project=self._project(job), image=job.image)
+        reference = _parsed(job.reference)
+        template = self._pulled_ahead(job, reference) if job.image is None else None
+        image = template.image if template is not None else job.image
+        return _Wanted(reference=reference, project=job.project, image=image, template=template)
 
     async def _of_replica(self, member: Member, replica_id: str) -> _Wanted:
         replica = await self._cache.latest("replicas", replica_id)
@@ -138,10 +141,14 @@ class Pulls:
         reference = _parsed(template.container.image)
         return _Wanted(reference=reference, project=replica.project, image=template.image, template=template)
 
-    def _project(self, job: ImageJob) -> str:
-        """Return whose rules hold for a job: those of the project it pulls ahead for."""
-        deployment = self._cache.snapshot().deployments.get(job.deployment_id)
-        return deployment.project if deployment is not None else DEFAULT_PROJECT
+    def _pulled_ahead(self, job: ImageJob, reference: Reference) -> Template | None:
+        """Return the template that a job pulls ahead for: its replicas must get the same bytes later."""
+        snapshot = self._cache.snapshot()
+        deployment = snapshot.deployments.get(job.deployment_id)
+        if deployment is None:
+            return None
+        found = snapshot.templates.get(f"{deployment.id}.{deployment.generation}")
+        return found if found is not None and _parsed(found.container.image) == reference else None
 
     async def _granted(self, member: Member, asked: PullAsked, wanted: _Wanted) -> PullGrant:
         policy = self._resolver.policy(wanted.project)

@@ -41,11 +41,8 @@ class Registries:
         """Return one registry. Raises Refused (404)."""
         return _view(self._known(host))
 
-    async def add(self, request: RegistryRequest, actor: str) -> tuple[RegistryView, bool]:
-        """Make a registry known, or replace all that is known of it; return it, and whether it is new.
-
-        Raises Refused and StoreError.
-        """
+    async def add(self, request: RegistryRequest, actor: str) -> RegistryView:
+        """Make a registry known, or replace all that is known of it. Raises Refused and StoreError."""
         host = _ALIASES.get(request.host, request.host)
         if bool(request.username) != bool(request.password):
             raise refuse(
@@ -61,7 +58,7 @@ class Registries:
             except AuthorityError as error:
                 raise refuse(409, "cluster-key", "The password cannot be sealed", str(error)) from None
 
-        def decide() -> tuple[Step, bool]:
+        def decide() -> tuple[Step, None]:
             now, before = self._clock(), self._cache.snapshot().registries.get(host)
             if before is None and len(self._cache.snapshot().registries) >= MAX_REGISTRIES:
                 raise refuse(409, "too-many", "Too many registries", f"there are {MAX_REGISTRIES} already")
@@ -79,10 +76,10 @@ class Registries:
             words = "RegistryChanged" if before else "RegistryAdded", "is changed" if before else "is known"
             text = f"registry {host} {words[1]}: {_terms(made)}"
             told = event(new_id(), now, actor, "registry", host, host, words[0], text)
-            return Step(puts=(made, told)), before is None
+            return Step(puts=(made, told)), None
 
-        new = await commit_again(self._applier, decide)
-        return self.view(host), new
+        await commit_again(self._applier, decide)
+        return self.view(host)
 
     async def remove(self, host: str, actor: str) -> None:
         """Forget a registry and its login. Raises Refused (404) and StoreError."""

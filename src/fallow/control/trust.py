@@ -30,8 +30,8 @@ class Trust:
         """Return the rules of one project. Raises Refused (404)."""
         return _view(self._called(project))
 
-    async def set(self, request: TrustRequest, actor: str) -> tuple[TrustView, bool]:
-        """Set all rules of a project; return them, and whether it had none before. Raises Refused and StoreError."""
+    async def set(self, request: TrustRequest, actor: str) -> TrustView:
+        """Set all rules of a project. Raises Refused and StoreError."""
         if not (request.allow or request.require_digest or request.keys):
             raise refuse(
                 422, "no-rules", "No rules", "these rules would allow everything",
@@ -46,7 +46,7 @@ class Trust:
             except ValueError as error:
                 raise refuse(422, "bad-key", "Not a usable key", f"key {number}: {error}") from None
 
-        def decide() -> tuple[Step, bool]:
+        def decide() -> tuple[Step, None]:
             now, before = self._clock(), self._cache.snapshot().trust_policies.get(request.project)
             made = TrustPolicy(
                 id=request.project,
@@ -62,10 +62,10 @@ class Trust:
                 new_id(), now, actor, "trust", made.id, made.id, "TrustChanged" if before else "TrustSet",
                 f"images of project {made.id}: {_terms(made)}",
             )  # fmt: skip
-            return Step(puts=(made, told)), before is None
+            return Step(puts=(made, told)), None
 
-        new = await commit_again(self._applier, decide)
-        return self.view(request.project), new
+        await commit_again(self._applier, decide)
+        return self.view(request.project)
 
     async def remove(self, project: str, actor: str) -> None:
         """Let a project run any image again. Raises Refused (404) and StoreError."""

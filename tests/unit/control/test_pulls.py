@@ -16,7 +16,7 @@ from fallow.control.trust import Trust
 from fallow.drivers.registry import RegistryError
 from fallow.drivers.registry.fake import FakeRegistry
 from fallow.model.containers import ContainerSpec
-from fallow.model.deployments import Replica, ReplicaState, Template
+from fallow.model.deployments import Deployment, DeploymentSpec, Replica, ReplicaState, Template
 from fallow.model.image_jobs import ImageAction, ImageJob, ImageTarget, ImageTask, TaskState
 from fallow.model.images import BlobSource, PullGrant, RegistryLogin
 from fallow.model.members import Facts, Member, Role
@@ -177,6 +177,26 @@ async def test_all_nodes_of_a_generation_get_the_same_bytes(rig: Rig):
     assert kept.image.digest == first.digest
 
 
+async def test_what_is_pulled_ahead_is_what_replicas_get(rig: Rig):
+    spec = DeploymentSpec(container=ContainerSpec(image=f"{HOST}/shop/api:1"))
+    wanted = Deployment(id="d-1", created_at=NOW, updated_at=NOW, project="shop", name="web", spec=spec)
+    await rig.stored.write(wanted, job(f"{HOST}/shop/api:1", deployment_id="d-1", project="shop"), task("n1"))
+    first = rig.shelf.put("shop/api", "1", tiny("first"))
+    assert (await rig.ask("n1", task_id="j-1.n1")).digest == first.digest
+    rig.shelf.put("shop/api", "1", tiny("second"))
+    rig.now[0] += 100_000
+    assert (await rig.for_replica()).digest == first.digest
+    assert (await rig.ask("n1", task_id="j-1.n1")).digest == first.digest
+
+
+async def test_a_job_is_held_to_the_rules_of_its_project(rig: Rig):
+    rig.shelf.put("shop/api", "1", tiny())
+    await rig.trust(allow=(f"{HOST}/other/*",))
+    await rig.stored.write(job(f"{HOST}/shop/api:1", project="shop"), task("n1"))
+    grant = await rig.ask("n1", task_id="j-1.n1")
+    assert (grant.kind, grant.login) == ("untrusted", None)
+
+
 async def test_two_processes_pin_one_image(rig: Rig, tmp_path):
     """Another process resolved before the tag moved, and both pin at once."""
     first = rig.shelf.put("shop/api", "1", tiny("first"))
@@ -272,6 +292,8 @@ async def test_rules_of_the_project_hold_for_pulls(rig: Rig):
     assert grant.kind == ""
     assert grant.trust is not None
     assert grant.trust.allow == (f"{HOST}/shop/*",)
+    await rig.trust(allow=(f"{HOST}/other/*",))
+    assert (await rig.for_replica()).kind == "untrusted", "also what is pinned by now"
 
 
 async def test_rules_that_came_later_hold_for_pinned_images(rig: Rig, key_pem: str):

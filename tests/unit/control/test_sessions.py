@@ -30,6 +30,8 @@ from fallow.model.wire import (
     Observed,
     ObservedAck,
     ProxyReported,
+    PullAsked,
+    PullGranted,
     Reject,
     RenewAsked,
     Renewed,
@@ -448,3 +450,20 @@ async def test_the_session_of_a_replaced_key_ends_at_once_and_the_new_keys_stays
     assert rig.hub.connected() == {"n-a"}
     again = await rig.session(old)
     assert (await again.hear_a(Reject)).final
+
+
+async def test_a_pull_is_answered_on_its_session(rig: SessionRig) -> None:
+    connection = await welcomed(rig, await rig.member("web-1"))
+    await connection.say(PullAsked(pull_id="p-1", reference="shop:1", replica_id="r-none"))
+    granted = await connection.hear_a(PullGranted)
+    assert (granted.pull_id, granted.grant.kind, granted.grant.login) == ("p-1", "denied", None)
+
+
+async def test_a_gateway_asks_for_no_pull(rig: SessionRig) -> None:
+    connection = await rig.session(await rig.member("gw", Role.GATEWAY))
+    await connection.hear_a(Welcome)
+    await connection.say(PullAsked(pull_id="p-1", reference="shop:1", replica_id="r-1"))
+    frame = await connection.hear()
+    while not isinstance(frame, Reject):
+        frame = await connection.hear()
+    assert "sends no PullAsked" in frame.reason

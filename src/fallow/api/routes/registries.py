@@ -44,8 +44,8 @@ async def read_registry(services: Needs, host: FromPath[str]) -> Response[Regist
 
 async def add_registry(services: Needs, request: Caller, data: JSONBody[RegistryRequest]) -> Response[RegistryView]:
     """Make a registry known, or replace all that is known of it."""
-    found, new = await services.registries.add(data, actor_of(request))
-    return Response(found, headers=etag(found.revision), status_code=201 if new else 200)
+    found = await services.registries.add(data, actor_of(request))
+    return Response(found, headers=etag(found.revision), status_code=201)
 
 
 async def remove_registry(services: Needs, request: Caller, host: FromPath[str]) -> None:

@@ -48,8 +48,8 @@ async def set_trust(
     """Say which images a project may run: all of its rules at once."""
     if data.project != project:
         raise refuse(422, "bad-request", "Two projects", f"the body names {data.project}, the path {project[:80]!r}")
-    found, new = await services.trust.set(data, actor_of(request))
-    return Response(found, headers=etag(found.revision), status_code=201 if new else 200)
+    found = await services.trust.set(data, actor_of(request))
+    return Response(found, headers=etag(found.revision))
 
 
 async def remove_trust(services: Needs, request: Caller, project: FromPath[str]) -> None:

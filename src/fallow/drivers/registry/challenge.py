@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 MAX_HEADER = 4096
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"({_WORD})(?: +|\Z)")
+_SCHEME = re.compile(rf"({_WORD})(?: +|(?=,)|\Z)")
 _PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))')
 _COMMA = re.compile(r"[ \t]*,[ \t,]*")
 
@@ -68,11 +68,10 @@ def _challenges(header: str) -> list[tuple[str, dict[str, str]]]:
         elif scheme is not None:
             found.append((scheme[1].lower(), {}))
             at = scheme.end()
-            continue
         else:
             raise ValueError("what the registry asks for cannot be read")
         comma = _COMMA.match(header, at)
-        if comma is None and at < len(header):
+        if comma is None and at < len(header) and parameter is not None:
             raise ValueError("what the registry asks for cannot be read")
         at = comma.end() if comma is not None else at
     return found
