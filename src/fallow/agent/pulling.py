@@ -304,6 +304,9 @@ class Puller:
             if "@" not in reference:
                 await quickly(self._engine.tag(got.id, reference))
         except EngineError as error:
+            if error.kind == "wrong-platform":  # found out once it was there
+                with suppress(EngineError):
+                    await quickly(self._engine.delete_image(way.name))
             raise failure_of(error) from error
 
     async def _watched(self, pull: Pull, way: "_Way", image: PlatformImage | None) -> Image:

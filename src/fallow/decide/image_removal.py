@@ -50,9 +50,7 @@ def under_pressure(disk_bytes: int, free_bytes: int, high: float, low: float) ->
     """
     if disk_bytes <= 0 or disk_bytes - free_bytes < high * disk_bytes:
         return None
-    return CleanRules(
-        until_free_bytes=min(disk_bytes, int((1 - low) * disk_bytes) + 1), unused_for_seconds=PRESSURE_UNUSED_SECONDS
-    )
+    return CleanRules(until_free_bytes=disk_bytes - int(low * disk_bytes), unused_for_seconds=PRESSURE_UNUSED_SECONDS)
 
 
 def freed_bytes(verdicts: Iterable[Verdict]) -> int:
