@@ -148,14 +148,15 @@ async def test_what_fails_nearby_comes_from_the_registry(
 
 
 async def test_a_registry_that_falls_silent_is_given_up_and_the_engine_stops(
-    control: Control, engine: Engine, registry: FaultyRegistry
+    control: Control, engine: Engine, backend: Backend, registry: FaultyRegistry
 ) -> None:
     image = registry.add("shop/app:1", random_layer(3 * MEGABYTE))
     registry.stall_after = MEGABYTE
     control.order(pull("j.n", registry.reference("shop/app:1"), image, stall_seconds=4.0))
     report = await control.done("j.n")
     assert (report.state, report.kind) == ("failed", "stalled")
-    await quiet(registry)
+    if backend.kind == "podman":  # Docker lets the silent connection be, until a byte comes on it
+        await quiet(registry)
     registry.stall_after = -1
     control.order(pull("j.n", registry.reference("shop/app:1"), image, attempt=2))
     assert (await control.done("j.n", 2)).state == "done"
@@ -311,8 +312,8 @@ async def test_a_grant_that_refuses_ends_it(control: Control, registry: FaultyRe
 
 
 @pytest.fixture(params=KINDS)
-def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[DockerApiEngine, str]]:
-    """An engine whose images lie on 60 MB, and where a registry may be put."""
+def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """The URL of an engine whose images lie on 60 MB, and where a registry may be put."""
     parts.require(request.param, "registry", "busybox")
     with Fabric() as fabric:
         address = f"{fabric.host_address}:5002"
@@ -323,16 +324,14 @@ def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[DockerApiEngine
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(root)], check=True)
         try:
             node.power_on()
-            yield DockerApiEngine(node.url, "n"), address
+            yield node.url, address
         finally:
             node.power_cut()
             subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
-async def test_a_full_disk_is_told_before_and_while_it_happens(
-    small_disk: tuple[DockerApiEngine, str], tmp_path: Path
-) -> None:
-    engine, address = small_disk
+async def test_a_full_disk_is_told_before_and_while_it_happens(small_disk: tuple[str, str], tmp_path: Path) -> None:
+    engine, address = DockerApiEngine(small_disk[0], "n"), small_disk[1]
     async with FaultyRegistry(address) as registry, Control(engine, tmp_path) as control:
         large = registry.add("large:1", random_layer(70 * MEGABYTE))
         small = registry.add("small:1", random_layer(MEGABYTE))
