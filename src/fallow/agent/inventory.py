@@ -162,8 +162,9 @@ class Inventory:
 
 
 def _timeless(report: ImagesReported) -> object:
+    """Return what has to be told when it changes; of containers only whether there are any."""
     images = tuple(
-        (each.id, each.references, each.digests, each.size_bytes, each.containers, each.loaded, each.pulled_at)
+        (each.id, each.references, each.digests, each.size_bytes, bool(each.containers), each.loaded, each.pulled_at)
         for each in report.images
     )
     return images, report.omitted, report.disk_bytes
