@@ -18,6 +18,7 @@ from fallow.model.units import format_bytes
 
 # Without their pause image neither Kubernetes nor Podman's pods start anything, and it is in no container between.
 PAUSE_IMAGES = ("*/pause", "*/pause-*", "*/mirrored-pause", "*/podman-pause", "*/podman-pause-*")
+MAX_TEXT = 2048
 PRESSURE_UNUSED_SECONDS = 600.0  # pulled ahead of a rollout, or between a pull and its container
 
 _Outcome = Literal["in-use", "protected", "needed", "kept", "recent"]
@@ -202,7 +203,7 @@ def _asked_for(images: Sequence[NodeImage], rules: CleanRules, judge: _Judge, sh
         if not left[image.id]:
             gone.add(image.id)
             freed = shares.remove(image)
-        text = f"its other names stay: {', '.join(sorted(left[image.id]))}"[:2048] if left[image.id] else ""
+        text = f"its other names stay: {', '.join(sorted(left[image.id]))}"[:MAX_TEXT] if left[image.id] else ""
         yield from _deletions(image, names, freed, text)
 
 
@@ -236,7 +237,11 @@ def _deletions(image: NodeImage, names: Iterable[str], freed: int, text: str = "
 
 def _verdict(image: NodeImage, outcome: _Outcome, text: str) -> Verdict:
     return Verdict(
-        reference=_first_name(image), image_id=image.id, outcome=outcome, size_bytes=image.size_bytes, text=text
+        reference=_first_name(image),
+        image_id=image.id,
+        outcome=outcome,
+        size_bytes=image.size_bytes,
+        text=text[:MAX_TEXT],
     )
 
 
