@@ -81,6 +81,31 @@ async def test_the_same_image_by_another_name_only_gets_the_name(control, machin
     assert len(pulls(machine)) == 1
 
 
+async def test_a_name_is_taken_from_another_image_for_one_that_is_there(control, machine, engine):
+    machine.publish(APP)
+    await engine.pull(APP)
+    image = machine.publish("registry.test/shop/app:2")
+    await engine.pull("registry.test/shop/app:2")
+    control.order(pull("j.n", APP, image))
+    assert (await control.done("j.n")).unchanged
+    assert machine.images[APP].id == image.image_id
+
+
+async def test_one_image_by_two_names_comes_once_also_when_that_turns_out_late(control, machine):
+    image = machine.publish(APP)
+    other = "registry.test/shop/app:stable"
+    name = f"registry.test/shop/app@{image.manifest.digest}"
+    machine.held[name] = asyncio.Event()
+    control.grant(APP, image)
+    control.grant(other, image)
+    both = [asyncio.create_task(control.images.pull(each, "web-0", None)) for each in (APP, other)]
+    await until(lambda: len(control.sent(PullAsked)) == 2, "both have asked")
+    machine.held[name].set()
+    assert [await each for each in both] == [image.image_id] * 2
+    assert pulls(machine) == [name]
+    assert {machine.images[each].id for each in (APP, other)} == {image.image_id}
+
+
 async def test_two_tasks_and_a_replica_wait_for_one_pull(control, machine):
     image = machine.publish(APP)
     name = f"registry.test/shop/app@{image.manifest.digest}"
@@ -440,7 +465,7 @@ async def test_what_came_into_use_since_the_plan_stays(control, machine, engine)
     engine.images = images
     control.order(delete("j.n", APP))
     assert (await control.done("j.n")).verdicts[0].outcome == "in-use"
-    assert APP in machine.images
+    assert ("delete_image", APP) not in machine.calls
 
 
 async def test_an_engine_that_is_lost_while_deleting_ends_it(control, machine, engine):
