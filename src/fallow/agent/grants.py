@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from fallow.model.images import PullGrant
+from fallow.model.references import MAX_REFERENCE
 from fallow.model.wire import IMAGES_PROTOCOL, Frame, PullAsked, PullGranted
 
 _log = structlog.get_logger("fallow.agent.grants")
@@ -47,7 +48,7 @@ class Grants:
     async def ask(self, reference: str, *, replica_id: str = "", task_id: str = "") -> PullGrant | None:
         """Return the answer; None when there is none, and the node has to pull as if there were no control plane."""
         loop = asyncio.get_running_loop()
-        if not self._speaks or loop.time() < self._silent_until:
+        if not self._speaks or loop.time() < self._silent_until or len(reference) > MAX_REFERENCE:
             return None
         pull_id = str(next(self._numbers))
         waiting: asyncio.Future[PullGrant | None] = loop.create_future()

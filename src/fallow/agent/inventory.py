@@ -11,6 +11,7 @@ from fallow.agent.image_notes import ImageNotes
 from fallow.agent.pulling import quickly
 from fallow.drivers.engine.contract import Engine, EngineError, StoredImage
 from fallow.model.images import NodeImage, PlatformImage
+from fallow.model.references import MAX_REFERENCE
 from fallow.model.wire import ImagesReported
 
 _log = structlog.get_logger("fallow.agent.inventory")
@@ -20,6 +21,7 @@ DEBOUNCE_SECONDS = 1.0  # a pull of ten names is one change
 RETRY_SECONDS = 5.0
 LOOK_SECONDS = 60.0
 MAX_IMAGES = 2000  # of one report
+MAX_REPORT_BYTES = 6 * 1024 * 1024
 MAX_NAMES = 256
 FREE_STEP = 0.05  # of the disk: a smaller change is none to tell
 
@@ -82,9 +84,9 @@ class Inventory:
         note = self._notes.of(stored.id)
         return NodeImage(
             id=stored.id,
-            references=stored.references[:MAX_NAMES],
-            digests=stored.digests[:MAX_NAMES],
-            architecture=stored.architecture,
+            references=_told(stored.references),
+            digests=_told(stored.digests),
+            architecture=stored.architecture[:64],
             size_bytes=stored.size_bytes,
             layers=stored.layers[:512],
             containers=stored.containers,
@@ -147,9 +149,10 @@ class Inventory:
 
     def _news(self, look: Look) -> ImagesReported | None:
         """Return what to tell, None when nothing has changed but times and a little space."""
+        told = _that_fit(look.images)
         report = ImagesReported(
-            images=look.images[:MAX_IMAGES],
-            omitted=max(0, len(look.images) - MAX_IMAGES),
+            images=told,
+            omitted=len(look.images) - len(told),
             disk_bytes=look.disk_bytes,
             disk_free_bytes=look.disk_free_bytes,
             warning=self._warning,
@@ -161,9 +164,25 @@ class Inventory:
         return report if far else None
 
 
+def _told(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what the control plane would not take: one such name, and it would end the session."""
+    return tuple(name for name in names if len(name) <= MAX_REFERENCE)[:MAX_NAMES]
+
+
+def _that_fit(images: tuple[NodeImage, ...]) -> tuple[NodeImage, ...]:
+    """Return as many images as go into one frame."""
+    size = 0
+    for number, image in enumerate(images[:MAX_IMAGES]):
+        size += 400 + sum(len(text) + 5 for text in (*image.references, *image.digests, *image.layers))
+        if size > MAX_REPORT_BYTES:
+            return images[:number]
+    return images[:MAX_IMAGES]
+
+
 def _timeless(report: ImagesReported) -> object:
+    """Return what has to be told when it changes; of containers only whether there are any."""
     images = tuple(
-        (each.id, each.references, each.digests, each.size_bytes, each.containers, each.loaded, each.pulled_at)
+        (each.id, each.references, each.digests, each.size_bytes, bool(each.containers), each.loaded, each.pulled_at)
         for each in report.images
     )
     return images, report.omitted, report.disk_bytes

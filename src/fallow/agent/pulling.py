@@ -171,14 +171,19 @@ class Puller:
         _log.warning("image not pulled", image=pull.order.reference, kind=error.kind, reason=str(error))
         return pull.failed(error)
 
+    async def _granted(self, reference: str, replica_id: str, task_id: str) -> PullGrant | None:
+        """Ask how to pull; None when nobody answers. Raises PullFailed when it is refused."""
+        grant = await self._grants.ask(reference, replica_id=replica_id, task_id=task_id)
+        if grant is not None and grant.kind:
+            raise PullFailed(grant.kind, grant.text, grant.retry_after_seconds)
+        return grant
+
     async def found(self, reference: str, replica_id: str) -> tuple[Image | None, PlatformImage | None]:
         """Return the image a replica is to be started from when it is there, and what is known of the right one.
 
         A name that stands for another image than was resolved is as good as none. Raises EngineError and PullFailed.
         """
-        grant = await self._grants.ask(qualified(reference), replica_id=replica_id)
-        if grant is not None and grant.kind:
-            raise PullFailed(grant.kind, grant.text, grant.retry_after_seconds)
+        grant = await self._granted(qualified(reference), replica_id, "")
         if grant is None or grant.image is None:
             return await quickly(self._engine.image(reference)), None
         return await self._right_one(qualified(reference), grant.image), grant.image
@@ -200,9 +205,7 @@ class Puller:
         reference = qualified(order.reference)
         if image is not None and await self._right_one(reference, image) is not None:
             return self._there(pull, image)
-        grant = await self._grants.ask(reference, replica_id=order.replica_id, task_id=order.task_id)
-        if grant is not None and grant.kind:
-            raise PullFailed(grant.kind, grant.text, grant.retry_after_seconds)
+        grant = await self._granted(reference, order.replica_id, order.task_id)
         image = image or (grant.image if grant is not None else None)
         if image is None:
             return await self._pull_as_it_is(pull, grant)
@@ -304,6 +307,9 @@ class Puller:
             if "@" not in reference:
                 await quickly(self._engine.tag(got.id, reference))
         except EngineError as error:
+            if error.kind == "wrong-platform":  # found out once it was there
+                with suppress(EngineError):
+                    await quickly(self._engine.delete_image(way.name))
             raise failure_of(error) from error
 
     async def _watched(self, pull: Pull, way: "_Way", image: PlatformImage | None) -> Image:

@@ -184,10 +184,11 @@ class Shell:
             case m.Probe():
                 return await self._prober.probe(order)
             case m.FindImage(reference=reference, pin=pin, replica_id=id_):
-                image_id, self._wanted[reference, pin] = await self._images.find(reference, id_)
-                if image_id is None:
+                found, wanted = await self._images.find(reference, id_)
+                if found is None:
+                    self._wanted[reference, pin] = wanted
                     return m.ImageMissing(reference=reference, pin=pin)
-                return m.ImageReady(reference=reference, pin=pin, image_id=image_id)
+                return m.ImageReady(reference=reference, pin=pin, image_id=found)
             case m.PullImage(reference=reference, pin=pin, replica_id=id_):
                 image_id = await self._images.pull(reference, id_, self._wanted.pop((reference, pin), None))
                 return m.ImageReady(reference=reference, pin=pin, image_id=image_id)

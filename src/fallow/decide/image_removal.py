@@ -18,6 +18,7 @@ from fallow.model.units import format_bytes
 
 # Without their pause image neither Kubernetes nor Podman's pods start anything, and it is in no container between.
 PAUSE_IMAGES = ("*/pause", "*/pause-*", "*/mirrored-pause", "*/podman-pause", "*/podman-pause-*")
+MAX_TEXT = 2048
 PRESSURE_UNUSED_SECONDS = 600.0  # pulled ahead of a rollout, or between a pull and its container
 
 _Outcome = Literal["in-use", "protected", "needed", "kept", "recent"]
@@ -50,9 +51,7 @@ def under_pressure(disk_bytes: int, free_bytes: int, high: float, low: float) ->
     """
     if disk_bytes <= 0 or disk_bytes - free_bytes < high * disk_bytes:
         return None
-    return CleanRules(
-        until_free_bytes=min(disk_bytes, int((1 - low) * disk_bytes) + 1), unused_for_seconds=PRESSURE_UNUSED_SECONDS
-    )
+    return CleanRules(until_free_bytes=disk_bytes - int(low * disk_bytes), unused_for_seconds=PRESSURE_UNUSED_SECONDS)
 
 
 def freed_bytes(verdicts: Iterable[Verdict]) -> int:
@@ -204,7 +203,7 @@ def _asked_for(images: Sequence[NodeImage], rules: CleanRules, judge: _Judge, sh
         if not left[image.id]:
             gone.add(image.id)
             freed = shares.remove(image)
-        text = f"its other names stay: {', '.join(sorted(left[image.id]))}"[:2048] if left[image.id] else ""
+        text = f"its other names stay: {', '.join(sorted(left[image.id]))}"[:MAX_TEXT] if left[image.id] else ""
         yield from _deletions(image, names, freed, text)
 
 
@@ -238,7 +237,11 @@ def _deletions(image: NodeImage, names: Iterable[str], freed: int, text: str = "
 
 def _verdict(image: NodeImage, outcome: _Outcome, text: str) -> Verdict:
     return Verdict(
-        reference=_first_name(image), image_id=image.id, outcome=outcome, size_bytes=image.size_bytes, text=text
+        reference=_first_name(image),
+        image_id=image.id,
+        outcome=outcome,
+        size_bytes=image.size_bytes,
+        text=text[:MAX_TEXT],
     )
 
 

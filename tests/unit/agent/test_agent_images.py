@@ -4,12 +4,13 @@ import dataclasses
 import pytest
 from image_rig import Control, clean, container, delete, pull, until
 
+from fallow.agent.inventory import _that_fit
 from fallow.agent.pulling import PullFailed
 from fallow.drivers.engine.contract import EngineError
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine
 from fallow.model.image_jobs import ImageAction
-from fallow.model.images import PullGrant, RegistryLogin
-from fallow.model.wire import ImagesReported, PullAsked
+from fallow.model.images import NodeImage, PullGrant, RegistryLogin
+from fallow.model.wire import ImagesReported, PullAsked, decode_from_member, encode_frame
 
 APP = "registry.test/shop/app:1"
 
@@ -78,6 +79,31 @@ async def test_the_same_image_by_another_name_only_gets_the_name(control, machin
     assert (await control.done("j.n")).unchanged
     assert machine.images["registry.test/shop/app:stable"].id == image.image_id
     assert len(pulls(machine)) == 1
+
+
+async def test_a_name_is_taken_from_another_image_for_one_that_is_there(control, machine, engine):
+    machine.publish(APP)
+    await engine.pull(APP)
+    image = machine.publish("registry.test/shop/app:2")
+    await engine.pull("registry.test/shop/app:2")
+    control.order(pull("j.n", APP, image))
+    assert (await control.done("j.n")).unchanged
+    assert machine.images[APP].id == image.image_id
+
+
+async def test_one_image_by_two_names_comes_once_also_when_that_turns_out_late(control, machine):
+    image = machine.publish(APP)
+    other = "registry.test/shop/app:stable"
+    name = f"registry.test/shop/app@{image.manifest.digest}"
+    machine.held[name] = asyncio.Event()
+    control.grant(APP, image)
+    control.grant(other, image)
+    both = [asyncio.create_task(control.images.pull(each, "web-0", None)) for each in (APP, other)]
+    await until(lambda: len(control.sent(PullAsked)) == 2, "both have asked")
+    machine.held[name].set()
+    assert [await each for each in both] == [image.image_id] * 2
+    assert pulls(machine) == [name]
+    assert {machine.images[each].id for each in (APP, other)} == {image.image_id}
 
 
 async def test_two_tasks_and_a_replica_wait_for_one_pull(control, machine):
@@ -439,7 +465,7 @@ async def test_what_came_into_use_since_the_plan_stays(control, machine, engine)
     engine.images = images
     control.order(delete("j.n", APP))
     assert (await control.done("j.n")).verdicts[0].outcome == "in-use"
-    assert APP in machine.images
+    assert ("delete_image", APP) not in machine.calls
 
 
 async def test_an_engine_that_is_lost_while_deleting_ends_it(control, machine, engine):
@@ -499,3 +525,30 @@ async def test_an_engine_that_is_away_is_looked_at_again(engine, machine, tmp_pa
         assert control.inventory is None
         machine.set_online(True)
         await until(lambda: control.inventory is not None, "it is found")
+
+
+async def test_what_a_control_plane_would_not_take_is_left_out(control, machine, engine):
+    """Else it would end the session, and the next one too."""
+    image = machine.publish(APP)
+    await engine.pull(APP)
+    for number in range(300):
+        await engine.tag(image.image_id, f"registry.test/many:{number:03}")
+    await engine.tag(image.image_id, "registry.test/" + "a" * 600 + ":1")
+    await control.images.find("b" * 600, "web-0")
+
+    def names_told():
+        return sum(len(image.references) for image in control.inventory.images)
+
+    await until(lambda: control.inventory and names_told() > 250, "it is told")
+    for frame in control.frames:
+        assert decode_from_member(encode_frame(frame)[4:]) == frame
+    assert not control.sent(PullAsked)
+
+
+def test_an_inventory_that_does_not_fit_says_how_much_is_left_out():
+    layers = tuple(f"sha256:{number:064x}" for number in range(500))
+    images = tuple(NodeImage(id=f"sha256:{number:064x}", layers=layers) for number in range(2500))
+    fitting = _that_fit(images)
+    assert 100 < len(fitting) < 2000
+    encode_frame(ImagesReported(images=fitting, omitted=len(images) - len(fitting)))
+    assert len(_that_fit(tuple(NodeImage(id=image.id) for image in images))) == 2000

@@ -2,6 +2,7 @@
 
 import pickle
 
+import msgspec
 import pytest
 
 from fallow.decide.agent import AgentMachine, fingerprint
@@ -536,3 +537,21 @@ def test_the_fingerprint_is_of_the_container_alone():
     assert base != fingerprint(wish(environment={"A": "1"}))
     assert fingerprint(wish(environment={"A": "1", "B": "2"})) == fingerprint(wish(environment={"B": "2", "A": "1"}))
     assert base != fingerprint(wish(ports=(PortSpec(container=8081),)))
+
+
+def test_generations_that_mean_different_images_by_one_name_are_found_and_started_apart():
+    story = Story()
+    old, new = wish("r1"), msgspec.structs.replace(wish("r2"), generation=2)
+    story.assign(old, new)
+    assert [(each.pin, each.replica_id) for each in story.find(m.FindImage)] == [(PIN, "r1"), ("default/web#2", "r2")]
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN, image_id="sha256:1"))
+    assert (story.one(m.StartContainer).assignment, story.one(m.StartContainer).image_id) == (old, "sha256:1")
+    story.feed(m.ImageFailed(reference=IMAGE, pin="default/web#2", kind="not-found", text="no"))
+    retry = story.timer("image")
+    story.fire(retry)
+    assert story.one(m.FindImage).pin == "default/web#2"
+    story.feed(m.ImageMissing(reference=IMAGE, pin="default/web#2"))
+    assert story.one(m.PullImage).pin == "default/web#2"
+    story.feed(m.ImageReady(reference=IMAGE, pin="default/web#2", image_id="sha256:2"))
+    assert (story.one(m.StartContainer).assignment, story.one(m.StartContainer).image_id) == (new, "sha256:2")
+    assert {IMAGE, "sha256:1", "sha256:2"} <= story.machine.needed_images()
