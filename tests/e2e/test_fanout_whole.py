@@ -125,3 +125,17 @@ def test_an_agent_killed_while_it_fetches_goes_on_after_its_start(fanned: Fanned
         fanned.watched.faults.clear()
     fanned.wait(lambda: fanned.nodes_of("mq") == set(NODES), 60, "a replica on every node")
     assert max(fanned.given(layers).values()) <= 3
+
+
+def test_an_image_from_a_file_reaches_every_engine_without_a_registry(fanned: Fanned) -> None:
+    name = "air.test/gap/app:1"
+    made = noise.image(4, 3_000_000)
+    file = fanned.fabric.folder / "app.tar"
+    file.write_bytes(images.archive(name, made))
+    fanned.watched.seen.clear()
+    fanned.fallow("image", "load", str(file), "--on", "all")
+    assert not fanned.watched.seen
+    for node in NODES:
+        assert name in fanned.names(node)
+    fanned.deploy("gap", name)
+    assert fanned.nodes_of("gap") == set(NODES)
