@@ -237,7 +237,8 @@ async def test_nodes_that_were_sent_to_each_other_do_not_wait_for_each_other(pla
 async def test_what_a_liar_gave_is_not_passed_for_whole_to_those_behind_it(place):
     made = made_image(300_000)
     layer = made.image.layers[0].digest
-    liar, good = Origin(made.blobs, lies=True, id="n-9", is_member=True), Origin(made.blobs, chunk=4096)
+    liar = Origin(made.blobs, lies=True, id="n-9", is_member=True, bytes_per_second=1_000_000)
+    good = Origin(made.blobs)
     both = SimpleNamespace(ways=lambda *_: [liar, good])
     first, second = await place.node("n-1", both), await place.node("n-2", good)
     good.sent = 0
