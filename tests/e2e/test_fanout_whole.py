@@ -56,9 +56,23 @@ class Fanned(Cluster):
         )
         return [name for each in json.loads(listing) for name in (each["RepoTags"] or []) + (each["RepoDigests"] or [])]
 
-    def nodes_of(self, project: str) -> set[str]:
+    def first_to_fetch(self) -> str:
+        """Return a node that has some bytes of a layer, as soon as there is one."""
+        folders = {name: node.folder / "agent/blobs/partial" for name, node in self.nodes.items()}
+
+        def begun() -> list[str]:
+            return [name for name, folder in folders.items() if any(path.stat().st_size for path in folder.iterdir())]
+
+        processes.wait_until(lambda: bool(begun()), 30, "bytes of a layer")
+        return begun()[0]
+
+    def running(self, project: str) -> list[str]:
+        """Return the nodes of a project's running replicas."""
         found = [item for item in self.replicas() if item["project"] == project and item["state"] == "running"]
-        return {item["node"] for item in found}
+        return [item["node"] for item in found]
+
+    def nodes_of(self, project: str) -> set[str]:
+        return set(self.running(project))
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +125,44 @@ def test_an_agent_killed_while_it_fetches_goes_on_after_its_start(fanned: Fanned
     fanned.watched.faults.extend(Fault(path=f"/blobs/{layer}", pause_seconds=0.3) for layer in layers)
     try:
         fanned.deploy("mq", image, 4, "--no-wait")
-        folders = {name: fanned.nodes[name].folder / "agent/blobs/partial" for name in NODES}
-
-        def begun() -> list[str]:
-            return [name for name, folder in folders.items() if any(path.stat().st_size for path in folder.iterdir())]
-
-        processes.wait_until(lambda: bool(begun()), 30, "bytes of a layer")
-        victim = begun()[0]
+        victim = fanned.first_to_fetch()
         fanned.agents[victim].kill()
         fanned.agents[victim].wait(10)
         fanned.join(victim)
     finally:
         fanned.watched.faults.clear()
-    fanned.wait(lambda: fanned.nodes_of("mq") == set(NODES), 60, "a replica on every node")
+    # Where the agent was away for too long, its replica is elsewhere by now.
+    fanned.wait(lambda: len(fanned.running("mq")) == 4, 60, "four replicas")
+    fanned.wait_ready(*NODES)
     assert max(fanned.given(layers).values()) <= 3
+
+
+def test_a_node_whose_cable_is_pulled_while_it_fetches_holds_nobody_up(fanned: Fanned) -> None:
+    image, layers = fanned.push("cut:1", 5)
+    fanned.watched.faults.extend(Fault(path=f"/blobs/{layer}", pause_seconds=0.3) for layer in layers)
+    victim = ""
+    try:
+        fanned.deploy("cut", image, 4, "--no-wait")
+        victim = fanned.first_to_fetch()
+        fanned.fabric.cut(victim)
+        others = set(NODES) - {victim}
+        fanned.wait(lambda: fanned.nodes_of("cut") >= others, 90, "a replica on every other node")
+    finally:
+        fanned.watched.faults.clear()
+        if victim:
+            fanned.fabric.restore(victim)
+    fanned.wait_ready(*NODES)
+
+
+def test_an_image_from_a_file_reaches_every_engine_without_a_registry(fanned: Fanned) -> None:
+    name = "air.test/gap/app:1"
+    made = noise.image(4, 3_000_000)
+    file = fanned.fabric.folder / "app.tar"
+    file.write_bytes(images.archive(name, made))
+    fanned.watched.seen.clear()
+    fanned.fallow("image", "load", str(file), "--on", "all")
+    assert not fanned.watched.seen
+    for node in NODES:
+        assert name in fanned.names(node)
+    fanned.deploy("gap", name)
+    assert len(fanned.running("gap")) == 4

@@ -41,11 +41,12 @@ def load(
         if as_json and detach:
             output.write_json(loaded)
             return
+        output.note(f"{format_bytes(loaded.size_bytes)} kept by the control plane")
         for image, job_id in zip(loaded.images, loaded.jobs, strict=True):
-            output.note(f"{image.reference}: {format_bytes(loaded.size_bytes)} kept; job {job_id}")
+            output.note(f"{image.reference}: job {job_id}")
         if detach:
             return
-        ended = [follow(client, client.images.job(job)) for job in loaded.jobs]
+        ended = [follow(client, client.images.job(job_id)) for job_id in loaded.jobs]
     if as_json:
         output.write_json({"jobs": [job for job, _ in ended], "tasks": [task for _, tasks in ended for task in tasks]})
     else:

@@ -2,7 +2,8 @@
 
 Who wants a blob sends BlobAsked, and gets BlobAnswered, both as frames (see `wire`). Unless that has an `error`, chunks
 follow: a 4-byte big-endian length and that many bytes, until the blob is whole. A length of 0 says that the sender is
-alive and waits for bytes itself; VOID says that what was sent turned out to be wrong, and that it ends here.
+alive and waits for bytes itself; BlobAwaited follows it. VOID says that what was sent turned out to be wrong, and
+ends it.
 """
 
 from typing import Annotated, TypeVar
@@ -35,10 +36,16 @@ class BlobAnswered(msgspec.Struct, frozen=True, kw_only=True):
     error: Annotated[str, msgspec.Meta(max_length=512)] = ""
 
 
-T = TypeVar("T", BlobAsked, BlobAnswered)
+class BlobAwaited(msgspec.Struct, frozen=True, kw_only=True):
+    """No bytes yet. `upstream` is as in BlobAnswered, and may be another by now."""
+
+    upstream: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_UPSTREAM)] = ()
 
 
-def encode(message: BlobAsked | BlobAnswered) -> bytes:
+T = TypeVar("T", BlobAsked, BlobAnswered, BlobAwaited)
+
+
+def encode(message: BlobAsked | BlobAnswered | BlobAwaited) -> bytes:
     """Return a message with its length before it."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(4, "big") + body

@@ -223,3 +223,39 @@ async def test_a_blob_nobody_reads_any_more_is_left_as_it_is(place, monkeypatch)
     await asyncio.gather(pull, return_exceptions=True)
     await until(lambda: not node.blobs._cache.fetching)
     assert origin.sent < 3_000_000
+
+
+async def test_nodes_that_were_sent_to_each_other_do_not_wait_for_each_other(place):
+    made = made_image(200_000)
+    origin = Origin(made.blobs, bytes_per_second=1_000_000)
+    nodes = [await place.node(f"n-{n}", origin) for n in range(3)]
+    pulls = (node.pull(made, nodes[(n + 1) % 3]) for n, node in enumerate(nodes))
+    async with asyncio.timeout(10):
+        assert all(pulled == made.blobs for pulled in await asyncio.gather(*pulls))
+
+
+async def test_what_a_liar_gave_is_not_passed_for_whole_to_those_behind_it(place):
+    made = made_image(300_000)
+    layer = made.image.layers[0].digest
+    liar = Origin(made.blobs, lies=True, id="n-9", is_member=True, bytes_per_second=1_000_000)
+    good = Origin(made.blobs)
+    both = SimpleNamespace(ways=lambda *_: [liar, good])
+    first, second = await place.node("n-1", both), await place.node("n-2", good)
+    good.sent = 0
+    pulled = await asyncio.gather(first.pull(made), second.pull(made, first))
+    assert pulled == [made.blobs, made.blobs]
+    assert liar.asked.count(layer) == 1, "it is not asked for this blob again"
+
+
+async def test_a_node_serves_no_more_than_it_may_at_a_time_and_no_faster(place, monkeypatch):
+    made = made_image(800_000)
+    first = await place.node("n-1", Origin(made.blobs), bytes_per_second=1_000_000)
+    await first.pull(made)
+    second = await place.node("n-2", Origin({}, dead=True))
+    begun = asyncio.get_running_loop().time()
+    await second.pull(made, first)
+    assert asyncio.get_running_loop().time() - begun > 0.4
+    first.blobs._server._max_connections = 0
+    third = await place.node("n-3", Origin(made.blobs))
+    assert await third.pull(made, first) == made.blobs
+    assert "n-1" not in third.blobs.fetched_bytes

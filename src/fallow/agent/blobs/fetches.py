@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
-from fallow.drivers.blobs import BlobCache, BlobError, CacheFull, Growing, Stored, Way
+from fallow.drivers.blobs import BlobCache, BlobError, CacheFull, Growing, Opened, Stored, Way
 
 _log = structlog.get_logger("fallow.agent.blobs")
 
@@ -104,8 +104,7 @@ class Fetches:
         except OSError as error:
             fault = CacheFull(f"the blob cache cannot be written: {error.strerror}")
         finally:
-            if not growing.ended:
-                self._cache.abandon(growing, fault, keep=fault.kind != "no-space")
+            self._cache.abandon(growing, fault, keep=fault.kind != "no-space")
         raise fault
 
     async def _begin_anew(self, growing: Growing, fault: BlobError) -> Growing:
@@ -136,18 +135,23 @@ class Fetches:
         if growing.written == growing.size_bytes:
             return
         async with way.open(growing.digest, growing.size_bytes, growing.written) as opened:
-            if self._own_id in opened.upstream or way.id in growing.readers:
+            if self._own_id in opened.upstream:
                 raise BlobError("failed", f"{way.id} fetches it from us")
             growing.upstream = opened.upstream
             try:
-                await self._take_in(growing, way, opened.offset, aiter(opened.chunks))
+                await self._take_in(growing, way, opened)
             finally:
                 growing.upstream = ()
         if growing.written < growing.size_bytes:
             raise BlobError("stalled", f"{way.id} broke off after {growing.written} of {growing.size_bytes} bytes")
 
-    async def _take_in(self, growing: Growing, way: Way, offset: int, chunks: AsyncIterator[bytes]) -> None:
-        skip = growing.written - offset
+    def _waits_for_itself(self, upstream: tuple[str, ...]) -> bool:
+        """Say whether nodes that began at the same time fetch in a ring; the first of them by name has to leave."""
+        ring = upstream[: upstream.index(self._own_id) + 1] if self._own_id in upstream else ()
+        return bool(ring) and self._own_id == min(ring)
+
+    async def _take_in(self, growing: Growing, way: Way, opened: Opened) -> None:
+        skip, chunks = growing.written - opened.offset, aiter(opened.chunks)
         now = fed_at = read_at = self._steady()
         while growing.written < growing.size_bytes:
             try:
@@ -157,6 +161,9 @@ class Fetches:
                 raise BlobError("stalled", f"{way.id} sent nothing for {way.silence_seconds:g} s") from None
             if chunk is None:
                 return
+            growing.upstream = opened.upstream
+            if not chunk and self._waits_for_itself(opened.upstream):
+                raise BlobError("failed", f"{way.id} fetches it from us, through others")
             now = self._steady()
             fed_at = now if chunk else fed_at
             read_at = now if growing.readers else read_at

@@ -173,7 +173,9 @@ class BlobCache:
         self.on_change(growing.digest, "whole")
 
     def abandon(self, growing: Growing, error: BlobError, *, keep: bool = False) -> None:
-        """Give a blob up; with `keep` the next who begins it goes on from there."""
+        """Give a blob up, unless that was done; with `keep` the next who begins it goes on from there."""
+        if growing.ended:
+            return
         self._growing.pop(growing.digest, None)
         growing.end(error)
         if not keep:

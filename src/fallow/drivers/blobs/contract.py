@@ -20,16 +20,17 @@ class BlobError(Exception):
         self.void = void
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Opened:
     """A blob that is being sent. `chunks` begin at `offset`, which may be less than was asked for.
 
-    An empty chunk says that the sender is alive and waits for bytes itself.
+    An empty chunk says that the sender is alive and waits for bytes itself; `upstream`, the members that the blob comes
+    through, the sender first, is then told anew.
     """
 
     offset: int
     chunks: AsyncIterator[bytes]
-    upstream: tuple[str, ...] = ()  # members it comes from, the sender first
+    upstream: tuple[str, ...] = ()
 
 
 class Way(Protocol):

@@ -96,7 +96,9 @@ class Growing:
         return self.written == self.size_bytes and f"sha256:{self._hash.hexdigest()}" == self.digest
 
     def end(self, error: BlobError | None = None) -> None:
-        """Let readers know that it is whole, or that it will not be."""
+        """Let readers know that it is whole, or that it will not be; once, or it would close the file of another."""
+        if self.ended:
+            raise AssertionError(self.digest)
         self.whole, self.error = error is None, error
         self._notify()
         with self._using:

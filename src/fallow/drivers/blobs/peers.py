@@ -14,7 +14,7 @@ import structlog
 from fallow.client.frames import abort, read_frame
 from fallow.drivers.blobs.contract import BlobError, Opened
 from fallow.drivers.blobs.growing import Growing, Stored
-from fallow.model.blobs import CHUNK_BYTES, MAX_UPSTREAM, VOID, BlobAnswered, BlobAsked, decode, encode
+from fallow.model.blobs import CHUNK_BYTES, MAX_UPSTREAM, VOID, BlobAnswered, BlobAsked, BlobAwaited, decode, encode
 from fallow.model.credentials import SERVER_NAME, parse_member_uri
 
 _log = structlog.get_logger("fallow.blobs")
@@ -104,26 +104,29 @@ class PeerServer:
         if blob is None:
             writer.write(encode(BlobAnswered(error="this blob is not here")))
             return
-        upstream = blob.upstream if isinstance(blob, Growing) else ()
+        upstream = self._upstream(blob)
         if client in upstream:
             writer.write(encode(BlobAnswered(error="this blob comes from you")))
             return
-        writer.write(
-            encode(BlobAnswered(size_bytes=blob.size_bytes, upstream=(self._own_id, *upstream)[:MAX_UPSTREAM]))
-        )
+        writer.write(encode(BlobAnswered(size_bytes=blob.size_bytes, upstream=upstream)))
         if isinstance(blob, Growing):
             with blob.read_by(client):
-                await self._send(writer, blob.read(asked.offset, alive_seconds=ALIVE_SECONDS))
+                await self._send(writer, blob, blob.read(asked.offset, alive_seconds=ALIVE_SECONDS))
         else:
-            await self._send(writer, blob.read(asked.offset))
+            await self._send(writer, blob, blob.read(asked.offset))
 
-    async def _send(self, writer: asyncio.StreamWriter, chunks: AsyncGenerator[bytes, None]) -> None:
+    def _upstream(self, blob: Stored | Growing) -> tuple[str, ...]:
+        return (self._own_id, *(blob.upstream if isinstance(blob, Growing) else ()))[:MAX_UPSTREAM]
+
+    async def _send(
+        self, writer: asyncio.StreamWriter, blob: Stored | Growing, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
         try:
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
                     await self._throttle.take(len(chunk))
                     writer.write(len(chunk).to_bytes(4, "big"))
-                    writer.write(chunk)
+                    writer.write(chunk or encode(BlobAwaited(upstream=self._upstream(blob))))
                     self.sent_bytes += len(chunk)
                     async with asyncio.timeout(SEND_SECONDS):
                         await writer.drain()
@@ -152,8 +155,9 @@ class PeerWay:
             answer = await self._ask(reader, writer, BlobAsked(digest=digest, offset=offset))
             if answer.size_bytes != size_bytes:
                 raise BlobError("wrong-content", f"{self}: has {answer.size_bytes} bytes of it, not {size_bytes}")
-            upstream = (self.id, *(each for each in answer.upstream if each != self.id)) if self.id else ()
-            yield Opened(offset=offset, chunks=self._chunks(reader, size_bytes - offset), upstream=upstream)
+            opened = Opened(offset=offset, chunks=_nothing(), upstream=self._through(answer.upstream))
+            opened.chunks = self._chunks(reader, size_bytes - offset, opened)
+            yield opened
         finally:
             abort(writer.transport)
 
@@ -180,7 +184,11 @@ class PeerWay:
             raise BlobError("not-found", f"{self}: {answer.error}")
         return answer
 
-    async def _chunks(self, reader: asyncio.StreamReader, left: int) -> AsyncIterator[bytes]:
+    def _through(self, told: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the members that the blob comes through; the control plane has it for good."""
+        return (self.id, *(each for each in told if each != self.id)) if self.id else ()
+
+    async def _chunks(self, reader: asyncio.StreamReader, left: int, opened: Opened) -> AsyncIterator[bytes]:
         try:
             while left > 0:
                 size = int.from_bytes(await reader.readexactly(4), "big")
@@ -189,6 +197,7 @@ class PeerWay:
                 if size > min(CHUNK_BYTES, left):
                     raise BlobError("wrong-content", f"{self}: sends more than there is")
                 if size == 0:
+                    opened.upstream = self._through(decode(await read_frame(reader), BlobAwaited).upstream)
                     yield b""
                 left -= size
                 while size:
@@ -197,12 +206,18 @@ class PeerWay:
                         raise BlobError("stalled", f"{self}: broke off")
                     size -= len(piece)
                     yield piece
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
             raise BlobError("stalled", f"{self}: broke off: {error}") from None
 
     def __str__(self) -> str:
         """Return it for people."""
         return f"{self.id or 'the control plane'} at {self.host}:{self.port}"
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """Stand in for the chunks of an answer until there is one to read them for."""
+    for chunk in (b"",):
+        yield chunk
 
 
 def peer_of(writer: asyncio.StreamWriter) -> tuple[str, str]:
