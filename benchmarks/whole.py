@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -83,6 +84,14 @@ class Api:
         if answer.is_error:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
+
+    async def count_changes(self, kinds: str, counts: Counter[str]) -> None:
+        """Count the records of some kinds that are written from now on, until cancelled."""
+        query = {"kinds": kinds}
+        async with self._http.stream("GET", "/v1/watch", params=query, extensions={"sni_hostname": SERVER_NAME}) as got:
+            async for line in got.aiter_lines():
+                if line.startswith("data: {") and "kind" in (change := json.loads(line[6:])):
+                    counts[str(change["kind"])] += 1
 
     async def join_token(self, uses: int) -> str:
         """Return a token with which so many nodes may join."""
