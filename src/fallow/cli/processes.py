@@ -112,12 +112,6 @@ Timeout = Annotated[
         show_default="until somebody decides",
     ),
 ]
-KeepAudit = Annotated[
-    str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
-]
-KeepImages = Annotated[
-    str, typer.Option("--keep-image-record", metavar="DURATION", help="For how long ended image jobs are kept.")
-]
 Install = Annotated[bool, typer.Option("--install", help="Set up a system service that runs this, also after a boot.")]
 
 
@@ -159,8 +153,12 @@ def server(
     dead: Annotated[
         str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
     ] = "8s",
-    keep_audit: KeepAudit = "400d",
-    keep_images: KeepImages = "30d",
+    keep_audit: Annotated[
+        str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
+    ] = "400d",
+    keep_images: Annotated[
+        str, typer.Option("--keep-image-record", metavar="DURATION", help="For how long ended image jobs are kept.")
+    ] = "30d",
     dns_listen: DnsListen = None,
     domain: Domain = DEFAULT_DOMAIN,
     purge: Annotated[

@@ -12,9 +12,8 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from fallow.client.errors import BadAnswer
 from fallow.client.images import ImageCalls
-from fallow.client.listing import Listing
+from fallow.client.listings import Listing, decoded
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
 from fallow.client.watching import Change, Watching
@@ -368,10 +367,7 @@ class Client:
         return self._decode(kind, self._transport.send(method, path, body=body, if_match=if_match))
 
     def _decode(self, kind: type[T], response: httpx.Response) -> T:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self.url, str(error)) from error
+        return decoded(kind, response, self.url)
 
 
 def _number(value: float | None) -> str:

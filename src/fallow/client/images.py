@@ -5,11 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
-import httpx
-import msgspec
-
-from fallow.client.errors import BadAnswer
-from fallow.client.listing import Listing
+from fallow.client.listings import Listing, decoded
 from fallow.client.transport import Transport
 from fallow.model.image_requests import (
     DriftView,
@@ -33,7 +29,11 @@ class ImageCalls:
     def create_job(self, request: ImageJobRequest) -> ImageJobView:
         """Ask for a job, or with `dry_run` whom a pull would reach."""
         key = secrets.token_hex(16)
-        return self._decoded(ImageJobView, self._transport.send("POST", "/v1/image-jobs", body=request, key=key))
+        return decoded(
+            ImageJobView,
+            self._transport.send("POST", "/v1/image-jobs", body=request, key=key),
+            self._transport.url,
+        )
 
     def jobs(self, state: str = "", action: str = "", limit: int = 100) -> Listing[ImageJobView]:
         """Return jobs, newest first."""
@@ -46,7 +46,7 @@ class ImageCalls:
     def change_job(self, job_id: str, change: str) -> ImageJobView:
         """Pause, resume, cancel or retry a job."""
         path = f"/v1/image-jobs/{quote(job_id, safe='')}/{change}"
-        return self._decoded(ImageJobView, self._transport.send("POST", path))
+        return decoded(ImageJobView, self._transport.send("POST", path), self._transport.url)
 
     def tasks(self, filters: Mapping[str, str], after: str = "", limit: int = 1000) -> Listing[ImageTaskView]:
         """Return a page of the record, newest first; `filters`: job, node, state, image, since, until."""
@@ -85,7 +85,9 @@ class ImageCalls:
 
     def create_schedule(self, request: ImageScheduleRequest) -> ImageScheduleView:
         """Make a schedule."""
-        return self._decoded(ImageScheduleView, self._transport.send("POST", "/v1/image-schedules", body=request))
+        return decoded(
+            ImageScheduleView, self._transport.send("POST", "/v1/image-schedules", body=request), self._transport.url
+        )
 
     def delete_schedule(self, name: str) -> None:
         """Delete a schedule."""
@@ -93,10 +95,4 @@ class ImageCalls:
 
     def _get(self, kind: type[T], path: str, **query: str) -> T:
         asked = {key: value for key, value in query.items() if value}
-        return self._decoded(kind, self._transport.send("GET", path, query=asked))
-
-    def _decoded(self, kind: type[T], response: httpx.Response) -> T:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(self._transport.url, str(error)) from error
+        return decoded(kind, self._transport.send("GET", path, query=asked), self._transport.url)

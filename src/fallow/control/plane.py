@@ -93,14 +93,14 @@ class ControlPlane:
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
-        self.image_tasks = Images(self.cache, self.applier, self.hub, clock)
+        self.images = Images(self.cache, self.applier, self.hub, clock)
         self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = self.sessions_type(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,
-            images=self.image_tasks,
+            images=self.images,
             admission=self.admission,
             assignments=self.assignments,
             networks=self.networks,
@@ -188,7 +188,7 @@ class ControlPlane:
                 group.create_task(self.assignments.run())
                 group.create_task(self.networks.run())
                 group.create_task(self.observations.run())
-                group.create_task(self.image_tasks.run())
+                group.create_task(self.images.run())
                 group.create_task(self.peers.run())
                 group.create_task(self.leadership.run())
         except Exception:

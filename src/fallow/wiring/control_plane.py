@@ -139,7 +139,7 @@ def _api_server(plane: "ControlPlane", ca_pem: str, pair: Path) -> "uvicorn.Serv
         leadership=plane.leadership,
         packages=plane.packages,
         image_requests=plane.image_requests,
-        image_progress=plane.image_tasks.reports.progress,
+        image_progress=plane.images.reports.progress,
         settings=plane.settings,
         ca_pem=ca_pem,
         clock=plane.clock,
