@@ -14,7 +14,6 @@ import asyncio
 import statistics
 import sys
 import time
-from collections import Counter
 from typing import Any
 
 from figures import options_of, write
@@ -59,7 +58,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         joined = await plane.join(await plane.api.join_token(options.agents), 64)
         await plane.api.until(_READY, joined["agents"], 60)
         await asyncio.sleep(3)
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         counting = asyncio.create_task(plane.api.count_changes(KINDS, counts))
         await asyncio.sleep(0.5)
         whole_job = await one_job(plane, 0, {}, options.parallel)
