@@ -4,7 +4,8 @@ Real: a key and a join of its own for each (on one connection: the CA fetched, i
 token, then the bundle, signed, as `fallow join` does it), a TLS 1.3 session with its own certificate, every frame, a
 heartbeat at the pace the control plane asks for, serial numbers and acknowledged batches. Each calls from a loopback
 address of its own, so that it has all host ports of that address. Hollow: there is no engine and no journal; an
-assignment is answered at once as running and healthy, and as stopped when it is to be stopped.
+assignment is answered at once as running and healthy, and as stopped when it is to be stopped. An order to pull is
+answered at once as done, with the images it then has.
 
 Started by the other benchmarks, which send one command a line and read one JSON line in answer:
 
@@ -38,6 +39,8 @@ from fallow.agent.joining import signed
 from fallow.client.joining import ca_key_sha256, check_server
 from fallow.model.credentials import SERVER_NAME, parse_join_credential
 from fallow.model.deployments import Activity, Health, Observation
+from fallow.model.image_jobs import ImageOrder, TaskReport
+from fallow.model.images import NodeImage
 from fallow.model.members import Facts, Identity, JoinRequest, Role
 from fallow.model.wire import (
     PROTOCOL_VERSION,
@@ -46,9 +49,13 @@ from fallow.model.wire import (
     Frame,
     Heartbeat,
     Hello,
+    ImagesReported,
+    ImageTasksReported,
+    ImageTasksStored,
     Observed,
     ObservedAck,
     Reject,
+    SetImageTasks,
     Usage,
     Welcome,
     decode_to_member,
@@ -79,6 +86,7 @@ class Agent(asyncio.Protocol):
         self._answered = answered
         self._buffer = bytearray()
         self._serial = 0
+        self._pulled: dict[str, NodeImage] = {}
         self._batch = 0
         self.key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fallow member")])
@@ -180,7 +188,9 @@ class Agent(asyncio.Protocol):
     def _received(self, frame: Frame) -> None:
         if isinstance(frame, Assign):
             self._answer(frame.assignments)
-        elif isinstance(frame, ObservedAck):
+        elif isinstance(frame, SetImageTasks):
+            self._pull(frame.orders)
+        elif isinstance(frame, ObservedAck | ImageTasksStored):
             self.unacknowledged.discard(frame.batch)
         elif isinstance(frame, Welcome):
             self.heartbeat_seconds = frame.heartbeat_seconds
@@ -208,6 +218,21 @@ class Agent(asyncio.Protocol):
             self._batch += 1
             self.unacknowledged.add(self._batch)
             self.send(Observed(batch=self._batch, observations=tuple(observations)))
+
+    def _pull(self, orders: Iterable[ImageOrder]) -> None:
+        reports = []
+        for order in orders:
+            self._answered(order.task_id, True)
+            self._pulled[order.reference] = NodeImage(
+                id=f"sha256:{len(self._pulled):064x}", references=(order.reference,)
+            )
+            log = ("pulled",)
+            reports.append(TaskReport(task_id=order.task_id, attempt=order.attempt, state="done", log=log))
+        if reports:
+            self._batch += 1
+            self.unacknowledged.add(self._batch)
+            self.send(ImageTasksReported(batch=self._batch, reports=tuple(reports)))
+            self.send(ImagesReported(images=tuple(self._pulled.values())))
 
     def send(self, frame: Frame) -> None:
         """Send a frame if there is a session."""

@@ -87,6 +87,14 @@ class Api:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
 
+    async def count_changes(self, kinds: str, counts: dict[str, int]) -> None:
+        """Count the records of some kinds that are written from now on, until cancelled."""
+        query = {"kinds": kinds}
+        async with self._http.stream("GET", "/v1/watch", params=query, extensions={"sni_hostname": SERVER_NAME}) as got:
+            async for line in got.aiter_lines():
+                if line.startswith("data: {") and "kind" in (change := json.loads(line[6:])):
+                    counts[change["kind"]] = counts.get(change["kind"], 0) + 1
+
     async def join_token(self, uses: int) -> str:
         """Return a token with which so many nodes may join."""
         return str((await self.call("POST", "/v1/tokens", {"role": "node", "uses": uses}))["secret"])

@@ -64,8 +64,8 @@ class ImageCalls:
 
     def export(self, kind: str, filters: Mapping[str, str]) -> str:
         """Return the record as JSON or CSV."""
-        query = {key: value for key, value in {**filters, "format": kind}.items() if value}
-        return self._transport.send("GET", "/v1/image-tasks/export", query=query).text
+        path = "/v1/image-tasks/export" + (".csv" if kind == "csv" else "")
+        return self._transport.send("GET", path, query=filters).text
 
     def images(self, image: str = "") -> Listing[ImageView]:
         """Return who has which images."""

@@ -67,6 +67,7 @@ ROUTES = [
     ("POST", "/v1/image-jobs/x/retry", "operator"),
     ("GET", "/v1/image-tasks", "viewer"),
     ("GET", "/v1/image-tasks/export", "viewer"),
+    ("GET", "/v1/image-tasks/export.csv", "viewer"),
     ("GET", "/v1/image-schedules", "viewer"),
     ("POST", "/v1/image-schedules", "operator"),
     ("DELETE", "/v1/image-schedules/x", "operator"),

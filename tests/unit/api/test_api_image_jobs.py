@@ -197,7 +197,7 @@ async def test_the_record_is_searched_paged_and_exported(rig: Rig, registry: Reg
         "image pull nginx:1.27 --on role=web", 2.0, ["one", "two"],
     )  # fmt: skip
 
-    exported = await rig.call("GET", "/v1/image-tasks/export?format=csv&state=failed", role="viewer")
+    exported = await rig.call("GET", "/v1/image-tasks/export.csv?state=failed", role="viewer")
     assert exported.headers["content-type"].startswith("text/csv")
     (row,) = csv.DictReader(io.StringIO(exported.text))
     assert (row["node"], row["kind"], row["text"]) == ("a", "denied", "'=cmd|'/c calc'!A1")

@@ -257,7 +257,7 @@ def test_jobs_are_listed_shown_and_their_record_is_read(api: FakeApi, fallow: Fa
         "job": "i-1", "node": "a", "state": "done", "image": "x",
     }  # fmt: skip
     assert float(asked["since"]) > 1_000_000
-    api.on("GET /v1/image-tasks/export", "id,job_id\n")
+    api.on("GET /v1/image-tasks/export.csv", "id,job_id\n")
     assert fallow("image", "job", "export", "--format", "csv").out == "id,job_id\n"
 
 

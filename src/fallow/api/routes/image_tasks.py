@@ -3,12 +3,12 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromQuery, QueryParameter, SkipValidation
+from litestar.params import QueryParameter, SkipValidation
 from litestar.types import Guard
 
 from fallow.api.lists import ImageTaskList
@@ -45,6 +45,7 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     return (
         get("/v1/image-tasks", **reading)(list_image_tasks),
         get("/v1/image-tasks/export", **reading)(export_image_tasks),
+        get("/v1/image-tasks/export.csv", media_type="text/csv", **reading)(export_image_tasks_as_csv),
     )
 
 
@@ -69,23 +70,29 @@ async def list_image_tasks(services: Needs, wanted: Asked, limit: Limit = 1000, 
     return page_of(services, wanted, limit, after)
 
 
-async def export_image_tasks(
-    services: Needs,
-    wanted: Asked,
-    format: FromQuery[Literal["json", "csv"]] = "json",  # noqa: A002
-) -> Response[bytes]:
-    """Give the record as one file: an array in JSON, or CSV with a row for each task."""
+async def export_image_tasks(services: Needs, wanted: Asked) -> Response[tuple[ImageTaskView, ...]]:
+    """Give the record as one file, an array of all tasks that are asked for."""
+    return Response(_all(services, wanted), headers=_file("image-tasks.json"))
+
+
+async def export_image_tasks_as_csv(services: Needs, wanted: Asked) -> Response[str]:
+    """Give the record as one file, a row for each task that is asked for."""
+    return Response(_csv(_all(services, wanted)), media_type="text/csv", headers=_file("image-tasks.csv"))
+
+
+def _all(services: Needs, wanted: Wanted) -> tuple[ImageTaskView, ...]:
+    """Return everything that is asked for. Raises Refused (400) when that is too much for one file."""
     found = list(recorded(services.cache.snapshot(), wanted))
     if len(found) > MAX_EXPORT:
         raise refuse(
             400, "too-much", "Too much for one file", f"{len(found)} tasks, and one file has at most {MAX_EXPORT}",
             "ask for a part: --since, --node, --state, --image",
         )  # fmt: skip
-    views = [_view(services, task) for task in found]
-    content = msgspec.json.encode(views) if format == "json" else _csv(views)
-    name = f"image-tasks.{format}"
-    kind = "application/json" if format == "json" else "text/csv; charset=utf-8"
-    return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    return tuple(_view(services, task) for task in found)
+
+
+def _file(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def page_of(services: Needs, wanted: Wanted, limit: int, after: str) -> ImageTaskList:
@@ -111,7 +118,7 @@ def _view(services: Needs, task: ImageTask) -> ImageTaskView:
     return task_view(task, job, services.image_progress)
 
 
-def _csv(views: Iterable[ImageTaskView]) -> bytes:
+def _csv(views: Iterable[ImageTaskView]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -119,7 +126,7 @@ def _csv(views: Iterable[ImageTaskView]) -> bytes:
         values = msgspec.to_builtins(view)
         values["log"] = "\n".join(view.log)
         writer.writerow(_plain(values[column]) for column in COLUMNS)
-    return text.getvalue().encode()
+    return text.getvalue()
 
 
 def _plain(value: object) -> str:
