@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fallow.decide.image_removal import freed_bytes, matches, names_of, plan, under_pressure
 from fallow.model.image_jobs import CleanRules
 from fallow.model.images import NodeImage
+from fallow.model.watermarks import Watermarks
 
 NOW = 10_000.0
 LAYERS = {f"sha256:l{number}": 10**number for number in range(6)}  # each sum of them says which
@@ -189,12 +190,12 @@ def test_patterns(pattern, reference, wanted):
 
 @pytest.mark.parametrize(("free", "until"), [(16, None), (15, 20), (0, 20)], ids=["84 % used", "85 % used", "full"])
 def test_pressure_begins_at_the_upper_mark_and_ends_below_the_lower_one(free, until):
-    found = under_pressure(100, free, 0.85, 0.80)
+    found = under_pressure(100, free, Watermarks())
     assert (found.until_free_bytes if found else None) == until
 
 
 def test_an_unknown_disk_is_under_no_pressure():
-    assert under_pressure(0, 0, 0.85, 0.80) is None
+    assert under_pressure(0, 0, Watermarks()) is None
 
 
 def test_without_sizes_of_layers_an_image_is_what_it_says():

@@ -21,6 +21,7 @@ from fallow.decide.image_removal import under_pressure
 from fallow.drivers.engine.contract import Engine
 from fallow.model.image_jobs import ImageAction, ImageOrder, TaskProgress, TaskReport
 from fallow.model.images import PlatformImage
+from fallow.model.watermarks import Watermarks
 from fallow.model.wire import (
     IMAGES_PROTOCOL,
     Frame,
@@ -59,11 +60,10 @@ class Images:
         needed: Callable[[], set[str]],
         *,
         clock: Callable[[], float] = time.time,
-        watermarks: tuple[float, float] = (0.85, 0.80),
     ) -> None:
         self._send = send
         self._clock = clock
-        self._watermarks = watermarks
+        self.watermarks: Watermarks | None = Watermarks()
         self._grants = Grants(send)
         self.notes = ImageNotes(folder)
         self.inventory = Inventory(engine, self.notes, clock=clock)
@@ -266,7 +266,9 @@ class Images:
     def _relieve(self) -> None:
         """Make room when the disk of the images is nearly full, by the same plan as a clean that somebody ordered."""
         look = self.inventory.last
-        rules = under_pressure(look.disk_bytes, look.disk_free_bytes, *self._watermarks)
+        if self.watermarks is None:
+            return
+        rules = under_pressure(look.disk_bytes, look.disk_free_bytes, self.watermarks)
         if rules is None or m.OWN_TASK in self._machine.working:
             return
         _log.warning("the disk of the images is nearly full", free=look.disk_free_bytes, of=look.disk_bytes)

@@ -25,6 +25,7 @@ from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Engine
 from fallow.model.labels import Variable
+from fallow.model.watermarks import Watermarks
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
@@ -99,6 +100,10 @@ class NodeAgent:
         """Let it keep blobs of images, for its engine and for other nodes."""
         self._blobs = blobs
         self._images.fetches_with(blobs, blobs.fetched)
+
+    def cleans_at(self, watermarks: Watermarks | None) -> None:
+        """Say how full the disk of its images has to be before it makes room by itself; None: it never does."""
+        self._images.watermarks = watermarks
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises SessionRefused, IdentityError, and FolderError when another agent is at work."""

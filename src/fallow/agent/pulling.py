@@ -11,6 +11,7 @@ import structlog
 from fallow.agent.grants import Grants
 from fallow.agent.watchdog import Stalled, StallWatch
 from fallow.decide.agent.images import StartPull
+from fallow.decide.trust import grant_trouble
 from fallow.drivers.engine.contract import Credentials, Engine, EngineError, Image, PullProgress
 from fallow.model.image_jobs import TaskReport
 from fallow.model.images import ImageErrorKind, PlatformImage, PullGrant
@@ -176,6 +177,8 @@ class Puller:
         grant = await self._grants.ask(reference, replica_id=replica_id, task_id=task_id)
         if grant is not None and grant.kind:
             raise PullFailed(grant.kind, grant.text, grant.retry_after_seconds)
+        if grant is not None and (trouble := grant_trouble(grant, reference)):
+            raise PullFailed("untrusted", trouble)
         return grant
 
     async def found(self, reference: str, replica_id: str) -> tuple[Image | None, PlatformImage | None]:

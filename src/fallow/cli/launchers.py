@@ -9,6 +9,7 @@ from fallow.model.control import Level
 from fallow.model.doctor import Finding
 from fallow.model.labels import Variable
 from fallow.model.names import DEFAULT_DOMAIN
+from fallow.model.watermarks import Watermarks
 
 DNS_LISTEN = "127.0.0.1:8453"
 DNS_OFF = "off"
@@ -70,6 +71,7 @@ class JoinOptions(MemberOptions):
     """One node; `engine` is the URL of a Docker Engine API, None to look for one."""
 
     engine: str | None = None
+    watermarks: Watermarks | None = field(default_factory=Watermarks)  # of the images' disk
 
 
 @dataclass(frozen=True, kw_only=True)

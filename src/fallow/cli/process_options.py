@@ -36,6 +36,14 @@ Engine = Annotated[
         show_default="found by itself",
     ),
 ]
+CleanImages = Annotated[
+    str,
+    typer.Option(
+        "--clean-images",
+        metavar="HIGH:LOW",
+        help="Above the first share of the images' disk unused ones are deleted, until the second; off: never.",
+    ),
+]
 Haproxy = Annotated[str, typer.Option("--haproxy", metavar="PROGRAM", help="The HAProxy to run.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="The control plane, https://HOST:7443.", show_default=False)]
 Token = Annotated[

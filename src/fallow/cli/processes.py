@@ -21,6 +21,7 @@ from fallow.cli.options import key_values, seconds, secret
 from fallow.cli.process_options import (
     Address,
     Advertise,
+    CleanImages,
     ClusterKey,
     Data,
     DeadAfter,
@@ -54,6 +55,7 @@ from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
 from fallow.model.names import DEFAULT_DOMAIN, domain_name
+from fallow.model.watermarks import Watermarks, parse_watermarks
 
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
@@ -118,6 +120,7 @@ def join(
     address: Address = "",
     timeout: Timeout = "",
     engine: Engine = None,
+    clean_images: CleanImages = "85%:80%",
     data: Data = None,
     install: Install = False,
     log_level: Level = "info",
@@ -136,6 +139,7 @@ def join(
         address=_own_address(address),
         timeout_seconds=seconds(timeout) if timeout else None,
         engine=engine,
+        watermarks=_watermarks(clean_images),
         data=data or data_folder("node"),
         install=install,
         log=LogOptions(level=log_level, format=log_format),
@@ -294,6 +298,13 @@ def _own_address(text: str) -> str:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise usage(f"{text!r} is not an IP address", "Write it as 10.86.0.7 or fd00:86::7.") from None
+
+
+def _watermarks(text: str) -> Watermarks | None:
+    try:
+        return parse_watermarks(text)
+    except ValueError as error:
+        raise usage(f"--clean-images: {error}") from None
 
 
 def _variables(texts: list[str] | None) -> tuple[Variable, ...]:

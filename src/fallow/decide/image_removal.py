@@ -15,6 +15,7 @@ from fallow.model.image_jobs import CleanRules, Verdict
 from fallow.model.images import NodeImage
 from fallow.model.references import parse_reference, qualified
 from fallow.model.units import format_bytes
+from fallow.model.watermarks import Watermarks
 
 # Without their pause image neither Kubernetes nor Podman's pods start anything, and it is in no container between.
 PAUSE_IMAGES = ("*/pause", "*/pause-*", "*/mirrored-pause", "*/podman-pause", "*/podman-pause-*")
@@ -44,14 +45,12 @@ def plan(
     return tuple(_swept(images, rules, judge, shares, free_bytes))
 
 
-def under_pressure(disk_bytes: int, free_bytes: int, high: float, low: float) -> CleanRules | None:
-    """Return what is to go when more of a disk than the share `high` is used, so that `low` is; None: nothing.
-
-    0.85 and 0.80 are Kubernetes' own (https://kubernetes.io/docs/concepts/architecture/garbage-collection/).
-    """
-    if disk_bytes <= 0 or disk_bytes - free_bytes < high * disk_bytes:
+def under_pressure(disk_bytes: int, free_bytes: int, marks: Watermarks) -> CleanRules | None:
+    """Return what is to go when more of a disk than the high mark is used, so that the low one is; None: nothing."""
+    if disk_bytes <= 0 or disk_bytes - free_bytes < marks.high * disk_bytes:
         return None
-    return CleanRules(until_free_bytes=disk_bytes - int(low * disk_bytes), unused_for_seconds=PRESSURE_UNUSED_SECONDS)
+    until = disk_bytes - int(marks.low * disk_bytes)
+    return CleanRules(until_free_bytes=until, unused_for_seconds=PRESSURE_UNUSED_SECONDS)
 
 
 def freed_bytes(verdicts: Iterable[Verdict]) -> int:

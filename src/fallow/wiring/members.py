@@ -37,13 +37,16 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
     await found.close()
     identity = await join(options, Role.NODE)
     if options.install:
-        return _install(options, ["join", *(["--engine", options.engine] if options.engine else [])])
+        marks = options.watermarks.text if options.watermarks is not None else "off"
+        engine_words = ["--engine", options.engine] if options.engine else []
+        return _install(options, ["join", "--clean-images", marks, *engine_words])
     engine, registry = DockerApiEngine(found.url, identity.identity.member_id), HttpRegistry()
     try:
         upgrader = _upgrader(options, stop) if upgrades else None
         network = _networking(identity)
         agent = NodeAgent(engine, options.data, identity, variables=options.variables, network=network)
         agent.upgraded_by(upgrader)
+        agent.cleans_at(options.watermarks)
         agent.keeps(Blobs(options.data / "blobs", identity, RegistryOrigins(registry)))
         await agent.run(stop)
     finally:
