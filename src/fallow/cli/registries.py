@@ -56,7 +56,7 @@ def add(
         host=host,
         username=username,
         password=_password(username, from_stdin=password_stdin),
-        insecure=insecure,
+        scheme="http" if insecure else "https",
         mirror=mirror,
     )
     with session_of(ctx).client() as client:

@@ -1,6 +1,6 @@
 """Registries the control plane has a login for, or knows to be spoken to otherwise than by HTTPS."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,8 +34,13 @@ class RegistryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     host: RegistryHost
     username: Username = ""
     password: Password = ""
-    insecure: bool = False
+    scheme: Literal["https", "http"] = "https"
     mirror: MirrorHost = ""
+
+    @property
+    def insecure(self) -> bool:
+        """Say whether it is spoken to by plain HTTP."""
+        return self.scheme == "http"
 
     def __repr__(self) -> str:
         """Keep the password out of logs and tracebacks."""

@@ -35,7 +35,7 @@ async def test_a_registry_is_added_read_changed_and_removed(rig: Rig) -> None:
     one = await rig.call("GET", f"/v1/registries/{HOST}", role="viewer")
     assert (one.json(), one.headers["etag"]) == (body, f'"{body["revision"]}"')
     assert (await rig.call("GET", "/v1/registries", role="viewer")).json()["items"] == [body]
-    changed = await rig.call("POST", "/v1/registries", json={"host": HOST, "insecure": True, "mirror": "10.0.0.9:5000"})
+    changed = await rig.call("POST", "/v1/registries", json={"host": HOST, "scheme": "http", "mirror": "10.0.0.9:5000"})
     assert (changed.status_code, changed.json()["username"], changed.json()["insecure"]) == (201, "", True)
     assert (await rig.call("DELETE", f"/v1/registries/{HOST}")).status_code == 204
     problem(await rig.call("GET", f"/v1/registries/{HOST}"), 404, "not-found")
@@ -90,7 +90,8 @@ async def test_a_sealed_password_is_good_for_its_registry_alone(rig: Rig) -> Non
         {"password": "x" * 20_000},
         {"mirror": "http://m"},
         {"extra": 1},
-        {"insecure": "yes"},
+        {"scheme": "ftp"},
+        {"insecure": True},
     ],
 )
 async def test_what_is_no_registry(rig: Rig, wrong: dict[str, object]) -> None:
@@ -101,7 +102,7 @@ async def test_what_is_no_registry(rig: Rig, wrong: dict[str, object]) -> None:
 async def test_half_a_login(rig: Rig) -> None:
     problem(await rig.call("POST", "/v1/registries", json={"host": HOST, "username": "ci"}), 422, "bad-login")
     problem(await rig.call("POST", "/v1/registries", json={"host": HOST, "password": "x"}), 422, "bad-login")
-    problem(await rig.call("POST", "/v1/registries", json={"host": "docker.io", "insecure": True}), 422, "bad-request")
+    problem(await rig.call("POST", "/v1/registries", json={"host": "docker.io", "scheme": "http"}), 422, "bad-request")
 
 
 async def test_docker_hub_has_one_name(rig: Rig) -> None:

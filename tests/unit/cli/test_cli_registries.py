@@ -35,11 +35,11 @@ def test_add(fallow: Fallow, api: FakeApi) -> None:
     assert (ran.code, ran.out) == (0, "registry.example: login ci, HTTPS\n")
     assert PASSWORD not in ran.out + ran.err
     assert api.bodies("POST /v1/registries") == [
-        {"host": "registry.example", "username": "ci", "password": PASSWORD, "insecure": False, "mirror": ""}
+        {"host": "registry.example", "username": "ci", "password": PASSWORD, "scheme": "https", "mirror": ""}
     ]
     ran = fallow("registry", "add", "10.0.0.5:5000", "--insecure", "--mirror", "10.0.0.6:5000", "--json")
     assert json.loads(ran.out)["host"] == "registry.example"
-    assert api.bodies("POST /v1/registries")[1]["insecure"] is True
+    assert api.bodies("POST /v1/registries")[1]["scheme"] == "http"
 
 
 def test_add_takes_no_password_from_the_command_line(fallow: Fallow, api: FakeApi) -> None:
