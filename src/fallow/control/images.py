@@ -1,7 +1,6 @@
 """All that sessions say and are told of images: orders out, outcomes, progress and inventories in."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from fallow.control.hub import Hub, Link
@@ -19,21 +18,11 @@ ImageFrame = ImageTasksReported | ImageProgressed | ImagesReported
 
 
 class Images:
-    """One for each process: it serves the sessions that process holds.
+    """One for each process: it serves the sessions that process holds. `clock` gives UTC seconds."""
 
-    `clock` gives UTC seconds, `steady` seconds that nobody sets.
-    """
-
-    def __init__(
-        self,
-        cache: Cache,
-        applier: Applier,
-        hub: Hub,
-        clock: Callable[[], float],
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, cache: Cache, applier: Applier, hub: Hub, clock: Callable[[], float]) -> None:
         self.reports = ImageReports(cache, applier, clock)
-        self.inventory = ImageInventory(cache, applier, clock, steady)
+        self.inventory = ImageInventory(cache, applier, clock, hub.steady)
         self.orders = ImageOrders(cache, hub, self._refuse)
         self._unstored: dict[Link, dict[int, asyncio.Future[None]]] = {}
 

@@ -93,7 +93,7 @@ class ControlPlane:
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
-        self.images = Images(self.cache, self.applier, self.hub, clock, steady)
+        self.images = Images(self.cache, self.applier, self.hub, clock)
         self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id)
         self._metrics = LoopMetrics(self.registry)
         self.sessions = self.sessions_type(
