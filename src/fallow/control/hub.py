@@ -180,6 +180,10 @@ class Hub:
         """Forget which sessions a peer holds; what it said of them last stays known."""
         self._elsewhere.pop(peer_id, None)
 
+    def steady(self) -> float:
+        """Return seconds that nobody sets, by which silence is measured."""
+        return self._steady()
+
     def heard(self, member_id: str) -> None:
         """Note a sign of life."""
         self._heard[member_id] = self._steady()

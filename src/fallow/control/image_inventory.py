@@ -1,7 +1,6 @@
 """Keeps what every node says it has: stored when it has changed, and not more often than it must be."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -32,7 +31,7 @@ class ImageInventory:
         cache: Cache,
         applier: Applier,
         clock: Callable[[], float],
-        steady: Callable[[], float] = time.monotonic,
+        steady: Callable[[], float],
     ) -> None:
         self._cache = cache
         self._applier = applier

@@ -22,7 +22,7 @@ class Images:
 
     def __init__(self, cache: Cache, applier: Applier, hub: Hub, clock: Callable[[], float]) -> None:
         self.reports = ImageReports(cache, applier, clock)
-        self.inventory = ImageInventory(cache, applier, clock)
+        self.inventory = ImageInventory(cache, applier, clock, hub.steady)
         self.orders = ImageOrders(cache, hub, self._refuse)
         self._unstored: dict[Link, dict[int, asyncio.Future[None]]] = {}
 
