@@ -11,7 +11,7 @@ from fallow.model.problems import Page
 T = TypeVar("T")
 
 
-class Listing(Page, Generic[T], frozen=True, kw_only=True):
+class Listing(Page, Generic[T], frozen=True, kw_only=True, omit_defaults=True):
     """A list as it was at `revision`, from which a watch goes on without a gap."""
 
     items: tuple[T, ...]

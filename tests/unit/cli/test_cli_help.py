@@ -48,10 +48,12 @@ def test_all_commands_are_there() -> None:
         label-set-create label-set-list label-set-show label-set-update label-set-delete
         deployment-list deployment-show deployment-scale deployment-delete
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume
-        image-pull image-update image-delete image-clean image-list image-drift
+        image-pull image-update image-delete image-clean image-list image-drift image-load
         image-job-list image-job-show image-job-logs image-job-export
         image-job-pause image-job-resume image-job-cancel image-job-retry
         image-schedule-create image-schedule-list image-schedule-delete
+        registry-add registry-list registry-show registry-remove registry-test
+        trust-set trust-list trust-show trust-remove
         store-backup store-restore store-migrate
         replica-list route-list peer-list
         dns-status dns-list dns-query
