@@ -42,7 +42,7 @@ reference: $(VENV)/.done  ## generated pages are up to date
 	@$(BIN)/python scripts/generate_cli_reference.py --check
 
 pure: $(VENV)/.done  ## unit and property tests, on all cores
-	@$(BIN)/pytest -q -n 4 tests/unit tests/property
+	@$(BIN)/pytest -q -n 3 tests/unit tests/property
 
 unit: $(VENV)/.done  ## unit tests
 	@$(BIN)/pytest -q tests/unit

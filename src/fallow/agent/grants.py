@@ -12,7 +12,8 @@ from fallow.model.wire import IMAGES_PROTOCOL, Frame, PullAsked, PullGranted
 
 _log = structlog.get_logger("fallow.agent.grants")
 
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 15.0  # a control plane that lives answers much sooner, also when a registry does not answer it
+SESSION_SECONDS = 3.0  # so long a pull waits for a session: an agent that has just started will soon have one
 SILENCE_SECONDS = 30.0  # so long a control plane that did not answer is not asked again
 
 
@@ -25,16 +26,19 @@ class Grants:
         self._open: dict[str, asyncio.Future[PullGrant | None]] = {}
         self._numbers = itertools.count(1)
         self._speaks = False
+        self._met = asyncio.Event()  # while there is a session
         self._silent_until = 0.0
 
     def opened(self, protocol: int) -> None:
         """Note a new session, and what its control plane speaks: an older one does not know the question."""
         self._speaks = protocol >= IMAGES_PROTOCOL
+        self._met.set()
         self._silent_until = 0.0
 
     def closed(self) -> None:
         """Give up what was asked on the session that has ended."""
         self._speaks = False
+        self._met.clear()
         for waiting in self._open.values():
             if not waiting.done():
                 waiting.set_result(None)
@@ -45,10 +49,19 @@ class Grants:
         if waiting is not None and not waiting.done():
             waiting.set_result(frame.grant)
 
+    async def _can_ask(self) -> bool:
+        """Wait a moment for a session when there is none; say whether its control plane knows the question."""
+        try:
+            async with asyncio.timeout(min(SESSION_SECONDS, self._answer_seconds)):
+                await self._met.wait()
+        except TimeoutError:
+            self._silent_until = asyncio.get_running_loop().time() + SILENCE_SECONDS
+        return self._speaks
+
     async def ask(self, reference: str, *, replica_id: str = "", task_id: str = "") -> PullGrant | None:
         """Return the answer; None when there is none, and the node has to pull as if there were no control plane."""
         loop = asyncio.get_running_loop()
-        if not self._speaks or loop.time() < self._silent_until or len(reference) > MAX_REFERENCE:
+        if loop.time() < self._silent_until or len(reference) > MAX_REFERENCE or not await self._can_ask():
             return None
         pull_id = str(next(self._numbers))
         waiting: asyncio.Future[PullGrant | None] = loop.create_future()

@@ -26,6 +26,7 @@ from fallow.store.cache import Cache
 
 MAX_OPEN = 1000
 LISTS = "fallow image job list shows all"
+AWAY = ("unreachable", "timeout", "stalled")  # a node may reach a registry that we do not
 NAMED = (ImageAction.PULL, ImageAction.UPDATE, ImageAction.DELETE)
 REMOVING = (ImageAction.DELETE, ImageAction.CLEAN)
 
@@ -228,7 +229,7 @@ class ImageRequests:
         try:
             return await self.resolver.resolve(reference, project)
         except Refused as refused:
-            if getattr(refused, "kind", "") == "unreachable" and self.resolver.policy(project) is None:
+            if getattr(refused, "kind", "") in AWAY and self.resolver.policy(project) is None:
                 return None
             raise
 

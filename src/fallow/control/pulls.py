@@ -25,6 +25,7 @@ from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError
 
+RESOLVE_SECONDS = 5.0  # a node waits for us, and may reach a registry that we do not
 MAX_ASKED = 64  # pulls that one node waits for an answer to
 
 # Mirror (host:port, or empty) and sources for a member that is about to pull an image.
@@ -156,7 +157,7 @@ class Pulls:
         self._resolver.check_name(wanted.reference, wanted.project)
         access = self._registries.access(wanted.reference.registry)
         try:
-            resolved = await self._resolved(member, wanted)
+            resolved = await self._soon(member, wanted)
         except Unresolved as trouble:
             if trouble.kind not in _AWAY or (policy is not None and policy.keys):
                 raise
@@ -178,6 +179,15 @@ class Pulls:
             sources=sources,
             trust=rules,
         )
+
+    async def _soon(self, member: Member, wanted: _Wanted) -> ResolvedImage:
+        """Resolve within the time a node can wait; asking goes on, for whoever asks next. Raises Unresolved."""
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                return await self._resolved(member, wanted)
+        except TimeoutError:
+            text = f"{wanted.reference.registry} has not answered for {RESOLVE_SECONDS:g} s"
+            raise Unresolved("timeout", text) from None
 
     async def _resolved(self, member: Member, wanted: _Wanted) -> ResolvedImage:
         """Return the one image for all nodes: what was resolved first stays so. Raises Unresolved."""

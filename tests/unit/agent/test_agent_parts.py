@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripted_engine import ScriptedEngine
 
-from fallow.agent import install, journal
+from fallow.agent import install, journal, probes
 from fallow.agent.folder import FolderError, lock, write_private
 from fallow.agent.outbox import BATCH_OBSERVATIONS, Outbox
 from fallow.agent.probes import Prober
@@ -229,7 +229,9 @@ def order(check, host_ports=None, address="", port=8080):
         ("tcp", None, False, "failed", "closed at once"),
     ],
 )
-async def test_network_probes(kind, answer, hold, outcome, text):
+async def test_network_probes(kind, answer, hold, outcome, text, monkeypatch):
+    if outcome == "failed":  # a busy machine may take its time to close
+        monkeypatch.setattr(probes, "SETTLE_SECONDS", 4.0)
     async with serve(answer, hold) as port:
         check = HealthCheck(kind=kind, path="/ready?x=ä b")
         result = await Prober(ScriptedEngine()).probe(order(check, {"8080/tcp": port}))

@@ -128,7 +128,8 @@ async def test_a_replica_that_leaves_is_withdrawn_at_once(rig: Rig) -> None:
 
 
 async def test_what_was_never_routed_is_confirmed_as_withdrawn_all_the_same(rig: Rig) -> None:
-    await rig.stored.write(replica(WEB, 2, ReplicaState.PLACED, revision=0))
+    ports = {"80/tcp": 20002}  # without one nobody could have been told of it
+    await rig.stored.write(replica(WEB, 2, ReplicaState.PLACED, revision=0, host_ports=ports))
     line = rig.connect()
     first = await told(line, 1)
     revision = await rig.leave("web-2")
