@@ -19,23 +19,35 @@ from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState
 
+LOOK_SECONDS = 0.5
+HELD_UP_SECONDS = 1.0  # between two looks: then this process stood still, and has not read what came meanwhile
+
 _log = structlog.get_logger("fallow.control")
 
 
 def members_controller(
     hub: Hub, settings: Settings, new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic
 ) -> Controller:
-    """Return the loop, which counts as watching from now on; `steady` gives seconds that nobody sets."""
+    """Return the loop, which counts as watching from now on; `steady` gives seconds that nobody sets.
+
+    After it was held up it counts silences anew, as far as a member has to be silent for as long again as makes it
+    suspect before it is dead: what others heard of it comes a moment later.
+    """
     began, outage_at = steady(), -math.inf
+    looked_at, held_up_at = began, -math.inf
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
-        nonlocal outage_at
+        nonlocal outage_at, looked_at, held_up_at
         at = steady()
+        if at - looked_at > HELD_UP_SECONDS:
+            held_up_at = at
+        looked_at = at
+        counted_from = held_up_at - (settings.dead_after_seconds - settings.suspect_after_seconds)
         rules = Liveness(
             suspect_after_seconds=settings.suspect_after_seconds,
             dead_after_seconds=settings.dead_after_seconds,
             watching_since=now - (at - began),
-            outage_at=now - (at - outage_at),
+            outage_at=now - (at - max(outage_at, counted_from)),
         )
         silences = hub.silences()
         seen = {member_id: now - silence for member_id, silence in silences.items()}
@@ -45,7 +57,7 @@ def members_controller(
             outage_at = at
         return judge(snapshot, seen, now, rules, new_id)
 
-    return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=0.5, decide=decide)
+    return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=LOOK_SECONDS, decide=decide)
 
 
 def purge_controller(

@@ -8,7 +8,7 @@ from records import NOW, member
 from test_hub import Line
 
 from fallow.control.hub import Hub
-from fallow.control.members import members_controller, sessions_controller
+from fallow.control.members import LOOK_SECONDS, members_controller, sessions_controller
 from fallow.control.settings import Settings
 from fallow.model.members import Member, MemberState
 
@@ -34,7 +34,14 @@ class Rig:
         self.steady += watched
 
     def pass_time(self, seconds: float, *silent: str) -> None:
-        """Let time pass, with heartbeats of all but the silent ones at its end."""
+        """Let time pass, with heartbeats of all but the silent ones, and the loop looking, all the time."""
+        while seconds > 0:
+            self.stand_still(min(LOOK_SECONDS, seconds), *silent)
+            self.controller.decide(self.stored.cache.snapshot(), self.wall)
+            seconds -= LOOK_SECONDS
+
+    def stand_still(self, seconds: float, *silent: str) -> None:
+        """Let time pass in which this process does nothing, with heartbeats at its end."""
         self.wall += seconds
         self.steady += seconds
         self.beat(*silent)
@@ -113,6 +120,21 @@ async def test_an_outage_of_ours_kills_nobody_and_silence_counts_from_its_end() 
             rig.pass_time(1.0, "a")
             assert await rig.judge() == {"a": SUSPECT}
         rig.pass_time(2.0, "a")
+        assert await rig.judge() == {"a": DEAD}
+
+
+async def test_a_process_that_stood_still_waits_for_what_others_heard_meanwhile() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+        rig.beat()
+        rig.pass_time(3.5, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        for _ in range(2):
+            rig.stand_still(3.0, "a")
+            assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(2.5, "a")
+        assert await rig.judge() == {"a": SUSPECT}
+        rig.pass_time(1.0, "a")
         assert await rig.judge() == {"a": DEAD}
 
 
