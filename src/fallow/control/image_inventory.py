@@ -6,8 +6,11 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from fallow.control.ids import new_id
+from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
 from fallow.model.images import NodeImage, NodeImages
+from fallow.model.members import Member
 from fallow.model.wire import ImagesReported
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -41,6 +44,11 @@ class ImageInventory:
         self._stored_at: dict[str, float] = {}
         self._news = asyncio.Event()
 
+    @property
+    def waiting(self) -> int:
+        """Return of how many nodes there is something to be stored."""
+        return len(self._waiting)
+
     def heard(self, member_id: str, frame: ImagesReported) -> None:
         """Note what a node has now."""
         self._waiting[member_id] = frame
@@ -66,10 +74,11 @@ class ImageInventory:
             if self._cache.get("members", member_id) is None or (old is not None and _same(old, frame)):
                 del self._waiting[member_id]
                 continue
-            pause = CHANGED_SECONDS if old is None or _what(old.images) != _what(frame.images) else IDLE_SECONDS
+            hurried = old is None or bool(frame.warning) or _what(old.images) != _what(frame.images)
+            pause = CHANGED_SECONDS if hurried else IDLE_SECONDS
             if now - self._stored_at.get(member_id, -IDLE_SECONDS) >= pause:
                 due[member_id] = frame
-                steps.append(Step(puts=(self._record(member_id, old, frame),)))
+                steps.append(self._step(member_id, old, frame))
         if not steps:
             return
         await self._applier.apply(Plan(steps=steps))
@@ -81,6 +90,18 @@ class ImageInventory:
         if len(self._stored_at) > 2 * len(self._cache.records("members")) + 100:
             self._stored_at = {id_: at for id_, at in self._stored_at.items() if self._cache.get("members", id_)}
 
+    def _step(self, member_id: str, old: NodeImages | None, frame: ImagesReported) -> Step:
+        """Store what a node has; what it had to do by itself is an event."""
+        record = self._record(member_id, old, frame)
+        member = self._cache.get("members", member_id)
+        if not frame.warning or (old is not None and old.warning == frame.warning) or not isinstance(member, Member):
+            return Step(puts=(record,))
+        told = event(
+            new_id(), record.updated_at, f"node:{member_id}", "member", member_id, member.name, "NodeDiskFull",
+            f"{member.name}: {frame.warning}", "warning",
+        )  # fmt: skip
+        return Step(puts=(record, told))
+
     def _record(self, member_id: str, old: NodeImages | None, frame: ImagesReported) -> NodeImages:
         now = self._clock()
         base = old or NodeImages(id=member_id, created_at=now, updated_at=now)
@@ -91,6 +112,7 @@ class ImageInventory:
             omitted=frame.omitted,
             disk_bytes=frame.disk_bytes,
             disk_free_bytes=frame.disk_free_bytes,
+            warning=frame.warning or base.warning,
             seen_at=now,
         )
 
@@ -102,4 +124,6 @@ def _what(images: tuple[NodeImage, ...]) -> list[tuple[object, ...]]:
 
 def _same(stored: NodeImages, frame: ImagesReported) -> bool:
     """Say whether a node tells nothing new; how much space is free changes all the time, and is in its heartbeats."""
+    if frame.warning and frame.warning != stored.warning:
+        return False
     return (stored.images, stored.omitted, stored.disk_bytes) == (frame.images, frame.omitted, frame.disk_bytes)

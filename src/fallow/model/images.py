@@ -95,6 +95,7 @@ class NodeImages(Record, frozen=True, kw_only=True):
     omitted: int = 0  # images beyond what is told
     disk_bytes: Bytes = 0  # of the engine's folder
     disk_free_bytes: Bytes = 0
+    warning: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what it had to do by itself, when last told
     seen_at: float = 0.0
 
 

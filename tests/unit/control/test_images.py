@@ -235,3 +235,13 @@ async def test_a_stranger_has_no_inventory(rig: Rig, monkeypatch: pytest.MonkeyP
     await rig.images.heard(rig.line, ImagesReported(images=()))
     await until(lambda: rig.stored.cache.get("node-images", "n-a"))
     assert rig.stored.cache.get("node-images", "n-gone") is None
+
+
+async def test_what_a_node_had_to_do_by_itself_is_told_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_inventory, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(image_inventory, "CHANGED_SECONDS", 0.0)
+    full = ImagesReported(images=(), warning="its disk was nearly full")
+    for frame in (full, full, ImagesReported(images=(NodeImage(id=DIGEST),))):
+        await rig.images.heard(rig.line, frame)
+        await until(lambda: not rig.images.inventory.waiting)
+    assert rig.stored.reasons().count("NodeDiskFull") == 1
