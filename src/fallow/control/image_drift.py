@@ -12,17 +12,20 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.image_requests import DriftView
 from fallow.model.images import ResolvedImage
+from fallow.model.references import qualified
 
 EVERY_SECONDS = 30.0
 AT_ONCE = 100  # references that are asked for, and events of one run
 
 
 async def newest(snapshot: Snapshot, resolver: Resolves | None) -> dict[str, ResolvedImage]:
-    """Ask registries what the tags that jobs pulled stand for now; what cannot be asked is left out."""
+    """Ask registries what tags stand for now, of deployments and of jobs; what cannot be asked is left out."""
     if resolver is None:
         return {}
     jobs = sorted(snapshot.image_jobs.values(), key=lambda job: job.created_at, reverse=True)
-    wanted = {job.reference: job.project for job in jobs if job.image is not None and "@" not in job.reference}
+    deployed = {qualified(found.spec.container.image): found.project for found in snapshot.deployments.values()}
+    pulled = {job.reference: job.project for job in jobs if job.image is not None}
+    wanted = {reference: project for reference, project in (deployed | pulled).items() if "@" not in reference}
 
     async def ask(reference: str, project: str) -> ResolvedImage | None:
         try:
