@@ -18,7 +18,7 @@ EVERY_SECONDS = 30.0
 AT_ONCE = 100  # references that are asked for, and events of one run
 
 
-async def newest(snapshot: Snapshot, resolver: Resolves | None) -> dict[str, ResolvedImage]:
+async def newest(snapshot: Snapshot, resolver: Resolves | None, now: float) -> dict[str, ResolvedImage]:
     """Ask registries what tags stand for now, of deployments and of jobs; what cannot be asked is left out."""
     if resolver is None:
         return {}
@@ -29,7 +29,7 @@ async def newest(snapshot: Snapshot, resolver: Resolves | None) -> dict[str, Res
 
     async def ask(reference: str, project: str) -> ResolvedImage | None:
         try:
-            return await resolver.resolve(reference, project)
+            return await resolver.resolve(reference, project, since=now)
         except Refused:
             return None
 

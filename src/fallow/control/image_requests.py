@@ -34,8 +34,8 @@ REMOVING = (ImageAction.DELETE, ImageAction.CLEAN)
 class Resolves(Protocol):
     """Says what references stand for."""
 
-    async def resolve(self, reference: str, project: str) -> ResolvedImage:
-        """Return it. Raises Refused, whose `kind` is "unreachable" when the registry cannot be asked."""
+    async def resolve(self, reference: str, project: str, *, since: float) -> ResolvedImage:
+        """Return it, as it is from `since` on. Raises Refused; its `kind` is one of AWAY when nobody can be asked."""
 
     def policy(self, project: str) -> object | None:
         """Return the rules for a project's images, if there are any."""
@@ -227,7 +227,7 @@ class ImageRequests:
         if self.resolver is None:
             return None
         try:
-            return await self.resolver.resolve(reference, project)
+            return await self.resolver.resolve(reference, project, since=self._clock())
         except Refused as refused:
             if getattr(refused, "kind", "") in AWAY and self.resolver.policy(project) is None:
                 return None

@@ -200,7 +200,8 @@ class Pulls:
             found = await self._resolver.resolve(text, wanted.project)
             found = msgspec.structs.replace(found, reference=known.reference)
         else:
-            found = await self._resolver.resolve(wanted.reference.text, wanted.project)
+            since = wanted.template.created_at if wanted.template is not None else 0.0
+            found = await self._resolver.resolve(wanted.reference.text, wanted.project, since=since)
         return await self._pinned(wanted.template, found) if wanted.template is not None else found
 
     async def _pinned(self, template: Template, found: ResolvedImage) -> ResolvedImage:

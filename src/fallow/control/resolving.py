@@ -90,9 +90,10 @@ class Resolver:
         self._quiet: dict[tuple[str, str], tuple[float, Unresolved]] = {}
         self._signed: OrderedDict[tuple[str, str, tuple[str, ...]], None] = OrderedDict()
 
-    async def resolve(self, reference: str, project: str = DEFAULT_PROJECT) -> ResolvedImage:
+    async def resolve(self, reference: str, project: str = DEFAULT_PROJECT, *, since: float = 0.0) -> ResolvedImage:
         """Return what a reference (in full or short) stands for now, for the nodes' architectures.
 
+        An answer from before `since` (UTC seconds) does not count: who has just pushed wants what was pushed.
         It is allowed by the policy of the project, and signed if that wants it. Raises Unresolved, which is a Refused.
         """
         try:
@@ -100,7 +101,7 @@ class Resolver:
         except ValueError as error:
             raise Unresolved("bad-request", str(error)) from None
         self.check_name(parsed, project)
-        found = await self._answer(parsed)
+        found = await self._answer(parsed, since)
         await self.check_signed(found, project)
         return found
 
@@ -154,14 +155,15 @@ class Resolver:
         while len(self._signed) > REMEMBERED:
             self._signed.popitem(last=False)
 
-    async def _answer(self, reference: Reference) -> ResolvedImage:
+    async def _answer(self, reference: Reference, since: float) -> ResolvedImage:
         """Ask the registry, unless the answer is known; who asks while it is being asked shares that answer."""
         key = self._key(reference)
         known = self._remembered.get(key)
         if known is not None and self._steady() < known.until:
             if isinstance(known.found, Unresolved):
                 raise known.found.again()
-            return known.found
+            if reference.digest or known.found.resolved_at >= since:
+                return known.found
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._ask(reference, key), name=f"resolve {reference.text}")

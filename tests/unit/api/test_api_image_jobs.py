@@ -26,7 +26,7 @@ class Registry:
         self.rules: object | None = None
         self.id = ID
 
-    async def resolve(self, reference: str, project: str) -> ResolvedImage:
+    async def resolve(self, reference: str, project: str, *, since: float) -> ResolvedImage:
         self.asked.append((reference, project))
         if self.trouble is not None:
             raise self.trouble

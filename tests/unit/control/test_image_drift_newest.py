@@ -1,7 +1,7 @@
 """What registries are asked for when drift is looked for."""
 
 from image_world import job
-from records import deployment, snapshot
+from records import NOW, deployment, snapshot
 
 from fallow.control.image_drift import newest
 from fallow.control.refusals import Refused, refuse
@@ -18,8 +18,9 @@ class Registry:
     def __init__(self) -> None:
         self.asked: dict[str, str] = {}
 
-    async def resolve(self, reference: str, project: str) -> ResolvedImage:
+    async def resolve(self, reference: str, project: str, *, since: float) -> ResolvedImage:
         self.asked[reference] = project
+        assert since == NOW
         if "gone" in reference:
             raise refusal()
         return ResolvedImage(reference=reference, digest=DIGEST, platforms=())
@@ -40,7 +41,7 @@ async def test_tags_of_deployments_and_of_jobs_are_asked_for_and_digests_are_not
     pulled = job("j1", image=ResolvedImage(reference="r.example/gone:1", digest=DIGEST, platforms=()),
                  reference="r.example/gone:1")  # fmt: skip
     registry = Registry()
-    found = await newest(snapshot(web, exact, pulled), registry)
+    found = await newest(snapshot(web, exact, pulled), registry, NOW)
     assert set(registry.asked) == {"docker.io/shop/web:2", "r.example/gone:1"}
     assert set(found) == {"docker.io/shop/web:2"}
     assert registry.asked["docker.io/shop/web:2"] == web.project

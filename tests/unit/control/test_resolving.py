@@ -70,6 +70,16 @@ async def test_tags_are_remembered_for_a_moment_and_digests_for_long(tmp_path):
         assert len(driver.asked) == asked
 
 
+async def test_who_has_just_pushed_gets_what_was_pushed(tmp_path):
+    driver = FakeRegistry()
+    async with resolving(tmp_path, driver) as (parts, shelf, _, _stored):
+        first = shelf.put("shop/api", "1", tiny("first"))
+        await parts.resolver.resolve(f"{HOST}/shop/api:1")
+        second = shelf.put("shop/api", "1", tiny("second"))
+        assert (await parts.resolver.resolve(f"{HOST}/shop/api:1", since=NOW)).digest == first.digest
+        assert (await parts.resolver.resolve(f"{HOST}/shop/api:1", since=NOW + 0.1)).digest == second.digest
+
+
 async def test_whoever_asks_meanwhile_shares_the_answer(tmp_path):
     driver = Gated()
     async with resolving(tmp_path, driver) as (parts, shelf, _, _):

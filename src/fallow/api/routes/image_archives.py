@@ -27,6 +27,7 @@ PATH = "/v1/image-archives"
 MAX_BODY = 32 * 1024**3
 
 Parallel = Annotated[str, QueryParameter(pattern=r"^[1-9][0-9]{0,4}%?$", max_length=6)]
+MAX_TARGET = 4000  # characters, of up to twelve bytes each in a URL, which has to fit into 64 KiB
 Key = Annotated[str, HeaderParameter(name="Idempotency-Key", max_length=128)]
 
 
@@ -40,7 +41,7 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
 async def load_archive(
     services: Needs,
     request: Request[Any, Any, Any],
-    target: Annotated[str, QueryParameter(max_length=100_000)] = "{}",
+    target: Annotated[str, QueryParameter(max_length=MAX_TARGET)] = "{}",
     parallel: Parallel = "20",
     key: Key = "",
 ) -> LoadedArchive:

@@ -57,7 +57,9 @@ async def list_drift(services: Needs, resolve: FromQuery[bool] = False) -> Drift
 
     What references stand for was asked when jobs were made; with `resolve` the registries are asked again now.
     """
-    asked = await newest(services.cache.snapshot(), services.image_requests.resolver) if resolve else {}
+    asked = (
+        await newest(services.cache.snapshot(), services.image_requests.resolver, services.clock()) if resolve else {}
+    )
     return DriftList(revision=services.cache.revision, items=tuple(drift(services.cache.snapshot(), asked)))
 
 
