@@ -128,11 +128,6 @@ class NodeAgent:
                     await self._network.forget()
                 raise
 
-    @property
-    def images(self) -> Images:
-        """Return what does the pulls, for those who fetch for it."""
-        return self._images
-
     async def _send(self, frame: Frame) -> None:
         await self._session.send(frame)
 
