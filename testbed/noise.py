@@ -8,11 +8,19 @@ import tarfile
 
 from testbed.images import Layer, LocalImage, busybox
 
+PORTION = 64 * 2**20
+
 
 def image(seed: int, size: int, layers: int = 2) -> LocalImage:
     """Return busybox with layers of noise on top, `size` bytes each; the same seed always gives the same image."""
-    noise = (_layer(f"noise/{number}", random.Random(f"{seed} {number}").randbytes(size)) for number in range(layers))
+    noise = (_layer(f"noise/{number}", _noise(f"{seed} {number}", size)) for number in range(layers))
     return LocalImage((*busybox().layers, *noise), busybox().command, busybox().environment)
+
+
+def _noise(seed: str, size: int) -> bytes:
+    """Return so many bytes, a portion at a time: Python makes no random number of more than 2^31 bits."""
+    source = random.Random(seed)
+    return b"".join(source.randbytes(min(PORTION, size - start)) for start in range(0, size, PORTION))
 
 
 def layer_digests(made: LocalImage) -> list[str]:
