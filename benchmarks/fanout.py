@@ -17,6 +17,7 @@ import asyncio
 import math
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -129,9 +130,15 @@ def engines(options: argparse.Namespace) -> dict[str, Any]:
                 timeout=options.timeout,
             )  # fmt: skip
             fanned = {"seconds": time.monotonic() - begun, "egress_images": gate.given / size}
+            sys.stderr.write(f"{fanned}\n")
             gate.given, begun = 0, time.monotonic()
             with ThreadPoolExecutor(options.nodes) as pool:
-                list(pool.map(lambda name: _pull(cluster, name, direct.replace(registry.address, place)), names))
+                list(
+                    pool.map(
+                        lambda name: _pull(cluster, name, direct.replace(registry.address, place), options.timeout),
+                        names,
+                    )
+                )
             alone = {"seconds": time.monotonic() - begun, "egress_images": gate.given / size}
         finally:
             cluster.close()
@@ -139,11 +146,12 @@ def engines(options: argparse.Namespace) -> dict[str, Any]:
     return {"nodes": options.nodes, "image_bytes": size, "fallow": fanned, "direct": alone}
 
 
-def _pull(cluster: Any, name: str, reference: str) -> None:
+def _pull(cluster: Any, name: str, reference: str, seconds: float) -> None:
     """Have an engine pull by itself."""
     node = cluster.nodes[name]
     url = f"http://d/v4.0.0/libpod/images/pull?reference={reference}&tlsVerify=false"
-    told = node.run("curl", "-s", "-X", "POST", "--unix-socket", node.socket_inside, url)
+    words = ["curl", "-s", "-X", "POST", "--max-time", str(seconds), "--unix-socket", str(node.socket), url]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     if '"id"' not in told:
         raise RuntimeError(told[-500:])
 
