@@ -11,6 +11,7 @@ from fallow.cli.failures import Exit
 from fallow.cli.launchers import ServerOptions
 from fallow.wiring.addresses import EVERY_ADDRESS, bracketed, listener, primary_address, split_address
 from fallow.wiring.logs import say
+from fallow.wiring.memory import keep_for_long
 from fallow.wiring.names import serve_names
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
     plane = ControlPlane(store, authority, settings, time.time, options.data)
     try:
         await plane.start()
+        keep_for_long()
         await serve_names(plane.names.server, options.dns_listen)
         pair = write_pair(options.data / "server.pem", *authority.issue_server(_names(options), time.time()))
         session_host, session_port = split_address(options.session_listen)
