@@ -7,12 +7,11 @@ from fallow.control.hub import Hub, Link
 from fallow.control.image_inventory import ImageInventory
 from fallow.control.image_orders import ImageOrders
 from fallow.control.image_reports import ImageReports
+from fallow.control.intake import Unstored
 from fallow.model.image_jobs import TaskReport
 from fallow.model.wire import ImageProgressed, ImagesReported, ImageTasksReported, ImageTasksStored
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-
-UNSTORED_BATCHES = 16
 
 ImageFrame = ImageTasksReported | ImageProgressed | ImagesReported
 
@@ -24,7 +23,7 @@ class Images:
         self.reports = ImageReports(cache, applier, clock)
         self.inventory = ImageInventory(cache, applier, clock, hub.steady)
         self.orders = ImageOrders(cache, hub, self._refuse)
-        self._unstored: dict[Link, dict[int, asyncio.Future[None]]] = {}
+        self._unstored: dict[Link, Unstored] = {}
 
     def greet(self, link: Link) -> None:
         """Tell a session that has just opened what its node is to do."""
@@ -52,21 +51,11 @@ class Images:
             group.create_task(self.orders.run())
 
     async def _take_in(self, link: Link, frame: ImageTasksReported) -> None:
-        """Store reports without holding up what comes behind them; a batch already on its way is not taken in again."""
-        unstored = self._unstored.setdefault(link, {})
-        if frame.batch in unstored:
-            return
-        stored = self.reports.submit(link.member_id, frame.reports)
-        unstored[frame.batch] = stored
-
-        def settled(future: asyncio.Future[None]) -> None:
-            unstored.pop(frame.batch, None)
-            if not future.cancelled():
-                link.send(ImageTasksStored(batch=frame.batch))
-
-        stored.add_done_callback(settled)
-        if len(unstored) > UNSTORED_BATCHES:
-            await asyncio.wait(unstored.values(), return_when=asyncio.FIRST_COMPLETED)
+        await self._unstored.setdefault(link, Unstored()).take_in(
+            frame.batch,
+            lambda: self.reports.submit(link.member_id, frame.reports),
+            lambda: link.send(ImageTasksStored(batch=frame.batch)),
+        )
 
     def _refuse(self, member_id: str, report: TaskReport) -> None:
         self.reports.submit(member_id, (report,))

@@ -25,6 +25,7 @@ from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
 from fallow.control.images import Images
+from fallow.control.intake import Unstored
 from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
@@ -77,7 +78,6 @@ _log = structlog.get_logger("fallow.sessions")
 HELLO_SECONDS = 10.0
 FACTS_SECONDS = 60.0
 SEND_BUFFER_BYTES = 32 * 1024 * 1024
-UNSTORED_BATCHES = 16
 STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
@@ -117,7 +117,7 @@ class SessionLink:
         self.agent_version = hello.agent_version
         self.protocol = min(hello.protocol, PROTOCOL_VERSION)
         self.ended = False  # what it still sends is not heard
-        self.unstored: dict[int, asyncio.Future[None]] = {}  # by the number of the batch
+        self.unstored = Unstored()  # of its observations
         self._writer = writer
 
     def send(self, frame: ToMember) -> None:
@@ -391,24 +391,11 @@ class Sessions:
             raise ValueError("a session has one hello")
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:
-        """Store observations without holding up the heartbeats behind them, but for a member that sends too many.
-
-        An agent repeats a batch until it is acknowledged; one that is already on its way to the store is not taken in
-        again, or a store that is slow for a while would silence honest members too.
-        """
-        if frame.batch in link.unstored:
-            return
-        stored = self.observations.submit(link.member_id, frame.observations)
-        link.unstored[frame.batch] = stored
-
-        def settled(future: asyncio.Future[None]) -> None:
-            del link.unstored[frame.batch]
-            if not future.cancelled():
-                link.send(ObservedAck(batch=frame.batch))
-
-        stored.add_done_callback(settled)
-        if len(link.unstored) > UNSTORED_BATCHES:
-            await asyncio.wait(link.unstored.values(), return_when=asyncio.FIRST_COMPLETED)
+        await link.unstored.take_in(
+            frame.batch,
+            lambda: self.observations.submit(link.member_id, frame.observations),
+            lambda: link.send(ObservedAck(batch=frame.batch)),
+        )
 
     async def _renew(self, link: SessionLink, frame: RenewAsked) -> None:
         try:

@@ -9,6 +9,7 @@ import pytest
 from control_rig import Stored, ended, storing, until
 from records import NOW, deployment, replica
 
+from fallow.control import intake
 from fallow.control import observations as observations_module
 from fallow.control.observations import Observations
 from fallow.decide.replicas import observe
@@ -102,7 +103,7 @@ async def test_a_conflict_with_another_writer_is_tried_again(rig: Rig) -> None:
 
 
 async def test_a_refusing_store_delays_the_acknowledgement(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observations_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(intake, "RETRY_SECONDS", 0.01)
     commit, refusals = rig.stored.store.commit, [StoreError("disk full")] * 3
 
     async def refuse(*arguments: Any) -> int:
