@@ -136,7 +136,7 @@ class Node(NodeAgent):
         super().__init__(engine, NOWHERE, identity, clock=machine.clock)  # type: ignore[arg-type]
         self.engine = engine
         self._machine_below = machine
-        self._outbox = Outbox(asyncio.get_running_loop().time)
+        self._outbox = Outbox()
         self._journal = JournalWriter(NOWHERE, machine.disk.write)
         self._images = Images(engine, NOWHERE, self._send, self._machine.needed_images, clock=machine.clock)
         self._images.notes = self._images.inventory._notes = machine.disk.notes()
@@ -248,7 +248,7 @@ class Gateway(GatewayAgent):
         self, proxy: Proxy, identity: Identity, network: Network, chance: Random, clock: Callable[[], float]
     ) -> None:
         super().__init__(proxy, NOWHERE, identity, clock=clock)  # type: ignore[arg-type]
-        self._session = _session(identity, self, Outbox(asyncio.get_running_loop().time), network, chance, clock)
+        self._session = _session(identity, self, Outbox(), network, chance, clock)
         self._vitals = Vitals(1.0)  # type: ignore[assignment]
 
     async def run(self, stop: asyncio.Event) -> None:
