@@ -10,7 +10,6 @@ from image_world import World, job
 from records import member
 
 from fallow.decide.image_jobs import AWAY_SECONDS
-from fallow.decide.image_tasks import ENDED
 from fallow.model.image_jobs import ImageJob, ImageTarget, ImageTask, JobState, TaskState
 from fallow.model.members import Member, MemberState
 
@@ -48,9 +47,9 @@ class Life(RuleBasedStateMachine):
     def note(self) -> None:
         for task in self.world.tasks():
             old = self.before.get(task.id)
-            if task.state in ENDED and (old is None or old.state not in ENDED):
+            if task.ended and (old is None or not old.ended):
                 self.ends[task.id] = self.ends.get(task.id, 0) + 1
-            if old is not None and old.state in ENDED:
+            if old is not None and old.ended:
                 assert task == old, "what has ended stays as it is"
             self.before[task.id] = task
 
@@ -118,7 +117,7 @@ class Life(RuleBasedStateMachine):
             if not found.parallel.endswith("%"):
                 assert len(mine) <= int(found.parallel)
             tasks = self.world.tasks(job_id=found.id)
-            if found.canary and found.state is JobState.RUNNING and not any(task.state in ENDED for task in tasks):
+            if found.canary and found.state is JobState.RUNNING and not any(task.ended for task in tasks):
                 assert len(mine) <= 1
         assert all(times == 1 for times in self.ends.values())
 
@@ -129,10 +128,10 @@ class Life(RuleBasedStateMachine):
         for found in self._jobs():
             tasks = self.world.tasks(job_id=found.id)
             if found.state is JobState.COMPLETED:
-                assert all(task.state in ENDED for task in tasks)
+                assert all(task.ended for task in tasks)
                 assert found.ended_at
             if found.state is JobState.CANCELLED:
-                assert all(task.state in ENDED for task in tasks)
+                assert all(task.ended for task in tasks)
             if found.state is JobState.STOPPED:
                 assert any(task.state is TaskState.FAILED for task in tasks)
 
@@ -156,7 +155,7 @@ class Life(RuleBasedStateMachine):
         for found in self._jobs():
             assert found.state not in OPEN
             tasks = self.world.tasks(job_id=found.id)
-            assert all(task.state in ENDED for task in tasks)
+            assert all(task.ended for task in tasks)
             if found.state is JobState.COMPLETED and found.id == "j1" and "j1" in were_open:
                 there = {task.member_id for task in tasks}
                 assert there >= set(self.world.snapshot.members)

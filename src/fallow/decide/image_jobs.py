@@ -90,16 +90,18 @@ def registry_of(job: ImageJob) -> str:
 
 def _board(snapshot: Snapshot, now: float, per_registry: int) -> _Board:
     """Return what is under way; a registry that answered a node with 429 is held back for all of them."""
-    registries = {id_: registry_of(job) for id_, job in snapshot.image_jobs.items()}
+    at_work = {task.job_id for tasks in snapshot.image_tasks_at_work.values() for task in tasks}
+    jobs = {id_: job for id_, job in snapshot.image_jobs.items() if job.state in OPEN or id_ in at_work}
+    registries = {id_: registry_of(job) for id_, job in jobs.items()}
     board = _Board(per_registry=per_registry, busy=set(), pulls=Counter())
     for node_id, tasks in snapshot.image_tasks_at_work.items():
         for task in tasks:
-            job = snapshot.image_jobs.get(task.job_id)
+            job = jobs.get(task.job_id)
             if job is None or not job.deployment_id:
                 board.busy.add(node_id)
             board.pulls[registries.get(task.job_id, "")] += 1
     for id_, registry in registries.items():
-        if registry and snapshot.image_jobs[id_].state in OPEN:
+        if registry and jobs[id_].state in OPEN:
             until = max(
                 (task.not_before for task in snapshot.image_tasks_by_job.get(id_, ()) if task.kind == "rate-limited"),
                 default=0.0,
@@ -114,19 +116,23 @@ def _board(snapshot: Snapshot, now: float, per_registry: int) -> _Board:
 
 def _of_ended_jobs(snapshot: Snapshot, now: float) -> Iterator[Step]:
     """End the tasks of jobs that ended before them: cancelled ones at once, of a stopped one those that still wait."""
-    for id_, job in snapshot.image_jobs.items():
+    for job_id, tasks in snapshot.image_tasks_open.items():
+        job = snapshot.image_jobs.get(job_id)
+        if job is None:
+            yield from (
+                Step(puts=(cancelled(task, now, "its job is gone"),))
+                for task in tasks
+                if task.state is TaskState.WORKING
+            )
+            continue
         if job.state in (JobState.RUNNING, JobState.PAUSED, JobState.COMPLETED):
             continue
         at_once = job.state is JobState.CANCELLED or _late(job, now)
-        for task in snapshot.image_tasks_by_job.get(id_, ()):
+        for task in tasks:
             if task.state is TaskState.WAITING or (task.state is TaskState.WORKING and at_once):
                 yield Step(puts=(cancelled(task, now, f"its job is {job.state}"),))
             elif task.state is TaskState.WORKING and (trouble := _trouble(snapshot, task, now)):
                 yield Step(puts=(failed(job, task, now, "timeout", trouble),))
-    for tasks in snapshot.image_tasks_at_work.values():
-        for task in tasks:
-            if task.job_id not in snapshot.image_jobs:
-                yield Step(puts=(cancelled(task, now, "its job is gone"),))
 
 
 def _trouble(snapshot: Snapshot, task: ImageTask, now: float) -> str:

@@ -21,7 +21,6 @@ MAX_LINE = 512
 FINAL: frozenset[ImageErrorKind] = frozenset(
     {"not-found", "denied", "wrong-platform", "untrusted", "bad-request", "protected", "in-use"}
 )
-ENDED = frozenset({TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED})
 
 
 def task_id(job: ImageJob, member_id: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from fallow.decide.events import event
-from fallow.decide.image_tasks import ENDED, task_id
+from fallow.decide.image_tasks import task_id
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -134,4 +134,4 @@ def _ended(snapshot: Snapshot, job: ImageJob, node_id: str) -> bool:
     if node is None or node.state is not MemberState.READY:
         return True
     task = snapshot.image_tasks.get(task_id(job, node_id))
-    return task is not None and task.state in ENDED
+    return task is not None and task.ended

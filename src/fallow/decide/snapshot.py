@@ -70,6 +70,15 @@ class Snapshot:
         return found
 
     @cached_property
+    def image_tasks_open(self) -> Mapping[str, list[ImageTask]]:
+        """Return the tasks of every image job's id that have not ended."""
+        found: dict[str, list[ImageTask]] = defaultdict(list)
+        for task in self.image_tasks.values():
+            if not task.ended:
+                found[task.job_id].append(task)
+        return found
+
+    @cached_property
     def image_tasks_at_work(self) -> Mapping[str, list[ImageTask]]:
         """Return the tasks that every node id has an order for."""
         found: dict[str, list[ImageTask]] = defaultdict(list)

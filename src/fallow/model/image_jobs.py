@@ -163,3 +163,8 @@ class ImageTask(Record, frozen=True, kw_only=True):
     unchanged: bool = False
     verdicts: tuple[Verdict, ...] = ()
     log: tuple[LogText, ...] = ()  # of every attempt, oldest first, bounded
+
+    @property
+    def ended(self) -> bool:
+        """Say whether nothing more is to come of it."""
+        return self.state not in (TaskState.WORKING, TaskState.WAITING)

@@ -26,6 +26,7 @@ _FIELD_OF = {
     "_deployments_by_path": "deployments",
     "revoked_members": "revocations",
     "image_tasks_by_job": "image_tasks",
+    "image_tasks_open": "image_tasks",
     "image_tasks_at_work": "image_tasks",
 }
 
@@ -56,6 +57,11 @@ def job_of(task: ImageTask) -> str:
     return task.job_id
 
 
+def open_job_of(task: ImageTask) -> str:
+    """Return where `image_tasks_open` lists a task; empty: nowhere."""
+    return "" if task.ended else task.job_id
+
+
 def worker_of(task: ImageTask) -> str:
     """Return where `image_tasks_at_work` lists a task; empty: nowhere."""
     return task.member_id if task.state is TaskState.WORKING else ""
@@ -65,7 +71,11 @@ def worker_of(task: ImageTask) -> str:
 LISTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
     "members": {"members_by_wireguard_key": wireguard_key_of},
-    "image_tasks": {"image_tasks_by_job": job_of, "image_tasks_at_work": worker_of},
+    "image_tasks": {
+        "image_tasks_by_job": job_of,
+        "image_tasks_open": open_job_of,
+        "image_tasks_at_work": worker_of,
+    },
 }
 
 

@@ -6,7 +6,6 @@ from image_world import World
 from records import NOW, deployment, member, replica, template
 
 from fallow.decide.deployments import reconcile
-from fallow.decide.image_tasks import ENDED
 from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, told_ahead
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec
@@ -135,5 +134,5 @@ def test_a_newer_generation_takes_back_what_was_begun_for_the_one_before() -> No
     decide(found)
     found.run()
     assert found.job("a-d-web-2").state is JobState.CANCELLED
-    assert all(task.state in ENDED for task in found.tasks(job_id="a-d-web-2"))
+    assert all(task.ended for task in found.tasks(job_id="a-d-web-2"))
     assert len(found.tasks(TaskState.WORKING, "a-d-web-3")) == 3
