@@ -65,7 +65,7 @@ def _settled(deployment: Deployment, replicas: Iterable[Replica], draining: Set[
         not deployment.deleting
         and deployment.good_generation == deployment.generation
         and (deployment.update is None or not deployment.update.under_way)
-        and len(live) == deployment.spec.replicas == len({replica.slot for replica in live})
+        and len(live) == deployment.replicas_here == len({replica.slot for replica in live})
         and all(map(deployment.wants, {replica.generation for replica in live}))
         and draining.isdisjoint(replica.node_id for replica in live)
     )
@@ -115,7 +115,7 @@ def _changes(view: Slots) -> Iterator[Step]:
     if status is not None and another_generation:
         yield status
         return
-    surplus = len(view.slots) - view.deployment.spec.replicas
+    surplus = len(view.slots) - view.deployment.replicas_here
     gone = _victims(view, min(surplus, CHANGES_AT_ONCE)) if surplus > 0 else []
     for slot in gone:
         for replica in view.slots.pop(slot):

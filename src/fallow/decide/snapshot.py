@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.divisions import Division
+from fallow.model.hosts import Host
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.image_schedules import ImageSchedule
 from fallow.model.images import NodeImages
@@ -14,6 +16,9 @@ from fallow.model.members import Member, MemberState, Revocation, Role, Scheduli
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.registrations import MemberKey, Registration
 from fallow.model.registries import KnownRegistry
+from fallow.model.remotes import RemoteService
+from fallow.model.rooms import Room
+from fallow.model.shares import Share
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
@@ -43,6 +48,11 @@ class Snapshot:
     registries: Mapping[str, KnownRegistry] = field(default_factory=dict)
     trust_policies: Mapping[str, TrustPolicy] = field(default_factory=dict)
     image_schedules: Mapping[str, ImageSchedule] = field(default_factory=dict)
+    divisions: Mapping[str, Division] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    rooms: Mapping[str, Room] = field(default_factory=dict)
+    remote_services: Mapping[str, RemoteService] = field(default_factory=dict)
+    hosts: Mapping[str, Host] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:
@@ -86,6 +96,19 @@ class Snapshot:
             if task.state is TaskState.WORKING:
                 found[task.member_id].append(task)
         return found
+
+    @cached_property
+    def shares_by_deployment(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every deployment id."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            found[share.deployment_id].append(share)
+        return found
+
+    @cached_property
+    def clusters(self) -> Mapping[str, Member]:
+        """Return the clusters this one is the host of, itself among them; empty: it stands alone."""
+        return {id_: member for id_, member in self.members.items() if member.role is Role.CLUSTER}
 
     @cached_property
     def nodes(self) -> Mapping[str, Member]:

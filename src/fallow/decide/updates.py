@@ -133,7 +133,7 @@ def judge(slots: Slots) -> tuple[Step | None, bool]:
 
 def _judge_steps(slots: Slots, status: UpdateStatus, outdated: bool) -> tuple[Step | None, bool]:
     deployment, config, failed = slots.deployment, config_of(slots.deployment), failures(slots)
-    tolerated = floor(config.max_failure_ratio * deployment.spec.replicas) + status.forgiven
+    tolerated = floor(config.max_failure_ratio * deployment.replicas_here) + status.forgiven
     if len(failed) > tolerated and config.failure_action != "continue":
         return _give_up(slots, status, failed)
     if not outdated and _finished(slots, config):
@@ -164,7 +164,7 @@ def _give_up(slots: Slots, status: UpdateStatus, failed: list[Replica]) -> tuple
     """
     deployment, relied_on = slots.deployment, tuple(failed[:RELIED_ON])
     author = Author(slots.now, slots.new_id, "loop:deployments")
-    reason = f"{len(failed)} of {deployment.spec.replicas} replicas of generation {deployment.generation} failed: "
+    reason = f"{len(failed)} of {deployment.replicas_here} replicas of generation {deployment.generation} failed: "
     reason += _why(failed[0])
     target = slots.template(status.from_generation)
     wished = config_of(deployment).failure_action == "rollback" and not status.rollback
@@ -194,7 +194,7 @@ def _finished(slots: Slots, config: UpdateConfig) -> bool:
     if config.order == "start-first":
         return True
     present = len(slots.slots) + len(slots.failed_slots - set(slots.slots))
-    return stopped_first(slots) == 0 and present >= slots.deployment.spec.replicas
+    return stopped_first(slots) == 0 and present >= slots.deployment.replicas_here
 
 
 def _complete(slots: Slots, status: UpdateStatus) -> Step:
@@ -264,7 +264,7 @@ def may_create_renewed(slots: Slots) -> int:
 
 def portion(deployment: Deployment) -> int:
     """Return how many replicas are renewed at a time."""
-    wanted = deployment.spec.replicas
+    wanted = deployment.replicas_here
     asked = config_of(deployment).parallelism
     if asked is None:
         return max(1, ceil(wanted * DEFAULT_SHARE))
@@ -308,7 +308,7 @@ def _stop_first(slots: Slots, owners: list[Replica], size: int) -> Iterator[Step
     """Retire a portion; what does not serve anyway goes first, and what serves only as far as the portion allows."""
     serving = sum(any(found.healthy for found in replicas) for replicas in slots.slots.values())
     excused = len(failures(slots))  # tolerated ones would hold up everything for ever
-    missing = max(0, slots.deployment.spec.replicas - serving - excused)
+    missing = max(0, slots.deployment.replicas_here - serving - excused)
     for position, owner in enumerate(owners[:size]):
         if owner.healthy and position + missing >= size:
             return

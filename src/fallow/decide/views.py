@@ -189,7 +189,7 @@ def _address(route: RouteSpec, http_port: str) -> str:
 def _counts(deployment: Deployment, replicas: Iterable[Replica]) -> Counts:
     by_state = Counter(replica.state for replica in replicas)
     return Counts(
-        wanted=0 if deployment.deleting else deployment.spec.replicas,
+        wanted=0 if deployment.deleting else deployment.replicas_here,
         healthy=sum(replica.healthy for replica in replicas),
         running=by_state[ReplicaState.RUNNING],
         placed=by_state[ReplicaState.PLACED],
@@ -201,7 +201,7 @@ def _counts(deployment: Deployment, replicas: Iterable[Replica]) -> Counts:
 
 def _state_of(deployment: Deployment, replicas: Iterable[Replica]) -> tuple[str, str]:
     """Return one word for how the deployment is, and why it is not serving."""
-    wanted = deployment.spec.replicas
+    wanted = deployment.replicas_here
     live = [replica for replica in replicas if replica.state in _LIVE]
     if deployment.deleting:
         left = sum(not replica.ended for replica in replicas)
@@ -212,7 +212,7 @@ def _state_of(deployment: Deployment, replicas: Iterable[Replica]) -> tuple[str,
 
 
 def _serving_state(deployment: Deployment, replicas: Iterable[Replica], live: Sequence[Replica]) -> tuple[str, str]:
-    wanted = deployment.spec.replicas
+    wanted = deployment.replicas_here
     newest = [replica for replica in live if deployment.wants(replica.generation)]
     healthy = sum(replica.healthy for replica in newest)
     under_way = _update_under_way(deployment, healthy)
@@ -235,7 +235,7 @@ def _update_under_way(deployment: Deployment, healthy: int) -> tuple[str, str] |
     status = deployment.update
     if status is None or not status.under_way:
         return None
-    renewed = f"{healthy} of {deployment.spec.replicas} replicas are of generation {deployment.generation}"
+    renewed = f"{healthy} of {deployment.replicas_here} replicas are of generation {deployment.generation}"
     match status.state:
         case UpdateState.PAUSED:
             return "paused", f"{renewed}; {status.paused_because}"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
 from fallow.model.images import ResolvedImage
 from fallow.model.labels import Selector
@@ -58,10 +59,21 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     routes: Annotated[tuple[RouteSpec, ...], msgspec.Meta(max_length=64)] = ()
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig(failure_action="pause")
+    clusters: ClusterPolicy = msgspec.field(default_factory=ClusterPolicy)
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The host's order that a member's deployment follows; it is changed at the host, not here."""
+
+    revision: int  # of the order
+    generation: int  # the host's
 
 
 class Deployment(Record, frozen=True, kw_only=True):
-    """A named set of identical replicas in a project; `generation` counts changes of what a container is made of."""
+    """A named set of identical replicas in a project; `generation` counts changes of what a container is made of.
+
+    `share`: how many of `spec.replicas` this cluster runs; None: all of them.
+    """
 
     project: Name
     name: Name
@@ -71,6 +83,13 @@ class Deployment(Record, frozen=True, kw_only=True):
     good_generation: int = 0  # the newest one that has proved itself; 0: none yet
     update: UpdateStatus | None = None  # of the newest generation, None until there is a second one
     deleting: bool = False
+    share: int | None = None
+    origin: Origin | None = None  # None: it was deployed here
+
+    @property
+    def replicas_here(self) -> int:
+        """Return how many replicas this cluster should run."""
+        return self.spec.replicas if self.share is None else self.share
 
     @property
     def path(self) -> str:

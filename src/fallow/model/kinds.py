@@ -2,7 +2,9 @@
 
 from fallow.model.audit import AuditEntry
 from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.divisions import Division
 from fallow.model.events import Event
+from fallow.model.hosts import Host
 from fallow.model.image_jobs import ImageJob, ImageTask
 from fallow.model.image_schedules import ImageSchedule
 from fallow.model.images import NodeImages
@@ -13,7 +15,10 @@ from fallow.model.peers import Leader, Peer, Roster
 from fallow.model.pools import Pool, ReleasedLease
 from fallow.model.registrations import MemberKey, Registration
 from fallow.model.registries import KnownRegistry
+from fallow.model.remotes import RemoteService
+from fallow.model.rooms import Room
 from fallow.model.secrets import SealedSecret
+from fallow.model.shares import Share
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
@@ -44,6 +49,11 @@ KINDS: dict[str, type[Record]] = {
     "registries": KnownRegistry,
     "trust-policies": TrustPolicy,
     "image-schedules": ImageSchedule,
+    "divisions": Division,
+    "shares": Share,
+    "rooms": Room,
+    "remote-services": RemoteService,
+    "hosts": Host,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

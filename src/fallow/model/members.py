@@ -8,6 +8,7 @@ import msgspec
 from fallow.model.labels import Labels, Variable
 from fallow.model.meta import Name, Record
 from fallow.model.pools import NetworkMode, PortRange
+from fallow.model.taints import Taints
 
 # What gateways report so that addresses can be shown as a person has to write them.
 HTTP_PORT_VARIABLE = "http.port"
@@ -95,6 +96,7 @@ class Member(Record, frozen=True, kw_only=True):
     # desired: by token or operator
     labels: Labels = {}
     scheduling: Scheduling = Scheduling.ACTIVE
+    taints: Taints = ()  # of clusters
     # identity
     key_sha256: str
     token_id: str
@@ -181,6 +183,7 @@ class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     labels: Annotated[dict[str, str | None], msgspec.Meta(max_length=64)] = {}
     scheduling: Scheduling | None = None
+    taints: Taints | msgspec.UnsetType = msgspec.UNSET  # all of them; left out unless said, as below
     # Let a fenced member in again. Left out unless it is said: older control planes refuse what they do not know.
     unfence: bool | msgspec.UnsetType = msgspec.UNSET
 
@@ -221,3 +224,4 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     agent_wish: AgentWish | None = None
     fence: str = ""
     purge_at: float = 0.0
+    taints: Taints = ()

@@ -13,11 +13,14 @@ from fallow.model.deployments import Replica
 from fallow.model.image_jobs import ImageTask, TaskState
 from fallow.model.members import Member
 from fallow.model.meta import Record
+from fallow.model.shares import Share
 
 # Index -> the field of Snapshot it is made of.
 _FIELD_OF = {
     "replicas_by_deployment": "replicas",
     "replicas_by_node": "replicas",
+    "shares_by_deployment": "shares",
+    "clusters": "members",
     "nodes": "members",
     "draining": "members",
     "gateways": "members",
@@ -47,6 +50,11 @@ def deployment_of(replica: Replica) -> str:
     return replica.deployment_id
 
 
+def share_of(share: Share) -> str:
+    """Return where `shares_by_deployment` lists a share."""
+    return share.deployment_id
+
+
 def wireguard_key_of(member: Member) -> str:
     """Return where `members_by_wireguard_key` lists a member; empty: nowhere."""
     return member.wireguard_key
@@ -70,6 +78,7 @@ def worker_of(task: ImageTask) -> str:
 # Field of Snapshot -> its indexes that list records -> the key under which each lists one.
 LISTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
+    "shares": {"shares_by_deployment": share_of},
     "members": {"members_by_wireguard_key": wireguard_key_of},
     "image_tasks": {
         "image_tasks_by_job": job_of,

@@ -1,0 +1,1 @@
+"""How a total of replicas is divided over clusters, and how it gets there."""
