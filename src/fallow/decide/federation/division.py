@@ -1,6 +1,27 @@
-"""How every deployment's total is divided over clusters, all deployments at once."""
+"""How every deployment's total is divided over clusters, all deployments at once.
 
+What is divided already stays as it is as far as it can: `divide_all` of an unchanged snapshot changes nothing. A policy
+that was edited divides afresh; among shares that are equally right it takes those that there are.
+
+Room is given out in turns. All deployments are divided side by side by the room there is; where together they ask for
+more than a cluster has, those that ask for much come first, then the older ones, and the others are divided again by
+the room that is left. So no cluster is given more than it has room for, however many deployments come at once.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
+
+from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.policy import shares_of
+from fallow.decide.federation.rooms import UNCAPPED, Rooms
+from fallow.decide.federation.table import Rows, Table
+from fallow.decide.federation.why import rules_of, unplaced, unplaced_reason
+from fallow.decide.snapshot import Snapshot
+
+_TURNS = 64  # after so many, who is still not served waits for the next division
+_WHOLE_TURNS = 8  # so long, who wants few clusters waits rather than takes a part of what it asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,3 +37,107 @@ class Target:
     unplaced: int = 0
     unplaced_reason: str = ""
     fingerprint: str = ""
+
+
+def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
+    """Return the target of every deployment that is divided here, by id; nothing while there are no member clusters.
+
+    A deployment that is new is missing for as long as it waits (`table.WAIT_SECONDS` at the most) for clusters to say
+    what room they have for it. Deployments whose ids are in `anew` are divided as their policy wants them now, whatever
+    there is: rebalancing moves towards that.
+    """
+    if not snapshot.clusters:
+        return {}
+    table = Table(snapshot, now, anew)
+    shares = settled(table)
+    columns = [cluster.id for cluster in table.clusters]
+    rows, places = np.nonzero(shares)
+    by_row: list[dict[str, int]] = [{} for _ in table.deployments]
+    for row, place, count in zip(rows.tolist(), places.tolist(), shares[rows, places].tolist(), strict=True):
+        by_row[row][columns[place]] = count
+    lacking = unplaced(table, shares).tolist()
+    targets = {
+        deployment.id: _target(table, row, shares[row], by_row[row], lacking[row])
+        for row, deployment in enumerate(table.deployments)
+        if not table.waiting.item(row) or deployment.id in snapshot.divisions
+    }
+    return targets | {
+        found.id: Target() for found in snapshot.deployments.values() if found.deleting and found.origin is None
+    }
+
+
+def settled(table: Table) -> Counts:
+    """Return the shares of all deployments, a row each, within the room that there is."""
+    rooms = table.rooms
+    shares: Counts = np.where((table.anew & ~table.waiting)[:, None], 0, table.was)
+    # What was foreseen before comes first: nobody loses it to those who ask now.
+    foreseen = np.where(table.may_come(), np.minimum(shares, rooms.caps) - rooms.told, 0)
+    given = _granted(rooms, np.arange(len(shares)), np.maximum(foreseen, 0), rooms.free)
+    shares = np.where(table.waiting[:, None], shares, np.minimum(shares, rooms.told + given))
+    rows = np.flatnonzero(~table.waiting)
+    for turn in range(_TURNS):
+        if not len(rows):
+            break
+        rows = _turn(table, rows, shares, given, partly=turn >= _WHOLE_TURNS)
+    return shares
+
+
+def _turn(table: Table, rows: Rows, shares: Counts, given: Counts, partly: bool) -> Rows:
+    """Divide some deployments by the room that is left, and return those that did not get what they asked.
+
+    Writes `shares`, and in `given` what clusters get beyond what they are told. The first of `rows` always gets all.
+    """
+    rooms = table.rooms
+    left = rooms.left(given)
+    asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given))
+    found = shares_of(asked)
+    wanted = np.maximum(found - rooms.told[rows], 0)
+    kept = np.minimum(given[rows], wanted)
+    granted = _granted(rooms, rows, wanted - kept, left)
+    short = (granted < wanted - kept).any(axis=1)
+    put_off = short & asked.aggregate & (not partly)
+    settled_now = ~put_off
+    given[rows[settled_now]] = (kept + granted)[settled_now]
+    shares[rows[settled_now]] = np.minimum(found, rooms.told[rows] + kept + granted)[settled_now]
+    return rows[short]
+
+
+def _granted(rooms: Rooms, rows: Rows, wanted: Counts, left: Counts) -> Counts:
+    """Return how much of what rows want is granted: the first ones all of it, later ones what those leave."""
+    granted = np.zeros_like(wanted)
+    asking = np.flatnonzero(wanted.any(axis=1))
+    if not len(asking):
+        return granted
+    wanted, shape_of = wanted[asking], rooms.shape_of[rows[asking]]
+    starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
+    by_shape = np.zeros(left.shape)
+    by_shape[shape_of[starts]] = np.add.reduceat(wanted, starts, axis=0)
+    before_shape = np.minimum(np.triu(rooms.slots, 1).T @ by_shape, UNCAPPED).astype(np.int64)
+    before = np.cumsum(wanted, axis=0) - wanted
+    before -= np.repeat(before[starts], np.diff(starts, append=len(wanted)), axis=0)
+    granted[asking] = np.clip(left[shape_of] - before_shape[shape_of] - before, 0, wanted)
+    return granted
+
+
+def _target(table: Table, row: int, shares: Counts, by_cluster: dict[str, int], lacking: int) -> Target:
+    """Return one deployment's target; rules and reasons are made anew only where something changed."""
+    fingerprint = table.fingerprints[row]
+    division = table.snapshot.divisions.get(table.deployments[row].id)
+    unchanged = division is not None and (division.shares, division.unplaced, division.policy) == (
+        by_cluster, lacking, fingerprint
+    )  # fmt: skip
+    if division is not None and (unchanged or table.waiting.item(row)):
+        return Target(
+            shares=division.shares,
+            rules=division.rules,
+            unplaced=division.unplaced,
+            unplaced_reason=division.unplaced_reason,
+            fingerprint=division.policy,
+        )
+    return Target(
+        shares=by_cluster,
+        rules=rules_of(table, row, shares),
+        unplaced=lacking,
+        unplaced_reason=unplaced_reason(table, row, shares) if lacking else "",
+        fingerprint=fingerprint,
+    )
