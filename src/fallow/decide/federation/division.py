@@ -15,7 +15,8 @@ import numpy as np
 
 from fallow.decide.federation.divide import Counts
 from fallow.decide.federation.policy import shares_of
-from fallow.decide.federation.rooms import UNCAPPED, Rooms
+from fallow.decide.federation.reservations import Reservations
+from fallow.decide.federation.rooms import Mask, Rooms
 from fallow.decide.federation.table import Rows, Table
 from fallow.decide.federation.why import rules_of, unplaced, unplaced_reason
 from fallow.decide.snapshot import Snapshot
@@ -69,54 +70,67 @@ def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Ma
 def settled(table: Table) -> Counts:
     """Return the shares of all deployments, a row each, within the room that there is."""
     rooms = table.rooms
+    reservations = Reservations(rooms)
     shares: Counts = np.where((table.anew & ~table.waiting)[:, None], 0, table.was)
     # What was foreseen before comes first: nobody loses it to those who ask now.
     foreseen = np.where(table.may_come(), np.minimum(shares, rooms.caps) - rooms.told, 0)
-    given = _granted(rooms, np.arange(len(shares)), np.maximum(foreseen, 0), rooms.free)
+    nobody = np.zeros(len(shares), dtype=np.bool_)
+    given = _granted(rooms, reservations, np.arange(len(shares)), np.maximum(foreseen, 0), nobody)
     shares = np.where(table.waiting[:, None], shares, np.minimum(shares, rooms.told + given))
     rows = np.flatnonzero(~table.waiting)
     for turn in range(_TURNS):
         if not len(rows):
             break
-        rows = _turn(table, rows, shares, given, partly=turn >= _WHOLE_TURNS)
+        rows = _turn(table, reservations, rows, shares, given, turn)
     return shares
 
 
-def _turn(table: Table, rows: Rows, shares: Counts, given: Counts, partly: bool) -> Rows:
+def _turn(table: Table, reservations: Reservations, rows: Rows, shares: Counts, given: Counts, turn: int) -> Rows:
     """Divide some deployments by the room that is left, and return those that did not get what they asked.
 
     Writes `shares`, and in `given` what clusters get beyond what they are told. The first of `rows` always gets all.
     """
     rooms = table.rooms
-    left = rooms.left(given)
-    asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given))
+    left = reservations.left(np.unique(rooms.shape_of[rows]).tolist())
+    asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given), turn)
     found = shares_of(asked)
     wanted = np.maximum(found - rooms.told[rows], 0)
     kept = np.minimum(given[rows], wanted)
-    granted = _granted(rooms, rows, wanted - kept, left)
-    short = (granted < wanted - kept).any(axis=1)
-    put_off = short & asked.aggregate & (not partly)
-    settled_now = ~put_off
-    given[rows[settled_now]] = (kept + granted)[settled_now]
-    shares[rows[settled_now]] = np.minimum(found, rooms.told[rows] + kept + granted)[settled_now]
+    whole = asked.aggregate & (turn < _WHOLE_TURNS)
+    granted = _granted(rooms, reservations, rows, wanted - kept, whole)
+    short: Mask = (granted < wanted - kept).any(axis=1)
+    done = np.flatnonzero(~(short & whole))
+    _take_back(rooms, reservations, rows[done], (given[rows] - kept)[done])
+    given[rows[done]] = (kept + granted)[done]
+    shares[rows[done]] = np.minimum(found, rooms.told[rows] + kept + granted)[done]
     return rows[short]
 
 
-def _granted(rooms: Rooms, rows: Rows, wanted: Counts, left: Counts) -> Counts:
-    """Return how much of what rows want is granted: the first ones all of it, later ones what those leave."""
+def _granted(rooms: Rooms, reservations: Reservations, rows: Rows, wanted: Counts, whole: Mask) -> Counts:
+    """Promise rows what they want: the first ones all of it, later ones what those leave; `whole` ones all or nothing.
+
+    Returns how much it was.
+    """
     granted = np.zeros_like(wanted)
     asking = np.flatnonzero(wanted.any(axis=1))
     if not len(asking):
         return granted
-    wanted, shape_of = wanted[asking], rooms.shape_of[rows[asking]]
+    shape_of = rooms.shape_of[rows[asking]]
     starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
-    by_shape = np.zeros(left.shape)
-    by_shape[shape_of[starts]] = np.add.reduceat(wanted, starts, axis=0)
-    before_shape = np.minimum(np.triu(rooms.slots, 1).T @ by_shape, UNCAPPED).astype(np.int64)
-    before = np.cumsum(wanted, axis=0) - wanted
-    before -= np.repeat(before[starts], np.diff(starts, append=len(wanted)), axis=0)
-    granted[asking] = np.clip(left[shape_of] - before_shape[shape_of] - before, 0, wanted)
+    for shape, part in zip(shape_of[starts].tolist(), np.split(asking, starts[1:]), strict=True):
+        wish = wanted[part]
+        got = np.clip(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
+        got[whole[part] & (got < wish).any(axis=1)] = 0
+        reservations.promise(shape, got.sum(axis=0))
+        granted[part] = got
     return granted
+
+
+def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Counts) -> None:
+    """Take promises back that are not needed any more."""
+    by_shape = rooms.by_shape(counts, rooms.shape_of[rows])
+    for shape in np.flatnonzero(by_shape.any(axis=1)).tolist():
+        reservations.promise(shape, -by_shape[shape])
 
 
 def _target(table: Table, row: int, shares: Counts, by_cluster: dict[str, int], lacking: int) -> Target:

@@ -31,10 +31,12 @@ class Asked:
     min_groups: Counts
     aggregate: Mask  # by row
     duplicate: Mask  # by row
+    turn: int = 0  # how often these were divided before, and others took the room
 
     def rows(self, chosen: NDArray[np.int64] | Mask) -> "Asked":
         """Return some of the rows."""
-        return Asked(**{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
+        arrays = {name: getattr(self, name)[chosen] for name in self.__dataclass_fields__ if name != "turn"}
+        return Asked(**arrays, turn=self.turn)
 
 
 def shares_of(asked: Asked) -> Counts:
@@ -98,23 +100,29 @@ def _fewest(asked: Asked) -> Counts:
     room = asked.ceilings - begun
     lacking = asked.totals - begun.sum(axis=1)
     # Who holds some already costs no cluster more; those who do not are opened for as much as they take.
-    opened = _prefix(room, (begun > 0).astype(np.int64), lacking)
+    opened = _prefix(room, (begun > 0).astype(np.int64), lacking, asked.turn)
     fresh = ~begun.any(axis=1)
-    holders = _prefix(room, (asked.liked > 0).astype(np.int64), lacking)
+    holders = _prefix(room, (asked.liked > 0).astype(np.int64), lacking, asked.turn)
     as_few = fresh & (holders.sum(axis=1) <= opened.sum(axis=1))
     opened = np.where(as_few[:, None], holders, opened)
-    left = _prefix(begun, np.zeros_like(begun), asked.totals)
+    left = _prefix(begun, np.zeros_like(begun), asked.totals, 0)
     return np.where(fewer[:, None], np.where(left, begun, asked.floors), np.where(opened, asked.ceilings, begun))
 
 
-def _prefix(amounts: Counts, first: Counts, wanted: Counts) -> Mask:
-    """Return the fewest clusters whose amounts add up to what is wanted: those of `first`, then the largest."""
-    order = np.lexsort((-amounts, -first), axis=1)
-    sums = np.cumsum(np.take_along_axis(amounts, order, axis=1), axis=1)
-    before = np.concatenate((np.zeros((len(sums), 1), dtype=np.int64), sums[:, :-1]), axis=1)
-    taken = (before < wanted[:, None]) & (np.take_along_axis(amounts, order, axis=1) > 0)
+def _prefix(amounts: Counts, first: Counts, wanted: Counts, turn: int) -> Mask:
+    """Return the fewest clusters whose amounts add up to what is wanted: those of `first`, then the largest.
+
+    All deployments would take the same large cluster, and one after the other find it full. So from the second turn on
+    each takes another of those that are large enough for it.
+    """
+    enough = np.minimum(amounts, np.maximum(wanted, 0)[:, None])
+    rows, columns = amounts.shape
+    apart = -amounts if not turn else (np.arange(columns)[None, :] + turn * 7 + np.arange(rows)[:, None]) % columns
+    order = np.lexsort((apart, -enough, -first), axis=1)
+    sorted_amounts = np.take_along_axis(amounts, order, axis=1)
+    before = np.cumsum(sorted_amounts, axis=1) - sorted_amounts
     found = np.zeros(amounts.shape, dtype=np.bool_)
-    np.put_along_axis(found, order, taken, axis=1)
+    np.put_along_axis(found, order, (before < wanted[:, None]) & (sorted_amounts > 0), axis=1)
     return found
 
 

@@ -1,7 +1,7 @@
 """Room in clusters, as arrays: what each is told to run, and how many more of each shape it may be given.
 
-A member says how many more of a shape would fit beside all it has taken in. From that is taken off what it was told
-since, so that orders under way are not counted twice. Whatever a member says is held within bounds: no answer makes a
+A member says how many more of a shape would fit beside all it has taken in; what it was told since is kept beside that.
+Whatever a member says is held within bounds: no answer makes a
 number negative or endless.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallow.decide.federation.divide import Counts
-from fallow.decide.federation.shapes import divided, question_of, slots_taken
+from fallow.decide.federation.shapes import Ratios, divided, question_of, slots_taken
 from fallow.decide.placement.request import going
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -29,23 +29,31 @@ UNCAPPED = 2**40  # more than any bound of a share
 class Rooms:
     """Rows are `deployments`, columns `clusters`; `free` and `unanswered` have a row a shape instead.
 
-    `told` is what each cluster is told to run, `caps` what it can get at the most because it could not place more.
-    `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has.
+    `told` is what each cluster is told to run, `uncounted` how much of that it was told since it counted its room, and
+    `caps` what it can get at the most because it could not place more.
+    `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
+    stand side by side. `nodes` is how many nodes each cluster has.
     """
 
     clusters: tuple[Member, ...]
     deployments: tuple[Deployment, ...]
     shapes: tuple[RoomQuestion, ...]
     shape_of: Counts
-    slots: NDArray[np.float64]
+    slots: Ratios
+    nodes: Counts
     told: Counts
     caps: Counts
+    uncounted: Counts
     free: Counts
     unanswered: Mask
 
-    def left(self, given: Counts) -> Counts:
-        """Return how many more of each shape fit once deployments were given so many, a row each."""
-        return _without(self.free, self.slots, _by_shape(given, self.shape_of, len(self.shapes)))
+    def by_shape(self, counts: Counts, shape_of: Counts) -> Counts:
+        """Return sums over the rows of one shape; `shape_of` tells that of each of them."""
+        found = np.zeros(self.free.shape, dtype=np.int64)
+        if len(shape_of):
+            starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
+            found[shape_of[starts]] = np.add.reduceat(counts, starts, axis=0)
+        return found
 
 
 def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
@@ -61,41 +69,31 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
     number = {key: index for index, key in enumerate(by_key)}
     shapes = tuple(by_key.values())
     shape_of = np.array([number[question.key] for question, _ in asked], dtype=np.int64)
-    slots = slots_taken(shapes).astype(np.float64)
-    answered, unanswered = _answers(shapes, [snapshot.rooms.get(cluster.id) for cluster in clusters])
+    answers = [snapshot.rooms.get(cluster.id) for cluster in clusters]
+    free, unanswered = _answers(shapes, answers)
     orders = _orders(snapshot, now, rows, {cluster.id: column for column, cluster in enumerate(clusters)})
     return Rooms(
         clusters=clusters,
         deployments=tuple(found for _, found in asked),
         shapes=shapes,
         shape_of=shape_of,
-        slots=slots,
+        slots=slots_taken(shapes),
+        nodes=np.array([_nodes(room) for room in answers], dtype=np.int64),
         told=orders.told,
         caps=orders.caps,
-        free=_without(answered, slots, _by_shape(orders.uncounted, shape_of, len(shapes))),
+        uncounted=orders.uncounted,
+        free=free,
         unanswered=unanswered,
     )
 
 
+def _nodes(room: Room | None) -> int:
+    """Return how many nodes a cluster has; any number where it does not tell."""
+    return room.summary.nodes if room is not None and room.summary.nodes else UNCAPPED
+
+
 def _size(asked: RoomQuestion) -> tuple[float, float]:
     return (-asked.resources.cpus, -asked.resources.memory_bytes)
-
-
-def _by_shape(counts: Counts, shape_of: Counts, shapes: int) -> NDArray[np.float64]:
-    """Return sums over deployments of one shape, which stand side by side."""
-    found = np.zeros((shapes, counts.shape[1]))
-    if len(shape_of):
-        starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
-        found[shape_of[starts]] = np.add.reduceat(counts, starts, axis=0)
-    return found
-
-
-def _without(free: Counts, slots: NDArray[np.float64], taken: NDArray[np.float64]) -> Counts:
-    """Return what is left of the room once so many of each shape have come. Sums of floats are exact up to 2**53."""
-    if not taken.any():
-        return free
-    used = np.minimum(slots.T @ taken, UNCAPPED)
-    return np.maximum(free - used.astype(np.int64), 0)
 
 
 def _answers(shapes: Sequence[RoomQuestion], rooms: Sequence[Room | None]) -> tuple[Counts, Mask]:

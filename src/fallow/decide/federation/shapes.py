@@ -19,6 +19,8 @@ from fallow.model.deployments import Deployment, PlacementPolicy
 from fallow.model.labels import Selector
 from fallow.model.rooms import MOST, RoomQuestion
 
+Ratios = NDArray[np.float64]
+
 _KEPT = 8192  # shapes whose key is remembered
 _KEY_LENGTH = 24
 
@@ -49,25 +51,26 @@ def divided(snapshot: Snapshot) -> Iterable[Deployment]:
     return (found for found in snapshot.deployments.values() if found.origin is None and not found.deleting)
 
 
-def slots_taken(shapes: Sequence[RoomQuestion]) -> NDArray[np.int64]:
-    """Return, for shapes t and s at [t, s], how many places for s one replica of t takes in the worst case.
+def slots_taken(shapes: Sequence[RoomQuestion]) -> Ratios:
+    """Return, for shapes t and s at [t, s], how many places for s one replica of t takes, but for rounding.
 
-    A replica lands on one node, and what is left there holds fewer of s by its reservation over that of s, rounded up:
-    never more than this, whatever the nodes look like.
+    On a node with room F floor(F / s) of s fit. When replicas that reserve x in all have come, floor((F - x) / s) fit:
+    fewer by x / s, and one more at the most, whatever F is, and none more when they are all of s. So a cluster loses no
+    more than the sum of these and one place for each node that somebody of another shape came to.
     """
-    table = np.zeros((len(shapes), len(shapes)), dtype=np.int64)
+    table = np.zeros((len(shapes), len(shapes)))
     for amounts in _amounts(shapes):
         asked = amounts[None, :]
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(asked > 0, np.ceil(amounts[:, None] / asked), 0.0)
-        np.maximum(table, np.minimum(ratio, MOST).astype(np.int64), out=table)
+            ratio = np.where(asked > 0, amounts[:, None] / asked, 0.0)
+        np.maximum(table, np.minimum(ratio, MOST), out=table)
     for row, column in _same_ports(shapes):
-        table[row, column] = max(int(table[row, column]), 1)
-    np.fill_diagonal(table, 1)
+        table[row, column] = max(table[row, column], 1.0)
+    np.fill_diagonal(table, 1.0)
     return table
 
 
-def _amounts(shapes: Sequence[RoomQuestion]) -> Iterable[NDArray[np.float64]]:
+def _amounts(shapes: Sequence[RoomQuestion]) -> Iterable[Ratios]:
     """Yield what every shape asks for of each thing that a node has a limited amount of."""
     requests = [Request(*reservation(asked.resources), asked.ports, asked.placement) for asked in shapes]
     yield np.array([request.cpus for request in requests], dtype=np.float64)

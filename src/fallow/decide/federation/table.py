@@ -53,8 +53,8 @@ class Table:
         found: Mask = self.use[self.policy_of] >= Use.KEPT
         return found
 
-    def asked(self, rows: Rows, current: Counts, ceilings: Counts) -> Asked:
-        """Return what some deployments ask for, of which `current` is there already."""
+    def asked(self, rows: Rows, current: Counts, ceilings: Counts, turn: int) -> Asked:
+        """Return what some deployments ask for, of which `current` is there already, in which turn."""
         policy = self.policy_of[rows]
         weighted = self.weighted[policy][:, None]
         return Asked(
@@ -69,6 +69,7 @@ class Table:
             min_groups=self.min_groups[policy],
             aggregate=self.aggregate[policy],
             duplicate=self.duplicate[policy],
+            turn=turn,
         )
 
     def _read_policies(self) -> None:
