@@ -167,7 +167,7 @@ def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
     """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
     for name, spec in application.deployments:
-        trouble = placement_trouble(spec.placement, snapshot.label_sets)
+        trouble = placement_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
 
