@@ -8,7 +8,6 @@ their place, nothing goes.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.shares import Share
 
@@ -19,8 +18,8 @@ SILENT_SECONDS = 60.0  # a cluster that is back for so long, and says nothing of
 class Side:
     """One cluster's side of a move.
 
-    `sure`: ready replicas that may be relied on, never more than `told`. A cluster that is not `open` is neither raised
-    nor lowered: it is silent, or back without having said what it runs. One that `leaves` is lowered first.
+    `sure`: ready replicas that may be relied on, never more than `told`. A silent cluster is neither raised nor
+    lowered; one that is back, or new to this, is lowered once it has said what it runs. One that `leaves` goes first.
     """
 
     told: int
@@ -60,21 +59,21 @@ def side_of(share: Share | None, cluster: Member, target: int, now: float) -> Si
         target=target,
         sure=reliable(share) if spoken else 0,
         raisable=ready,
-        lowerable=spoken or (ready and share.reported is None),
+        lowerable=spoken,
         leaves=cluster.scheduling is Scheduling.DRAINING,
     )
 
 
 def has_spoken(share: Share, cluster: Member, now: float) -> bool:
     """Say whether the cluster has said what it runs since it was last dead, or has had the time to."""
-    if share.reported is None:
-        return False
-    return share.reported_at > cluster.died_at or now - cluster.state_since > SILENT_SECONDS
+    if share.reported is not None and share.reported_at > cluster.died_at:
+        return True
+    return now - max(cluster.state_since, share.since) > SILENT_SECONDS
 
 
 def obeyed(share: Share) -> bool:
     """Say whether the cluster has taken in the order for the number it is told."""
-    return share.reported is not None and share.reported.revision >= share.ordered
+    return share.reported is not None and share.reported.revision >= share.order
 
 
 def reliable(share: Share) -> int:
@@ -88,21 +87,12 @@ def reliable(share: Share) -> int:
 
 
 def retold(share: Share, replicas: int, revision: int) -> tuple[int, int]:
-    """Return `ordered` and `least` of a share that is told another number by a decision made at a store's revision.
+    """Return `order` and `least` of a share that is told another number by a decision made at a store's revision.
 
     Whatever is committed after that decision has a greater revision than it.
     """
     before = share.replicas if obeyed(share) else share.least
     return revision + 1, min(before, replicas)
-
-
-def order_revision(deployment: Deployment, share: Share) -> int:
-    """Return the revision of the order that a cluster gets for its share: each later one has a greater one.
-
-    A deployment's is that of its last change. A step that tells another number is committed only if the deployment
-    has not changed since it was decided, so what it orders is newer than any change before.
-    """
-    return max(deployment.revision, share.ordered)
 
 
 def needed(total: int, floor: int | None, targets: Iterable[int]) -> int:
