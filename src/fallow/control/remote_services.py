@@ -4,6 +4,7 @@ Kept in the store: gateways go on with it while the host is away, and every proc
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,12 +20,14 @@ from fallow.model.remotes import RemoteService
 from fallow.model.wire import RemotesApplied, SetRemotes, Withdrawn
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import StoreError
+from fallow.store.contract import Fenced, StoreError
 
 _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 0.5
+ATTEMPTS = 10  # at what collides with other writers, or is too large for the store
 LOOK_SECONDS = 1.0
+SETTLE_SECONDS = 5.0
 
 Changes = dict[str, RemoteService | None]  # None: it is to go
 
@@ -65,12 +68,15 @@ class RemoteServices:
         self._written = 0  # of what was begun to be stored
         self._stored: list[_Stored] = []  # what gateways do not do yet, oldest first
         self._applied = 0
+        self._idle = asyncio.Event()  # all that was received is stored
+        self._idle.set()
         self._newest = 0  # revision of our store in which any of it changed, whatever session it came by
 
     def opened(self) -> None:
         """Begin anew: a session with the host has opened, which tells everything at first."""
         self._full, self._changes, self._gathering = None, {}, False
         self._revision, self._written, self._stored, self._applied = 0, 0, [], 0
+        self._idle.set()
         self._hub.host_opened()
 
     def closed(self) -> None:
@@ -82,6 +88,7 @@ class RemoteServices:
         if isinstance(frame, Withdrawn):
             self._hub.clear(frame.replica_ids)
             return
+        self._idle.clear()
         if frame.full and not self._gathering:
             self._full, self._changes = {}, {}
         target = self._full if frame.full and self._full is not None else self._changes
@@ -92,12 +99,21 @@ class RemoteServices:
             self._revision = frame.revision
             self._wake.set()
 
+    async def settled(self) -> None:
+        """Return once what was received is stored: what is to run less here waits for that, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._idle.wait()
+
     def applied(self) -> int:
         """Return up to which revision of the host our gateways do what they were asked; 0: nothing yet."""
         return self._applied
 
     async def run(self) -> None:
-        """Store what was received and tell the host what gateways do, until cancelled."""
+        """Store what was received and tell the host what gateways do, until cancelled.
+
+        Raises Fenced when another process leads.
+        """
         self._hub.on_change.append(self._wake.set)
         try:
             while True:
@@ -105,33 +121,44 @@ class RemoteServices:
                 self._wake.clear()
                 if self._revision > self._written and not self._gathering:
                     await self._store()
+                if self._written == self._revision and not self._gathering:
+                    self._idle.set()
                 self._look()
         finally:
             self._hub.on_change.remove(self._wake.set)
 
     async def _store(self) -> None:
+        """Store what was received whole. Raises Fenced."""
         full, changes, revision = self._full, self._changes, self._revision
         self._full, self._changes, self._written = None, {}, revision
         gone: set[str] = set()
-        while True:
-            wanted = _over(full, changes, self._records())
-            steps, went = self._steps(wanted, revision)
+        for _ in range(ATTEMPTS):
+            steps, went = self._steps(_over(full, changes, self._records()), revision)
             gone |= went
+            if await self._apply(steps):
+                break
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            _log.error("services of other clusters are not all stored", revision=revision)
+        if self._written == revision:  # no other session has opened meanwhile
+            newest = max((record.revision for record in self._records().values()), default=0)
+            self._newest = max(self._newest, newest)
+            left = None if full is not None else frozenset(gone)
+            self._stored.append(_Stored(revision=revision, local=self._newest, gone=left))
+
+    async def _apply(self, steps: list[Step]) -> bool:
+        """Say whether all steps are stored; waits while the store is away. Raises Fenced."""
+        while True:
             try:
                 done = await self._applier.apply(Plan(steps=steps))
+            except Fenced:
+                raise
             except StoreError as error:
                 _log.warning("the store refused services of other clusters; they are tried again", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
-                continue
-            self._newest = max(self._newest, done.revision)
-            if not done.dropped:
-                break
-            await asyncio.sleep(RETRY_SECONDS)
-        if self._written == revision:  # no other session has opened meanwhile
-            left = None if full is not None else frozenset(gone)
-            newest = max((record.revision for record in self._records().values()), default=0)
-            self._newest = max(self._newest, newest)
-            self._stored.append(_Stored(revision=revision, local=self._newest, gone=left))
+            else:
+                self._newest = max(self._newest, done.revision)
+                return done.dropped == 0
 
     def _steps(self, wanted: Changes, revision: int) -> tuple[list[Step], set[str]]:
         """Return what is to be written so that the store has what is wanted, and the endpoints that go with it."""

@@ -54,10 +54,18 @@ class Remotes:
         return Controller(name="remotes", kinds=ROUTED, every_seconds=5.0, decide=self._decide)
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
+        self.tell(snapshot)
+        return Plan(wake_after_seconds=self._clear(snapshot))
+
+    def tell(self, snapshot: Snapshot) -> None:
+        """Send every session what it does not know yet.
+
+        Whoever orders a member to run less calls this before: its gateways have to know what is elsewhere by then.
+        """
         links = {id_: link for id_ in snapshot.clusters if (link := self._hub.link(id_)) is not None and id_ != HERE_ID}
         if not links:
-            self._services, self._offers, self._told, self._asked = None, {}, {}, {}
-            return Plan()
+            self._services, self._offers, self._told = None, {}, {}
+            return
         found = services(snapshot, self._services)
         before, now = self._offers, offers(found, self._services, self._offers)
         self._services, self._offers = found, now
@@ -65,7 +73,6 @@ class Remotes:
         changed += before.keys() - now.keys()
         self._told = {link: self._tell(link, snapshot.revision, before, changed) for link in links.values()}
         self._note(snapshot.revision)
-        return Plan(wake_after_seconds=self._clear(snapshot, links.values()))
 
     def _tell(self, link: Link, revision: int, before: Offers, changed: Iterable[str]) -> _Told:
         """Send what a session does not know yet: all, or what has changed."""
@@ -93,11 +100,11 @@ class Remotes:
             heard = self._hub.remotes_heard(link.member_id)
             self._hub.remotes_done(link.member_id, revision if heard >= told.revision else heard)
 
-    def _clear(self, snapshot: Snapshot, links: Iterable[Link]) -> float | None:
+    def _clear(self, snapshot: Snapshot) -> float | None:
         """Say which leaving replicas may stop; return after how many seconds one has been waited for long enough."""
         leaving = _leaving(snapshot)
         at = self._steady()
-        here = {link.member_id for link in links}
+        here = {link.member_id for link in self._told}
         self._asked = {
             (share.cluster_id, id_): self._asked.get((share.cluster_id, id_), _Asked(share.revision, at))
             for share in leaving
@@ -107,8 +114,7 @@ class Remotes:
         waits: list[float] = []
         clusters = listening(snapshot, self._hub.connected()) if self._asked else ()
         known = {member.id: self._hub.remotes(member.id) for member in clusters}
-        for link in links:
-            told = self._told[link]
+        for link, told in self._told.items():
             mine = {id_: asked for (cluster_id, id_), asked in self._asked.items() if cluster_id == link.member_id}
             told.cleared &= mine.keys()
             free = []

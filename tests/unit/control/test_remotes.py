@@ -174,3 +174,122 @@ async def test_a_gateway_of_a_member_serves_what_the_host_has_told(
     guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
     await until(services.applied)
     assert [found.revision for found in services.said] == [frame.revision]  # type: ignore[attr-defined]
+
+
+def leaving(cluster_id: str, *ids: str, **more: Any) -> Share:
+    return told_share(cluster_id, leaving=ids, **more)
+
+
+async def test_a_leaving_replica_stops_when_gateways_here_and_elsewhere_are_done_with_it(host: Plane) -> None:
+    await host.write(gateway("g"))
+    line, one, two = host.connect("g"), host.connect("c-one"), host.connect("c-two")
+    await until(lambda: line.sent and one.sent and two.sent)
+    for at in (one, two):
+        host.hub.remotes_said(at.member_id, at.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: len(two.sent) > 1 and endpoints(newest(line)) == ["c-two.web-0-bb", "web-7"])
+    state, frame = newest(line), two.sent[-1]
+    assert isinstance(frame, SetRemotes)
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
+    host.hub.remotes_said("c-two", frame.revision)
+    await host.go_round()
+    assert cleared(one) == [], "a gateway here still finishes a request"
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("web-0-aa",)))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+    await host.go_round()
+    assert (cleared(one), cleared(two)) == (["web-0-aa"], []), "once, and to its own cluster alone"
+
+
+async def test_a_leaving_replica_waits_for_a_member_that_was_told_of_it(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", two.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: len(two.sent) > 1)
+    await host.go_round()
+    assert cleared(one) == []
+    await host.write(cluster("two", "east", state=MemberState.SUSPECT))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_has_gone_is_not_waited_for(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    await host.write(leaving("c-one", "web-0-aa"))
+    await host.go_round()
+    assert cleared(one) == []
+    host.hub.closed(two)
+    await host.go_round()
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_nobody_is_waited_for_longer_than_a_drain_may_take(host: Plane) -> None:
+    await host.write(gateway("g"))
+    one = host.connect("c-one")
+    await until(lambda: one.sent)
+    await host.write(leaving("c-one", "web-0-aa"))
+    await host.go_round()
+    host.at = 29.0
+    await host.go_round()
+    assert cleared(one) == []
+    host.at = 31.0
+    await host.go_round()
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_comes_back_is_told_again_what_may_stop(host: Plane) -> None:
+    one = host.connect("c-one")
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+    again = host.connect("c-one")
+    await until(lambda: cleared(again) == ["web-0-aa"])
+
+
+async def test_a_leaving_replica_of_the_host_waits_for_gateways_of_members(host: Plane) -> None:
+    one = host.connect("c-one")
+    await until(lambda: one.sent)
+    left = msgspec.structs.replace(host.stored.replica("web-7"), state=ReplicaState.LEAVING, healthy_since=0.0)
+    await host.stored.write(left)
+    await until(lambda: len(one.sent) > 1)
+    await host.go_round()
+    assert host.stored.replica("web-7").state is ReplicaState.LEAVING
+    host.hub.remotes_said("c-one", one.sent[-1].revision)  # type: ignore[union-attr]
+    await until(lambda: host.stored.replica("web-7").state is ReplicaState.STOPPING)
+
+
+async def leave_at(guest: Plane) -> None:
+    left = msgspec.structs.replace(guest.stored.replica("web-0-aa"), state=ReplicaState.LEAVING, healthy_since=0.0)
+    await guest.stored.write(left)
+    await guest.go_round()
+
+
+async def test_a_leaving_replica_of_a_member_waits_for_the_word_of_the_host(guest: Plane) -> None:
+    guest.hub.host_opened()
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    guest.hub.clear(["web-0-aa"])
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)
+
+
+@pytest.mark.parametrize(("opened", "seconds"), [(False, 30.0), (True, 35.0)])
+async def test_without_a_word_of_the_host_it_stops_when_the_drain_is_over(
+    guest: Plane, opened: bool, seconds: float
+) -> None:
+    if opened:
+        guest.hub.host_opened()
+    await leave_at(guest)
+    guest.at = seconds - 1.0
+    await guest.go_round()
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    guest.at = seconds + 1.0
+    await guest.go_round()
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)
+
+
+async def test_what_the_host_cleared_is_forgotten_with_its_session(guest: Plane) -> None:
+    guest.hub.host_opened()
+    guest.hub.clear(["web-0-aa"])
+    guest.hub.host_closed()
+    guest.hub.host_opened()
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
