@@ -60,7 +60,7 @@ def add(
         mirror=mirror,
     )
     with session_of(ctx).client() as client:
-        found = client.add_registry(request)
+        found = client.registries.add(request)
     if as_json:
         output.write_json(found)
         return
@@ -94,7 +94,7 @@ def _password(username: str, *, from_stdin: bool) -> str:
 )
 def list_(ctx: typer.Context, as_json: Json = False) -> None:
     """List the registries that are known, without passwords."""
-    show_list(session_of(ctx), lambda client: client.registries(), _table, as_json=as_json, watch=())
+    show_list(session_of(ctx), lambda client: client.registries.known(), _table, as_json=as_json, watch=())
 
 
 def _table(found: Sequence[RegistryView]) -> Table:
@@ -108,7 +108,7 @@ def _table(found: Sequence[RegistryView]) -> Table:
 def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
     """Show one registry, without its password."""
     with session_of(ctx).client() as client:
-        found = client.registry(host)
+        found = client.registries.registry(host)
     if as_json:
         output.write_json(found)
         return
@@ -130,7 +130,7 @@ def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
 def remove(ctx: typer.Context, host: Known) -> None:
     """Forget a registry and its login."""
     with session_of(ctx).client() as client:
-        client.remove_registry(host)
+        client.registries.remove(host)
     output.write(f"{host}: forgotten")
 
 
@@ -143,7 +143,7 @@ def remove(ctx: typer.Context, host: Known) -> None:
 def test(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
     """Try whether a registry answers the control plane and takes its login."""
     with session_of(ctx).client() as client:
-        found = client.check_registry(host)
+        found = client.registries.check(host)
     if as_json:
         output.write_json(found)
         if not found.works:
