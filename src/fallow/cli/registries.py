@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fallow.cli import completion, output
+from fallow.cli import completion, mirrors, output
 from fallow.cli.failures import Exit, Failure, usage
 from fallow.cli.options import Json
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
 
-app = typer.Typer(no_args_is_help=True, help="Give registries their logins; nodes get them pull by pull.")
+app = typer.Typer(no_args_is_help=True, help="Give registries their logins, and run mirrors of them.")
+app.add_typer(mirrors.app, name="mirror")
 
 Host = Annotated[
     str,
@@ -100,7 +101,7 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
 def _table(found: Sequence[RegistryView]) -> Table:
     return output.rows(
         output.table("HOST", "LOGIN", "SPOKEN TO BY", "MIRROR", "CHANGED"),
-        ((e.host, e.username or "none", _transport(e), e.mirror, output.clock(e.updated_at)) for e in found),
+        ((e.host, e.username or "none", _transport(e), _mirror(e), output.clock(e.updated_at)) for e in found),
     )
 
 
@@ -118,7 +119,7 @@ def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
                 ("host", found.host),
                 ("login", found.username or "none"),
                 ("spoken to by", _transport(found)),
-                ("mirror", found.mirror or "none"),
+                ("mirror", _mirror(found) or "none"),
                 ("changed", output.clock(found.updated_at)),
                 ("changed by", found.created_by),
             )
@@ -164,6 +165,10 @@ def _hint(found: RegistryCheck) -> str:
 
 def _login(found: RegistryView) -> str:
     return f"login {found.username}" if found.username else "no login"
+
+
+def _mirror(found: RegistryView) -> str:
+    return " ".join(filter(None, [found.mirrored_by, found.mirror]))
 
 
 def _transport(found: RegistryView) -> str:

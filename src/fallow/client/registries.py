@@ -2,9 +2,11 @@
 
 from fallow.client.listings import Listing, decoded
 from fallow.client.transport import Transport, part
+from fallow.model.mirrors import MirrorRequest, MirrorView
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
 
 PATH = "/v1/registries"
+MIRRORS = "/v1/registry-mirrors"
 
 
 class RegistryCalls:
@@ -32,3 +34,15 @@ class RegistryCalls:
     def check(self, host: str) -> RegistryCheck:
         """Try whether a registry answers the control plane, and takes its login."""
         return decoded(RegistryCheck, self._transport.send("POST", f"{PATH}/{part(host)}/test"), self._transport.url)
+
+    def mirrors(self) -> Listing[MirrorView]:
+        """Return the mirrors that the control plane runs, by name."""
+        return decoded(Listing[MirrorView], self._transport.send("GET", MIRRORS), self._transport.url)
+
+    def create_mirror(self, request: MirrorRequest) -> MirrorView:
+        """Run a mirror of a registry, or change the one of this name."""
+        return decoded(MirrorView, self._transport.send("POST", MIRRORS, body=request), self._transport.url)
+
+    def delete_mirror(self, name: str) -> None:
+        """Run a mirror no more."""
+        self._transport.send("DELETE", f"{MIRRORS}/{part(name)}")

@@ -212,7 +212,7 @@ class ImageRequests:
     def _meant(self, request: ImageJobRequest) -> list[Member]:
         """Return whom a request means now. Raises Refused."""
         snapshot, target = self._cache.snapshot(), request.target
-        _check_target(snapshot, target, absent_too=request.wait_for_nodes)
+        check_target(snapshot, target, absent_too=request.wait_for_nodes)
         found = targeted(snapshot, target, self._hub.usages())
         if not found and not request.wait_for_nodes:
             what = f"{target.selector!r} selects" if target.selector else "is there"
@@ -263,7 +263,8 @@ def _checked(request: ImageJobRequest) -> str:
         raise refuse(422, "bad-reference", "Not an image reference", str(error), "such as nginx:1.27") from None
 
 
-def _check_target(snapshot: Snapshot, target: ImageTarget, *, absent_too: bool) -> None:
+def check_target(snapshot: Snapshot, target: ImageTarget, *, absent_too: bool = False) -> None:
+    """Refuse a target that means nobody for certain. Raises Refused (400, 404)."""
     if target.names and target.selector:
         raise refuse(400, "bad-request", "Which nodes?", "give either names or a selector")
     try:

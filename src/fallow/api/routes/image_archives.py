@@ -11,10 +11,10 @@ from litestar.types import Guard
 
 from fallow.api.auth import actor_of
 from fallow.api.problems import problems
-from fallow.api.selecting import usable_selector
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
-from fallow.control.refusals import not_found, refuse
+from fallow.control.image_requests import check_target
+from fallow.control.refusals import refuse
 from fallow.decide.events import event
 from fallow.decide.plan import Step
 from fallow.drivers.archives import ArchiveError
@@ -89,18 +89,11 @@ async def load_archive(
 
 def _target(services: Needs, text: str) -> ImageTarget:
     """Return whom it is for. Raises Refused."""
-    snapshot = services.cache.snapshot()
     try:
         target = msgspec.json.decode(text, type=ImageTarget)
     except (msgspec.DecodeError, RecursionError) as error:
         raise refuse(400, "bad-request", "Which nodes?", f"the target cannot be read: {error}") from None
-    if target.names and target.selector:
-        raise refuse(400, "bad-request", "Which nodes?", "give either names or a selector")
-    usable_selector(target.selector, snapshot)
-    known = {name for node in snapshot.nodes.values() for name in (node.id, node.name)} if target.names else set()
-    missing = [name for name in target.names if name not in known]
-    if missing:
-        raise not_found(f"node {missing[0][:80]!r}", "fallow node list shows all")
+    check_target(services.cache.snapshot(), target)
     return target
 
 
