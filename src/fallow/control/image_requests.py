@@ -66,7 +66,7 @@ class ImageRequests:
     async def draft(self, request: ImageJobRequest, actor: str, id_: str = "") -> tuple[ImageJob, list[Member]]:
         """Return the job a request stands for, not stored, and whom it would reach now. Raises Refused."""
         reference = _checked(request)
-        meant = self._meant(request)
+        meant = self.meant(request.target, absent_too=request.wait_for_nodes)
         image = None
         if request.action in (ImageAction.PULL, ImageAction.UPDATE):
             image = await self._resolved(reference, request.project)
@@ -209,16 +209,16 @@ class ImageRequests:
             retried_at_revision=max((task.revision for task in again), default=job.retried_at_revision),
         )
 
-    def _meant(self, request: ImageJobRequest) -> list[Member]:
-        """Return whom a request means now. Raises Refused."""
-        snapshot, target = self._cache.snapshot(), request.target
-        check_target(snapshot, target, absent_too=request.wait_for_nodes)
+    def meant(self, target: ImageTarget, *, absent_too: bool = False) -> list[Member]:
+        """Return whom a target means now, by name; with `absent_too` it may be nobody. Raises Refused."""
+        snapshot = self._cache.snapshot()
+        check_target(snapshot, target, absent_too=absent_too)
         found = targeted(snapshot, target, self._hub.usages())
-        if not found and not request.wait_for_nodes:
+        if not found and not absent_too:
             what = f"{target.selector!r} selects" if target.selector else "is there"
             raise refuse(
                 404, "nobody-meant", "Nobody is meant", f"of {len(snapshot.nodes)} nodes there is none that {what}",
-                "fallow node list -l SELECTOR shows whom it selects; --wait-for-nodes leaves the job open for them",
+                "fallow node list -l SELECTOR shows whom it selects; a pull may wait for them: --wait-for-nodes",
             )  # fmt: skip
         return sorted(found, key=lambda member: member.name)
 

@@ -88,6 +88,7 @@ ROUTES = [
     ("GET", "/v1/control/status", "viewer"),
     ("PUT", "/v1/control/log-level", "admin"),
     ("POST", "/v1/image-archives", "operator"),
+    ("GET", "/v1/image-archives/reach", "operator"),
     ("GET", "/v1/upgrades", "viewer"),
     ("POST", "/v1/upgrades", "operator"),
     ("POST", "/v1/upgrades/x/stop", "operator"),
