@@ -5,6 +5,7 @@ The tests follow each other on one cluster. The registry asks for a password, wh
 
 import json
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -158,6 +159,10 @@ def test_an_update_has_its_image_before_it_begins(cluster: Imaged) -> None:
     assert ahead, "no image job was made for the update"
     running = [item for item in cluster.replicas() if item["state"] == "running"]
     assert {item["image"] for item in running} == {image}
+    shown = cluster.call("deployment", "show", "shop/web", "--json")["pulled_ahead"]
+    assert (shown["nodes"], shown["pending"], shown["failed"]) == (2, 0, 0)
+    assert 0 < shown["longest_seconds"] <= shown["seconds"]
+    assert re.search(r"pulled ahead +2 nodes in \d", cluster.fallow("deployment", "show", "shop/web"))
 
 
 def test_clean_keeps_what_is_needed(cluster: Imaged) -> None:
