@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from fallow.control.commits import commit_again
-from fallow.control.hub import Link
+from fallow.control.hub import Link, node_called
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
 from fallow.control.resolving import Resolver, Unresolved
@@ -19,7 +19,7 @@ from fallow.model.deployments import Replica, Template
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.images import BlobSource, ImageErrorKind, PlatformImage, PullGrant, ResolvedImage
 from fallow.model.kinds import KIND_OF
-from fallow.model.members import Member, Role
+from fallow.model.members import Member
 from fallow.model.references import Reference, parse_reference
 from fallow.model.wire import PullAsked, PullGranted
 from fallow.store.applier import Applier
@@ -89,8 +89,8 @@ class Pulls:
     async def grant(self, member_id: str, asked: PullAsked) -> PullGrant:
         """Return what a member may pull, or why not; raises nothing that a node could cause."""
         try:
-            member = self._cache.get("members", member_id)
-            if not isinstance(member, Member) or member.role is not Role.NODE:
+            member = node_called(self._cache, member_id)
+            if member is None:
                 raise _Denied("only nodes pull images")
             wanted = await self._wanted(member, asked)
             return await self._granted(member, asked, wanted)
