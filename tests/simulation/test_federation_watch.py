@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from records import NOW, deployment, member
 
 from fallow.control.settings import Settings
 from fallow.model.clusters import ClusterPolicy
@@ -16,7 +17,6 @@ from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.meta import Record
 from fallow.model.shares import Share
 from fallow.store.contract import Delete, Put, Write
-from records import NOW, deployment, member
 from simulation.clock import VirtualLoop
 from simulation.federation.sites import Site
 from simulation.federation.watch import FederationWatch

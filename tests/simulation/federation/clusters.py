@@ -335,5 +335,3 @@ class Cluster:
             frame = await self._outgoing.get()
             if self._session.connected:
                 await self._session.send(frame)
-
-
