@@ -13,6 +13,7 @@ from fallow.api.routes import (
     deployments,
     dns,
     health,
+    host,
     image_archives,
     image_jobs,
     image_schedules,
@@ -39,6 +40,7 @@ from fallow.api.telemetry import Telemetry
 
 # Whoever calls these needs an API token.
 GUARDED = (
+    host,
     members,
     image_archives,
     registrations,
