@@ -13,6 +13,7 @@ from fallow.api.routes import (
     deployments,
     dns,
     health,
+    host,
     image_archives,
     image_jobs,
     image_schedules,
@@ -40,6 +41,7 @@ from fallow.api.telemetry import Telemetry
 
 # Whoever calls these needs an API token.
 GUARDED = (
+    host,
     members,
     mirrors,
     image_archives,

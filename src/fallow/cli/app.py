@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from fallow.cli import (
+    cluster_host,
     completion,
     contexts,
     control,
@@ -172,6 +173,8 @@ def _callback(
 
 
 node_life.register(nodes.app)
+clusters = typer.Typer(no_args_is_help=True, help="Look after the clusters that deployments are divided over.")
+cluster_host.register(clusters)
 
 
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
@@ -197,6 +200,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),
+        ("cluster", clusters),
         ("token", tokens.app),
         ("pool", pools.app),
     ):

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 import httpx
 import msgspec
 
+from fallow.client.hosts import HostCalls
 from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
@@ -71,6 +72,7 @@ class Client:
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
         self.images = ImageCalls(self._transport)
+        self.hosts = HostCalls(self._transport)
         self.image_archives = ArchiveCalls(self._transport)
         self.registries = RegistryCalls(self._transport)
         self.trust = TrustCalls(self._transport)

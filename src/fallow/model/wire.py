@@ -183,6 +183,7 @@ class SharesReported(Frame, frozen=True, kw_only=True, tag="shares"):
 
     batch: int
     full: bool = False
+    more: bool = False  # of a full one: the rest follows
     reports: Annotated[tuple[ShareReport, ...], msgspec.Meta(max_length=1000)] = ()
 
 

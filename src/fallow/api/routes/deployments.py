@@ -19,7 +19,7 @@ from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
-from fallow.decide.deploy import Changes, changed, changes, deleted
+from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
 from fallow.decide.label_sets import placement_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
@@ -115,6 +115,7 @@ async def change_deployment(
     def decide() -> tuple[Step | None, None]:
         current = deployment_called(services.cache.snapshot(), project, name)
         check_match(current, if_match)
+        check_ours(services.cache.snapshot(), current)
         if current.deleting:
             raise refuse(
                 409,
@@ -142,6 +143,7 @@ async def delete_deployment(
         snapshot = services.cache.snapshot()
         current = deployment_called(snapshot, project, name)
         check_match(current, if_match)
+        check_ours(snapshot, current)
         done = deleted(current, services.clock(), services.new_id, actor)
         doomed = msgspec.structs.replace(current, deleting=True)
         return done.step, deployment_view(snapshot, doomed)
