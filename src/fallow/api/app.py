@@ -9,6 +9,7 @@ from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
 from fallow.api.routes import (
     audit,
+    clusters,
     control,
     deployments,
     dns,
@@ -40,6 +41,7 @@ from fallow.api.telemetry import Telemetry
 # Whoever calls these needs an API token.
 GUARDED = (
     members,
+    clusters,
     image_archives,
     registrations,
     pools,

@@ -1,4 +1,5 @@
-"""The typed client: one method for every row of `docs/design/api.md`; those of images are in `images`.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images are in `images`,
+those of clusters in `clusters`.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -12,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from fallow.client.clusters import ClusterCalls
 from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
@@ -70,6 +72,7 @@ class Client(RegistryCalls):
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
         self.images = ImageCalls(self._transport)
+        self.clusters = ClusterCalls(self._transport)
         self.image_archives = ArchiveCalls(self._transport)
         self._ca_pem = ca_pem
 
