@@ -23,6 +23,7 @@ from fallow.api.routes import (
     joining,
     label_sets,
     members,
+    mirrors,
     peers,
     pools,
     registrations,
@@ -42,6 +43,7 @@ from fallow.api.telemetry import Telemetry
 GUARDED = (
     members,
     clusters,
+    mirrors,
     image_archives,
     registrations,
     pools,

@@ -14,7 +14,7 @@ from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seco
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
 from fallow.cli.shares import history_table, share_table
-from fallow.cli.updates import add_commands, update_line
+from fallow.cli.updates import add_commands, ahead_line, update_line
 from fallow.cli.watching import show_list
 from fallow.client.errors import ApiError
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
@@ -122,6 +122,7 @@ def _described(view: DeploymentView) -> Table:
             ("strategy", " by ".join((spec.placement.strategy, *spec.placement.spread_by))),
             ("generation", view.generation),
             ("update", update_line(view)),
+            ("pulled ahead", ahead_line(view)),
             ("created", output.clock(view.created_at)),
             ("changed", output.clock(view.updated_at)),
         )
