@@ -20,6 +20,7 @@ from fallow.control.audit import witness
 from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
+from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
@@ -158,6 +159,7 @@ class ControlPlane:
             registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
+            federation_controller(new_id),
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),

@@ -113,6 +113,7 @@ def member_view(
         agent_wish=member.agent,
         fence=member.fence,
         purge_at=member.purge_at,
+        taints=member.taints,
     )
 
 
