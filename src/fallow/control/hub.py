@@ -13,9 +13,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from fallow.control.ids import new_id
+from fallow.model.members import Member, Role
 from fallow.model.names import NamesReport
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
+from fallow.store.cache import Cache
 
 LOG_BACKLOG_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 256  # what a chunk weighs beside its text
@@ -23,6 +25,12 @@ CHUNK_BYTES = 256  # what a chunk weighs beside its text
 
 class HubError(Exception):
     """The member cannot be reached; the text says why."""
+
+
+def node_called(cache: Cache, member_id: str) -> Member | None:
+    """Return the member with this id if it is still known, and is a node."""
+    found = cache.get("members", member_id)
+    return found if isinstance(found, Member) and found.role is Role.NODE else None
 
 
 class Link(Protocol):
