@@ -128,6 +128,20 @@ def shop(version: str = "1") -> LocalImage:
     return LocalImage(layers, (INTERPRETER, "-I", "-S", "/app/app.py"), environment, ("8080/tcp",))
 
 
+@functools.cache
+def registry() -> LocalImage:
+    """Return an image of the CNCF distribution registry that is installed here; its variables configure it."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        raise TestbedError("docker-registry is not installed (package docker-registry)")
+    tree = _Tree()
+    for path in (program, *_libraries(program)):
+        tree.copy(Path(path))
+    config = {"version": "0.1", "storage": {"filesystem": {"rootdirectory": "/var/lib/registry"}}}
+    tree.add("etc/docker/registry/config.yml", json.dumps(config).encode())
+    return LocalImage((*busybox().layers, tree.layer()), (program, "serve", "/etc/docker/registry/config.yml"))
+
+
 def push(registry: str, name: str, image: LocalImage, *, username: str = "", password: str = "") -> str:
     """Push an image as `registry/name` (with its tag) and return that reference. Raises TestbedError."""
     repository, _, tag = name.partition(":")
@@ -264,6 +278,11 @@ def _python(app: Path) -> Layer:
             tree.copy(compiled)
     tree.copy(Path(interpreter))
     extensions = [str(module) for module in modules if module.suffix == ".so"]
-    for library in set(re.findall(r"(/\S+) \(0x", run("ldd", interpreter, *extensions))):
+    for library in _libraries(interpreter, *extensions):
         tree.copy(Path(library))
     return tree.layer()
+
+
+def _libraries(*programs: str) -> set[str]:
+    """Return the libraries that programs are linked to."""
+    return set(re.findall(r"(/\S+) \(0x", run("ldd", *programs)))

@@ -65,7 +65,7 @@ class Origin:
 
     blobs: dict[str, bytes]
     id: str = "registry test"
-    is_member: bool = False
+    is_last: bool = True
     silence_seconds: float = 1.0
     chunk: int = 16 * 1024
     dead: bool = False

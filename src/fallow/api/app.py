@@ -22,6 +22,7 @@ from fallow.api.routes import (
     joining,
     label_sets,
     members,
+    mirrors,
     peers,
     pools,
     registrations,
@@ -40,6 +41,7 @@ from fallow.api.telemetry import Telemetry
 # Whoever calls these needs an API token.
 GUARDED = (
     members,
+    mirrors,
     image_archives,
     registrations,
     pools,

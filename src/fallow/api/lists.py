@@ -7,6 +7,7 @@ from fallow.model.image_requests import DriftView, ImageJobView, ImageTaskView, 
 from fallow.model.image_schedules import ImageScheduleView
 from fallow.model.labels import LabelSetView
 from fallow.model.members import MemberView
+from fallow.model.mirrors import MirrorView
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
@@ -58,6 +59,12 @@ class LeaseList(Page, frozen=True, kw_only=True):
     """Leases of a pool, by address."""
 
     items: tuple[LeaseView, ...]
+
+
+class MirrorList(Page, frozen=True, kw_only=True):
+    """Mirrors that we run, by name."""
+
+    items: tuple[MirrorView, ...]
 
 
 class RegistryList(Page, frozen=True, kw_only=True):

@@ -132,7 +132,7 @@ def registries(ctx: typer.Context, incomplete: str) -> list[str]:
 
     def find() -> Iterable[str]:
         with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
-            yield from (found.host for found in client.registries().items)
+            yield from (found.host for found in client.registries.known().items)
 
     return _quietly(find, incomplete)
 

@@ -13,7 +13,7 @@ from fallow.cli.names import deployment_path, suggesting
 from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seconds
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
-from fallow.cli.updates import add_commands, update_line
+from fallow.cli.updates import add_commands, ahead_line, update_line
 from fallow.cli.watching import show_list
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
 
@@ -102,6 +102,7 @@ def _described(view: DeploymentView) -> Table:
             ("strategy", " by ".join((spec.placement.strategy, *spec.placement.spread_by))),
             ("generation", view.generation),
             ("update", update_line(view)),
+            ("pulled ahead", ahead_line(view)),
             ("created", output.clock(view.created_at)),
             ("changed", output.clock(view.updated_at)),
         )

@@ -39,6 +39,7 @@ from fallow.control.pools import leases_controller
 from fallow.control.pulls import Pulls
 from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.registries import Registries
+from fallow.control.remotes import Remotes
 from fallow.control.resolving import Resolver
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
@@ -138,6 +139,7 @@ class ControlPlane:
         return (
             sessions_controller(self.hub, self.settings),
             RoutesLoop(self.hub).controller(),
+            Remotes(self.hub, self.settings, self.steady).controller(),
             self.names.controller(),
             self.peers.controller(),
             self.peers.apart_controller(),

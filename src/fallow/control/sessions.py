@@ -61,6 +61,7 @@ from fallow.model.wire import (
     ProxyReported,
     PullAsked,
     Reject,
+    RemotesApplied,
     RenewAsked,
     Renewed,
     ToMember,
@@ -91,6 +92,7 @@ _SPEAKERS: dict[type[Frame], Role] = {
     ImagesReported: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
+    RemotesApplied: Role.CLUSTER,
 }
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
@@ -371,10 +373,8 @@ class Sessions:
             await self._take_in(link, frame)
         elif isinstance(frame, ImageTasksReported | ImageProgressed | ImagesReported):
             await self.images.heard(link, frame)
-        elif isinstance(frame, ProxyReported):
-            self.hub.proxied(link.member_id, frame.report)
-        elif isinstance(frame, NamesReported):
-            self.hub.named(link.member_id, frame.report)
+        elif isinstance(frame, ProxyReported | NamesReported | RemotesApplied):
+            self._note(link, frame)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)
         elif isinstance(frame, BlobsChanged):
@@ -389,6 +389,15 @@ class Sessions:
             await self.upgrades.failed(link.member_id, frame)
         elif isinstance(frame, Hello):
             raise ValueError("a session has one hello")
+
+    def _note(self, link: SessionLink, frame: ProxyReported | NamesReported | RemotesApplied) -> None:
+        """Note what gateways do: one of ours, or all of a member."""
+        if isinstance(frame, ProxyReported):
+            self.hub.proxied(link.member_id, frame.report)
+        elif isinstance(frame, NamesReported):
+            self.hub.named(link.member_id, frame.report)
+        else:
+            self.hub.remotes_said(link.member_id, frame.revision)
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:
         await link.unstored.take_in(

@@ -104,6 +104,8 @@ def _settings(options: ServerOptions) -> "Settings":
         heartbeat_seconds=options.heartbeat_seconds,
         suspect_after_seconds=options.suspect_seconds,
         dead_after_seconds=options.dead_seconds,
+        cluster_suspect_seconds=options.cluster_suspect_seconds,
+        cluster_dead_seconds=options.cluster_dead_seconds,
         keep_audit_seconds=options.keep_audit_seconds,
         keep_image_tasks_seconds=options.keep_image_tasks_seconds,
         domain=options.domain,

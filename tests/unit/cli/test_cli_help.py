@@ -53,6 +53,7 @@ def test_all_commands_are_there() -> None:
         image-job-pause image-job-resume image-job-cancel image-job-retry
         image-schedule-create image-schedule-list image-schedule-delete
         registry-add registry-list registry-show registry-remove registry-test
+        registry-mirror-create registry-mirror-list registry-mirror-delete
         trust-set trust-list trust-show trust-remove
         store-backup store-restore store-migrate
         replica-list route-list peer-list
