@@ -243,6 +243,6 @@ async def _check_often(world: FederationWorld, people: FederationPeople) -> None
             or len(world.working()) < len(world.hosts)
         ):
             watch.host_stumbled_at = world.now()
-        watch.note_free()
+        watch.note_rooms()
         world.check_leader()
         people.check_acknowledged()

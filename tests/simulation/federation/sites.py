@@ -31,9 +31,6 @@ class Container:
 class Witness(Protocol):
     """Who is told what really happens to containers."""
 
-    def became_ready(self, site: "Site", container: Container) -> None:
-        """Note that one answers from now on."""
-
     def retires(self, site: "Site", container: Container, replaced: bool) -> None:
         """Note that one that was ready leaves: there are too many, or one of another generation took over."""
 
@@ -102,7 +99,6 @@ class Site:
     def _answers(self, made: Container) -> None:
         if self.containers.get(made.id) is made and made.state == "starting" and not made.stops:
             made.state = "ready"
-            self._witness.became_ready(self, made)
             self.changed()
 
     def retire(self, container: Container, replaced: bool) -> None:
