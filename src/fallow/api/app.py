@@ -9,10 +9,12 @@ from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
 from fallow.api.routes import (
     audit,
+    clusters,
     control,
     deployments,
     dns,
     health,
+    host,
     image_archives,
     image_jobs,
     image_schedules,
@@ -22,6 +24,7 @@ from fallow.api.routes import (
     joining,
     label_sets,
     members,
+    mirrors,
     peers,
     pools,
     registrations,
@@ -39,7 +42,10 @@ from fallow.api.telemetry import Telemetry
 
 # Whoever calls these needs an API token.
 GUARDED = (
+    host,
     members,
+    clusters,
+    mirrors,
     image_archives,
     registrations,
     pools,

@@ -13,10 +13,12 @@ from fallow.api.limits import Limits
 from fallow.control.admission import Admission
 from fallow.control.archives import Archives
 from fallow.control.audit import Attempts
+from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.image_requests import ImageRequests
 from fallow.control.image_schedules import ImageSchedules
 from fallow.control.leader import Leadership
+from fallow.control.mirrors import Mirrors
 from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
 from fallow.control.registrations import Registrations
@@ -61,6 +63,7 @@ class Services:
     registry: CollectorRegistry
     ready: Callable[[], str | None]
     image_requests: ImageRequests
+    hosts: Hosts
     image_progress: Callable[[str], TaskProgress | None] = lambda _: None
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -70,6 +73,11 @@ class Services:
     def attempts(self) -> Attempts:
         """Return what records attempts that were refused."""
         return Attempts(self.applier, self.clock, self.new_id)
+
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        """Return what keeps mirrors of registries."""
+        return Mirrors(self.cache, self.applier, self.resolver, self.clock)
 
     @cached_property
     def trust(self) -> Trust:

@@ -10,6 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from fallow.cli import (
+    cluster_host,
+    cluster_life,
+    clusters,
     completion,
     contexts,
     control,
@@ -172,6 +175,8 @@ def _callback(
 
 
 node_life.register(nodes.app)
+cluster_host.register(clusters.app)
+cluster_life.register(clusters.app)
 
 
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
@@ -197,6 +202,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),
+        ("cluster", clusters.app),
         ("token", tokens.app),
         ("pool", pools.app),
     ):

@@ -33,6 +33,7 @@ from fallow.control.peers import APART, Peers
 from fallow.control.pulls import Pulls
 from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.settings import Settings
+from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
 from fallow.decide.joining import lease_address
 from fallow.drivers.authority import key_sha256_of_certificate
@@ -61,8 +62,11 @@ from fallow.model.wire import (
     ProxyReported,
     PullAsked,
     Reject,
+    RemotesApplied,
     RenewAsked,
     Renewed,
+    RoomReported,
+    SharesReported,
     ToMember,
     UpgradeReported,
     Welcome,
@@ -91,6 +95,9 @@ _SPEAKERS: dict[type[Frame], Role] = {
     ImagesReported: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
+    SharesReported: Role.CLUSTER,
+    RoomReported: Role.CLUSTER,
+    RemotesApplied: Role.CLUSTER,
 }
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
@@ -162,6 +169,7 @@ class Sessions:
     observations: Observations
     upgrades: Upgrades
     pulls: Pulls
+    shares: Shares
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
@@ -258,6 +266,7 @@ class Sessions:
             self.images.closed(link)
             self.networks.closed(link)
             self.pulls.closed(link)
+            self.shares.ended(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
@@ -314,6 +323,7 @@ class Sessions:
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
         self.images.greet(link)
+        self.shares.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
@@ -371,10 +381,14 @@ class Sessions:
             await self._take_in(link, frame)
         elif isinstance(frame, ImageTasksReported | ImageProgressed | ImagesReported):
             await self.images.heard(link, frame)
-        elif isinstance(frame, ProxyReported):
-            self.hub.proxied(link.member_id, frame.report)
-        elif isinstance(frame, NamesReported):
-            self.hub.named(link.member_id, frame.report)
+        elif isinstance(frame, SharesReported | RoomReported):
+            await self.shares.heard(link, frame)
+        else:
+            await self._answer_other(link, frame)
+
+    async def _answer_other(self, link: SessionLink, frame: FromMember) -> None:
+        if isinstance(frame, ProxyReported | NamesReported | RemotesApplied):
+            self._note(link, frame)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)
         elif isinstance(frame, BlobsChanged):
@@ -389,6 +403,15 @@ class Sessions:
             await self.upgrades.failed(link.member_id, frame)
         elif isinstance(frame, Hello):
             raise ValueError("a session has one hello")
+
+    def _note(self, link: SessionLink, frame: ProxyReported | NamesReported | RemotesApplied) -> None:
+        """Note what gateways do: one of ours, or all of a member."""
+        if isinstance(frame, ProxyReported):
+            self.hub.proxied(link.member_id, frame.report)
+        elif isinstance(frame, NamesReported):
+            self.hub.named(link.member_id, frame.report)
+        else:
+            self.hub.remotes_said(link.member_id, frame.revision)
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:
         await link.unstored.take_in(
