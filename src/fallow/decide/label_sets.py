@@ -46,11 +46,17 @@ def users_of(snapshot: Snapshot, name: str) -> tuple[str, ...]:
     return (*sorted(deployments), *sorted(sets))
 
 
-def placement_trouble(spec: DeploymentSpec, sets: Mapping[str, LabelSet]) -> str:
+def spec_trouble(spec: DeploymentSpec, sets: Mapping[str, LabelSet]) -> str:
     """Return why a deployment cannot use the label sets it names for nodes and clusters; empty when it can."""
-    found = (trouble_of(each, sets, trusted=True) for each in _trusting(spec))
-    others = (trouble_of(each, sets) for each in _seeing(spec.placement))
-    return next(filter(None, (*found, *others)), "")
+    of_clusters = (trouble_of(each, sets, trusted=True) for each in _of_clusters(spec))
+    return placement_trouble(spec.placement, sets) or next(filter(None, of_clusters), "")
+
+
+def placement_trouble(policy: PlacementPolicy, sets: Mapping[str, LabelSet]) -> str:
+    """Return why the label sets that a placement names cannot be used; empty when they can."""
+    found = trouble_of(policy.selector, sets, trusted=True)
+    others = (trouble_of(each, sets) for each in _seeing(policy))
+    return found or next(filter(None, others), "")
 
 
 def change_trouble(snapshot: Snapshot, changed: LabelSet) -> str:
@@ -64,20 +70,19 @@ def change_trouble(snapshot: Snapshot, changed: LabelSet) -> str:
         if trouble and (name == changed.id or not trouble_of(asked, snapshot.label_sets)):
             return trouble
     for deployment in snapshot.deployments.values():
-        trouble = placement_trouble(deployment.spec, after)
-        if trouble and not placement_trouble(deployment.spec, snapshot.label_sets):
+        trouble = spec_trouble(deployment.spec, after)
+        if trouble and not spec_trouble(deployment.spec, snapshot.label_sets):
             return f"{trouble}, and the deployment {deployment.path} is placed by it"
     return ""
 
 
 def _named_by(spec: DeploymentSpec) -> Iterator[str]:
-    for selector in (*_trusting(spec), *_seeing(spec.placement)):
+    for selector in (spec.placement.selector, *_seeing(spec.placement), *_of_clusters(spec)):
         yield from sets_named(selector)
 
 
-def _trusting(spec: DeploymentSpec) -> tuple[Selector, ...]:
-    """Return the selectors that see assigned labels only."""
-    return (spec.placement.selector, spec.clusters.where, *spec.clusters.fallback)
+def _of_clusters(spec: DeploymentSpec) -> tuple[Selector, ...]:
+    return (spec.clusters.where, *spec.clusters.fallback)
 
 
 def _seeing(policy: PlacementPolicy) -> tuple[Selector, ...]:

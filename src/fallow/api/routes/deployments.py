@@ -21,7 +21,7 @@ from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
 from fallow.decide.federation.views import whole_view
-from fallow.decide.label_sets import placement_trouble
+from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -170,7 +170,7 @@ def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
     """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
     for name, spec in application.deployments:
-        trouble = placement_trouble(spec, snapshot.label_sets)
+        trouble = spec_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
 
