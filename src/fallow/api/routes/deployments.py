@@ -20,6 +20,7 @@ from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
+from fallow.decide.federation.foretell import foretell_shares
 from fallow.decide.federation.views import whole_view
 from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
@@ -178,14 +179,18 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
 def _foretold(
     snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
 ) -> tuple[DeployedItem, ...]:
-    """Return the items with where their replicas would be."""
-    told = foretell(snapshot, application.project, application.deployments, now, heard)
+    """Return the items with where their replicas would be: in which clusters, where there are several."""
+    if snapshot.clusters:
+        told = foretell_shares(snapshot, application.project, application.deployments, now)
+    else:
+        told = foretell(snapshot, application.project, application.deployments, now, heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None
         if future is not None:
+            places = {"clusters" if snapshot.clusters else "placements": dict(future.placements)}
             item = msgspec.structs.replace(  # noqa: PLW2901
-                item, placements=dict(future.placements), unplaced=future.unplaced, reasons=future.reasons
+                item, **places, unplaced=future.unplaced, reasons=future.reasons
             )
         found.append(item)
     return tuple(found)
