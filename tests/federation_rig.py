@@ -198,9 +198,12 @@ def cluster_of(host: Site) -> Member:
 
 
 @contextlib.asynccontextmanager
-async def federation(folder: Path, nodes: int = 2) -> AsyncIterator[tuple[Site, Site]]:
-    """Give a host, and a member cluster with hollow nodes that has joined it and is connected."""
-    host, member = Site(folder / "host"), Site(folder / "member", numbers=1000)
+async def federation(folder: Path, nodes: int = 2, store: str = "memory:") -> AsyncIterator[tuple[Site, Site]]:
+    """Give a host, and a member cluster with hollow nodes that has joined it and is connected.
+
+    With `store` empty both keep what they hold when they are restarted.
+    """
+    host, member = Site(folder / "host", store), Site(folder / "member", store, numbers=1000)
     await host.start()
     try:
         await member.start()

@@ -14,7 +14,8 @@ from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
 from fallow.agent.session import Session, SessionRefused
 from fallow.client.tasks import first_to_end
 from fallow.decide.events import event
-from fallow.decide.federation.leave import removed_shares
+from fallow.decide.federation.accept import ACTOR
+from fallow.decide.federation.leave import kept_shares, removed_shares
 from fallow.decide.plan import Plan, Step
 from fallow.model.hosts import HOST_ID, SEALED_ABOUT, Host, HostKey
 from fallow.model.members import Identity
@@ -109,8 +110,9 @@ class ClusterAgent:
         """Wait for a host, and be its member until it is another one, or none."""
         host = self._host()
         if host is None:
-            if self._folder.exists() and self._cache.get("hosts", HOST_ID) is None:
-                HostIdentity(self._folder, self._clock, lambda _: None).clear()
+            HostIdentity(self._folder, self._clock, lambda _: None).clear()
+            if self._cache.get("hosts", HOST_ID) is None:  # and whoever left it may have been killed on the way
+                await applier.apply(kept_shares(self._cache.snapshot(), self._clock(), self._new_id, ACTOR))
             await self._until_another("")
             return
         key = self._stored_key()
@@ -194,7 +196,7 @@ class ClusterAgent:
         if connected != host.connected:
             changes["since"] = self._clock()
         if member.welcome is not None:
-            changes["control"] = member.welcome.control
+            changes["control"], changes["labels"] = member.welcome.control, member.welcome.labels
         shortest = member.shortest_fence()
         if shortest is not None and abs(member.heard_at - host.heard_at) > shortest / HEARD_SHARE:
             changes["heard_at"] = member.heard_at
@@ -218,7 +220,7 @@ class ClusterAgent:
 
         await self._commit(applier, changed)
         if refused.clean:
-            plan = removed_shares(self._cache.snapshot(), self._clock(), self._new_id, "host")
+            plan = removed_shares(self._cache.snapshot(), self._clock(), self._new_id, ACTOR)
             await applier.apply(Plan(steps=plan.steps))
 
     async def _commit(self, applier: Applier, decide: Callable[[], Step | None]) -> None:

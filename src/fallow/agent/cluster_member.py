@@ -10,15 +10,14 @@ from typing import Protocol
 
 import structlog
 
-from fallow.agent.cluster_rooms import ClusterRooms
 from fallow.agent.share_outbox import ShareOutbox
 from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
 from fallow.decide.federation.fence import fence, fenceable
-from fallow.decide.federation.report import refused, report_of
+from fallow.decide.federation.report import concerned, refused, report_of
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
-from fallow.model.deployments import Replica
+from fallow.drivers.clusters.counting import Counting
 from fallow.model.members import Facts
 from fallow.model.shares import ShareReport
 from fallow.model.wire import (
@@ -89,7 +88,7 @@ class ClusterMember:
 
     def __init__(self, home: Home, applier: Applier, heard_at: float = 0.0) -> None:
         self.outbox = ShareOutbox(home.steady)
-        self.rooms = ClusterRooms(home.cache, home.heard, self._included)
+        self.rooms = Counting(home.cache.snapshot, home.heard, self._included)
         self.remotes: Remotes | None = None
         self.news = asyncio.Event()  # a session has opened or ended, or the host was heard
         self.welcome: Welcome | None = None
@@ -198,7 +197,7 @@ class ClusterMember:
         try:
             async for changed in subscription:
                 snapshot = self._cache.snapshot()
-                self._dirty.update(_concerned(snapshot, changed))
+                self._dirty.update(concerned(snapshot, changed))
                 kinds = {kind for kind, _ in changed}
                 if "deployments" in kinds:
                     self._ordered.set()
@@ -293,18 +292,3 @@ class ClusterMember:
                 raise
             except StoreError as error:
                 _log.warning("a fence could not be stored; it is tried again", error=str(error))
-
-
-def _concerned(snapshot: Snapshot, changed: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the deployments whose reports may differ after changes of records, by kind and id."""
-    found: set[str] = set()
-    for kind, id_ in changed:
-        if kind == "deployments":
-            found.add(id_)
-        elif kind == "replicas":
-            replica = snapshot.replicas.get(id_)
-            if isinstance(replica, Replica):
-                found.add(replica.deployment_id)
-        elif kind == "members":
-            found.update(replica.deployment_id for replica in snapshot.replicas_by_node.get(id_, ()))
-    return found

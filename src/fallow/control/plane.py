@@ -21,6 +21,7 @@ from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
 from fallow.control.garbage import garbage_controller, trim_events
+from fallow.control.here import Here
 from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
@@ -229,7 +230,11 @@ class ControlPlane:
         applier = Applier(self.store, self.cache, self._still_fits, binds, fence)
         schedules = ImageSchedules(self.cache, applier, self.image_requests, self.clock, new_id)
         await first_to_end(
-            self._repeat(self._led_controllers(), applier), self._trim(), schedules.run(), self._be_member(applier)
+            self._repeat(self._led_controllers(), applier),
+            self._trim(),
+            schedules.run(),
+            Here(self.cache, self.shares, self.hub.usages).run(),
+            self._be_member(applier),
         )
 
     async def _be_member(self, applier: Applier) -> None:
