@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 20000
 FROM ?= 0
+KIND ?= narrow
 
 .PHONY: help image demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts simulation simulate clean
 
@@ -53,8 +54,8 @@ property: $(VENV)/.done  ## property tests
 simulation: $(VENV)/.done  ## 200 runs of the whole system under virtual time and faults, and the mistakes they must find
 	@$(BIN)/pytest -q -n auto tests/simulation
 
-simulate: $(VENV)/.done  ## many more runs, on all cores: make simulate SEEDS=20000 FROM=0
-	@PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)
+simulate: $(VENV)/.done  ## many more runs, on all cores: make simulate SEEDS=20000 FROM=0 KIND=federation
+	@PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM) --kind $(KIND)
 
 contract: $(VENV)/.done  ## every back-end against its contract, on real parts
 	@bash scripts/install-parts.sh --for test

@@ -94,6 +94,7 @@ need_parts() {
         need etcdctl etcd-client
         need wg wireguard-tools
         need wireguard-go wireguard-go
+        need faketime faketime
     fi
     # Podman before 4.0, as in Ubuntu 22.04, has no netavark; Docker then does its work.
     if has_netavark || offered netavark || ! has apt-get; then

@@ -1,4 +1,8 @@
-"""A whole Fallow on a fabric: control plane, nodes and gateways as real processes, started as a user starts them."""
+"""A whole Fallow on a fabric: control plane, nodes and gateways as real processes, started as a user starts them.
+
+Several clusters may live on one fabric: the first one's control plane is on this machine, that of any other on a
+machine of its own, whose cable can be pulled (`fabric.cut(cluster.control_name)`).
+"""
 
 import json
 import os
@@ -16,7 +20,7 @@ from fallow.client.contexts import resolve
 from fallow.client.errors import ClientError
 from testbed import processes
 from testbed.engines import EngineNode, engine_node
-from testbed.fabric import Fabric
+from testbed.fabric import Fabric, NodeNetwork
 from testbed.processes import InsideProcess, TestbedError
 
 FALLOW = str(Path(sys.executable).parent / "fallow")
@@ -24,7 +28,7 @@ FALLOW = str(Path(sys.executable).parent / "fallow")
 
 @dataclass
 class Cluster:
-    """One control plane on the fabric's host address, and what has joined it."""
+    """One control plane, and what has joined it; `name` tells a further cluster from the first."""
 
     fabric: Fabric
     insecure_registries: Sequence[str] = ()
@@ -36,50 +40,75 @@ class Cluster:
     server: subprocess.Popen[bytes] | None = None
     peers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     server_environment: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    network: NodeNetwork | None = None
+
+    def __post_init__(self) -> None:
+        """Give a further cluster a machine for its control plane."""
+        if self.name:
+            self.folder.mkdir(mode=0o755)
+            self.network = self.fabric.node(self.control_name)
+
+    @property
+    def control_name(self) -> str:
+        """Return what the control plane's machine is called on the fabric."""
+        return f"{self.name}-cp"
+
+    @property
+    def folder(self) -> Path:
+        """Return where the control plane and its gateways keep what they have."""
+        return self.fabric.folder / self.name if self.name else self.fabric.folder
+
+    @property
+    def address(self) -> str:
+        """Return where the control plane is reached."""
+        return self.network.address if self.network is not None else self.fabric.host_address
 
     @property
     def url(self) -> str:
         """Return the control plane's address."""
-        return f"https://{self.fabric.host_address}:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
         """Return what makes the command line talk to this cluster."""
-        return {"XDG_CONFIG_HOME": str(self.fabric.folder / "config"), "NO_COLOR": "1"}
+        return {"XDG_CONFIG_HOME": str(self.folder / "config"), "NO_COLOR": "1"}
 
     def start_server(self) -> None:
         """Start the control plane, or start it again, and wait until it is ready."""
         self.server = self._launch("server", self.port)
-        self.wait(self._server_answers, 20, "control plane", self.fabric.folder / "server.log")
+        self.wait(self._server_answers, 20, "control plane", self.folder / "server.log")
 
     def start_peer(self, name: str, port: int) -> None:
         """Start a further process of the control plane on the same store, and wait until it is on record."""
-        folder = self.fabric.folder / name
+        folder = self.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         if not (folder / "cluster.key").exists():
-            shutil.copy2(self.fabric.folder / "server/cluster.key", folder / "cluster.key")
+            shutil.copy2(self.folder / "server/cluster.key", folder / "cluster.key")
         self.peers[name] = self._launch(name, port)
-        url = f"https://{self.fabric.host_address}:{port}"
+        url = f"https://{self.address}:{port}"
 
         def known() -> bool:
             if self.peers[name].poll() is not None:
-                raise TestbedError(f"{name} ended:\n" + tail(self.fabric.folder / f"{name}.log"))
+                raise TestbedError(f"{name} ended:\n" + tail(self.folder / f"{name}.log"))
             try:
                 with self.client(port) as client:
                     return any(peer.url == url and peer.answers for peer in client.peers().items)
             except ClientError:
                 return False
 
-        self.wait(known, 20, f"control plane {name}", self.fabric.folder / f"{name}.log")
+        self.wait(known, 20, f"control plane {name}", self.folder / f"{name}.log")
 
     def _launch(self, name: str, port: int) -> subprocess.Popen[bytes]:
+        # Without a fork: the process started is the control plane itself.
+        where = ["nsenter", f"--net={self.network.path}"] if self.network is not None else []
         process = processes.start(
             [
-                FALLOW, "server", "--data", str(self.fabric.folder / name),
-                "--listen", f"{self.fabric.host_address}:{port}",
-                "--session-listen", f"{self.fabric.host_address}:{port + 1}", *self.server_options,
+                *where, FALLOW, "server", "--data", str(self.folder / name),
+                "--listen", f"{self.address}:{port}",
+                "--session-listen", f"{self.address}:{port + 1}", *self.server_options,
             ],
-            self.fabric.folder / f"{name}.log",
+            self.folder / f"{name}.log",
             self.environment | dict(self.server_environment),
         )  # fmt: skip
         self.fabric.remember(process)
@@ -88,11 +117,11 @@ class Cluster:
     def client(self, port: int | None = None) -> Client:
         """Return a client of the control plane, or of its process that listens at `port`."""
         context = resolve(environment=self.environment)
-        return Client(f"https://{self.fabric.host_address}:{port or self.port}", context.token, context.ca_pem)
+        return Client(f"https://{self.address}:{port or self.port}", context.token, context.ca_pem)
 
     def _server_answers(self) -> bool:
         if self.server is None or self.server.poll() is not None:
-            raise TestbedError("the control plane ended:\n" + tail(self.fabric.folder / "server.log"))
+            raise TestbedError("the control plane ended:\n" + tail(self.folder / "server.log"))
         return self.call("node", "list", "--json", check=False) is not None
 
     def kill_server(self) -> None:
@@ -121,7 +150,7 @@ class Cluster:
 
     def start_gateway(self, name: str, http_port: int, token: str | None = None, *options: str) -> None:
         """Start a gateway on this machine, serving HTTP on `http_port`; with a token it joins."""
-        folder = self.fabric.folder / name
+        folder = self.folder / name
         folder.mkdir(exist_ok=True)
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.gateways[name] = processes.start(
@@ -180,7 +209,8 @@ class Cluster:
         try:
             self.wait(ready, seconds, f"members {', '.join(names)} ready")
         except TestbedError as error:
-            logs = [self.fabric.folder / name / f"{kind}.log" for name in names for kind in ("agent", "gateway")]
+            folders = [folder / name for name in names for folder in (self.folder, self.fabric.folder)]
+            logs = dict.fromkeys(folder / f"{kind}.log" for folder in folders for kind in ("agent", "gateway"))
             told = "\n".join(f"{path.parent.name}: {tail(path, 5)}" for path in logs if path.exists())
             raise TestbedError(f"{error}\n{told}") from None
 
@@ -189,7 +219,7 @@ class Cluster:
         try:
             processes.wait_until(condition, seconds, what)
         except TestbedError as error:
-            logs = [log] if log is not None else [self.fabric.folder / "server.log"]
+            logs = [log] if log is not None else [self.folder / "server.log"]
             raise TestbedError(f"{error}\n" + "\n".join(tail(path) for path in logs)) from None
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from fallow.model.members import Facts, Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.peers import ControlAddress, Peer
 from fallow.model.pools import NetworkMode
+from fallow.model.shares import RemoteEndpoint, Share, ShareReport
 
 NOW = 1_000_000.0
 
@@ -107,3 +108,21 @@ def kept(records: Iterable[Record]) -> list[Record]:
 def puts(plan: Plan, kind: type[Record]) -> list[Any]:
     """Return the records of one kind that a plan writes."""
     return [record for step in plan.steps for record in step.puts if isinstance(record, kind)]
+
+
+def cluster(name: str, region: str = "", **changes: Any) -> Member:
+    values: dict[str, Any] = {"id": f"c-{name}", "role": Role.CLUSTER, "labels": {"region": region} if region else {}}
+    return member(name, **(values | changes))
+
+
+def share(of: Deployment, cluster_id: str, *endpoints: RemoteEndpoint, replicas: int = 1, **said: Any) -> Share:
+    """Return what a cluster is told to run of a deployment, and says of it."""
+    report = ShareReport(deployment_id=of.id, endpoints=endpoints, **said)
+    return Share(
+        id=f"{of.id}.{cluster_id}", created_at=NOW, updated_at=NOW, revision=1, deployment_id=of.id,
+        cluster_id=cluster_id, replicas=replicas, reported=report,
+    )  # fmt: skip
+
+
+def remote_endpoint(id_: str, address: str = "10.1.0.1", port: int = 20000, **changes: Any) -> RemoteEndpoint:
+    return RemoteEndpoint(**({"id": id_, "address": address, "ports": {"80/tcp": port}} | changes))

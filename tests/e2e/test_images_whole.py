@@ -5,14 +5,16 @@ The tests follow each other on one cluster. The registry asks for a password, wh
 
 import json
 import os
+import re
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import images, parts, registry
+from testbed import images, noise, parts, processes, registry
 from testbed.cluster import FALLOW, Cluster, free_port
 from testbed.engines import DockerNode, EngineNode, PodmanNode
 from testbed.fabric import Fabric
@@ -52,9 +54,21 @@ class Imaged(Cluster):
 
     def has(self, node: str, image: str) -> bool:
         """Say whether a node's own engine has an image, asked without us."""
+        command = [*self.engine(node), "image", "inspect", image]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def engine(self, node: str) -> list[str]:
+        """Return how a node's own engine is commanded."""
         program = "podman" if NODES[node] is PodmanNode else "docker"
-        command = [program, "--url" if program == "podman" else "--host", self.nodes[node].url]
-        return subprocess.run([*command, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+        return [program, "--url" if program == "podman" else "--host", self.nodes[node].url]
+
+    def saved(self, node: str, name: str, made: images.LocalImage, file: Path, *options: str) -> None:
+        """Have a node's engine write a file of an image, and forget the image."""
+        given = file.with_suffix(".given")
+        given.write_bytes(images.archive(name, made))
+        processes.run(*self.engine(node), "load", "--input", str(given))
+        processes.run(*self.engine(node), "save", *options, "--output", str(file), name)
+        processes.run(*self.engine(node), "rmi", name)
 
     def deploy(self, image: str, replicas: int = 2) -> str:
         file = self.fabric.folder / "compose.yaml"
@@ -145,6 +159,10 @@ def test_an_update_has_its_image_before_it_begins(cluster: Imaged) -> None:
     assert ahead, "no image job was made for the update"
     running = [item for item in cluster.replicas() if item["state"] == "running"]
     assert {item["image"] for item in running} == {image}
+    shown = cluster.call("deployment", "show", "shop/web", "--json")["pulled_ahead"]
+    assert (shown["nodes"], shown["pending"], shown["failed"]) == (2, 0, 0)
+    assert 0 < shown["longest_seconds"] <= shown["seconds"]
+    assert re.search(r"pulled ahead +2 nodes in \d", cluster.fallow("deployment", "show", "shop/web"))
 
 
 def test_clean_keeps_what_is_needed(cluster: Imaged) -> None:
@@ -157,11 +175,40 @@ def test_clean_keeps_what_is_needed(cluster: Imaged) -> None:
     cluster.fallow("deployment", "rollback", "shop/web")
 
 
-def test_a_file_reaches_nodes_without_any_registry(cluster: Imaged, tmp_path: Path) -> None:
-    file = tmp_path / "app.tar"
-    file.write_bytes(images.archive("air.example/gap:1", images.shop("4")))
-    cluster.fallow("image", "load", str(file), "--on", "all")
-    assert all(cluster.has(name, "air.example/gap:1") for name in NODES)
+@pytest.mark.parametrize(
+    ("node", "options"),
+    [("d1", ()), ("p1", ("--format", "docker-archive")), ("p1", ("--format", "oci-archive"))],
+    ids=["docker save", "podman save", "podman save as OCI"],
+)
+def test_a_file_an_engine_wrote_reaches_nodes_without_any_registry(
+    cluster: Imaged, tmp_path: Path, node: str, options: tuple[str, ...]
+) -> None:
+    name, file = f"air.example/gap:{len(str(options))}", tmp_path / "app.tar"
+    cluster.saved(node, name, noise.image(len(name), 200_000), file, *options)
+    foretold = cluster.fallow("image", "load", str(file), "--on", "all", "--dry-run")
+    assert foretold.splitlines()[1:] == ["  d1", "  p1", "  p2"]
+    assert not any(cluster.has(each, name) for each in NODES)
+    cluster.fallow("image", "load", str(file), "--on", "all", "--strategy", "canary")
+    assert all(cluster.has(each, name) for each in NODES)
+    ids = [processes.run(*cluster.engine(each), "images", "--quiet", "--no-trunc", name).strip() for each in NODES]
+    assert set(ids) == {_id_in(file)}, "it is the very same image"
+    tasks = cluster.call("image", "job", "list", "--json")["items"]
+    assert next(job for job in tasks if job["reference"] == name)["canary"]
+
+
+def _id_in(file: Path) -> str:
+    """Return the id of the one image in a file, by what its writer says."""
+    with tarfile.open(file) as archive:
+
+        def read(name: str) -> Any:
+            found = archive.extractfile(name)
+            assert found is not None
+            return json.load(found)
+
+        if "manifest.json" in archive.getnames():
+            return "sha256:" + str(read("manifest.json")[0]["Config"]).removesuffix(".json").rpartition("/")[2]
+        (manifest,) = read("index.json")["manifests"]
+        return str(read("blobs/" + manifest["digest"].replace(":", "/"))["config"]["digest"])
 
 
 def test_every_outcome_is_on_record(cluster: Imaged) -> None:

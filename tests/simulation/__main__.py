@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+from simulation.promises import FEDERATION_FROM, WIDE_FROM
 from simulation.world import Outcome, report, run
 
 AT_ONCE = 25
+KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM}
 
 
 def _several(seeds: list[int]) -> list[Outcome]:
@@ -57,11 +59,12 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", help="tell this run")
     parser.add_argument("--seeds", type=int, default=0, help="try so many")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed of many")
+    parser.add_argument("--kind", choices=KINDS, default="narrow", help="count seeds from the first of this kind on")
     parser.add_argument("--stop-at", type=int, default=5, help="end after so many broken ones")
     parser.add_argument("--lines", type=int, default=4000, help="lines of the story to tell")
     asked = parser.parse_args()
     if asked.seeds:
-        return 1 if many(asked.first, asked.seeds, asked.stop_at) else 0
+        return 1 if many(KINDS[asked.kind] + asked.first, asked.seeds, asked.stop_at) else 0
     found = run(asked.seed or 0, asked.lines)
     sys.stdout.write("\n".join(found.lines) + "\n")
     sys.stdout.write(f"{found.violation or 'nothing broke'}; {found.told} lines, hash {found.digest[:16]}\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulation.promises import WIDE_FROM
+from simulation.promises import FEDERATION_FROM, WIDE_FROM, is_federation
 
 # Seeds that found something once. Their stories change with the product, as all do; they cost little.
 ONCE_BROKEN = (
@@ -10,16 +10,23 @@ ONCE_BROKEN = (
     1_000_288, 1_000_328, 1_000_336, 1_000_446, 1_000_537, 1_000_553, 1_000_626,
 )  # fmt: skip
 
+FEDERATIONS_ONCE_BROKEN: tuple[int, ...] = ()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="play this one simulation again")
     parser.addoption("--simulations", type=int, default=200, help="so many, half of them wide (default 200)")
+    parser.addoption("--federations", type=int, default=60, help="so many of a host and its members (default 60)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    one = metafunc.config.getoption("--seed")
+    if "federation_seed" in metafunc.fixturenames:
+        seeds = [*range(FEDERATION_FROM, FEDERATION_FROM + metafunc.config.getoption("--federations"))]
+        seeds = list(dict.fromkeys([*seeds, *FEDERATIONS_ONCE_BROKEN]))
+        metafunc.parametrize("federation_seed", seeds if one is None else [one] if is_federation(one) else [])
     if "seed" in metafunc.fixturenames:
-        one = metafunc.config.getoption("--seed")
         count = metafunc.config.getoption("--simulations")
         half = count // 2
         seeds = [*range(half), *range(WIDE_FROM, WIDE_FROM + count - half), *ONCE_BROKEN]
-        metafunc.parametrize("seed", list(dict.fromkeys(seeds)) if one is None else [one])
+        metafunc.parametrize("seed", list(dict.fromkeys(seeds)) if one is None else [] if is_federation(one) else [one])

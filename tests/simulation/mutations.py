@@ -26,12 +26,11 @@ from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.plan import Plan, Step
 from fallow.decide.replicas import observe
-from fallow.decide.routes import render, withdrawn
+from fallow.decide.routes import Rendered, render_all, withdrawn
 from fallow.decide.slots import Slots
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.members import MemberState
 from fallow.model.meta import Reason
-from fallow.model.routes import ProxyState
 from fallow.model.updates import UpdateConfig
 from fallow.store.applier import Applier
 from simulation.promises import WIDE_FROM, is_shared
@@ -82,31 +81,31 @@ def _retired_before_healthy() -> list[Any]:
 
 
 def _reports_ignored() -> list[Any]:
-    def at_once(snapshot: Any, reports: Any, now: float, waited: Any, drain_seconds: float) -> Plan:
+    def at_once(snapshot: Any, reports: Any, now: float, waited: Any, *_: Any) -> Plan:
         return withdrawn(snapshot, reports, now, waited, 0.0)
 
     return [mock.patch.object(fallow.control.routes, "withdrawn", at_once)]
 
 
 def _draining_ignored() -> list[Any]:
-    def without(snapshot: Any, reports: Any, now: float, waited: Any, drain_seconds: float) -> Plan:
+    def without(snapshot: Any, reports: Any, *rest: Any) -> Plan:
         deaf = {id_: msgspec.structs.replace(report, draining=()) for id_, report in reports.items()}
-        return withdrawn(snapshot, deaf, now, waited, drain_seconds)
+        return withdrawn(snapshot, deaf, *rest)
 
     return [mock.patch.object(fallow.control.routes, "withdrawn", without)]
 
 
 def _leaving_stays_routed() -> list[Any]:
-    def everything(snapshot: Any) -> ProxyState:
+    def everything(snapshot: Any, *rest: Any) -> Rendered:
         as_if_running = {
             id_: msgspec.structs.replace(found, state=ReplicaState.RUNNING, healthy_since=found.state_since)
             if found.state in (ReplicaState.LEAVING, ReplicaState.STOPPING)
             else found
             for id_, found in snapshot.replicas.items()
         }
-        return render(replace(snapshot, replicas=as_if_running))
+        return render_all(replace(snapshot, replicas=as_if_running), *rest)
 
-    return [mock.patch.object(fallow.control.routes, "render", everything)]
+    return [mock.patch.object(fallow.control.routes, "render_all", everything)]
 
 
 def _grace_is_forgotten() -> list[Any]:

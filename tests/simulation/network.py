@@ -77,7 +77,7 @@ class End(asyncio.Transport):
             return
         decode: Callable[[bytes], Any] = decode_from_member if self._patience is not None else decode_to_member
         kind = type(decode(frame[4:])).__name__
-        if kind == "Observed":
+        if kind in ("Observed", "SharesReported"):
             loop = asyncio.get_running_loop()
             loop.call_later(self.network.lateness(), self.peer.arrive, frame, context=NOBODY)
         elif kind not in _ONCE:
@@ -86,15 +86,20 @@ class End(asyncio.Transport):
     def _send(self, data: bytes | None) -> None:
         if self.network.cut_off(self):
             self._held.append(data)
-            if self._patience is not None and self._impatient is None:
-                loop = asyncio.get_running_loop()
-                error = TimeoutError("no acknowledgement")
-                self._impatient = loop.call_later(self._patience, self.lose, error, context=NOBODY)
+            self._lose_patience()
             return
+        if self.network.unanswered(self):
+            self._lose_patience()
         loop = asyncio.get_running_loop()
         # never at the same instant as the one before: timers of one instant fire in any order
         self._last_arrival = max(self._last_arrival + 1e-6, loop.time() + self.network.delay(self))
         loop.call_at(self._last_arrival, self.peer.arrive, data, context=NOBODY)
+
+    def _lose_patience(self) -> None:
+        if self._patience is not None and self._impatient is None:
+            loop = asyncio.get_running_loop()
+            error = TimeoutError("no acknowledgement")
+            self._impatient = loop.call_later(self._patience, self.lose, error, context=NOBODY)
 
     def healed(self) -> None:
         """Send what was held back."""
@@ -142,6 +147,8 @@ class Network:
         self._chance = chance
         self._ends: dict[End, None] = {}
         self._partitioned: dict[str, None] = {}
+        self._mute: dict[str, None] = {}  # nothing they send arrives
+        self._deaf: dict[str, None] = {}  # nothing that is sent to them arrives
         self.slow: dict[str, float] = {}  # host -> up to so many seconds more for each frame
         self.repeat_share = 0.0
         self.hear: Callable[[str, float], None] = lambda member_id, at: None  # told of every word of a member
@@ -149,7 +156,18 @@ class Network:
         self.unread: dict[str, list[tuple[End, bytes | None]]] = {}  # what frozen hosts have yet to read
 
     def cut_off(self, end: End) -> bool:
+        """Say whether nothing goes from this end to the other."""
+        if end.host in self._mute or end.peer.host in self._deaf:
+            return True
         return end.host in self._partitioned or end.peer.host in self._partitioned
+
+    def unanswered(self, end: End) -> bool:
+        """Say whether what this end sends arrives, but no acknowledgement of it comes back."""
+        return end.peer.host in self._mute or end.host in self._deaf
+
+    def cut_one_way(self, host: str, mute: bool) -> None:
+        """Let nothing that a host sends arrive; or, if not `mute`, nothing that is sent to it."""
+        (self._mute if mute else self._deaf)[host] = None
 
     def delay(self, end: End) -> float:
         slow = self.slow.get(end.host, 0.0) + self.slow.get(end.peer.host, 0.0)
@@ -179,8 +197,10 @@ class Network:
         self._partitioned[host] = None
 
     def heal(self, host: str) -> None:
-        if host in self._partitioned:
-            del self._partitioned[host]
+        cuts = [cut for cut in (self._partitioned, self._mute, self._deaf) if host in cut]
+        for cut in cuts:
+            del cut[host]
+        if cuts:
             for end in list(self._ends):
                 if not self.cut_off(end):
                     end.healed()
@@ -201,7 +221,7 @@ class Network:
 
     async def dial(self, host: str, name: str, to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect `name` (role/id) to a control plane. Raises OSError; waits without end while either is cut off."""
-        while host in self._partitioned or to in self._partitioned:
+        while any(place in cut for place in (host, to) for cut in (self._partitioned, self._mute, self._deaf)):
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.002 + self._chance.random() * 0.01)
         if to not in self.serve:

@@ -9,6 +9,7 @@ from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.updates import UpdateConfig
 
 WIDE_FROM = 1_000_000
+FEDERATION_FROM = 2_000_000
 _MAY_HAVE_FAILED = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.FAILED)
 
 
@@ -62,6 +63,11 @@ def is_wide(seed: int) -> bool:
     Not every promise is kept in all of these yet; see docs/critiques.md.
     """
     return seed >= WIDE_FROM
+
+
+def is_federation(seed: int) -> bool:
+    """Say whether the run of this seed is of a host and its member clusters."""
+    return seed >= FEDERATION_FROM
 
 
 def is_shared(seed: int) -> bool:

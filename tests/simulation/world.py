@@ -37,7 +37,7 @@ from simulation.planes import (
     key_of_paper_bundle,
     named_by_paper,
 )
-from simulation.promises import is_shared, is_wide
+from simulation.promises import is_federation, is_shared, is_wide
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
@@ -69,6 +69,8 @@ class World:
     In half of the wide runs the store is `shared`: two processes work at once, on two hosts.
     """
 
+    watch_type: type[Watch] = Watch
+
     def __init__(self, seed: int, story: Story) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -79,7 +81,7 @@ class World:
         self.hosts = HOSTS if self.shared else HOSTS[:1]
         self.chance = {name: Random(f"{seed}/{name}") for name in ("engines", "network", "store", "agents", "requests")}
         self.settings = Settings()
-        self.watch = Watch(story, loop.time, self.settings, seed)
+        self.watch = self.watch_type(story, loop.time, self.settings, seed)
         self.truth = StoredTruth(self.watch.committed)
         self.store_faults = StoreFaults(self.chance["store"])
         self.store_faults.kill = self._kill_process
@@ -318,8 +320,10 @@ class Outcome:
 
 def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     """Run one seed to its end."""
-    from simulation.scenario import play
+    from simulation.federation.scenario import play as play_federation
+    from simulation.scenario import play as play_cluster
 
+    play = play_federation if is_federation(seed) else play_cluster
     gc.set_threshold(COLLECT_AFTER)
     loop = VirtualLoop()
     story = Story(loop.time)
@@ -328,7 +332,7 @@ def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
         try:
             loop.run_until_complete(play(seed, story, found))
         finally:
-            _end(loop)
+            end(loop)
     found.violation, found.digest, found.told = story.violation, story.digest, story.count
     found.lines, found.virtual_seconds = story.lines(lines), loop.time()
     return found
@@ -350,7 +354,8 @@ def report(found: Outcome) -> str:
     )  # fmt: skip
 
 
-def _end(loop: VirtualLoop) -> None:
+def end(loop: VirtualLoop) -> None:
+    """End whatever is left in a loop, and close it."""
     loop.thaw_all()
     for _ in range(10):  # what ends may begin something more
         tasks = sorted(asyncio.all_tasks(loop), key=hash)

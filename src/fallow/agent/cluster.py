@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from fallow.agent.cluster_member import ClusterMember, Home, Remotes
+from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.agent.folder import prepare, write_private
 from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
 from fallow.agent.session import Session, SessionRefused
@@ -83,7 +83,6 @@ class ClusterAgent:
         self._folder = home.folder / FOLDER
         self._new_id = home.new_id
         self._clock = home.clock
-        self.remotes: Remotes | None = None  # takes in what a session brings for the gateways
         self.session: Session | None = None
 
     async def run(self, applier: Applier) -> None:
@@ -120,7 +119,6 @@ class ClusterAgent:
         identity = HostIdentity(self._folder, self._clock, renewed.put_nowait)
         identity.fill(host, key, msgspec.json.encode(host.control))
         member = ClusterMember(self._home, applier, host.heard_at)
-        member.remotes = self.remotes
         session = self.session = Session(identity, member, member.outbox, clock=self._clock)
         session.before_hello = lambda: applier.commit(Step())  # who leads no more must not say it is this cluster
         try:

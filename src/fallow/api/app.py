@@ -9,6 +9,7 @@ from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
 from fallow.api.routes import (
     audit,
+    clusters,
     control,
     deployments,
     dns,
@@ -23,6 +24,7 @@ from fallow.api.routes import (
     joining,
     label_sets,
     members,
+    mirrors,
     peers,
     pools,
     registrations,
@@ -42,6 +44,8 @@ from fallow.api.telemetry import Telemetry
 GUARDED = (
     host,
     members,
+    clusters,
+    mirrors,
     image_archives,
     registrations,
     pools,

@@ -1,12 +1,14 @@
 """The envelopes of lists: a revision from which a watch goes on, and the items."""
 
 from fallow.model.audit import AuditEntry
+from fallow.model.clusters import ClusterView
 from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.image_requests import DriftView, ImageJobView, ImageTaskView, ImageView, NodeImagesView
 from fallow.model.image_schedules import ImageScheduleView
 from fallow.model.labels import LabelSetView
 from fallow.model.members import MemberView
+from fallow.model.mirrors import MirrorView
 from fallow.model.peers import PeerView
 from fallow.model.pools import LeaseView, PoolView
 from fallow.model.problems import Page
@@ -22,6 +24,12 @@ class MemberList(Page, frozen=True, kw_only=True):
     """Members, by name."""
 
     items: tuple[MemberView, ...]
+
+
+class ClusterList(Page, frozen=True, kw_only=True):
+    """Clusters, by name."""
+
+    items: tuple[ClusterView, ...]
 
 
 class LabelSetList(Page, frozen=True, kw_only=True):
@@ -58,6 +66,12 @@ class LeaseList(Page, frozen=True, kw_only=True):
     """Leases of a pool, by address."""
 
     items: tuple[LeaseView, ...]
+
+
+class MirrorList(Page, frozen=True, kw_only=True):
+    """Mirrors that we run, by name."""
+
+    items: tuple[MirrorView, ...]
 
 
 class RegistryList(Page, frozen=True, kw_only=True):

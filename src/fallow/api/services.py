@@ -18,6 +18,7 @@ from fallow.control.hub import Hub
 from fallow.control.image_requests import ImageRequests
 from fallow.control.image_schedules import ImageSchedules
 from fallow.control.leader import Leadership
+from fallow.control.mirrors import Mirrors
 from fallow.control.names import NamesLoop
 from fallow.control.pools import Pools
 from fallow.control.registrations import Registrations
@@ -72,6 +73,11 @@ class Services:
     def attempts(self) -> Attempts:
         """Return what records attempts that were refused."""
         return Attempts(self.applier, self.clock, self.new_id)
+
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        """Return what keeps mirrors of registries."""
+        return Mirrors(self.cache, self.applier, self.resolver, self.clock)
 
     @cached_property
     def trust(self) -> Trust:

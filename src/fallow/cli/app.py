@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 
 from fallow.cli import (
     cluster_host,
+    cluster_life,
+    clusters,
     completion,
     contexts,
     control,
@@ -173,8 +175,8 @@ def _callback(
 
 
 node_life.register(nodes.app)
-clusters = typer.Typer(no_args_is_help=True, help="Look after the clusters that deployments are divided over.")
-cluster_host.register(clusters)
+cluster_host.register(clusters.app)
+cluster_life.register(clusters.app)
 
 
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
@@ -200,7 +202,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),
-        ("cluster", clusters),
+        ("cluster", clusters.app),
         ("token", tokens.app),
         ("pool", pools.app),
     ):

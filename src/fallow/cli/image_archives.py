@@ -7,17 +7,19 @@ import typer
 
 from fallow.cli import output
 from fallow.cli.failures import Exit, usage
+from fallow.cli.image_how import InWaves, Parallel
 from fallow.cli.image_progress import follow, summary
 from fallow.cli.image_targets import On, target_of
 from fallow.cli.options import Json
 from fallow.cli.session import session_of
+from fallow.model.image_archives import LoadedArchive
 from fallow.model.image_jobs import JobState
 from fallow.model.units import format_bytes
 
 EPILOG = """Examples:
 
   docker save shop/api:2 -o api.tar && fallow image load api.tar --on role=web
-  podman save --format oci-archive shop/api:2 -o api.tar && fallow image load api.tar --on all"""
+  podman save --format oci-archive shop/api:2 -o api.tar && fallow image load api.tar --on all --strategy canary"""
 
 
 def load(
@@ -27,15 +29,20 @@ def load(
         typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help="What docker or podman saved."),
     ],
     on: On = "",
-    parallel: Annotated[str, typer.Option("--parallel", metavar="N", help="Nodes at once: a number, or 10%.")] = "20",
+    parallel: Parallel = "20",
+    strategy: InWaves = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell whom it would reach; nothing is sent.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send images in a file to the control plane once, and bring them to nodes as if they were pulled."""
     target = target_of(on)
     with session_of(ctx).client() as client:
+        if dry_run:
+            _tell_reach(file, client.image_archives.reach(target), as_json=as_json)
+            return
         try:
-            loaded = client.image_archives.load(file, target, parallel=parallel)
+            loaded = client.image_archives.load(file, target, parallel=parallel, canary=strategy == "canary")
         except OSError as error:
             raise usage(f"{file} cannot be read: {error.strerror}") from None
         if as_json and detach:
@@ -55,3 +62,14 @@ def load(
                 output.show(part)
     if any(job.state is not JobState.COMPLETED or job.counts.failed for job, _ in ended):
         raise typer.Exit(Exit.FAILED)
+
+
+def _tell_reach(file: Path, found: LoadedArchive, *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(found)
+        return
+    output.write(
+        f"would load {output.clean(str(file))} ({format_bytes(file.stat().st_size)}) on {len(found.nodes)} nodes:"
+    )
+    for name in found.nodes:
+        output.write(f"  {output.clean(name)}")

@@ -1,10 +1,7 @@
 """`fallow image`: pull, update, delete and clean images on a node or on all that a selector picks."""
 
-import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -12,8 +9,9 @@ from rich.table import Table
 
 from fallow.cli import completion, image_archives, image_jobs, image_schedules, output
 from fallow.cli.failures import Exit, Failure, usage
+from fallow.cli.image_how import Attempts, How, Parallel, WaitForNodes, takes_how
 from fallow.cli.image_progress import follow, summary
-from fallow.cli.image_targets import On, target_of
+from fallow.cli.image_targets import On
 from fallow.cli.options import Json, seconds
 from fallow.cli.session import session_of
 from fallow.model.image_jobs import CleanRules, ImageAction, JobState
@@ -29,84 +27,12 @@ app.add_typer(image_jobs.app, name="job")
 app.add_typer(image_schedules.app, name="schedule")
 app.command(epilog=image_archives.EPILOG)(image_archives.load)
 
-HOW = "How"
-Strategy = Literal["all", "canary"]
-
 Reference = Annotated[
     str,
     typer.Argument(metavar="REFERENCE", help="The image, such as nginx:1.27.", autocompletion=completion.images),
 ]
-Parallel = Annotated[
-    str, typer.Option("--parallel", metavar="N", help="Nodes at once: a number, or 10%.", rich_help_panel=HOW)
-]
-InWaves = Annotated[
-    Strategy,
-    typer.Option("--strategy", help="canary: one node first, then a tenth, then the rest.", rich_help_panel=HOW),
-]
-MaxFailures = Annotated[
-    str,
-    typer.Option("--max-failures", metavar="N", help="More failed nodes than this stop it.", rich_help_panel=HOW),
-]
-Attempts = Annotated[int, typer.Option("--attempts", min=1, max=20, help="Tries on each node.", rich_help_panel=HOW)]
-Timeout = Annotated[
-    str, typer.Option("--timeout", metavar="DURATION", help="For one try on one node.", rich_help_panel=HOW)
-]
-Stall = Annotated[
-    str,
-    typer.Option("--stall", metavar="DURATION", help="A try without a byte for so long fails.", rich_help_panel=HOW),
-]
-Deadline = Annotated[
-    str, typer.Option("--deadline", metavar="DURATION", help="For all of it; 0s: none.", rich_help_panel=HOW)
-]
-WaitForNodes = Annotated[
-    bool,
-    typer.Option(
-        "--wait-for-nodes", help="Stay open when nobody is selected now, until somebody is.", rich_help_panel=HOW
-    ),
-]
-InProject = Annotated[
-    str, typer.Option("--project", "-p", metavar="NAME", help="Whose rules and logins count.", rich_help_panel=HOW)
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would happen.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.", rich_help_panel="Output")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How a job goes over its nodes; the text of options, not read yet."""
-
-    parallel: str = "20"
-    strategy: Strategy = "all"
-    max_failures: str = "10%"
-    attempts: int = 3
-    timeout: str = "10m"
-    stall: str = "60s"
-    deadline: str = "24h"
-    wait_for_nodes: bool = False
-    project: str = "default"
-
-    def request(self, action: ImageAction, reference: str, on: str, *, dry_run: bool) -> ImageJobRequest:
-        """Return what is asked for. Raises Failure."""
-        made = ImageJobRequest(
-            action=action,
-            reference=reference,
-            target=target_of(on),
-            project=self.project,
-            instruction=shlex.join(["fallow", *sys.argv[1:]])[:2048] if sys.argv[1:2] == ["image"] else "",
-            parallel=self.parallel,
-            canary=self.strategy == "canary",
-            max_failures=self.max_failures,
-            attempts=self.attempts,
-            attempt_seconds=seconds(self.timeout),
-            stall_seconds=seconds(self.stall),
-            deadline_seconds=seconds(self.deadline),
-            wait_for_nodes=self.wait_for_nodes,
-            dry_run=dry_run,
-        )
-        try:  # the patterns and bounds of its fields
-            return msgspec.convert(msgspec.to_builtins(made), ImageJobRequest)
-        except msgspec.ValidationError as error:
-            raise usage(f"The options cannot be used: {error}", "`--help` shows what each may be.") from None
 
 
 @app.command(
@@ -116,28 +42,18 @@ class How:
   fallow image pull shop/api:prod --on 10%:zone=a --strategy canary
   fallow image pull shop/api@sha256:4f5e... --on web-1,web-2 --detach --json"""
 )
+@takes_how
 def pull(
     ctx: typer.Context,
     reference: Reference,
     on: On = "",
-    parallel: Parallel = "20",
-    strategy: InWaves = "all",
-    max_failures: MaxFailures = "10%",
-    attempts: Attempts = 3,
-    timeout: Timeout = "10m",
-    stall: Stall = "60s",
-    deadline: Deadline = "24h",
-    wait_for_nodes: WaitForNodes = False,
-    project: InProject = "default",
+    *,
+    how: How,
     dry_run: DryRun = False,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Pull an image on nodes; its reference is resolved once, and every node gets exactly that."""
-    how = How(
-        parallel=parallel, strategy=strategy, max_failures=max_failures, attempts=attempts, timeout=timeout,
-        stall=stall, deadline=deadline, wait_for_nodes=wait_for_nodes, project=project,
-    )  # fmt: skip
     _run(ctx, how.request(ImageAction.PULL, reference, on, dry_run=dry_run), detach=detach, as_json=as_json)
 
 
@@ -147,6 +63,7 @@ def pull(
   fallow image update shop/api:prod --on zone=a --strategy canary
   fallow image update shop/api:prod --on all --roll"""
 )
+@takes_how
 def update(
     ctx: typer.Context,
     reference: Reference,
@@ -154,15 +71,8 @@ def update(
     roll: Annotated[
         bool, typer.Option("--roll", help="Then renew the replicas of deployments that use it, one portion at a time.")
     ] = False,
-    parallel: Parallel = "20",
-    strategy: InWaves = "all",
-    max_failures: MaxFailures = "10%",
-    attempts: Attempts = 3,
-    timeout: Timeout = "10m",
-    stall: Stall = "60s",
-    deadline: Deadline = "24h",
-    wait_for_nodes: WaitForNodes = False,
-    project: InProject = "default",
+    *,
+    how: How,
     dry_run: DryRun = False,
     detach: Detach = False,
     as_json: Json = False,
@@ -170,10 +80,6 @@ def update(
     """Ask what a tag stands for now, and pull where a node has something else."""
     if roll and (detach or dry_run):
         raise usage("--roll waits for the pulls to end", "Leave --detach and --dry-run out.")
-    how = How(
-        parallel=parallel, strategy=strategy, max_failures=max_failures, attempts=attempts, timeout=timeout,
-        stall=stall, deadline=deadline, wait_for_nodes=wait_for_nodes, project=project,
-    )  # fmt: skip
     request = how.request(ImageAction.UPDATE, reference, on, dry_run=dry_run)
     _run(ctx, request, detach=detach, as_json=as_json, roll=roll)
 

@@ -40,6 +40,8 @@ class ServerOptions:
     heartbeat_seconds: float = 1.0
     suspect_seconds: float = 3.0
     dead_seconds: float = 8.0
+    cluster_suspect_seconds: float = 5.0
+    cluster_dead_seconds: float = 10.0
     public_url: str = ""  # what people and machines are told to call; empty: made from `listen`
     keep_audit_seconds: float = 400 * 86400.0
     keep_image_tasks_seconds: float = 30 * 86400.0

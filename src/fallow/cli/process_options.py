@@ -137,6 +137,18 @@ SuspectAfter = Annotated[
 DeadAfter = Annotated[
     str, typer.Option("--dead-after", metavar="DURATION", help="Silence after which its replicas are replaced.")
 ]
+ClusterSuspectAfter = Annotated[
+    str,
+    typer.Option(
+        "--cluster-suspect-after", metavar="DURATION", help="Silence after which a member cluster gets nothing new."
+    ),
+]
+ClusterDeadAfter = Annotated[
+    str,
+    typer.Option(
+        "--cluster-dead-after", metavar="DURATION", help="Silence after which what a member cluster ran is replaced."
+    ),
+]
 KeepAudit = Annotated[
     str, typer.Option("--keep-audit", metavar="DURATION", help="For how long the audit record is kept.")
 ]

@@ -22,7 +22,9 @@ from fallow.cli.process_options import (
     Address,
     Advertise,
     CleanImages,
+    ClusterDeadAfter,
     ClusterKey,
+    ClusterSuspectAfter,
     Data,
     DeadAfter,
     DnsListen,
@@ -73,6 +75,8 @@ def server(
     heartbeat: HeartbeatEvery = "1s",
     suspect: SuspectAfter = "3s",
     dead: DeadAfter = "8s",
+    cluster_suspect: ClusterSuspectAfter = "5s",
+    cluster_dead: ClusterDeadAfter = "10s",
     keep_audit: KeepAudit = "400d",
     keep_images: KeepImages = "30d",
     dns_listen: DnsListen = None,
@@ -87,6 +91,9 @@ def server(
     silences = seconds(heartbeat), seconds(suspect), seconds(dead)
     if not 0 < silences[0] < silences[1] < silences[2]:
         raise usage("--heartbeat, --suspect-after and --dead-after must grow in this order")
+    of_clusters = seconds(cluster_suspect), seconds(cluster_dead)
+    if not silences[0] < of_clusters[0] < of_clusters[1]:
+        raise usage("--heartbeat, --cluster-suspect-after and --cluster-dead-after must grow in this order")
     options = ServerOptions(
         data=data or data_folder("server"),
         listen=_address(listen),
@@ -98,6 +105,8 @@ def server(
         heartbeat_seconds=silences[0],
         suspect_seconds=silences[1],
         dead_seconds=silences[2],
+        cluster_suspect_seconds=of_clusters[0],
+        cluster_dead_seconds=of_clusters[1],
         keep_audit_seconds=_kept("--keep-audit", keep_audit),
         keep_image_tasks_seconds=_kept("--keep-image-record", keep_images),
         dns_listen=_dns_listen(dns_listen),

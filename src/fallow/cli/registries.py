@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fallow.cli import completion, output
+from fallow.cli import completion, mirrors, output
 from fallow.cli.failures import Exit, Failure, usage
 from fallow.cli.options import Json
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
 
-app = typer.Typer(no_args_is_help=True, help="Give registries their logins; nodes get them pull by pull.")
+app = typer.Typer(no_args_is_help=True, help="Give registries their logins, and run mirrors of them.")
+app.add_typer(mirrors.app, name="mirror")
 
 Host = Annotated[
     str,
@@ -60,7 +61,7 @@ def add(
         mirror=mirror,
     )
     with session_of(ctx).client() as client:
-        found = client.add_registry(request)
+        found = client.registries.add(request)
     if as_json:
         output.write_json(found)
         return
@@ -94,13 +95,13 @@ def _password(username: str, *, from_stdin: bool) -> str:
 )
 def list_(ctx: typer.Context, as_json: Json = False) -> None:
     """List the registries that are known, without passwords."""
-    show_list(session_of(ctx), lambda client: client.registries(), _table, as_json=as_json, watch=())
+    show_list(session_of(ctx), lambda client: client.registries.known(), _table, as_json=as_json, watch=())
 
 
 def _table(found: Sequence[RegistryView]) -> Table:
     return output.rows(
         output.table("HOST", "LOGIN", "SPOKEN TO BY", "MIRROR", "CHANGED"),
-        ((e.host, e.username or "none", _transport(e), e.mirror, output.clock(e.updated_at)) for e in found),
+        ((e.host, e.username or "none", _transport(e), _mirror(e), output.clock(e.updated_at)) for e in found),
     )
 
 
@@ -108,7 +109,7 @@ def _table(found: Sequence[RegistryView]) -> Table:
 def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
     """Show one registry, without its password."""
     with session_of(ctx).client() as client:
-        found = client.registry(host)
+        found = client.registries.registry(host)
     if as_json:
         output.write_json(found)
         return
@@ -118,7 +119,7 @@ def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
                 ("host", found.host),
                 ("login", found.username or "none"),
                 ("spoken to by", _transport(found)),
-                ("mirror", found.mirror or "none"),
+                ("mirror", _mirror(found) or "none"),
                 ("changed", output.clock(found.updated_at)),
                 ("changed by", found.created_by),
             )
@@ -130,7 +131,7 @@ def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
 def remove(ctx: typer.Context, host: Known) -> None:
     """Forget a registry and its login."""
     with session_of(ctx).client() as client:
-        client.remove_registry(host)
+        client.registries.remove(host)
     output.write(f"{host}: forgotten")
 
 
@@ -143,7 +144,7 @@ def remove(ctx: typer.Context, host: Known) -> None:
 def test(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
     """Try whether a registry answers the control plane and takes its login."""
     with session_of(ctx).client() as client:
-        found = client.check_registry(host)
+        found = client.registries.check(host)
     if as_json:
         output.write_json(found)
         if not found.works:
@@ -164,6 +165,10 @@ def _hint(found: RegistryCheck) -> str:
 
 def _login(found: RegistryView) -> str:
     return f"login {found.username}" if found.username else "no login"
+
+
+def _mirror(found: RegistryView) -> str:
+    return " ".join(filter(None, [found.mirrored_by, found.mirror]))
 
 
 def _transport(found: RegistryView) -> str:

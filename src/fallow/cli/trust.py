@@ -60,7 +60,7 @@ def set_(
         project=project, allow=tuple(allow or ()), require_digest=require_digest, keys=tuple(map(_read, key or ()))
     )
     with session_of(ctx).client() as client:
-        found = client.set_trust(request)
+        found = client.trust.set(request)
     if as_json:
         output.write_json(found)
     else:
@@ -86,7 +86,7 @@ def _read(file: Path) -> str:
 )
 def list_(ctx: typer.Context, as_json: Json = False) -> None:
     """List the projects whose images have rules."""
-    show_list(session_of(ctx), lambda client: client.trust_policies(), _table, as_json=as_json, watch=())
+    show_list(session_of(ctx), lambda client: client.trust.policies(), _table, as_json=as_json, watch=())
 
 
 def _table(found: Sequence[TrustView]) -> Table:
@@ -109,7 +109,7 @@ def _table(found: Sequence[TrustView]) -> Table:
 def show(ctx: typer.Context, project: Project, as_json: Json = False) -> None:
     """Show the rules for the images of a project."""
     with session_of(ctx).client() as client:
-        found = client.trust(project)
+        found = client.trust.policy(project)
     if as_json:
         output.write_json(found)
     else:
@@ -120,7 +120,7 @@ def show(ctx: typer.Context, project: Project, as_json: Json = False) -> None:
 def remove(ctx: typer.Context, project: Project) -> None:
     """Let a project run any image again."""
     with session_of(ctx).client() as client:
-        client.remove_trust(project)
+        client.trust.remove(project)
     output.write(f"{project}: may run any image now")
 
 

@@ -13,6 +13,7 @@ from fallow.cli.options import Deployment, Json, Project, seconds
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.model.deployments import DeploymentView, GenerationView, RollbackRequest
+from fallow.model.units import format_bytes
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
@@ -61,6 +62,20 @@ def update_line(view: DeploymentView) -> str:
     took = f"since {output.clock(status.started_at)}" if status.under_way else f"at {output.clock(status.changed_at)}"
     count = f", {view.updated} of {view.spec.replicas} renewed and healthy" if status.under_way else ""
     return f"{status.state} {way}{took}{count}" + (f": {why}" if why else "")
+
+
+def ahead_line(view: DeploymentView) -> str:
+    """Return what was pulled before the newest generation's replicas were made; empty when nothing was."""
+    found = view.pulled_ahead
+    if found is None or not (found.nodes or found.pending or found.failed):
+        return ""
+    parts = [f"{found.nodes} {'node' if found.nodes == 1 else 'nodes'} in {found.seconds:.1f} s"]
+    parts += [format_bytes(found.fetched_bytes)] if found.fetched_bytes else []
+    parts += [f"{count} {word}" for count, word in ((found.pending, "not yet"), (found.failed, "failed")) if count]
+    told = ", ".join(parts)
+    if found.longest_seconds:
+        told += f"; replicas began up to {found.longest_seconds:.1f} s sooner"
+    return told + (f", the update ended about {found.saved_seconds:.1f} s sooner" if found.saved_seconds >= 0.1 else "")
 
 
 def history(ctx: typer.Context, name: Deployment, project: Project = "", as_json: Json = False) -> None:

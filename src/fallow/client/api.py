@@ -1,4 +1,5 @@
-"""The typed client: one method for every row of `docs/design/api.md`; those of images are in `images`.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images, registries, trust and
+clusters are attributes of it.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -7,18 +8,19 @@ Every method raises a `ClientError`: `ApiError` when the control plane refuses, 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from fallow.client.clusters import ClusterCalls
 from fallow.client.hosts import HostCalls
 from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
 from fallow.client.registries import RegistryCalls
 from fallow.client.streams import split_lines
-from fallow.client.transport import READ_SECONDS, Transport, peer_certificate
+from fallow.client.transport import READ_SECONDS, Transport, part, peer_certificate
+from fallow.client.trust import TrustCalls
 from fallow.client.watching import Change, Watching
 from fallow.model.audit import AuditEntry
 from fallow.model.control import ControlStatus, Level, LogLevel
@@ -55,7 +57,7 @@ class ServerVersion(msgspec.Struct, frozen=True, kw_only=True):
     schema: int | str
 
 
-class Client(RegistryCalls):
+class Client:
     """Speaks to one control plane; synchronous, and safe to use from several threads."""
 
     def __init__(
@@ -72,7 +74,10 @@ class Client(RegistryCalls):
         self.url = self._transport.url
         self.images = ImageCalls(self._transport)
         self.hosts = HostCalls(self._transport)
+        self.clusters = ClusterCalls(self._transport)
         self.image_archives = ArchiveCalls(self._transport)
+        self.registries = RegistryCalls(self._transport)
+        self.trust = TrustCalls(self._transport)
         self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:
@@ -133,11 +138,11 @@ class Client(RegistryCalls):
 
     def member(self, ref: str) -> MemberView:
         """Return the member with that id or name."""
-        return self._get(MemberView, f"/v1/members/{_part(ref)}")
+        return self._get(MemberView, f"/v1/members/{part(ref)}")
 
     def change_member(self, ref: str, change: MemberChange, if_match: int | None = None) -> MemberView:
         """Set labels or scheduling; with `if_match` only when that is still the member's revision."""
-        return self._send(MemberView, "PATCH", f"/v1/members/{_part(ref)}", change, if_match)
+        return self._send(MemberView, "PATCH", f"/v1/members/{part(ref)}", change, if_match)
 
     def remove_member(self, ref: str, *, force: bool = False, keep_containers: bool = False) -> None:
         """Remove a member for good; refused (409) while it holds replicas and is not dead, unless `force`.
@@ -145,7 +150,7 @@ class Client(RegistryCalls):
         Its machine removes what it runs for us, unless `keep_containers`.
         """
         query = _query(force="true" if force else "", keep_containers="true" if keep_containers else "")
-        self._transport.send("DELETE", f"/v1/members/{_part(ref)}", query=query)
+        self._transport.send("DELETE", f"/v1/members/{part(ref)}", query=query)
 
     # pools
 
@@ -155,7 +160,7 @@ class Client(RegistryCalls):
 
     def pool(self, name: str) -> PoolView:
         """Return one pool."""
-        return self._get(PoolView, f"/v1/pools/{_part(name)}")
+        return self._get(PoolView, f"/v1/pools/{part(name)}")
 
     def create_pool(self, request: PoolRequest) -> PoolView:
         """Create a pool; the same once more changes nothing."""
@@ -163,15 +168,15 @@ class Client(RegistryCalls):
 
     def change_pool(self, name: str, change: PoolChange, if_match: int | None = None) -> PoolView:
         """Let a pool grow, or change what later leases get; with `if_match` only when that is still its revision."""
-        return self._send(PoolView, "PATCH", f"/v1/pools/{_part(name)}", change, if_match)
+        return self._send(PoolView, "PATCH", f"/v1/pools/{part(name)}", change, if_match)
 
     def delete_pool(self, name: str) -> None:
         """Delete a pool; refused (409) while members have leases of it."""
-        self._transport.send("DELETE", f"/v1/pools/{_part(name)}")
+        self._transport.send("DELETE", f"/v1/pools/{part(name)}")
 
     def leases(self, pool: str) -> Listing[LeaseView]:
         """Return the leases of a pool, those in quarantine too, by address."""
-        return self._get(Listing[LeaseView], f"/v1/pools/{_part(pool)}/leases")
+        return self._get(Listing[LeaseView], f"/v1/pools/{part(pool)}/leases")
 
     def relabel(self, request: RelabelRequest) -> RelabelResult:
         """Change the labels of every member that a selector picks, or foretell what that would change."""
@@ -185,7 +190,7 @@ class Client(RegistryCalls):
 
     def label_set(self, name: str) -> LabelSetView:
         """Return one label set."""
-        return self._get(LabelSetView, f"/v1/label-sets/{_part(name)}")
+        return self._get(LabelSetView, f"/v1/label-sets/{part(name)}")
 
     def create_label_set(self, request: LabelSetRequest) -> LabelSetView:
         """Make a label set; the same again changes nothing."""
@@ -193,11 +198,11 @@ class Client(RegistryCalls):
 
     def change_label_set(self, name: str, change: LabelSetChange, if_match: int | None = None) -> LabelSetView:
         """Change a label set; with `if_match` only when that is still its revision."""
-        return self._send(LabelSetView, "PATCH", f"/v1/label-sets/{_part(name)}", change, if_match)
+        return self._send(LabelSetView, "PATCH", f"/v1/label-sets/{part(name)}", change, if_match)
 
     def delete_label_set(self, name: str) -> None:
         """Delete a label set; refused (409) while anything uses it."""
-        self._transport.send("DELETE", f"/v1/label-sets/{_part(name)}")
+        self._transport.send("DELETE", f"/v1/label-sets/{part(name)}")
 
     # upgrades of agents
 
@@ -211,7 +216,7 @@ class Client(RegistryCalls):
 
     def stop_upgrade(self, upgrade_id: str) -> UpgradeView:
         """Begin with no further member."""
-        return self._send(UpgradeView, "POST", f"/v1/upgrades/{_part(upgrade_id)}/stop", None)
+        return self._send(UpgradeView, "POST", f"/v1/upgrades/{part(upgrade_id)}/stop", None)
 
     # machines that wait for approval
 
@@ -221,11 +226,11 @@ class Client(RegistryCalls):
 
     def approve(self, reference: str, approval: Approval) -> RegistrationView:
         """Let a machine in."""
-        return self._send(RegistrationView, "POST", f"/v1/registrations/{_part(reference)}/approve", approval)
+        return self._send(RegistrationView, "POST", f"/v1/registrations/{part(reference)}/approve", approval)
 
     def reject(self, reference: str, rejection: Rejection) -> None:
         """Turn a machine away."""
-        self._transport.send("POST", f"/v1/registrations/{_part(reference)}/reject", body=rejection)
+        self._transport.send("POST", f"/v1/registrations/{part(reference)}/reject", body=rejection)
 
     # tokens
 
@@ -239,15 +244,15 @@ class Client(RegistryCalls):
 
     def token(self, token_id: str) -> TokenView:
         """Return one token with those who used it."""
-        return self._get(TokenView, f"/v1/tokens/{_part(token_id)}")
+        return self._get(TokenView, f"/v1/tokens/{part(token_id)}")
 
     def extend_token(self, token_id: str, seconds: float) -> TokenView:
         """Let a join token last for so many seconds from now."""
-        return self._send(TokenView, "PATCH", f"/v1/tokens/{_part(token_id)}", TokenChange(ttl_seconds=seconds))
+        return self._send(TokenView, "PATCH", f"/v1/tokens/{part(token_id)}", TokenChange(ttl_seconds=seconds))
 
     def revoke_token(self, token_id: str) -> None:
         """Make a token worthless."""
-        self._transport.send("DELETE", f"/v1/tokens/{_part(token_id)}")
+        self._transport.send("DELETE", f"/v1/tokens/{part(token_id)}")
 
     # deployments and replicas
 
@@ -301,7 +306,7 @@ class Client(RegistryCalls):
 
     def logs(self, replica_id: str, *, follow: bool = False, tail: int = 100) -> Iterator[str]:
         """Yield the last `tail` lines of a replica's log; with `follow` also those to come."""
-        return self._lines(f"/v1/replicas/{_part(replica_id)}/logs", follow, tail)
+        return self._lines(f"/v1/replicas/{part(replica_id)}/logs", follow, tail)
 
     def deployment_logs(self, project: str, name: str, *, follow: bool = False, tail: int = 100) -> Iterator[str]:
         """Yield the lines of all replicas of a deployment as `replica | line`."""
@@ -379,12 +384,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _part(text: str) -> str:
-    return quote(text, safe="")
-
-
 def _deployment(project: str, name: str) -> str:
-    return f"/v1/deployments/{_part(project)}/{_part(name)}"
+    return f"/v1/deployments/{part(project)}/{part(name)}"
 
 
 def _query(**query: str) -> dict[str, str]:

@@ -3,10 +3,9 @@
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
-from urllib.parse import quote
 
 from fallow.client.listings import Listing, decoded
-from fallow.client.transport import Transport
+from fallow.client.transport import Transport, part
 from fallow.model.image_requests import (
     DriftView,
     ImageJobRequest,
@@ -41,11 +40,11 @@ class ImageCalls:
 
     def job(self, job_id: str) -> ImageJobView:
         """Return one job."""
-        return self._get(ImageJobView, f"/v1/image-jobs/{quote(job_id, safe='')}")
+        return self._get(ImageJobView, f"/v1/image-jobs/{part(job_id)}")
 
     def change_job(self, job_id: str, change: str) -> ImageJobView:
         """Pause, resume, cancel or retry a job."""
-        path = f"/v1/image-jobs/{quote(job_id, safe='')}/{change}"
+        path = f"/v1/image-jobs/{part(job_id)}/{change}"
         return decoded(ImageJobView, self._transport.send("POST", path), self._transport.url)
 
     def tasks(self, filters: Mapping[str, str], after: str = "", limit: int = 1000) -> Listing[ImageTaskView]:
@@ -91,7 +90,7 @@ class ImageCalls:
 
     def delete_schedule(self, name: str) -> None:
         """Delete a schedule."""
-        self._transport.send("DELETE", f"/v1/image-schedules/{quote(name, safe='')}")
+        self._transport.send("DELETE", f"/v1/image-schedules/{part(name)}")
 
     def _get(self, kind: type[T], path: str, **query: str) -> T:
         asked = {key: value for key, value in query.items() if value}

@@ -1,61 +1,48 @@
-"""The part of the client for registries and for the images that projects may run."""
-
-from typing import TypeVar
-from urllib.parse import quote
+"""The typed client's calls about registries. Every method raises a `ClientError`."""
 
 from fallow.client.listings import Listing, decoded
-from fallow.client.transport import Transport
+from fallow.client.transport import Transport, part
+from fallow.model.mirrors import MirrorRequest, MirrorView
 from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
-from fallow.model.trust import TrustRequest, TrustView
 
-T = TypeVar("T")
+PATH = "/v1/registries"
+MIRRORS = "/v1/registry-mirrors"
 
 
 class RegistryCalls:
-    """Calls of the client; what each raises is told there."""
+    """Registries that the control plane knows."""
 
-    url: str
-    _transport: Transport
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def registries(self) -> Listing[RegistryView]:
+    def known(self) -> Listing[RegistryView]:
         """Return the registries that are known, by host."""
-        return self._answer(Listing[RegistryView], "GET", "/v1/registries")
+        return decoded(Listing[RegistryView], self._transport.send("GET", PATH), self._transport.url)
 
     def registry(self, host: str) -> RegistryView:
         """Return one registry."""
-        return self._answer(RegistryView, "GET", f"/v1/registries/{_part(host)}")
+        return decoded(RegistryView, self._transport.send("GET", f"{PATH}/{part(host)}"), self._transport.url)
 
-    def add_registry(self, request: RegistryRequest) -> RegistryView:
+    def add(self, request: RegistryRequest) -> RegistryView:
         """Make a registry known, or replace all that is known of it."""
-        return self._answer(RegistryView, "POST", "/v1/registries", request)
+        return decoded(RegistryView, self._transport.send("POST", PATH, body=request), self._transport.url)
 
-    def remove_registry(self, host: str) -> None:
+    def remove(self, host: str) -> None:
         """Forget a registry and its login."""
-        self._transport.send("DELETE", f"/v1/registries/{_part(host)}")
+        self._transport.send("DELETE", f"{PATH}/{part(host)}")
 
-    def check_registry(self, host: str) -> RegistryCheck:
+    def check(self, host: str) -> RegistryCheck:
         """Try whether a registry answers the control plane, and takes its login."""
-        return self._answer(RegistryCheck, "POST", f"/v1/registries/{_part(host)}/test")
+        return decoded(RegistryCheck, self._transport.send("POST", f"{PATH}/{part(host)}/test"), self._transport.url)
 
-    def trust_policies(self) -> Listing[TrustView]:
-        """Return the rules on images, by project."""
-        return self._answer(Listing[TrustView], "GET", "/v1/trust")
+    def mirrors(self) -> Listing[MirrorView]:
+        """Return the mirrors that the control plane runs, by name."""
+        return decoded(Listing[MirrorView], self._transport.send("GET", MIRRORS), self._transport.url)
 
-    def trust(self, project: str) -> TrustView:
-        """Return which images a project may run."""
-        return self._answer(TrustView, "GET", f"/v1/trust/{_part(project)}")
+    def create_mirror(self, request: MirrorRequest) -> MirrorView:
+        """Run a mirror of a registry, or change the one of this name."""
+        return decoded(MirrorView, self._transport.send("POST", MIRRORS, body=request), self._transport.url)
 
-    def set_trust(self, request: TrustRequest) -> TrustView:
-        """Say which images a project may run."""
-        return self._answer(TrustView, "PUT", f"/v1/trust/{_part(request.project)}", request)
-
-    def remove_trust(self, project: str) -> None:
-        """Let a project run any image again."""
-        self._transport.send("DELETE", f"/v1/trust/{_part(project)}")
-
-    def _answer(self, kind: type[T], method: str, path: str, body: object = None) -> T:
-        return decoded(kind, self._transport.send(method, path, body=body), self.url)
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
+    def delete_mirror(self, name: str) -> None:
+        """Run a mirror no more."""
+        self._transport.send("DELETE", f"{MIRRORS}/{part(name)}")

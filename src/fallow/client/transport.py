@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import msgspec
@@ -20,6 +20,11 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 
 _problem = msgspec.json.Decoder(Problem)
+
+
+def part(text: str) -> str:
+    """Return a name as one part of a path, whatever is in it."""
+    return quote(text, safe="")
 
 
 def check_url(url: str) -> str:

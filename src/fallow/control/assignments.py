@@ -1,9 +1,8 @@
 """Tells every connected node what to run: everything when it connects, then what changes."""
 
-from fallow.control.hub import Hub, Link
+from fallow.control.hub import Hub, Link, node_called
 from fallow.decide.assignments import assignment_of, assignments_of
 from fallow.model.deployments import Replica, Template
-from fallow.model.members import Member, Role
 from fallow.model.wire import Assign, Assignment
 from fallow.store.cache import Cache
 
@@ -18,8 +17,7 @@ class Assignments:
 
     def greet(self, link: Link) -> None:
         """Tell a session that has just opened everything its node should run."""
-        member = self._cache.get("members", link.member_id)
-        if not isinstance(member, Member) or member.role is not Role.NODE:
+        if node_called(self._cache, link.member_id) is None:
             return
         snapshot = self._cache.snapshot()
         wanted = assignments_of(snapshot, link.member_id)

@@ -8,14 +8,16 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from fallow.control.ids import new_id
+from fallow.model.members import Member, Role
 from fallow.model.names import NamesReport
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
+from fallow.store.cache import Cache
 
 LOG_BACKLOG_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 256  # what a chunk weighs beside its text
@@ -23,6 +25,12 @@ CHUNK_BYTES = 256  # what a chunk weighs beside its text
 
 class HubError(Exception):
     """The member cannot be reached; the text says why."""
+
+
+def node_called(cache: Cache, member_id: str) -> Member | None:
+    """Return the member with this id if it is still known, and is a node."""
+    found = cache.get("members", member_id)
+    return found if isinstance(found, Member) and found.role is Role.NODE else None
 
 
 class Link(Protocol):
@@ -91,12 +99,16 @@ class Hub:
         self._name_servers: dict[Link, None] = {}  # sessions of those that serve names, in the order they came
         self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
         self._logs: dict[str, tuple[str, Backlog]] = {}  # stream id -> member id, chunks
+        self._remotes: dict[str, int] = {}  # up to which revision a member's gateways do what they were asked
+        self._remotes_said: dict[str, int] = {}  # by sessions of this process, in their words
+        self._cleared: set[str] | None = None  # replicas our host lets stop; None: there is no session with one
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
 
     def open(self, link: Link, serves_names: bool = False) -> None:
         """Take in a new session; an older one of the same member is closed."""
         if serves_names:
             self._name_servers[link] = None
+        self._remotes_said.pop(link.member_id, None)
         older = self._links.get(link.member_id)
         self._links[link.member_id] = link
         if older is not None:
@@ -150,6 +162,7 @@ class Hub:
                     self._usage.get(id_),
                     self._proxies.get(id_),
                     self._names.get(id_),
+                    self._remotes.get(id_, 0),
                 )
                 for id_ in sorted(known)
             )
@@ -173,6 +186,7 @@ class Hub:
                 self.proxied(news.member_id, news.report)
             if news.names is not None:
                 self.named(news.member_id, news.names)
+            self.remotes_done(news.member_id, news.remotes)
         if came:
             self._changed()
 
@@ -233,9 +247,62 @@ class Hub:
         """Return what a gateway's name server last said it does."""
         return self._names.get(member_id)
 
+    def remotes_said(self, member_id: str, revision: int) -> None:
+        """Note up to which revision a member says that its gateways do what SetRemotes asked."""
+        self._remotes_said[member_id] = revision
+        self._changed()
+
+    def remotes_heard(self, member_id: str) -> int:
+        """Return what a member said on its open session; 0: nothing yet."""
+        return self._remotes_said.get(member_id, 0)
+
+    def remotes_done(self, member_id: str, revision: int) -> None:
+        """Note up to which revision of the store a member's gateways do all that they should."""
+        if self._remotes.get(member_id, 0) != revision:
+            self._remotes[member_id] = revision
+            self._changed()
+
+    def remotes(self, member_id: str) -> int:
+        """Return up to which revision of the store a member's gateways do all that they should."""
+        return self._remotes.get(member_id, 0)
+
+    @property
+    def cleared(self) -> frozenset[str] | None:
+        """Return the leaving replicas that our host lets stop; None: there is no session with a host."""
+        return frozenset(self._cleared) if self._cleared is not None else None
+
+    def host_opened(self) -> None:
+        """Note that there is a session with our host, which has let nothing stop yet."""
+        self._cleared = set()
+        self._changed()
+
+    def host_closed(self) -> None:
+        """Note that there is no session with our host any more."""
+        self._cleared = None
+        self._changed()
+
+    def clear(self, replica_ids: Iterable[str]) -> None:
+        """Note that no gateway outside this cluster asks these replicas any more."""
+        if self._cleared is not None:
+            self._cleared.update(replica_ids)
+            self._changed()
+
+    def keep_cleared(self, leaving: Collection[str]) -> None:
+        """Forget what was cleared of replicas that are not leaving any more."""
+        if self._cleared is not None:
+            self._cleared.intersection_update(leaving)
+
     def forget(self, member_id: str) -> None:
         """Drop everything known of a member that was removed."""
-        for known in (self._seen, self._heard, self._usage, self._proxies, self._names):
+        for known in (
+            self._seen,
+            self._heard,
+            self._usage,
+            self._proxies,
+            self._names,
+            self._remotes,
+            self._remotes_said,
+        ):
             known.pop(member_id, None)
 
     def disconnect(self, member_id: str, reason: str, clean: bool = False) -> None:

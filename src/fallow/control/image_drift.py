@@ -39,17 +39,28 @@ async def newest(snapshot: Snapshot, resolver: Resolves | None, now: float) -> d
 
 
 def image_drift_controller(new_id: Callable[[], str]) -> Controller:
-    """Return the loop that tells of drift, each once; what there is when it begins was told before."""
+    """Return the loop that tells of drift, each once; what there is when it begins was told before.
+
+    It looks at all tasks there are, so it looks every EVERY_SECONDS and not whenever a node tells of its images, and
+    not at all where nothing has changed.
+    """
     told: set[DriftView] | None = None
+    seen: tuple[object, ...] = ()
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
-        nonlocal told
+        nonlocal told, seen
+        sight = (snapshot.node_images, snapshot.image_jobs, snapshot.image_tasks, snapshot.members)
+        if len(seen) == len(sight) and all(before is after for before, after in zip(seen, sight, strict=True)):
+            return Plan()
+        seen = sight
         found = drift(snapshot) if snapshot.node_images and snapshot.image_jobs else []
         news = [each for each in found if told is not None and each not in told][:AT_ONCE]
         told = ((told or set()) & set(found)) | (set(news) if told is not None else set(found))
+        if len(told) < len(set(found)):
+            seen = ()  # the rest is told next time
         return Plan(steps=[_told(each, now, new_id) for each in news])
 
-    return Controller(name="image-drift", kinds=frozenset({"node-images"}), every_seconds=EVERY_SECONDS, decide=decide)
+    return Controller(name="image-drift", kinds=frozenset(), every_seconds=EVERY_SECONDS, decide=decide)
 
 
 def _told(found: DriftView, now: float, new_id: Callable[[], str]) -> Step:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from fallow.control.hub import Hub, Link
+from fallow.control.hub import Hub, Link, node_called
 from fallow.decide.image_needs import needed
 from fallow.decide.snapshot import Snapshot
 from fallow.model.image_jobs import CleanRules, ImageAction, ImageJob, ImageOrder, ImageTask, TaskReport, TaskState
-from fallow.model.members import Member, Role
+from fallow.model.members import Member
 from fallow.model.wire import IMAGES_PROTOCOL, SetImageTasks
 from fallow.store.cache import Cache
 
@@ -30,8 +30,7 @@ class ImageOrders:
 
     def greet(self, link: Link) -> None:
         """Tell a session that has just opened all tasks of its node."""
-        member = self._cache.get("members", link.member_id)
-        if not isinstance(member, Member) or member.role is not Role.NODE:
+        if node_called(self._cache, link.member_id) is None:
             return
         tasks = self._cache.snapshot().image_tasks_at_work.get(link.member_id, [])
         if link.protocol < IMAGES_PROTOCOL:

@@ -66,7 +66,7 @@ class ImageRequests:
     async def draft(self, request: ImageJobRequest, actor: str, id_: str = "") -> tuple[ImageJob, list[Member]]:
         """Return the job a request stands for, not stored, and whom it would reach now. Raises Refused."""
         reference = _checked(request)
-        meant = self._meant(request)
+        meant = self.meant(request.target, absent_too=request.wait_for_nodes)
         image = None
         if request.action in (ImageAction.PULL, ImageAction.UPDATE):
             image = await self._resolved(reference, request.project)
@@ -209,16 +209,16 @@ class ImageRequests:
             retried_at_revision=max((task.revision for task in again), default=job.retried_at_revision),
         )
 
-    def _meant(self, request: ImageJobRequest) -> list[Member]:
-        """Return whom a request means now. Raises Refused."""
-        snapshot, target = self._cache.snapshot(), request.target
-        _check_target(snapshot, target, absent_too=request.wait_for_nodes)
+    def meant(self, target: ImageTarget, *, absent_too: bool = False) -> list[Member]:
+        """Return whom a target means now, by name; with `absent_too` it may be nobody. Raises Refused."""
+        snapshot = self._cache.snapshot()
+        check_target(snapshot, target, absent_too=absent_too)
         found = targeted(snapshot, target, self._hub.usages())
-        if not found and not request.wait_for_nodes:
+        if not found and not absent_too:
             what = f"{target.selector!r} selects" if target.selector else "is there"
             raise refuse(
                 404, "nobody-meant", "Nobody is meant", f"of {len(snapshot.nodes)} nodes there is none that {what}",
-                "fallow node list -l SELECTOR shows whom it selects; --wait-for-nodes leaves the job open for them",
+                "fallow node list -l SELECTOR shows whom it selects; a pull may wait for them: --wait-for-nodes",
             )  # fmt: skip
         return sorted(found, key=lambda member: member.name)
 
@@ -263,7 +263,8 @@ def _checked(request: ImageJobRequest) -> str:
         raise refuse(422, "bad-reference", "Not an image reference", str(error), "such as nginx:1.27") from None
 
 
-def _check_target(snapshot: Snapshot, target: ImageTarget, *, absent_too: bool) -> None:
+def check_target(snapshot: Snapshot, target: ImageTarget, *, absent_too: bool = False) -> None:
+    """Refuse a target that means nobody for certain. Raises Refused (400, 404)."""
     if target.names and target.selector:
         raise refuse(400, "bad-request", "Which nodes?", "give either names or a selector")
     try:

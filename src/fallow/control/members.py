@@ -5,7 +5,8 @@ One process judges, with what all of them hear; every process ends its own sessi
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,9 +15,10 @@ from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.clones import superseded
 from fallow.decide.members import Liveness, in_outage, judge
-from fallow.decide.plan import Plan
+from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member, MemberState
 
 LOOK_SECONDS = 0.5
@@ -25,37 +27,74 @@ HELD_UP_SECONDS = 1.0  # between two looks: then this process stood still, and h
 _log = structlog.get_logger("fallow.control")
 
 
+class _Watch:
+    """What the loop has been through with one kind of members: clusters, or all others."""
+
+    def __init__(self, settings: Settings, began: float, clusters: bool) -> None:
+        self.suspect = settings.cluster_suspect_seconds if clusters else settings.suspect_after_seconds
+        self.dead = settings.cluster_dead_seconds if clusters else settings.dead_after_seconds
+        self._clusters = clusters
+        self._began = began
+        self._outage_at = -math.inf
+
+    def judge(
+        self, snapshot: Snapshot, silences: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
+    ) -> Sequence[Step]:
+        """Return the changes of state, and note an outage."""
+        now, at = moment.now, moment.at
+        counted_from = moment.held_up_at - (self.dead - self.suspect)
+        rules = Liveness(
+            suspect_after_seconds=self.suspect,
+            dead_after_seconds=self.dead,
+            watching_since=now - (at - self._began),
+            outage_at=now - (at - max(self._outage_at, counted_from)),
+            clusters=self._clusters,
+        )
+        seen = {member_id: now - silence for member_id, silence in silences.items()}
+        if in_outage(rules.members(snapshot), seen, now, rules):
+            if at - self._outage_at > self.dead:
+                whom = "clusters" if self._clusters else "members"
+                _log.warning(f"most {whom} are silent at once; nobody is declared dead")
+            self._outage_at = at
+        return judge(snapshot, seen, now, rules, new_id).steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A look: by the wall clock, by the steady one, and when, by the latter, this process last stood still."""
+
+    now: float
+    at: float
+    held_up_at: float
+
+
 def members_controller(
     hub: Hub, settings: Settings, new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic
 ) -> Controller:
     """Return the loop, which counts as watching from now on; `steady` gives seconds that nobody sets.
 
     After it was held up it counts silences anew, as far as a member has to be silent for as long again as makes it
-    suspect before it is dead: what others heard of it comes a moment later.
+    suspect before it is dead: what others heard of it comes a moment later. Our own nodes, as a cluster, are heard for
+    as long as we are here.
     """
-    began, outage_at = steady(), -math.inf
-    looked_at, held_up_at = began, -math.inf
+    began = looked_at = steady()
+    held_up_at = -math.inf
+    watches = _Watch(settings, began, False), _Watch(settings, began, True)
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
-        nonlocal outage_at, looked_at, held_up_at
+        nonlocal looked_at, held_up_at
         at = steady()
         if at - looked_at > HELD_UP_SECONDS:
             held_up_at = at
         looked_at = at
-        counted_from = held_up_at - (settings.dead_after_seconds - settings.suspect_after_seconds)
-        rules = Liveness(
-            suspect_after_seconds=settings.suspect_after_seconds,
-            dead_after_seconds=settings.dead_after_seconds,
-            watching_since=now - (at - began),
-            outage_at=now - (at - max(outage_at, counted_from)),
-        )
-        silences = hub.silences()
-        seen = {member_id: now - silence for member_id, silence in silences.items()}
-        if in_outage(snapshot.members, seen, now, rules):
-            if at - outage_at > settings.dead_after_seconds:
-                _log.warning("most members are silent at once; nobody is declared dead")
-            outage_at = at
-        return judge(snapshot, seen, now, rules, new_id)
+        if HERE_ID in snapshot.clusters:
+            hub.heard(HERE_ID)
+        moment, silences = _Moment(now, at, held_up_at), hub.silences()
+        machines, clusters = watches
+        steps = [*machines.judge(snapshot, silences, moment, new_id)]
+        if snapshot.clusters:
+            steps += clusters.judge(snapshot, silences, moment, new_id)
+        return Plan(steps=steps)
 
     return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=LOOK_SECONDS, decide=decide)
 
@@ -75,7 +114,7 @@ def purge_controller(
             watching_since=now,
         )
         seen = {member_id: now - silence for member_id, silence in hub.silences().items()}
-        if in_outage(snapshot.members, seen, now, rules) or _all_dead(snapshot):
+        if in_outage(snapshot.machines, seen, now, rules) or _all_dead(snapshot):
             calm = at
         patience = Patience(purge_after_seconds=settings.purge_after_seconds, calm_since=now - (at - calm))
         return purge(snapshot, now, patience, new_id)
@@ -90,7 +129,7 @@ def _every(settings: Settings) -> float:
 
 def _all_dead(snapshot: Snapshot) -> bool:
     """Say whether nobody is left who could tell that we can be reached."""
-    return not any(found.state is MemberState.READY for found in snapshot.members.values())
+    return not any(found.state is MemberState.READY for found in snapshot.machines.values())
 
 
 def sessions_controller(hub: Hub, settings: Settings) -> Controller:

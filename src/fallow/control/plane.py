@@ -20,6 +20,7 @@ from fallow.control.audit import witness
 from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
+from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.here import Here
 from fallow.control.hosts import Hosts
@@ -41,6 +42,7 @@ from fallow.control.pools import leases_controller
 from fallow.control.pulls import Pulls
 from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.registries import Registries
+from fallow.control.remotes import Remotes
 from fallow.control.resolving import Resolver
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
@@ -50,6 +52,7 @@ from fallow.control.shares import Shares
 from fallow.control.tokens import Tokens
 from fallow.control.upgrades import Upgrades, upgrades_controller
 from fallow.control.vault import Vault
+from fallow.decide.federation.shapes import questions
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
 from fallow.drivers.registry import Registry
@@ -112,7 +115,8 @@ class ControlPlane:
         self.vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
         self.registries = Registries(self.cache, self.applier, self.vault, self._distribution, clock)
         self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
-        self.shares = Shares(self.cache, self.applier, clock, lambda _: ())
+        self.remotes = Remotes(self.hub, settings, steady)
+        self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
         self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead
         self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
         self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
@@ -145,6 +149,7 @@ class ControlPlane:
         return (
             sessions_controller(self.hub, self.settings),
             RoutesLoop(self.hub).controller(),
+            self.remotes.controller(),
             self.names.controller(),
             self.peers.controller(),
             self.peers.apart_controller(),
@@ -157,6 +162,7 @@ class ControlPlane:
             registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
+            federation_controller(new_id),
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from fallow.control.commits import commit_again
-from fallow.control.hub import Link
+from fallow.control.hub import Link, node_called
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
 from fallow.control.resolving import Resolver, Unresolved
@@ -18,7 +18,8 @@ from fallow.drivers.authority import AuthorityError
 from fallow.model.deployments import Replica, Template
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.images import BlobSource, ImageErrorKind, PlatformImage, PullGrant, ResolvedImage
-from fallow.model.members import Member, Role
+from fallow.model.kinds import KIND_OF
+from fallow.model.members import Member
 from fallow.model.references import Reference, parse_reference
 from fallow.model.wire import PullAsked, PullGranted
 from fallow.store.applier import Applier
@@ -44,12 +45,11 @@ def no_helpers(_member: Member, _image: PlatformImage) -> tuple[str, tuple[BlobS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wanted:
-    """What a node was told to pull: for a project, and what is known of it already."""
+    """What a node was told to pull: for a project, and which record keeps what that stands for."""
 
     reference: Reference
     project: str
-    image: ResolvedImage | None
-    template: Template | None = None
+    keeper: Template | ImageJob
 
 
 class _Denied(Exception):  # noqa: N818 - an answer
@@ -89,8 +89,8 @@ class Pulls:
     async def grant(self, member_id: str, asked: PullAsked) -> PullGrant:
         """Return what a member may pull, or why not; raises nothing that a node could cause."""
         try:
-            member = self._cache.get("members", member_id)
-            if not isinstance(member, Member) or member.role is not Role.NODE:
+            member = node_called(self._cache, member_id)
+            if member is None:
                 raise _Denied("only nodes pull images")
             wanted = await self._wanted(member, asked)
             return await self._granted(member, asked, wanted)
@@ -129,8 +129,8 @@ class Pulls:
             raise _Denied(f"image task {task_id[:80]!r} pulls nothing")
         reference = _parsed(job.reference)
         template = self._pulled_ahead(job, reference) if job.image is None else None
-        image = template.image if template is not None else job.image
-        return _Wanted(reference=reference, project=job.project, image=image, template=template)
+        keeper = template if template is not None else job
+        return _Wanted(reference=reference, project=job.project, keeper=keeper)
 
     async def _of_replica(self, member: Member, replica_id: str) -> _Wanted:
         replica = await self._cache.latest("replicas", replica_id)
@@ -140,7 +140,7 @@ class Pulls:
         if not isinstance(template, Template):
             raise _Denied(f"replica {replica_id[:80]!r} has no template any more")
         reference = _parsed(template.container.image)
-        return _Wanted(reference=reference, project=replica.project, image=template.image, template=template)
+        return _Wanted(reference=reference, project=replica.project, keeper=template)
 
     def _pulled_ahead(self, job: ImageJob, reference: Reference) -> Template | None:
         """Return the template that a job pulls ahead for: its replicas must get the same bytes later."""
@@ -191,7 +191,7 @@ class Pulls:
 
     async def _resolved(self, member: Member, wanted: _Wanted) -> ResolvedImage:
         """Return the one image for all nodes: what was resolved first stays so. Raises Unresolved."""
-        known = wanted.image
+        known = wanted.keeper.image
         if known is not None and known.for_architecture(member.facts.architecture) is not None:
             await self._resolver.check_signed(known, wanted.project)  # the rules may have changed since
             return known
@@ -200,16 +200,18 @@ class Pulls:
             found = await self._resolver.resolve(text, wanted.project)
             found = msgspec.structs.replace(found, reference=known.reference)
         else:
-            since = wanted.template.created_at if wanted.template is not None else 0.0
-            found = await self._resolver.resolve(wanted.reference.text, wanted.project, since=since)
-        return await self._pinned(wanted.template, found) if wanted.template is not None else found
+            found = await self._resolver.resolve(wanted.reference.text, wanted.project, since=wanted.keeper.created_at)
+        return await self._pinned(wanted.keeper, found)
 
-    async def _pinned(self, template: Template, found: ResolvedImage) -> ResolvedImage:
-        """Keep with the template what its reference stands for, unless another process has; return what is kept."""
+    async def _pinned(self, keeper: Template | ImageJob, found: ResolvedImage) -> ResolvedImage:
+        """Keep with a record what its reference stands for, unless another process has; return what is kept.
+
+        A job has no image yet when its registry could not be reached as it was made.
+        """
 
         def decide() -> tuple[Step | None, ResolvedImage]:
-            now = self._cache.get("templates", template.id)
-            if not isinstance(now, Template):
+            now = self._cache.get(KIND_OF[type(keeper)], keeper.id)
+            if not isinstance(now, Template | ImageJob):
                 return None, found
             if now.image is not None and (now.image.digest != found.digest or now.image.platforms == found.platforms):
                 return None, now.image

@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
-from fallow.control.refusals import not_found, refuse
+from fallow.control.refusals import Refused, not_found, refuse
 from fallow.control.vault import Vault
 from fallow.decide.events import event
+from fallow.decide.mirrors import mirror_of
 from fallow.decide.plan import Step
+from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import AuthorityError
 from fallow.drivers.registry import Access, Registry, RegistryError
 from fallow.model.images import RegistryLogin
@@ -35,15 +37,16 @@ class Registries:
 
     def views(self) -> tuple[RegistryView, ...]:
         """Return all registries, by host."""
-        return tuple(_view(found) for _, found in sorted(self._cache.snapshot().registries.items()))
+        snapshot = self._cache.snapshot()
+        return tuple(_view(snapshot, found) for _, found in sorted(snapshot.registries.items()))
 
     def view(self, host: str) -> RegistryView:
         """Return one registry. Raises Refused (404)."""
-        return _view(self._known(host))
+        return _view(self._cache.snapshot(), self._known(host))
 
     async def add(self, request: RegistryRequest, actor: str) -> RegistryView:
         """Make a registry known, or replace all that is known of it. Raises Refused and StoreError."""
-        host = _ALIASES.get(request.host, request.host)
+        host = canonical(request.host)
         if bool(request.username) != bool(request.password):
             raise refuse(
                 422, "bad-login", "Half a login", "a user name needs a password, and a password a user name",
@@ -62,6 +65,9 @@ class Registries:
             now, before = self._clock(), self._cache.snapshot().registries.get(host)
             if before is None and len(self._cache.snapshot().registries) >= MAX_REGISTRIES:
                 raise refuse(409, "too-many", "Too many registries", f"there are {MAX_REGISTRIES} already")
+            mirrored_by = before.mirrored_by if before else ""
+            if mirrored_by and request.mirror:
+                raise has_mirror(host, mirrored_by)
             made = KnownRegistry(
                 id=host,
                 created_at=before.created_at if before else now,
@@ -71,6 +77,7 @@ class Registries:
                 sealed_password=sealed,
                 insecure=request.insecure,
                 mirror=request.mirror,
+                mirrored_by=mirrored_by,
                 created_by=actor,
             )
             words = "RegistryChanged" if before else "RegistryAdded", "is changed" if before else "is known"
@@ -86,6 +93,8 @@ class Registries:
 
         def decide() -> tuple[Step, None]:
             now, found = self._clock(), self._known(host)
+            if found.mirrored_by:
+                raise has_mirror(found.id, found.mirrored_by)
             text = f"registry {found.id} is forgotten, with its login"
             told = event(new_id(), now, actor, "registry", found.id, found.id, "RegistryRemoved", text)
             return Step(puts=(told,), deletes=(found,)), None
@@ -95,7 +104,7 @@ class Registries:
     async def check(self, host: str) -> RegistryCheck:
         """Ask a registry whether it takes its login; one that is not known is asked with none."""
         began = time.monotonic()
-        host = _ALIASES.get(host, host)
+        host = canonical(host)
         try:
             await self._driver.check(self.access(host))
         except (RegistryError, AuthorityError) as error:
@@ -116,15 +125,27 @@ class Registries:
         return Access(host=host, login=login, insecure=found.insecure)
 
     def mirror(self, host: str) -> str:
-        """Return the mirror an operator named for a registry; empty when there is none."""
+        """Return the mirror of a registry, that an operator named or that we run; empty when none serves."""
         found = self._cache.get("registries", host)
-        return found.mirror if isinstance(found, KnownRegistry) else ""
+        return mirror_of(self._cache.snapshot(), found) if isinstance(found, KnownRegistry) else ""
 
     def _known(self, host: str) -> KnownRegistry:
-        found = self._cache.get("registries", _ALIASES.get(host, host))
+        found = self._cache.get("registries", canonical(host))
         if not isinstance(found, KnownRegistry):
             raise not_found(f"registry {host[:80]!r}", "fallow registry list shows all that are known")
         return found
+
+
+def has_mirror(host: str, name: str) -> Refused:
+    """Return the refusal of what cannot be while we run a mirror of a registry."""
+    return refuse(
+        409, "has-mirror", "It has a mirror", f"{host} is mirrored by {name!r}", f"fallow registry mirror delete {name}"
+    )
+
+
+def canonical(host: str) -> str:
+    """Return the name under which a registry is known here."""
+    return _ALIASES.get(host, host)
 
 
 def _about(host: str, username: str, *, insecure: bool) -> str:
@@ -136,17 +157,18 @@ def _terms(found: KnownRegistry) -> str:
     parts = (
         f"login {found.username}" if found.username else "no login",
         "plain HTTP" if found.insecure else "HTTPS",
-        f"mirror {found.mirror}" if found.mirror else "",
+        f"mirror {found.mirror or found.mirrored_by}" if found.mirror or found.mirrored_by else "",
     )
     return ", ".join(part for part in parts if part)
 
 
-def _view(found: KnownRegistry) -> RegistryView:
+def _view(snapshot: Snapshot, found: KnownRegistry) -> RegistryView:
     return RegistryView(
         host=found.id,
         username=found.username,
         insecure=found.insecure,
-        mirror=found.mirror,
+        mirror=mirror_of(snapshot, found),
+        mirrored_by=found.mirrored_by,
         revision=found.revision,
         created_at=found.created_at,
         updated_at=found.updated_at,

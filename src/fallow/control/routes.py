@@ -4,20 +4,26 @@ Every control plane tells the gateways whose sessions it holds; the one that lea
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
-from fallow.decide.routes import leaving, render, withdrawn
+from fallow.decide.remotes import listening
+from fallow.decide.routes import Elsewhere, Place, Rendered, leaving, place_of, render_all, withdrawn
+from fallow.decide.services import own_region
 from fallow.decide.snapshot import Snapshot
+from fallow.model.remotes import RemoteService
 from fallow.model.routes import ProxyState
 from fallow.model.wire import SetProxy
 
+# What routes are made of.
+ROUTED = frozenset({"replicas", "members", "deployments", "shares", "remote-services", "hosts", SESSIONS})
+
 
 def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
-    """Return the loop that lets replicas stop; it goes by what gateways report.
+    """Return the loop that lets replicas stop; it goes by what gateways report, and members and the host of theirs.
 
     `steady` gives seconds that nobody sets: drains are measured with it, or a clock put forward would cut requests.
     """
@@ -28,7 +34,10 @@ def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], flo
         at = steady()
         since = {replica.id: since.get(replica.id, at) for replica in leaving(snapshot)}
         waited = {id_: at - begun for id_, begun in since.items()}
-        return withdrawn(snapshot, hub.proxy_reports(), now, waited, settings.drain_seconds)
+        hub.keep_cleared(since.keys())
+        clusters = listening(snapshot, hub.connected()) if since else ()
+        elsewhere = Elsewhere(applied={found.id: hub.remotes(found.id) for found in clusters}, cleared=hub.cleared)
+        return withdrawn(snapshot, hub.proxy_reports(), now, waited, settings.drain_seconds, elsewhere)
 
     return Controller(
         name="withdrawal",
@@ -44,33 +53,36 @@ class RoutesLoop:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sent: dict[Link, ProxyState] = {}  # what each open session was last told
-        self.state = ProxyState()
+        self._rendered: Rendered | None = None
+        self._remotes: Mapping[str, RemoteService] = {}
+        self._confirm = 0  # gateways must say that they have applied a state of this revision or a newer one
 
     def controller(self) -> Controller:
         """Return the loop."""
-        return Controller(
-            name="routes",
-            kinds=frozenset({"replicas", "members", "deployments", SESSIONS}),
-            every_seconds=5.0,
-            decide=self._decide,
-        )
+        return Controller(name="routes", kinds=ROUTED, every_seconds=5.0, decide=self._decide)
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
-        self.state = render(snapshot)
-        newest_leaving = max((replica.revision for replica in leaving(snapshot)), default=0)
-        self._publish(snapshot, newest_leaving)
+        region = own_region(snapshot)
+        places = {gateway_id: place_of(gateway, region) for gateway_id, gateway in snapshot.gateways.items()}
+        self._rendered = render_all(snapshot, sorted(set(places.values())), self._rendered)
+        if snapshot.remote_services is not self._remotes:
+            # The host waits for our gateways, also where what it took away was asked by none of them.
+            self._remotes, self._confirm = snapshot.remote_services, snapshot.revision
+        leaves = [replica.revision for replica in leaving(snapshot)]
+        leaves += [share.revision for share in snapshot.shares.values() if share.reported and share.reported.leaving]
+        self._publish(places, self._rendered.states, max(self._confirm, *leaves, 0))
         return Plan()
 
-    def _publish(self, snapshot: Snapshot, newest_leaving: int) -> None:
-        """Send the state to gateways that were told something else, or must confirm that a replica is withdrawn."""
+    def _publish(self, places: Mapping[str, Place], states: Mapping[Place, ProxyState], confirm: int) -> None:
+        """Send its state to every gateway that was told something else, or must confirm a newer revision."""
         open_now: dict[Link, ProxyState] = {}
-        for gateway_id in snapshot.gateways:
+        for gateway_id, place in places.items():
             link = self._hub.link(gateway_id)
             if link is None:
                 continue
-            told = self._sent.get(link)
-            if told is None or told.revision < newest_leaving or not told.same_content(self.state):
-                link.send(SetProxy(state=self.state))
-                told = self.state
+            told, state = self._sent.get(link), states[place]
+            if told is None or told.revision < confirm or not told.same_content(state):
+                link.send(SetProxy(state=state))
+                told = state
             open_now[link] = told
         self._sent = open_now

@@ -388,10 +388,8 @@ class Sessions:
             await self._answer_other(link, frame)
 
     async def _answer_other(self, link: SessionLink, frame: FromMember) -> None:
-        if isinstance(frame, ProxyReported):
-            self.hub.proxied(link.member_id, frame.report)
-        elif isinstance(frame, NamesReported):
-            self.hub.named(link.member_id, frame.report)
+        if isinstance(frame, ProxyReported | NamesReported | RemotesApplied):
+            self._note(link, frame)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)
         elif isinstance(frame, BlobsChanged):
@@ -406,6 +404,15 @@ class Sessions:
             await self.upgrades.failed(link.member_id, frame)
         elif isinstance(frame, Hello):
             raise ValueError("a session has one hello")
+
+    def _note(self, link: SessionLink, frame: ProxyReported | NamesReported | RemotesApplied) -> None:
+        """Note what gateways do: one of ours, or all of a member."""
+        if isinstance(frame, ProxyReported):
+            self.hub.proxied(link.member_id, frame.report)
+        elif isinstance(frame, NamesReported):
+            self.hub.named(link.member_id, frame.report)
+        else:
+            self.hub.remotes_said(link.member_id, frame.revision)
 
     async def _take_in(self, link: SessionLink, frame: Observed) -> None:
         await link.unstored.take_in(

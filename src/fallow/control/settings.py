@@ -26,6 +26,8 @@ class Settings:
     heartbeat_seconds: float = 1.0
     suspect_after_seconds: float = 3.0
     dead_after_seconds: float = 8.0
+    cluster_suspect_seconds: float = 5.0
+    cluster_dead_seconds: float = 10.0
     certificate_seconds: float = 86400.0
     join_token_seconds: float = 1800.0
     host_ports: PortRange = DEFAULT_HOST_PORTS
@@ -43,6 +45,8 @@ class Settings:
         """Refuse settings that contradict each other. Raises ValueError."""
         if not 0 < self.heartbeat_seconds < self.suspect_after_seconds < self.dead_after_seconds:
             raise ValueError("heartbeat, suspect and dead times must be positive, and each longer than the one before")
+        if not self.heartbeat_seconds < self.cluster_suspect_seconds < self.cluster_dead_seconds:
+            raise ValueError("a cluster is suspect after more than a heartbeat, and dead later than suspect")
         if (
             min(self.certificate_seconds, self.join_token_seconds) <= 0
             or min(self.drain_seconds, self.purge_after_seconds) < 0

@@ -21,6 +21,7 @@ from fallow.decide.registrations import proposed_name
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.tokens import utc
 from fallow.drivers.authority import Authority
+from fallow.model.clusters import HERE_ID
 from fallow.model.credentials import API_PREFIX, JoinCredential
 from fallow.model.labels import is_label
 from fallow.model.members import Member, Role
@@ -219,6 +220,8 @@ class Tokens:
         found = next((member for member in members if request.replaces in (member.id, member.name)), None)
         if found is None:
             raise not_found(f"member {request.replaces!r}", "fallow node list --role all shows all")
+        if found.id == HERE_ID:
+            raise refuse(400, "bad-request", "Nobody takes its place", f"{found.name} is this cluster itself")
         if request.labels or request.name or request.uses != 1 or request.pool:
             raise refuse(
                 400,

@@ -11,6 +11,7 @@ from fallow.decide.generations import Author, renewed, template_of
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import host_of
+from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import DeployedItem, Deployment, DeploymentSpec
 from fallow.model.meta import Record
 
@@ -74,7 +75,9 @@ def changes(
     for name, spec in application.deployments:
         current = before.get(name)
         if current is None:
-            done.append(_created(application.project, name, spec, Author(now, new_id, actor)))
+            # A host divides it first; elsewhere all of it runs here.
+            share = 0 if HERE_ID in snapshot.clusters else None
+            done.append(_created(application.project, name, spec, Author(now, new_id, actor), share))
         elif current.deleting:
             raise StillDeletingError(current.path)
         else:
@@ -127,7 +130,7 @@ def _written(after: Deployment, action: Action, author: Author, *others: Record)
     )
 
 
-def _created(project: str, name: str, spec: DeploymentSpec, author: Author) -> Changes:
+def _created(project: str, name: str, spec: DeploymentSpec, author: Author, share: int | None) -> Changes:
     deployment = Deployment(
         id=f"{name}-{author.new_id()}",
         created_at=author.now,
@@ -135,6 +138,7 @@ def _created(project: str, name: str, spec: DeploymentSpec, author: Author) -> C
         project=project,
         name=name,
         spec=spec,
+        share=share,
     )
     return _written(deployment, "create", author, template_of(deployment, author))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from heapq import heapify, heappop, heappush
 
 from fallow.decide.events import event
+from fallow.decide.federation.drains import lingering
 from fallow.decide.plan import Plan, Step
 from fallow.decide.slots import LIVE, Slots, from_the_future, moved
 from fallow.decide.snapshot import Snapshot
@@ -94,7 +95,7 @@ def _finish_deletion(snapshot: Snapshot, view: Slots) -> Iterator[Step]:
     for replica in live:
         yield view.retire(replica, reason)
     yield from _tell(view)
-    if all(replica.ended for replica in view.replicas):
+    if all(replica.ended for replica in view.replicas) and not lingering(snapshot, view.deployment.id):
         templates = [found for found in snapshot.templates.values() if found.deployment_id == view.deployment.id]
         rest: list[Record] = [*templates, *view.replicas]
         while len(rest) > FORGOTTEN_AT_ONCE:

@@ -1,7 +1,8 @@
 """Liveness: who is ready, who is suspect, who is dead - told from the last sign of life alone.
 
 Suspect stops new work and routing; dead has replicas replaced. When most members fall silent at once the fault is
-taken to be our own, and nobody is declared dead until they are heard again.
+taken to be our own, and nobody is declared dead until they are heard again. Clusters are judged among themselves, by
+thresholds of their own, and all other members among themselves.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ class Liveness:
     `watching_since`: when this process began to listen. Members not heard since then get `grace_factor` times as long,
     and so do those not heard once `suspect_after_seconds` have passed: while the one that leads changes, others tell
     it of their members over connections that do not last.
-    `outage_at`: when most members were last silent together; silence counts from there again.
+    `outage_at`: when most members were last silent together; silence counts from there again. `clusters`: whom all this
+    is for, clusters or all other members.
     """
 
     suspect_after_seconds: float
@@ -33,6 +35,11 @@ class Liveness:
     watching_since: float
     outage_at: float = 0.0
     grace_factor: float = 3.0
+    clusters: bool = False
+
+    def members(self, snapshot: Snapshot) -> Mapping[str, Member]:
+        """Return those whom it is for."""
+        return snapshot.clusters if self.clusters else snapshot.machines
 
 
 def in_outage(members: Mapping[str, Member], last_seen: Mapping[str, float], now: float, rules: Liveness) -> bool:
@@ -49,10 +56,11 @@ def in_outage(members: Mapping[str, Member], last_seen: Mapping[str, float], now
 def judge(
     snapshot: Snapshot, last_seen: Mapping[str, float], now: float, rules: Liveness, new_id: Callable[[], str]
 ) -> Plan:
-    """Return the state changes of all members; `last_seen` maps member id to UTC seconds, absent when never heard."""
-    outage = in_outage(snapshot.members, last_seen, now, rules)
+    """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard."""
+    members = rules.members(snapshot)
+    outage = in_outage(members, last_seen, now, rules)
     steps = []
-    for member in snapshot.members.values():
+    for member in members.values():
         seen = last_seen.get(member.id)
         if (
             not member.fence
@@ -67,9 +75,15 @@ def judge(
             state, reason = _state_of(member, seen, now, rules, outage)
         if state is member.state:
             continue
-        purge_at = member.purge_at if state is MemberState.DEAD else 0.0
+        dead = state is MemberState.DEAD
         changed = msgspec.structs.replace(
-            member, state=state, state_since=now, state_reason=reason, purge_at=purge_at, updated_at=now
+            member,
+            state=state,
+            state_since=now,
+            state_reason=reason,
+            died_at=now if dead and rules.clusters else member.died_at,
+            purge_at=member.purge_at if dead else 0.0,
+            updated_at=now,
         )
         told = event(
             new_id(), now, "loop:members", "member", member.id, member.name,

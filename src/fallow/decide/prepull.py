@@ -21,6 +21,7 @@ from fallow.model.image_jobs import ImageAction, ImageJob, ImageTarget, JobState
 from fallow.model.members import MemberState
 from fallow.model.references import parse_reference
 from fallow.model.units import format_bytes, format_duration
+from fallow.model.updates import PulledAhead
 
 DEADLINE_SECONDS = 600.0  # then the update goes on
 LOOK_SECONDS = 0.25  # between looks at how far the pulls are
@@ -55,22 +56,44 @@ def ahead(
 def told_ahead(snapshot: Snapshot, job: ImageJob, now: float, new_id: Callable[[], str]) -> Event | None:
     """Return what to tell of a job that has pulled ahead; None when it had nothing to fetch."""
     deployment = snapshot.deployments.get(job.deployment_id)
-    tasks = snapshot.image_tasks_by_job.get(job.id, ())
-    done = [task for task in tasks if task.state is TaskState.DONE and not task.unchanged]
-    if deployment is None or not done:
+    found = _summary(snapshot, job)
+    if deployment is None or not found.nodes:
         return None
-    took = max(task.ended_at for task in done) - job.created_at
-    longest = max(task.ended_at - task.started_at for task in done)
-    fetched = sum(task.fetched_bytes for task in done)
-    how_much = f", {format_bytes(fetched)}" if fetched else ""
-    seconds = f"{took:.1f} s" if took < 60 else format_duration(took)
-    nodes = f"{len(done)} node" + ("s" if len(done) > 1 else "")
+    how_much = f", {format_bytes(found.fetched_bytes)}" if found.fetched_bytes else ""
+    seconds = f"{found.seconds:.1f} s" if found.seconds < 60 else format_duration(found.seconds)
+    nodes = f"{found.nodes} node" + ("s" if found.nodes > 1 else "")
     text = (
         f"{deployment.path}: images were pulled ahead on {nodes} in {seconds}{how_much}; "
-        f"no replica had to wait up to {longest:.1f} s for its own pull"
+        f"no replica had to wait up to {found.longest_seconds:.1f} s for its own pull"
     )
     return event(
         new_id(), now, "loop:deployments", "deployment", deployment.id, deployment.path, "ImagesPulledAhead", text
+    )
+
+
+def pulled_ahead(snapshot: Snapshot, deployment: Deployment, portion: int) -> PulledAhead | None:
+    """Return what was pulled ahead for a deployment's newest generation, which is renewed in portions of that size.
+
+    None: nothing was to be pulled, or its record is gone.
+    """
+    job = snapshot.image_jobs.get(job_id(deployment))
+    return _summary(snapshot, job, portion) if job is not None else None
+
+
+def _summary(snapshot: Snapshot, job: ImageJob, portion: int = 0) -> PulledAhead:
+    tasks = snapshot.image_tasks_by_job.get(job.id, ())
+    fetched = [task for task in tasks if task.state is TaskState.DONE and not task.unchanged]
+    pulls = sorted((task.ended_at - task.started_at for task in fetched), reverse=True)
+    seconds = max((task.ended_at for task in fetched), default=job.created_at) - job.created_at
+    one_by_one = sum(pulls[:: portion or len(pulls) or 1])  # each portion waits for the slowest pull in it
+    return PulledAhead(
+        nodes=len(fetched),
+        pending=0 if job.ended_at else len(job.target.names) - sum(task.ended for task in tasks),
+        failed=sum(task.state is TaskState.FAILED for task in tasks),
+        seconds=seconds,
+        longest_seconds=pulls[0] if pulls else 0.0,
+        saved_seconds=max(0.0, one_by_one - seconds),
+        fetched_bytes=sum(task.fetched_bytes for task in fetched),
     )
 
 

@@ -66,12 +66,13 @@ def purge(snapshot: Snapshot, now: float, patience: Patience, new_id: Callable[[
     """Return warnings of members that have been dead for nearly so long, and removals of those that were warned of.
 
     Nobody is warned of or removed before we have listened, without an outage of our own, for as long as a warning
-    stands: who could not reach us has had that time. A fenced member is alive, so it stays.
+    stands: who could not reach us has had that time. A fenced member is alive, so it stays. Clusters are never removed
+    so: they may hold what nobody else has.
     """
     if patience.purge_after_seconds <= 0 or now - patience.calm_since < patience.warned_seconds:
         return Plan()
     steps = []
-    for member in snapshot.members.values():
+    for member in snapshot.machines.values():
         if member.state not in (MemberState.DEAD, MemberState.JOINING) or member.fence:
             continue
         gone = now - member.state_since

@@ -111,6 +111,11 @@ class Snapshot:
         return {id_: member for id_, member in self.members.items() if member.role is Role.CLUSTER}
 
     @cached_property
+    def machines(self) -> Mapping[str, Member]:
+        """Return the members that are no clusters."""
+        return {id_: member for id_, member in self.members.items() if member.role is not Role.CLUSTER}
+
+    @cached_property
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
         return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}

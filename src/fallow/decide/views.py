@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from fallow.decide.prepull import pulled_ahead
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.updates import portion
 from fallow.decide.variables import measured_variables
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import (
@@ -49,6 +51,7 @@ def deployment_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentVie
         reason=reason,
         update=deployment.update,
         updated=sum(replica.healthy and deployment.wants(replica.generation) for replica in replicas),
+        pulled_ahead=pulled_ahead(snapshot, deployment, portion(deployment)),
         share=deployment.share,
         host=host_of(snapshot, deployment),
     )
@@ -110,6 +113,7 @@ def member_view(
         agent_wish=member.agent,
         fence=member.fence,
         purge_at=member.purge_at,
+        taints=member.taints,
     )
 
 

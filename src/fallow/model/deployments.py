@@ -10,7 +10,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.images import ResolvedImage
 from fallow.model.labels import Selector
 from fallow.model.meta import Name, Reason, Record
-from fallow.model.updates import UpdateConfig, UpdateStatus
+from fallow.model.updates import PulledAhead, UpdateConfig, UpdateStatus
 
 ReplicaCount = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 
@@ -229,6 +229,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     update: UpdateStatus | None = None
     updated: int = 0  # replicas of the wanted generation that are healthy
+    pulled_ahead: PulledAhead | None = None  # for the newest generation
     share: int | None = None  # of `spec.replicas`, that this cluster runs; None: all of them
     host: str = ""  # whose it is; empty: it was deployed here
 

@@ -29,6 +29,7 @@ class Division(Record, frozen=True, kw_only=True):
     unplaced_reason: str = ""
     off_since: float = 0.0  # since when the policy would divide otherwise, the same way all the time; 0: it would not
     off_shares: dict[str, int] = {}  # that way
+    moving_since: float = 0.0  # replicas have to leave clusters for others, since then; 0: none has
     history: tuple[PastDivision, ...] = ()  # newest last
 
 

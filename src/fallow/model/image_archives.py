@@ -6,8 +6,12 @@ from fallow.model.images import ResolvedImage
 
 
 class LoadedArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """What was in a file, and the jobs that bring it to nodes, one an image, in the same order."""
+    """What was in a file, and the jobs that bring it to nodes, one an image, in the same order.
 
-    images: tuple[ResolvedImage, ...]
-    jobs: tuple[str, ...]  # ids
-    size_bytes: int  # of all blobs together
+    `nodes` are those it was for, by name; after a dry run, which needs no file, they are all that is told.
+    """
+
+    images: tuple[ResolvedImage, ...] = ()
+    jobs: tuple[str, ...] = ()  # ids
+    size_bytes: int = 0  # of all blobs together
+    nodes: tuple[str, ...] = ()

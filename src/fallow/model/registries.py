@@ -21,6 +21,7 @@ class KnownRegistry(Record, frozen=True, kw_only=True):
     sealed_password: bytes = b""
     insecure: bool = False  # plain HTTP
     mirror: str = ""  # host:port of a registry that holds the same, asked first
+    mirrored_by: str = ""  # or a mirror that we run: its name, see `model.mirrors`
     created_by: str = ""
 
     def __repr__(self) -> str:
@@ -53,7 +54,8 @@ class RegistryView(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     username: str = ""
     insecure: bool = False
-    mirror: str = ""
+    mirror: str = ""  # where it is now, if it serves
+    mirrored_by: str = ""
     revision: int
     created_at: float
     updated_at: float

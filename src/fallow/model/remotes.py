@@ -17,6 +17,7 @@ class RemoteCluster(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: ClusterId
     region: Annotated[str, msgspec.Meta(max_length=63)] = ""
     suspect: bool = False  # nothing is heard of the cluster just now: the last to be asked
+    replicas: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0  # it is told to run
     endpoints: Annotated[tuple[RemoteEndpoint, ...], msgspec.Meta(max_length=10_000)] = ()
 
 

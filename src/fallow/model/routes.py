@@ -6,12 +6,16 @@ import msgspec
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One address that serves a backend; `id` is the replica's."""
+    """One address that serves a backend; `id` is the replica's, in another cluster with the cluster's id before it.
+
+    One that is `backup` gets requests only while the gateway finds none of the others well.
+    """
 
     id: str
     address: str
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     weight: Annotated[int, msgspec.Meta(ge=0, le=256)] = 100
+    backup: bool = False
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):

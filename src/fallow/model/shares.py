@@ -65,6 +65,7 @@ class Share(Record, frozen=True, kw_only=True):
     replicas: int  # the cluster is told to run
     since: float = 0.0  # it is told that
     order: int = 0  # grows whenever `replicas` changes: one more than the revision that was decided from
+    least: int = 0  # the fewest it was told since the order that its newest report speaks of
     # observed
     reported: ShareReport | None = None
     reported_at: float = 0.0

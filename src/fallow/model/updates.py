@@ -48,3 +48,18 @@ class UpdateStatus(msgspec.Struct, frozen=True, kw_only=True):
     def under_way(self) -> bool:
         """Say whether it has not ended; one that is paused has not."""
         return self.state not in (UpdateState.COMPLETED, UpdateState.ROLLED_BACK)
+
+
+class PulledAhead(msgspec.Struct, frozen=True, kw_only=True):
+    """Images that were pulled on an update's nodes before its replicas were replaced; times in seconds.
+
+    `saved_seconds` is what pulling portion by portion would have taken longer, had each pull taken as long as it did.
+    """
+
+    nodes: int = 0  # that fetched something
+    pending: int = 0
+    failed: int = 0
+    seconds: float = 0.0  # from its beginning to the last node's end
+    longest_seconds: float = 0.0  # so long a replica would have waited for its own pull
+    saved_seconds: float = 0.0
+    fetched_bytes: int = 0

@@ -212,6 +212,7 @@ class MemberNews(msgspec.Struct, frozen=True, array_like=True):
     usage: Usage | None = None
     report: ProxyReport | None = None
     names: NamesReport | None = None
+    remotes: int = 0  # a cluster: up to which revision its gateways do what SetRemotes asked
 
 
 class Digest(Frame, frozen=True, kw_only=True, tag="digest"):
@@ -392,7 +393,7 @@ class SetRemotes(Frame, frozen=True, kw_only=True, tag="set-remotes"):
     revision: int
     services: Annotated[tuple[RemoteService, ...], msgspec.Meta(max_length=1000)] = ()
     removed: tuple[ReplicaId, ...] = ()
-    more: bool = False  # of a full one: the rest follows
+    more: bool = False  # the rest follows in further frames
 
 
 class Withdrawn(Frame, frozen=True, kw_only=True, tag="withdrawn"):

@@ -21,6 +21,7 @@ _FIELD_OF = {
     "replicas_by_node": "replicas",
     "shares_by_deployment": "shares",
     "clusters": "members",
+    "machines": "members",
     "nodes": "members",
     "draining": "members",
     "gateways": "members",

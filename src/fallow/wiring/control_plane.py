@@ -97,6 +97,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
     from fallow.agent.cluster import ClusterAgent
     from fallow.agent.cluster_member import Home
     from fallow.control.ids import new_id
+    from fallow.control.remote_services import RemoteServices
     from fallow.control.rosters import guarded
 
     home = Home(
@@ -106,6 +107,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
         new_id=new_id,
         guard=lambda step, now: guarded(plane.cache, step, "deployments", now),
         heard=plane.hub.usages,
+        remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
         clock=plane.clock,
         steady=plane.steady,
     )
@@ -126,6 +128,8 @@ def _settings(options: ServerOptions) -> "Settings":
         heartbeat_seconds=options.heartbeat_seconds,
         suspect_after_seconds=options.suspect_seconds,
         dead_after_seconds=options.dead_seconds,
+        cluster_suspect_seconds=options.cluster_suspect_seconds,
+        cluster_dead_seconds=options.cluster_dead_seconds,
         keep_audit_seconds=options.keep_audit_seconds,
         keep_image_tasks_seconds=options.keep_image_tasks_seconds,
         domain=options.domain,

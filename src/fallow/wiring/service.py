@@ -81,6 +81,8 @@ def _words(options: ServerOptions, data: Path) -> Sequence[str]:
         ("--heartbeat", options.heartbeat_seconds),
         ("--suspect-after", options.suspect_seconds),
         ("--dead-after", options.dead_seconds),
+        ("--cluster-suspect-after", options.cluster_suspect_seconds),
+        ("--cluster-dead-after", options.cluster_dead_seconds),
         ("--keep-audit", options.keep_audit_seconds),
         ("--keep-image-record", options.keep_image_tasks_seconds),
         ("--purge-after", options.purge_seconds),

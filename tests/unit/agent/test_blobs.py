@@ -237,7 +237,7 @@ async def test_nodes_that_were_sent_to_each_other_do_not_wait_for_each_other(pla
 async def test_what_a_liar_gave_is_not_passed_for_whole_to_those_behind_it(place):
     made = made_image(300_000)
     layer = made.image.layers[0].digest
-    liar = Origin(made.blobs, lies=True, id="n-9", is_member=True, bytes_per_second=1_000_000)
+    liar = Origin(made.blobs, lies=True, id="n-9", is_last=False, bytes_per_second=1_000_000)
     good = Origin(made.blobs)
     both = SimpleNamespace(ways=lambda *_: [liar, good])
     first, second = await place.node("n-1", both), await place.node("n-2", good)
@@ -245,6 +245,17 @@ async def test_what_a_liar_gave_is_not_passed_for_whole_to_those_behind_it(place
     pulled = await asyncio.gather(first.pull(made), second.pull(made, first))
     assert pulled == [made.blobs, made.blobs]
     assert liar.asked.count(layer) == 1, "it is not asked for this blob again"
+
+
+async def test_a_place_that_does_not_answer_is_not_asked_for_every_blob_unless_nobody_else_has_it(place):
+    made, other = made_image(20_000, 20_000, 20_000), made_image(10_000, seed=2)
+    mirror = Origin({**made.blobs, **other.blobs}, id="mirror", is_last=False, dead=True)
+    registry = Origin(made.blobs)
+    node = await place.node("n-1", SimpleNamespace(ways=lambda *_: [mirror, registry]))
+    assert await node.pull(made) == made.blobs
+    assert len(mirror.asked) == 1
+    mirror.dead = False
+    assert await node.pull(other) == other.blobs, "the registry has it not"
 
 
 async def test_a_node_serves_no_more_than_it_may_at_a_time_and_no_faster(place, monkeypatch):

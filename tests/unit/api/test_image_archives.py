@@ -18,11 +18,14 @@ async def load(rig: Rig, content: bytes, role: str = "operator", **query):
 
 
 async def test_a_file_becomes_a_job_for_each_of_its_images(rig: Rig) -> None:
-    await rig.put(member("web-1", revision=0))
+    await rig.put(member("web-1", revision=0, labels={"role": "web"}), member("web-2", revision=0))
     target = json.dumps({"selector": "role=web", "percent": 50})
-    answer = await load(rig, tar(docker(RepoTags=["shop:1", "shop:latest"])), target=target, parallel="10%", key="k")
+    answer = await load(
+        rig, tar(docker(RepoTags=["shop:1", "shop:latest"])), target=target, parallel="10%", canary="true", key="k"
+    )
     assert answer.status_code == 201, answer.text
     told = answer.json()
+    assert told["nodes"] == ["web-1"]
     assert [each["reference"] for each in told["images"]] == [
         "docker.io/library/shop:1",
         "docker.io/library/shop:latest",
@@ -30,7 +33,12 @@ async def test_a_file_becomes_a_job_for_each_of_its_images(rig: Rig) -> None:
     jobs = [rig.services.cache.get("image-jobs", id_) for id_ in told["jobs"]]
     for job, image in zip(jobs, told["images"], strict=True):
         assert isinstance(job, ImageJob)
-        assert (job.action, job.reference, job.parallel) == (ImageAction.LOAD, image["reference"], "10%")
+        assert (job.action, job.reference, job.parallel, job.canary) == (
+            ImageAction.LOAD,
+            image["reference"],
+            "10%",
+            True,
+        )
         assert job.image is not None
         assert job.image.digest == image["digest"]
         assert (job.target.selector, job.target.percent) == ("role=web", 50)
@@ -38,13 +46,26 @@ async def test_a_file_becomes_a_job_for_each_of_its_images(rig: Rig) -> None:
     assert again.json()["jobs"] == told["jobs"]
 
 
+async def test_whom_it_would_reach_is_told_without_a_file(rig: Rig) -> None:
+    await rig.put(member("web-1", revision=0, labels={"role": "web"}), member("web-2", revision=0))
+    for target, nodes in (("{}", ["web-1", "web-2"]), ('{"selector":"role=web"}', ["web-1"])):
+        answer = await rig.call("GET", f"{PATH}/reach", "operator", params={"target": target})
+        assert answer.json() == {"images": [], "jobs": [], "size_bytes": 0, "nodes": nodes}
+    for target, status in (('{"selector":"role=none"}', 404), ('{"names":["gone"]}', 404), ("{", 400)):
+        answer = await rig.call("GET", f"{PATH}/reach", "operator", params={"target": target})
+        assert answer.status_code == status
+    assert not rig.services.cache.snapshot().image_jobs
+
+
 async def test_bad_files_and_targets_are_refused_and_leave_nothing(rig: Rig, monkeypatch) -> None:
+    await rig.put(member("web-1", revision=0))
     for content, target, status, word in (
         (b"no tar", "{}", 422, "tar"),
         (tar({}), "{}", 422, "neither"),
         (tar(docker()), "{", 400, "target"),
         (tar(docker()), '{"selector":"=="}', 400, "selector"),
         (tar(docker()), '{"names":["gone"]}', 404, "gone"),
+        (tar(docker()), '{"selector":"role=none"}', 404, "Nobody"),
     ):
         answer = await load(rig, content, target=target)
         assert answer.status_code == status, answer.text

@@ -46,14 +46,17 @@ def test_all_commands_are_there() -> None:
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         node-pending node-approve node-reject node-unfence node-upgrade node-upgrades
         cluster-token-create cluster-join cluster-host cluster-leave
+        cluster-list cluster-show cluster-label cluster-taint cluster-cordon cluster-uncordon
+            cluster-drain cluster-remove
         label-set-create label-set-list label-set-show label-set-update label-set-delete
-        deployment-list deployment-show deployment-scale deployment-delete
+        deployment-list deployment-show deployment-scale deployment-delete deployment-division
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume
         image-pull image-update image-delete image-clean image-list image-drift image-load
         image-job-list image-job-show image-job-logs image-job-export
         image-job-pause image-job-resume image-job-cancel image-job-retry
         image-schedule-create image-schedule-list image-schedule-delete
         registry-add registry-list registry-show registry-remove registry-test
+        registry-mirror-create registry-mirror-list registry-mirror-delete
         trust-set trust-list trust-show trust-remove
         store-backup store-restore store-migrate
         replica-list route-list peer-list

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cli_fake_api import FakeApi, listing
 from conftest import Fallow
 
+from fallow.model.mirrors import MirrorView
 from fallow.model.registries import RegistryCheck, RegistryView
 from fallow.model.trust import TrustKeyView, TrustView
 
@@ -108,3 +110,20 @@ def test_a_private_key_stays_here(fallow: Fallow, api: FakeApi, home: Path) -> N
     assert fallow("trust", "set", "shop", "--key", "cosign.bin").code == 2
     assert fallow("trust", "set", "shop", "--key", "absent.pub").code == 2
     assert api.asked == []
+
+
+def test_mirror(fallow: Fallow, api: FakeApi) -> None:
+    made = MirrorView(name="hub", registry="docker.io", state="waiting", image="registry:3")
+    api.on("POST /v1/registry-mirrors", made)
+    api.on("GET /v1/registry-mirrors", listing(msgspec.structs.replace(made, node="web-1", address="10.0.0.7:20001")))
+    api.on("DELETE /v1/registry-mirrors/hub", "")
+    ran = fallow("registry", "mirror", "create", "hub", "--for", "docker.io", "--on", "role=mirror")
+    assert (ran.code, ran.out) == (0, "hub: a mirror of docker.io, which does not serve yet\n")
+    (body,) = api.bodies("POST /v1/registry-mirrors")
+    assert (body["name"], body["registry"], body["target"]["selector"]) == ("hub", "docker.io", "role=mirror")
+    lines = fallow("registry", "mirror", "list").out.splitlines()
+    assert lines[1].split() == ["hub", "docker.io", "waiting", "web-1", "10.0.0.7:20001", "registry:3"]
+    assert fallow("registry", "mirror", "delete", "hub").out == "hub: being deleted\n"
+    for wrong in ((), ("--on", "10%:role=mirror")):
+        assert fallow("registry", "mirror", "create", "hub", "--for", "docker.io", *wrong).code == 2
+    assert len(api.bodies("POST /v1/registry-mirrors")) == 1

@@ -9,7 +9,7 @@ from cli_fake_api import FakeApi, deployment, listing
 from conftest import Fallow
 
 from fallow.model.deployments import DeployedItem, DeployResult, GenerationView
-from fallow.model.updates import UpdateState, UpdateStatus
+from fallow.model.updates import PulledAhead, UpdateState, UpdateStatus
 
 WEB = "/v1/deployments/shop/web"
 
@@ -77,6 +77,26 @@ def test_show_tells_how_far_an_update_has_come(api: FakeApi, fallow: Fallow) -> 
     shown = fallow("deployment", "show", "shop/web").out
     assert "rolled-back to generation 1" in shown
     assert "2 of 2 failed" in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (
+            PulledAhead(nodes=2, seconds=5.0, longest_seconds=4.0, saved_seconds=2.0, fetched_bytes=2 << 20),
+            "2 nodes in 5.0 s, 2 MiB; replicas began up to 4.0 s sooner, the update ended about 2.0 s sooner",
+        ),
+        (PulledAhead(nodes=1, pending=2, seconds=1.0, longest_seconds=1.0), "1 node in 1.0 s, 2 not yet; replicas"),
+        (PulledAhead(failed=1), "0 nodes in 0.0 s, 1 failed"),
+    ],
+)
+def test_show_tells_what_was_pulled_ahead(api: FakeApi, fallow: Fallow, found: PulledAhead, told: str) -> None:
+    api.on(f"GET {WEB}", deployment(pulled_ahead=found))
+    api.on("GET /v1/replicas", listing())
+    assert told in fallow("deployment", "show", "shop/web").out
+    for nothing in (None, PulledAhead()):
+        api.on(f"GET {WEB}", deployment(pulled_ahead=nothing))
+        assert "pulled ahead" not in fallow("deployment", "show", "shop/web").out
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from fallow.client.api import Client
 from fallow.client.errors import ApiError, BadAnswer, Unreachable
 from fallow.client.transport import problem_of
 from fallow.model.deployments import DeploymentChange, DeployRequest, RollbackRequest
+from fallow.model.image_jobs import ImageTarget
 from fallow.model.labels import LabelSetChange, LabelSetRequest, RelabelRequest
 from fallow.model.members import MemberChange, Scheduling
+from fallow.model.mirrors import MirrorRequest
 from fallow.model.tokens import TokenRequest
 
 EMPTY = '{"revision":3,"items":[]}'
@@ -35,13 +37,21 @@ ROWS: list[tuple[Callable[[Client], Any], str, str, str]] = [
     (lambda c: c.remove_member("a", force=True), "DELETE", "/v1/members/a?force=true", ""),
     (lambda c: c.pools(), "GET", "/v1/pools", EMPTY),
     (lambda c: c.delete_pool("a/b"), "DELETE", "/v1/pools/a%2Fb", ""),
-    (lambda c: c.registries(), "GET", "/v1/registries", EMPTY),
-    (lambda c: c.registry("[::1]:5000"), "GET", "/v1/registries/%5B%3A%3A1%5D%3A5000", REGISTRY),
-    (lambda c: c.remove_registry("a/b"), "DELETE", "/v1/registries/a%2Fb", ""),
-    (lambda c: c.check_registry("a"), "POST", "/v1/registries/a/test", '{"host":"a","works":true}'),
-    (lambda c: c.trust_policies(), "GET", "/v1/trust", EMPTY),
-    (lambda c: c.trust("a b"), "GET", "/v1/trust/a%20b", TRUST),
-    (lambda c: c.remove_trust("a b"), "DELETE", "/v1/trust/a%20b", ""),
+    (lambda c: c.registries.known(), "GET", "/v1/registries", EMPTY),
+    (lambda c: c.registries.registry("[::1]:5000"), "GET", "/v1/registries/%5B%3A%3A1%5D%3A5000", REGISTRY),
+    (lambda c: c.registries.remove("a/b"), "DELETE", "/v1/registries/a%2Fb", ""),
+    (lambda c: c.registries.check("a"), "POST", "/v1/registries/a/test", '{"host":"a","works":true}'),
+    (lambda c: c.registries.mirrors(), "GET", "/v1/registry-mirrors", EMPTY),
+    (
+        lambda c: c.registries.create_mirror(MirrorRequest(name="b", registry="a", target=ImageTarget())),
+        "POST",
+        "/v1/registry-mirrors",
+        '{"name":"b","registry":"a"}',
+    ),
+    (lambda c: c.registries.delete_mirror("b/c"), "DELETE", "/v1/registry-mirrors/b%2Fc", ""),
+    (lambda c: c.trust.policies(), "GET", "/v1/trust", EMPTY),
+    (lambda c: c.trust.policy("a b"), "GET", "/v1/trust/a%20b", TRUST),
+    (lambda c: c.trust.remove("a b"), "DELETE", "/v1/trust/a%20b", ""),
     (lambda c: c.leases("a b"), "GET", "/v1/pools/a%20b/leases", EMPTY),
     (lambda c: c.tokens(), "GET", "/v1/tokens", EMPTY),
     (lambda c: c.revoke_token("t/1"), "DELETE", "/v1/tokens/t%2F1", ""),

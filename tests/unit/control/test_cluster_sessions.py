@@ -245,3 +245,19 @@ async def test_a_fence_stops_what_may_run_elsewhere_until_the_host_is_back(tmp_p
         await host.start()
         await until(lambda: member.named("one").share == 1, 20)
         await ready(host, fenced, 1, 20)
+
+
+async def test_a_total_deployed_at_the_host_runs_on_the_member_by_itself(tmp_path: Path) -> None:
+    async with federation(tmp_path, divides=True) as (host, member):
+        web = await host.deploy("web", 4)
+        await ready(host, web, 4, 20)
+        assert len(member.replicas()) == 4
+        room = host.snapshot.rooms[cluster_of(host).id]
+        (answer,) = room.answers.values()
+        assert (room.summary.nodes, room.summary.cpus) == (2, 64.0)
+        await until(lambda: host.snapshot.rooms[cluster_of(host).id].answers[answer.key].more == 60, 20)
+        await until(lambda: host.snapshot.rooms["here"].answers[answer.key].more == 0)
+        step = deleted(host.named("web"), 1.0, new_id).step
+        assert step is not None
+        await host.plane.applier.commit(step)
+        await until(lambda: not host.snapshot.deployments and not member.snapshot.deployments, 30)

@@ -165,6 +165,23 @@ async def test_a_task_gets_what_its_job_resolved(rig: Rig):
     assert grant.login == LOGIN
 
 
+async def test_a_job_made_while_its_registry_was_away_is_pinned_by_the_first_answer(rig: Rig):
+    first = rig.shelf.put("shop/api", "1", tiny("first"))
+    await rig.stored.write(job(f"{HOST}/shop/api:1"), task("n1"), task("n2"))
+    rig.driver.troubles = [RegistryError("unreachable", "it is away")]
+    unpinned = await rig.ask("n1", task_id="j-1.n1")
+    assert (unpinned.kind, unpinned.digest) == ("", "")
+    rig.now[0] += 60
+    assert (await rig.ask("n1", task_id="j-1.n1")).digest == first.digest
+    rig.shelf.put("shop/api", "1", tiny("second"))
+    rig.now[0] += 100_000
+    assert (await rig.ask("n2", task_id="j-1.n2")).digest == first.digest
+    kept = rig.stored.cache.get("image-jobs", "j-1")
+    assert isinstance(kept, ImageJob)
+    assert kept.image is not None
+    assert kept.image.digest == first.digest
+
+
 async def test_all_nodes_of_a_generation_get_the_same_bytes(rig: Rig):
     first = rig.shelf.put("shop/api", "1", tiny("first"))
     assert (await rig.for_replica("n1", "r-1")).digest == first.digest

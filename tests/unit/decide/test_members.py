@@ -1,11 +1,13 @@
 """Liveness: ready, suspect, dead, and our own outage."""
 
+from dataclasses import replace
+
 import msgspec
 from records import NOW, applied, ids, member, puts, snapshot
 
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import AgentWish, Member, MemberState
+from fallow.model.members import AgentWish, Member, MemberState, Role
 
 RULES = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 1000)
 FLEET = [member(name) for name in "abcd"]
@@ -47,7 +49,7 @@ def test_a_member_that_never_opened_a_session_stays_joining() -> None:
 def test_when_all_fall_silent_nobody_is_declared_dead() -> None:
     fleet = snapshot(*FLEET)
     silent = heard(a=20, b=20, c=20, d=20)
-    assert in_outage(fleet.members, silent, NOW, RULES)
+    assert in_outage(fleet.machines, silent, NOW, RULES)
     assert set(states(fleet, silent).values()) == {"suspect"}
     after = applied(fleet, judge(fleet, silent, NOW, RULES, ids()))
     assert states(after, silent, NOW + 500) == {}
@@ -116,3 +118,32 @@ def test_an_agent_that_is_being_swapped_is_waited_for_and_not_for_ever() -> None
         failed = msgspec.structs.replace(swapped, agent=msgspec.structs.replace(wish, failed="no room"))
         plan = judge(snapshot(failed, *others), seen, now, rules, ids())
         assert [found.state for found in puts(plan, Member)] == [MemberState.DEAD]
+
+
+# Clusters
+
+OF_CLUSTERS = replace(RULES, clusters=True)
+CLUSTERS = [member(name, role=Role.CLUSTER) for name in "abc"]
+
+
+def test_clusters_are_judged_apart_from_all_others() -> None:
+    fleet = snapshot(*FLEET[:1], member("b", role=Role.CLUSTER), member("c", role=Role.CLUSTER))
+    silent = heard(a=20, b=20)
+    assert states(fleet, silent, rules=OF_CLUSTERS) == {"b": "suspect"}
+    assert states(fleet, silent) == {"a": "suspect"}
+    assert in_outage(OF_CLUSTERS.members(fleet), heard(b=20, c=20), NOW, OF_CLUSTERS)
+    assert not in_outage(RULES.members(fleet), heard(b=20, c=20), NOW, RULES)
+
+
+def test_a_cluster_keeps_the_moment_it_was_declared_dead() -> None:
+    suspect = member("a", role=Role.CLUSTER, state=MemberState.SUSPECT)
+    (dead,) = puts(judge(snapshot(suspect, *CLUSTERS[1:]), heard(a=20), NOW, OF_CLUSTERS, ids()), Member)
+    assert (dead.state, dead.died_at) == (MemberState.DEAD, NOW)
+    (back,) = puts(judge(snapshot(dead, *CLUSTERS[1:]), heard(), NOW + 1, OF_CLUSTERS, ids()), Member)
+    assert (back.state, back.died_at) == (MemberState.READY, NOW)
+
+
+def test_most_clusters_silent_at_once_is_our_own_outage() -> None:
+    fleet = snapshot(*[member(name, role=Role.CLUSTER, state=MemberState.SUSPECT) for name in "ab"], CLUSTERS[2])
+    assert states(fleet, heard(a=60, b=60), rules=OF_CLUSTERS) == {}
+    assert states(fleet, heard(a=60), rules=OF_CLUSTERS) == {"a": "dead", "b": "ready"}

@@ -6,13 +6,14 @@ from image_world import World
 from records import NOW, deployment, member, replica, template
 
 from fallow.decide.deployments import reconcile
-from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, told_ahead
+from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, pulled_ahead, told_ahead
+from fallow.decide.views import deployment_view
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec
 from fallow.model.image_jobs import JobState, TaskState
 from fallow.model.images import NodeImage, NodeImages
 from fallow.model.members import MemberState
-from fallow.model.updates import UpdateConfig, UpdateState, UpdateStatus
+from fallow.model.updates import PulledAhead, UpdateConfig, UpdateState, UpdateStatus
 
 
 def updating(**more: object) -> Deployment:
@@ -83,6 +84,28 @@ def test_a_replica_is_replaced_once_its_node_has_the_image() -> None:
     told = told_ahead(found.snapshot, found.job("a-d-web-2"), found.now, found.new_id)
     assert told is not None
     assert told.message.startswith("shop/web: images were pulled ahead on 2 nodes in 3.0 s, 3 MiB; ")
+
+
+def test_the_time_that_was_saved_is_told() -> None:
+    web = updating()
+    found = world(web, *(has(name) for name in "abc"))
+    assert pulled_ahead(found.snapshot, web, 1) is None
+    decide(found)
+    found.run()
+    assert pulled_ahead(found.snapshot, web, 1) == PulledAhead(pending=3)
+    first, second, third = found.tasks(TaskState.WORKING)
+    found.now += 2
+    found.finish([first], fetched_bytes=1 << 20)
+    found.now += 3
+    found.finish([second], fetched_bytes=1 << 20)
+    found.finish([third], unchanged=True)
+    found.run()
+    told = PulledAhead(nodes=2, seconds=5.0, longest_seconds=5.0, saved_seconds=2.0, fetched_bytes=2 << 20)
+    assert pulled_ahead(found.snapshot, web, 1) == told, "5 s and 2 s one after the other, 5 s side by side"
+    assert pulled_ahead(found.snapshot, web, 2) == msgspec.structs.replace(told, saved_seconds=0.0)
+    assert deployment_view(found.snapshot, web).pulled_ahead == msgspec.structs.replace(told, saved_seconds=0.0)
+    after = msgspec.structs.replace(web, generation=3)
+    assert pulled_ahead(found.snapshot, after, 1) is None
 
 
 def test_all_go_on_once_the_deadline_has_passed() -> None:

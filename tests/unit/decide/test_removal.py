@@ -81,3 +81,8 @@ def test_the_living_and_the_fenced_stay():
         dead("f", since=0.0, fence="two machines", purge_at=1.0),
     )
     assert not purge(found, NOW + 2 * DAY, LONG, ids()).steps
+
+
+def test_a_cluster_is_never_purged() -> None:
+    dead = snapshot(member("a", role=Role.CLUSTER, state=MemberState.DEAD, state_since=NOW))
+    assert not purge(dead, NOW + 300 * DAY, LONG, ids()).steps

@@ -12,7 +12,7 @@ _log = structlog.get_logger("fallow.agent.blobs")
 
 STARVED_SECONDS = 30.0  # so long a place that is alive may have nothing to send
 UNREAD_SECONDS = 15.0  # after which a blob that nobody reads is left as it is
-DOWN_SECONDS = 20.0  # so long a member that did not answer is not asked again
+DOWN_SECONDS = 20.0  # so long one that did not answer is not asked again
 BAD_SECONDS = 600.0  # and so long not for a blob of which it sent something else
 ROUNDS = 2  # so often every place is tried
 BEGIN_SECONDS = 0.01
@@ -28,7 +28,7 @@ class Fetches:
         self._own_id = own_id
         self._steady = steady
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._out: dict[tuple[str, str], float] = {}  # member and digest (empty: any) -> until when it is not asked
+        self._out: dict[tuple[str, str], float] = {}  # place and digest (empty: any) -> until when it is not asked
         self.fetched_bytes: dict[str, int] = {}  # by the place's id
 
     async def obtain(self, digest: str, size_bytes: int, ways: Ways) -> Stored | Growing:
@@ -114,19 +114,21 @@ class Fetches:
         return await self._cache.begin(growing.digest, growing.size_bytes)
 
     def _in_turn(self, ways: Sequence[Way], digest: str) -> Iterator[Way]:
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             for way in ways:
-                until = max(self._out.get((way.id, ""), 0.0), self._out.get((way.id, digest), 0.0))
-                if self._steady() >= until:
+                away = self._out.get((way.id, ""), 0.0) if not turn else 0.0  # who else is there, once all have failed?
+                if self._steady() >= max(away, self._out.get((way.id, digest), 0.0)):
                     yield way
 
     def _note(self, way: Way, digest: str, error: BlobError, givers: list[str]) -> None:
-        """Remember what a place did; registries and mirrors are asked again all the same."""
+        """Remember what a place did; the last resort is asked again all the same."""
         _log.info("blob not had from there", place=way.id, digest=digest, reason=str(error))
-        if not way.is_member:
+        if way.is_last:
             return
-        if error.kind in ("unreachable", "denied"):
+        if error.kind == "unreachable":
             self._out[way.id, ""] = self._steady() + DOWN_SECONDS
+        elif error.kind == "denied":
+            self._out[way.id, digest] = self._steady() + DOWN_SECONDS
         elif error.kind == "wrong-content" and givers == [way.id]:
             self._out[way.id, digest] = self._steady() + BAD_SECONDS
 

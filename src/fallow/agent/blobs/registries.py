@@ -21,7 +21,7 @@ class RegistryWay:
     access: Access
     repository: str
     manifest: str  # the digest that is asked for as a manifest
-    is_member: bool = False
+    is_last: bool
     silence_seconds: float = SILENCE_SECONDS
 
     @contextlib.asynccontextmanager
@@ -54,9 +54,9 @@ class RegistryOrigins:
     def ways(self, grant: PullGrant, image: PlatformImage) -> list[Way]:
         """Return the mirror, if the grant names one, and the registry. Raises ValueError."""
         reference = parse_reference(grant.reference)
-        places = [(f"mirror {grant.mirror}", Access(host=grant.mirror, insecure=True))] if grant.mirror else []
+        places = [(f"mirror {grant.mirror}", Access(host=grant.mirror, insecure=True), False)] if grant.mirror else []
         own = Access(host=reference.registry, login=grant.login, insecure=grant.insecure)
-        places.append((f"registry {reference.registry}", own))
+        places.append((f"registry {reference.registry}", own, True))
         return [
             RegistryWay(
                 id=id_,
@@ -64,8 +64,9 @@ class RegistryOrigins:
                 access=access,
                 repository=reference.repository,
                 manifest=image.manifest.digest,
+                is_last=is_last,
             )
-            for id_, access in places
+            for id_, access, is_last in places
         ]
 
 

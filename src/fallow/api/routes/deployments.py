@@ -20,12 +20,13 @@ from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
+from fallow.decide.federation.views import whole_view
 from fallow.decide.label_sets import placement_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
-from fallow.decide.views import deployment_view, without_values
+from fallow.decide.views import without_values
 from fallow.model.deployments import (
     DeployedItem,
     DeploymentChange,
@@ -88,7 +89,7 @@ async def list_deployments(services: Needs, request: Caller, project: FromQuery[
     chosen.sort(key=lambda found: found.path)
     return DeploymentList(
         revision=services.cache.revision,
-        items=tuple(_shown(request, deployment_view(snapshot, found)) for found in chosen),
+        items=tuple(_shown(request, whole_view(snapshot, found)) for found in chosen),
     )
 
 
@@ -146,7 +147,7 @@ async def delete_deployment(
         check_ours(snapshot, current)
         done = deleted(current, services.clock(), services.new_id, actor)
         doomed = msgspec.structs.replace(current, deleting=True)
-        return done.step, deployment_view(snapshot, doomed)
+        return done.step, whole_view(snapshot, doomed)
 
     view = await commit_again(services.applier, decide)
     return Response(view, status_code=202)
@@ -163,7 +164,7 @@ def _shown(request: Caller, view: DeploymentView) -> DeploymentView:
 def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView]:
     snapshot = services.cache.snapshot()
     found = deployment_called(snapshot, project, name)
-    return Response(deployment_view(snapshot, found), headers=etag(found.revision))
+    return Response(whole_view(snapshot, found), headers=etag(found.revision))
 
 
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, post
-from litestar.params import HeaderParameter, QueryParameter
+from litestar import Request, get, post
+from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.types import Guard
 
 from fallow.api.auth import actor_of
 from fallow.api.problems import problems
-from fallow.api.selecting import usable_selector
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
-from fallow.control.refusals import not_found, refuse
+from fallow.control.refusals import refuse
 from fallow.decide.events import event
 from fallow.decide.plan import Step
 from fallow.drivers.archives import ArchiveError
@@ -28,6 +27,7 @@ MAX_BODY = 32 * 1024**3
 
 Parallel = Annotated[str, QueryParameter(pattern=r"^[1-9][0-9]{0,4}%?$", max_length=6)]
 MAX_TARGET = 4000  # characters, of up to twelve bytes each in a URL, which has to fit into 64 KiB
+Target = Annotated[str, QueryParameter(max_length=MAX_TARGET)]
 Key = Annotated[str, HeaderParameter(name="Idempotency-Key", max_length=128)]
 
 
@@ -35,23 +35,29 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
     """Return every route of image archives."""
     operator = [guards[ApiRole.OPERATOR]]
     answers = problems(404, 422, 507, body=True)
-    return (post(PATH, guards=operator, request_max_body_size=MAX_BODY, responses=answers)(load_archive),)
+    return (
+        post(PATH, guards=operator, request_max_body_size=MAX_BODY, responses=answers)(load_archive),
+        get(PATH + "/reach", guards=operator, responses=problems(404))(read_reach),
+    )
 
 
 async def load_archive(
     services: Needs,
     request: Request[Any, Any, Any],
-    target: Annotated[str, QueryParameter(max_length=MAX_TARGET)] = "{}",
+    target: Target = "{}",
     parallel: Parallel = "20",
+    canary: FromQuery[bool] = False,
     key: Key = "",
 ) -> LoadedArchive:
     """Take in what `docker save` or `podman save` wrote, as the body, and bring its images to nodes.
 
     `target` is JSON, as in an image job: `{"names": [...]}`, or `{"selector": "role=web", "percent": 50}`. The same key
-    brings them only once. Nodes fetch from here once and from each other after that.
+    brings them only once. Nodes fetch from here once and from each other after that; with `canary` one node is first,
+    then a tenth, then the rest.
     """
     actor = actor_of(request)
-    meant = _target(services, target)  # refused before all of it is sent
+    meant = _target(target)
+    nodes = tuple(node.name for node in services.image_requests.meant(meant))  # refused before all of it is sent
     try:
         images = await services.archives.store(request.stream())
     except ArchiveError as error:
@@ -73,6 +79,7 @@ async def load_archive(
             target=meant,
             instruction=f"image load {image.reference} --on {','.join(meant.names) or meant.selector or 'all'}"[:2048],
             parallel=parallel,
+            canary=canary,
             created_by=actor,
         )
         for image in images
@@ -84,24 +91,20 @@ async def load_archive(
         for platform in image.platforms
         for blob in (platform.manifest, *platform.layers)
     }
-    return LoadedArchive(images=images, jobs=tuple(job.id for job in jobs), size_bytes=sum(blobs.values()))
+    return LoadedArchive(images=images, jobs=tuple(job.id for job in jobs), size_bytes=sum(blobs.values()), nodes=nodes)
 
 
-def _target(services: Needs, text: str) -> ImageTarget:
+async def read_reach(services: Needs, target: Target = "{}") -> LoadedArchive:
+    """Tell whom an archive with this target would reach now, without an archive."""
+    return LoadedArchive(nodes=tuple(node.name for node in services.image_requests.meant(_target(target))))
+
+
+def _target(text: str) -> ImageTarget:
     """Return whom it is for. Raises Refused."""
-    snapshot = services.cache.snapshot()
     try:
-        target = msgspec.json.decode(text, type=ImageTarget)
+        return msgspec.json.decode(text, type=ImageTarget)
     except (msgspec.DecodeError, RecursionError) as error:
         raise refuse(400, "bad-request", "Which nodes?", f"the target cannot be read: {error}") from None
-    if target.names and target.selector:
-        raise refuse(400, "bad-request", "Which nodes?", "give either names or a selector")
-    usable_selector(target.selector, snapshot)
-    known = {name for node in snapshot.nodes.values() for name in (node.id, node.name)} if target.names else set()
-    missing = [name for name in target.names if name not in known]
-    if missing:
-        raise not_found(f"node {missing[0][:80]!r}", "fallow node list shows all")
-    return target
 
 
 def _step(services: Needs, jobs: Sequence[ImageJob], actor: str) -> Step | None:

@@ -1,10 +1,10 @@
 """Divides totals of replicas over clusters, for many deployments at once.
 
 Shares are found by Webster's method (Sainte-Laguë): seats go one by one to the highest `weight / (2 * share + 1)`; with
-equal quotients to the smaller share, then to the cluster that comes first. It is the divisor method that favours neither
-large nor small, and, as any divisor method, it never takes a seat from anybody when the total grows (M. L. Balinski and
-H. P. Young, "Fair Representation", 1982). Seats are not given one by one here: the divisor is found by bisection for
-all deployments side by side, and only what then lacks is given one by one.
+equal quotients to the smaller share, then to the cluster that comes first. It is the divisor method that favours
+neither large nor small, and, as any divisor method, it never takes a seat from anybody when the total grows (M. L.
+Balinski and H. P. Young, "Fair Representation", 1982). Seats are not given one by one here: the divisor is found by
+bisection for all deployments side by side, and only what then lacks is given one by one.
 
 All arrays have a row a deployment and a column a cluster.
 """

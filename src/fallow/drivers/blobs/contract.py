@@ -41,8 +41,8 @@ class Way(Protocol):
         """Return what it is known by; of a member, its id."""
 
     @property
-    def is_member(self) -> bool:
-        """Say whether it is a member, for which others stand in when it fails."""
+    def is_last(self) -> bool:
+        """Say whether nobody stands in for it when it fails."""
 
     @property
     def silence_seconds(self) -> float:

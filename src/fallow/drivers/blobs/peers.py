@@ -145,7 +145,7 @@ class PeerWay:
     context: ssl.SSLContext  # proves us, and trusts the cluster's CA; for members it checks no host name
     role: str = "node"
     silence_seconds: float = SILENCE_SECONDS
-    is_member: bool = True
+    is_last: bool = False
 
     @contextlib.asynccontextmanager
     async def open(self, digest: str, size_bytes: int, offset: int) -> AsyncIterator[Opened]:

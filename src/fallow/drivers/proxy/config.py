@@ -24,12 +24,15 @@ MASTER_SOCKET = "master.sock"
 ANY_HOST = "*"
 
 # Options of a server are the same in the file and on the socket, where `default-server` does not count. A dead server
-# is out after two failed checks; without a pool every request would open a connection of its own.
+# is out after two failed checks, or three failed connections in a row: when a whole region dies, its backups take over
+# at once. Without a pool every request would open a connection of its own.
 _SERVER_OPTIONS = (
-    "check inter 1s fastinter 500ms downinter 1s fall 2 rise 1 pool-purge-delay 5s pool-max-conn 200 weight {weight}"
+    "check inter 1s fastinter 500ms downinter 1s fall 2 rise 1 observe layer4 error-limit 3 on-error mark-down "
+    "pool-purge-delay 5s pool-max-conn 200 weight {weight}"
 )
 
 _SERVER_LINE = "    server "
+_BACKUP_MARK = ".b"
 
 _HEAD = """\
 # Written by fallow; changes by hand are lost.
@@ -39,6 +42,7 @@ global
 
 defaults common
     balance leastconn
+    option allbackups
     retries 3
     option redispatch 1
     timeout connect 1s
@@ -131,14 +135,23 @@ def listen_name(port: int) -> str:
 
 
 def server_name(endpoint: Endpoint) -> str:
-    """Return the endpoint's name inside HAProxy: its id, and a digest of where it is; `endpoint_id` reads it back."""
+    """Return the endpoint's name inside HAProxy: its id, and a digest of where it is; `endpoint_id` reads it back.
+
+    HAProxy cannot make a server a backup, or none, while it lives: so it has another name then, and is another server.
+    """
     place = f"{endpoint.id} {socket_address(endpoint.address, endpoint.port)}"
-    return f"{endpoint.id}:{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    mark = _BACKUP_MARK if endpoint.backup else ""
+    return f"{endpoint.id}:{hashlib.sha256(place.encode()).hexdigest()[:8]}{mark}"
 
 
 def endpoint_id(name: str) -> str:
     """Return the endpoint's id from its name inside HAProxy."""
     return name.rpartition(":")[0]
+
+
+def is_backup(name: str) -> bool:
+    """Say whether the server with this name inside HAProxy is a backup."""
+    return name.rpartition(":")[2].endswith(_BACKUP_MARK)
 
 
 def socket_address(address: str, port: int) -> str:
@@ -149,7 +162,8 @@ def socket_address(address: str, port: int) -> str:
 
 def server_words(endpoint: Endpoint) -> str:
     """Return address and options of a server, as they follow its name in the file and on the socket."""
-    return f"{socket_address(endpoint.address, endpoint.port)} {_SERVER_OPTIONS.format(weight=endpoint.weight)}"
+    options = _SERVER_OPTIONS.format(weight=endpoint.weight)
+    return f"{socket_address(endpoint.address, endpoint.port)} {options}{' backup' if endpoint.backup else ''}"
 
 
 def bind_words(settings: Settings, port: int) -> str:

@@ -30,7 +30,7 @@ class Counters:
                 self._totals[key][name] += value - before if value >= before else value
             self._last[row["pxname"]] = counted
             now[key]["active"] += _number(row, "scur")
-            now[key]["endpoints_up"] += _number(row, "act")
+            now[key]["endpoints_up"] += _number(row, "act") + _number(row, "bck")
         self._now = now
         for gone in set(self._totals) - set(keys.values()):
             del self._totals[gone]

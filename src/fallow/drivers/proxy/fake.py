@@ -135,6 +135,7 @@ class FakeProxy:
         if not answering:
             pool.errors_5xx += 1
             return Request(503)
+        answering = [endpoint for endpoint in answering if not endpoint.backup] or answering
         load = {endpoint.id: 0 for endpoint in answering}
         for request in self._under_way:
             if request.endpoint is not None and request.endpoint.id in load:

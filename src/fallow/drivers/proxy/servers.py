@@ -8,7 +8,7 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from fallow.drivers.proxy.config import endpoint_id, server_name, server_words
+from fallow.drivers.proxy.config import endpoint_id, is_backup, server_name, server_words
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.drivers.proxy.runtime import Drift, Runtime, command
 from fallow.model.routes import Endpoint
@@ -213,4 +213,4 @@ def place_of(backend: str, endpoint: Endpoint) -> Key:
 def _endpoint(name: str, address: str, port: int, weight: int = 100) -> Endpoint:
     if not 1 <= port <= 65535:
         raise ProxyError(f"HAProxy has a server {name!r} without a port")
-    return Endpoint(id=endpoint_id(name), address=address, port=port, weight=weight)
+    return Endpoint(id=endpoint_id(name), address=address, port=port, weight=weight, backup=is_backup(name))

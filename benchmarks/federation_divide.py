@@ -1,0 +1,152 @@
+"""Division: how long it takes to divide all deployments anew when a cluster is lost.
+
+100 clusters, 10,000 deployments of a few dozen replicas in 500 shapes and mixed policies are divided, told to their
+clusters and counted by them; then one cluster dies, and `divide_all` runs on that snapshot as the leader's loop does.
+Each run begins with a fresh snapshot, so that no index is there already. Peer: the same deployments one by one, in plain
+Python, seat after seat by Webster's method (`_naive`), on a part of them, in the same run. Karmada publishes about 22
+bindings a second for its scheduler (changelog of 1.15), estimators and writes included: another thing than this decision
+alone.
+
+    python benchmarks/federation_divide.py [--clusters 100] [--deployments 10000] [--runs 5] [--json FILE]
+"""
+
+import gc
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from figures import options_of, write
+from machine import describe
+
+from fallow.decide.federation.division import Target, divide_all
+from fallow.decide.federation.shapes import question_of, questions
+from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import ClusterPolicy, ClusterSpread
+from fallow.model.containers import ContainerSpec, PortSpec, Resources
+from fallow.model.deployments import Deployment, DeploymentSpec
+from fallow.model.divisions import Division
+from fallow.model.labels import Requirement, Selector
+from fallow.model.members import Lease, Member, MemberState, Role
+from fallow.model.rooms import Room, RoomAnswer, RoomSummary
+from fallow.model.shares import Share, ShareReport
+
+MIB = 2**20
+SHAPES = 500
+REGIONS = 5
+NODES = 100  # of each cluster
+CLUSTER_CPUS, CLUSTER_MEMORY = NODES * 32.0, NODES * 64 * 1024 * MIB
+NAIVE = 200  # deployments
+
+
+def _region(*names: str) -> Selector:
+    return Selector(requirements=(Requirement(key="region", operator="in", values=names),))
+
+
+POLICIES = (
+    ClusterPolicy(),
+    ClusterPolicy(where=_region("region-0", "region-1", "region-2")),
+    ClusterPolicy(divide="weighted", weights={f"cluster-{index}": 1 + index % 4 for index in range(60)}),
+    ClusterPolicy(divide="weighted", where=_region("region-1", "region-3")),
+    ClusterPolicy(divide="aggregate"),
+    ClusterPolicy(spread=ClusterSpread(label="region", min_groups=3), max={f"cluster-{i}": 5 for i in range(100)}),
+    ClusterPolicy(fallback=(_region("region-2"), _region("region-3", "region-4"), Selector())),
+    ClusterPolicy(divide="aggregate", spread=ClusterSpread(label="region", min_groups=2)),
+)  # fmt: skip
+
+
+def clusters(count: int) -> dict[str, Member]:
+    """Return ready clusters in five regions."""
+    return {
+        f"c-{index:04}": Member(
+            id=f"c-{index:04}", created_at=0.0, updated_at=0.0, name=f"cluster-{index}", role=Role.CLUSTER,
+            labels={"region": f"region-{index % REGIONS}"}, key_sha256="", token_id="", certificate_expires_at=0.0,
+            lease=Lease(address=""), state=MemberState.READY,
+        )
+        for index in range(count)
+    }  # fmt: skip
+
+
+def deployments(count: int) -> dict[str, Deployment]:
+    """Return deployments of 12 to 48 replicas, in SHAPES different reservations."""
+    found = {}
+    for number in range(count):
+        shape = number % SHAPES
+        container = ContainerSpec(
+            image="registry.example/app:1",
+            ports=(PortSpec(container=8080),),
+            resources=Resources(cpus=0.1 + shape % 25 * 0.05, memory_bytes=(128 + shape // 25 * 64) * MIB),
+        )
+        id_ = f"d-{number:06}"
+        found[id_] = Deployment(
+            id=id_, created_at=float(number), updated_at=float(number), project="default", name=f"app-{number}",
+            spec=DeploymentSpec(
+                replicas=12 + number * 7 % 37, container=container, clusters=POLICIES[number % len(POLICIES)]
+            ),
+        )  # fmt: skip
+    return found
+
+
+def counted(snapshot: Snapshot, targets: Mapping[str, Target]) -> Snapshot:
+    """Return the snapshot as it is once targets are stored, told, followed and counted."""
+    divisions, shares = {}, {}
+    used: dict[str, Counter[str]] = defaultdict(Counter)
+    orders: dict[str, dict[str, int]] = defaultdict(dict)
+    for id_, target in targets.items():
+        divisions[id_] = Division(
+            id=id_, created_at=0.0, updated_at=0.0, deployment_id=id_, policy=target.fingerprint,
+            total=snapshot.deployments[id_].spec.replicas, shares=target.shares, rules=target.rules,
+            unplaced=target.unplaced, unplaced_reason=target.unplaced_reason,
+        )  # fmt: skip
+        resources = snapshot.deployments[id_].spec.container.resources
+        for cluster_id, count in target.shares.items():
+            shares[f"{id_}.{cluster_id}"] = Share(
+                id=f"{id_}.{cluster_id}", created_at=0.0, updated_at=0.0, deployment_id=id_, cluster_id=cluster_id,
+                replicas=count,
+                reported=ShareReport(
+                    deployment_id=id_, revision=1, generation=1, replicas=count, placed=count, running=count, ready=count
+                ),
+            )  # fmt: skip
+            used[cluster_id]["cpus"] += round(resources.cpus * 1000) * count
+            used[cluster_id]["memory"] += resources.memory_bytes * count
+            orders[cluster_id][id_] = 1
+    rooms = {id_: room(snapshot, id_, used[id_], orders[id_]) for id_ in snapshot.clusters}
+    return fresh(snapshot, divisions, shares, rooms)
+
+
+def fresh(
+    snapshot: Snapshot, divisions: dict[str, Division], shares: dict[str, Share], rooms: dict[str, Room]
+) -> Snapshot:
+    """Return a fresh snapshot: none of its indexes has been asked for."""
+    return Snapshot(
+        members=snapshot.members, deployments=snapshot.deployments, divisions=divisions, shares=shares, rooms=rooms
+    )
+
+
+def room(snapshot: Snapshot, cluster_id: str, used: Mapping[str, int], orders: dict[str, int]) -> Room:
+    """Return what a cluster answers to every question when so many thousandths of processors and bytes are used."""
+    cpus, memory = CLUSTER_CPUS - used.get("cpus", 0) / 1000, CLUSTER_MEMORY - used.get("memory", 0)
+    answers = {}
+    for asked in questions(snapshot):
+        more = min(cpus / asked.resources.cpus, memory / asked.resources.memory_bytes)
+        answers[asked.key] = RoomAnswer(key=asked.key, more=max(int(more), 0))
+    return Room(
+        id=cluster_id,
+        created_at=0.0,
+        updated_at=0.0,
+        answers=answers,
+        orders=orders,
+        summary=RoomSummary(nodes=NODES),
+    )
+
+
+def without(snapshot: Snapshot, cluster_id: str) -> Snapshot:
+    """Return a fresh snapshot in which a cluster is dead."""
+    dead = msgspec.structs.replace(snapshot.members[cluster_id], state=MemberState.DEAD)
+    return Snapshot(
+        members={**snapshot.members, cluster_id: dead}, deployments=snapshot.deployments, divisions=snapshot.divisions,
+        shares=snapshot.shares, rooms=snapshot.rooms,
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""How every deployment's total is divided over clusters, all deployments at once.
+
+What is divided already stays as it is as far as it can: `divide_all` of an unchanged snapshot changes nothing. A policy
+that was edited divides afresh; among shares that are equally right it takes those that there are.
+
+Room is given out in turns. All deployments are divided side by side by the room there is; where together they ask for
+more than a cluster has, those that ask for much come first, then the older ones, and the others are divided again by
+the room that is left. So no cluster is given more than it has room for, however many deployments come at once.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.policy import shares_of
+from fallow.decide.federation.reservations import Reservations
+from fallow.decide.federation.rooms import Mask, Rooms
+from fallow.decide.federation.table import Rows, Table
+from fallow.decide.federation.why import rules_of, unplaced, unplaced_reason
+from fallow.decide.snapshot import Snapshot
+
+_TURNS = 64  # after so many, who is still not served waits for the next division
+_WHOLE_TURNS = 8  # so long, who wants few clusters waits rather than takes a part of what it asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """How many replicas of one deployment each cluster should run, by cluster id; who is not named should run none.
+
+    `rules` says what made a cluster's share, `unplaced` how many replicas have no place. `fingerprint` is that of the
+    policy; a division keeps it, so that another policy is noticed.
+    """
+
+    shares: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
+    unplaced: int = 0
+    unplaced_reason: str = ""
+    fingerprint: str = ""
+
+
+def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
+    """Return the target of every deployment that is divided here, by id; nothing while there are no member clusters.
+
+    A deployment that is new is missing for as long as it waits (`table.WAIT_SECONDS` at the most) for clusters to say
+    what room they have for it. Deployments whose ids are in `anew` are divided as their policy wants them now, whatever
+    there is: rebalancing moves towards that.
+    """
+    if not snapshot.clusters:
+        return {}
+    table = Table(snapshot, now, anew)
+    shares = settled(table)
+    columns = [cluster.id for cluster in table.clusters]
+    rows, places = np.nonzero(shares)
+    by_row: list[dict[str, int]] = [{} for _ in table.deployments]
+    for row, place, count in zip(rows.tolist(), places.tolist(), shares[rows, places].tolist(), strict=True):
+        by_row[row][columns[place]] = count
+    lacking = unplaced(table, shares).tolist()
+    targets = {
+        deployment.id: _target(table, row, shares[row], by_row[row], lacking[row])
+        for row, deployment in enumerate(table.deployments)
+        if not table.waiting.item(row) or deployment.id in snapshot.divisions
+    }
+    return targets | {
+        found.id: Target() for found in snapshot.deployments.values() if found.deleting and found.origin is None
+    }
+
+
+def settled(table: Table) -> Counts:
+    """Return the shares of all deployments, a row each, within the room that there is."""
+    rooms = table.rooms
+    reservations = Reservations(rooms)
+    shares: Counts = np.where((table.anew & ~table.waiting)[:, None], 0, table.was)
+    # What was foreseen before comes first: nobody loses it to those who ask now.
+    foreseen = np.where(table.may_come(), np.minimum(shares, rooms.caps) - rooms.told, 0)
+    nobody = np.zeros(len(shares), dtype=np.bool_)
+    given = _granted(rooms, reservations, np.arange(len(shares)), np.maximum(foreseen, 0), nobody)
+    shares = np.where(table.waiting[:, None], shares, np.minimum(shares, rooms.told + given))
+    rows = np.flatnonzero(~table.waiting)
+    for turn in range(_TURNS):
+        if not len(rows):
+            break
+        rows = _turn(table, reservations, rows, shares, given, turn)
+    return shares
+
+
+def _turn(table: Table, reservations: Reservations, rows: Rows, shares: Counts, given: Counts, turn: int) -> Rows:
+    """Divide some deployments by the room that is left, and return those that did not get what they asked.
+
+    Writes `shares`, and in `given` what clusters get beyond what they are told. The first of `rows` always gets all.
+    """
+    rooms = table.rooms
+    left = reservations.left(np.unique(rooms.shape_of[rows]).tolist())
+    asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given), turn)
+    found = shares_of(asked)
+    wanted = np.maximum(found - rooms.told[rows], 0)
+    kept = np.minimum(given[rows], wanted)
+    whole = asked.aggregate & (turn < _WHOLE_TURNS)
+    granted = _granted(rooms, reservations, rows, wanted - kept, whole)
+    short: Mask = (granted < wanted - kept).any(axis=1)
+    done = np.flatnonzero(~(short & whole))
+    _take_back(rooms, reservations, rows[done], (given[rows] - kept)[done])
+    given[rows[done]] = (kept + granted)[done]
+    shares[rows[done]] = np.minimum(found, rooms.told[rows] + kept + granted)[done]
+    return rows[short]
+
+
+def _granted(rooms: Rooms, reservations: Reservations, rows: Rows, wanted: Counts, whole: Mask) -> Counts:
+    """Promise rows what they want: the first ones all of it, later ones what those leave; `whole` ones all or nothing.
+
+    Returns how much it was.
+    """
+    granted = np.zeros_like(wanted)
+    asking = np.flatnonzero(wanted.any(axis=1))
+    if not len(asking):
+        return granted
+    shape_of = rooms.shape_of[rows[asking]]
+    starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
+    for shape, part in zip(shape_of[starts].tolist(), np.split(asking, starts[1:]), strict=True):
+        wish = wanted[part]
+        got = np.clip(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
+        got[whole[part] & (got < wish).any(axis=1)] = 0
+        reservations.promise(shape, got.sum(axis=0))
+        granted[part] = got
+    return granted
+
+
+def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Counts) -> None:
+    """Take promises back that are not needed any more."""
+    by_shape = rooms.by_shape(counts, rooms.shape_of[rows])
+    for shape in np.flatnonzero(by_shape.any(axis=1)).tolist():
+        reservations.promise(shape, -by_shape[shape])
+
+
+def _target(table: Table, row: int, shares: Counts, by_cluster: dict[str, int], lacking: int) -> Target:
+    """Return one deployment's target; rules and reasons are made anew only where something changed."""
+    fingerprint = table.fingerprints[row]
+    division = table.snapshot.divisions.get(table.deployments[row].id)
+    unchanged = division is not None and (division.shares, division.unplaced, division.policy) == (
+        by_cluster, lacking, fingerprint
+    )  # fmt: skip
+    if division is not None and (unchanged or table.waiting.item(row)):
+        return Target(
+            shares=division.shares,
+            rules=division.rules,
+            unplaced=division.unplaced,
+            unplaced_reason=division.unplaced_reason,
+            fingerprint=division.policy,
+        )
+    return Target(
+        shares=by_cluster,
+        rules=rules_of(table, row, shares),
+        unplaced=lacking,
+        unplaced_reason=unplaced_reason(table, row, shares) if lacking else "",
+        fingerprint=fingerprint,
+    )

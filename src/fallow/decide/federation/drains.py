@@ -1,0 +1,70 @@
+"""What is left of shares that came to an end, and clusters that have become empty."""
+
+from collections.abc import Callable, Iterator
+
+from fallow.decide.events import event
+from fallow.decide.federation.migrate import has_spoken, obeyed
+from fallow.decide.plan import Step
+from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import HERE_ID
+from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.shares import Share
+
+DELETED_AT_ONCE = 50  # shares of a cluster that has become empty, in one commit
+
+
+def forgotten(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
+    """Return what deletes records of what is no more: empty shares, and all of removed clusters and deployments."""
+    left: dict[str, int] = {}
+    empty: dict[str, list[Share]] = {}
+    for share in snapshot.shares.values():
+        if _over(snapshot, share, now):
+            empty.setdefault(share.cluster_id, []).append(share)
+        else:
+            left[share.cluster_id] = left.get(share.cluster_id, 0) + 1
+    for cluster_id, shares in empty.items():
+        cluster = snapshot.clusters.get(cluster_id)
+        drained = cluster is not None and cluster.scheduling is Scheduling.DRAINING and not left.get(cluster_id)
+        last = shares[-DELETED_AT_ONCE:] if drained else []
+        for share in shares[: len(shares) - len(last)]:
+            yield Step(deletes=(share,))
+        if cluster is not None and last and len(last) == len(shares):
+            told = event(
+                new_id(), now, "loop:federation", "member", cluster.id, cluster.name, "ClusterDrained",
+                f"{cluster.name} is empty: it can be shut down",
+            )  # fmt: skip
+            yield Step(puts=(told,), deletes=tuple(last))
+    for division in snapshot.divisions.values():
+        if division.deployment_id not in snapshot.deployments:
+            yield Step(deletes=(division,))
+    for room in snapshot.rooms.values():
+        if room.id not in snapshot.clusters:
+            yield Step(deletes=(room,))
+
+
+def _over(snapshot: Snapshot, share: Share, now: float) -> bool:
+    """Say whether nothing of a share is left, as far as anybody can still tell."""
+    cluster = snapshot.clusters.get(share.cluster_id)
+    deployment = snapshot.deployments.get(share.deployment_id)
+    if cluster is None:
+        return True
+    if deployment is None:
+        return share.cluster_id == HERE_ID or _gone(share, cluster, now)
+    return share.replicas == 0 and obeyed(share) and _gone(share, cluster, now)
+
+
+def _gone(share: Share, cluster: Member, now: float) -> bool:
+    """Say whether a cluster says that nothing is left, or has been back for long and says nothing."""
+    if cluster.state is not MemberState.READY or not has_spoken(share, cluster, now):
+        return False
+    fresh = share.reported is not None and share.reported_at > cluster.died_at
+    return not fresh or (share.reported is not None and share.reported.remaining == 0)
+
+
+def lingering(snapshot: Snapshot, deployment_id: str) -> bool:
+    """Say whether clusters that can be reached have yet to say that nothing of a deployment is left in them."""
+    for share in snapshot.shares_by_deployment.get(deployment_id, ()):
+        cluster = snapshot.clusters.get(share.cluster_id)
+        if cluster is not None and cluster.id != HERE_ID and cluster.state is not MemberState.DEAD:
+            return True
+    return False

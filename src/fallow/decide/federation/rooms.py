@@ -1,0 +1,173 @@
+"""Room in clusters, as arrays: what each is told to run, and how many more of each shape it may be given.
+
+A member says how many more of a shape would fit beside all it has taken in; what it was told since is kept beside that.
+Whatever a member says is held within bounds: no answer makes a
+number negative or endless.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.shapes import Ratios, divided, question_of, slots_taken
+from fallow.decide.placement.request import going
+from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import HERE_ID
+from fallow.model.deployments import Deployment
+from fallow.model.members import Member
+from fallow.model.rooms import MOST, Room, RoomQuestion, RoomSummary
+from fallow.model.shares import Share
+
+Mask = NDArray[np.bool_]
+UNCAPPED = 2**40  # more than any bound of a share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rooms:
+    """Rows are `deployments`, columns `clusters`; `free` and `unanswered` have a row a shape instead.
+
+    `told` is what each cluster is told to run, `uncounted` how much of that it was told since it counted its room, and
+    `caps` what it can get at the most because it could not place more.
+    `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
+    stand side by side. `nodes` is how many nodes each cluster has.
+    """
+
+    clusters: tuple[Member, ...]
+    deployments: tuple[Deployment, ...]
+    shapes: tuple[RoomQuestion, ...]
+    shape_of: Counts
+    slots: Ratios
+    nodes: Counts
+    told: Counts
+    caps: Counts
+    uncounted: Counts
+    free: Counts
+    unanswered: Mask
+
+    def by_shape(self, counts: Counts, shape_of: Counts) -> Counts:
+        """Return sums over the rows of one shape; `shape_of` tells that of each of them."""
+        found = np.zeros(self.free.shape, dtype=np.int64)
+        if len(shape_of):
+            starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
+            found[shape_of[starts]] = np.add.reduceat(counts, starts, axis=0)
+        return found
+
+
+def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
+    """Return the room in every cluster, clusters by name, deployments by the size of what they ask, large ones first.
+
+    In that order they are given room: what is small still fits beside what is large, and seldom the other way round.
+    """
+    clusters = tuple(sorted(snapshot.clusters.values(), key=lambda cluster: (cluster.name, cluster.id)))
+    asked = [(question_of(found), found) for found in divided(snapshot)]
+    asked.sort(key=lambda pair: (*_size(pair[0]), pair[0].key, pair[1].created_at, pair[1].id))
+    rows = {found.id: row for row, (_, found) in enumerate(asked)}
+    by_key = {question.key: question for question, _ in asked}
+    number = {key: index for index, key in enumerate(by_key)}
+    shapes = tuple(by_key.values())
+    shape_of = np.array([number[question.key] for question, _ in asked], dtype=np.int64)
+    answers = [snapshot.rooms.get(cluster.id) for cluster in clusters]
+    free, unanswered = _answers(shapes, answers)
+    orders = _orders(snapshot, now, rows, {cluster.id: column for column, cluster in enumerate(clusters)})
+    return Rooms(
+        clusters=clusters,
+        deployments=tuple(found for _, found in asked),
+        shapes=shapes,
+        shape_of=shape_of,
+        slots=slots_taken(shapes),
+        nodes=np.array([_nodes(room) for room in answers], dtype=np.int64),
+        told=orders.told,
+        caps=orders.caps,
+        uncounted=orders.uncounted,
+        free=free,
+        unanswered=unanswered,
+    )
+
+
+def _nodes(room: Room | None) -> int:
+    """Return how many nodes a cluster has; any number where it does not tell."""
+    return room.summary.nodes if room is not None and room.summary.nodes else UNCAPPED
+
+
+def _size(asked: RoomQuestion) -> tuple[float, float]:
+    return (-asked.resources.cpus, -asked.resources.memory_bytes)
+
+
+def _answers(shapes: Sequence[RoomQuestion], rooms: Sequence[Room | None]) -> tuple[Counts, Mask]:
+    """Return how many more of each shape clusters have room for, and which did not say so themselves."""
+    free = np.zeros((len(shapes), len(rooms)), dtype=np.int64)
+    unanswered = np.zeros((len(shapes), len(rooms)), dtype=np.bool_)
+    for column, room in enumerate(rooms):
+        answers = room.answers if room is not None else {}
+        for row, asked in enumerate(shapes):
+            answer = answers.get(asked.key)
+            if answer is not None:
+                free[row, column] = min(max(answer.more, 0), MOST)
+            else:
+                unanswered[row, column] = True
+                free[row, column] = guessed(asked, room.summary) if room is not None else 0
+    return free, unanswered
+
+
+def guessed(asked: RoomQuestion, summary: RoomSummary) -> int:
+    """Return how many more would fit by what a cluster has free in all, when it was not asked about this shape."""
+    if not summary.nodes:
+        return 0
+    bounds: list[float] = [MOST]
+    if asked.resources.cpus > 0:
+        bounds.append(summary.free_cpus / asked.resources.cpus)
+    if asked.resources.memory_bytes > 0:
+        bounds.append(summary.free_memory_bytes / asked.resources.memory_bytes)
+    if any(port.host for port in asked.ports):
+        bounds.append(summary.nodes)
+    if asked.placement.max_per_node:
+        bounds.append(summary.nodes * asked.placement.max_per_node)
+    return max(int(min(bounds)), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Orders:
+    told: Counts
+    caps: Counts
+    uncounted: Counts  # what was told since a cluster counted its room
+
+
+def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Mapping[str, int]) -> _Orders:
+    shape = (len(rows), len(columns))
+    told, uncounted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    caps = np.full(shape, UNCAPPED, dtype=np.int64)
+    counted = {id_: room.orders for id_, room in snapshot.rooms.items()}
+    nothing: Mapping[str, int] = {}
+    for share in snapshot.shares.values():
+        row, column = rows.get(share.deployment_id), columns.get(share.cluster_id)
+        if row is None or column is None:
+            continue
+        told[row, column] = share.replicas
+        uncounted[row, column] = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
+        if share.held_until > now:
+            caps[row, column] = share.reported.placed if share.reported is not None else 0
+    if HERE_ID in columns:
+        for row, count in _undivided(snapshot, rows):
+            told[row, columns[HERE_ID]] = count
+    return _Orders(np.clip(told, 0, MOST), caps, np.clip(uncounted, 0, MOST))
+
+
+def _uncounted(share: Share, counted: int | None) -> int:
+    """Return how many replicas a cluster was told to run that were not there yet when it counted its room."""
+    report = share.reported
+    if report is None or counted is None or counted < report.revision:
+        return share.replicas
+    return max(share.replicas - report.replicas, 0)
+
+
+def _undivided(snapshot: Snapshot, rows: Mapping[str, int]) -> Iterable[tuple[int, int]]:
+    """Yield the rows of deployments that ran here, whole, before there were other clusters, and how many do."""
+    for id_, row in rows.items():
+        if id_ not in snapshot.divisions and id_ not in snapshot.shares_by_deployment:
+            replicas = snapshot.replicas_by_deployment.get(id_, ())
+            count = sum(bool(found.node_id) and not found.ended and not going(found) for found in replicas)
+            if count:
+                yield row, min(count, snapshot.deployments[id_].replicas_here)

@@ -1,0 +1,66 @@
+"""Several Fallows on one fabric: a host, and member clusters, each with a machine for its control plane."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.cluster import Cluster
+
+
+@dataclass
+class Federation:
+    """A host and the clusters that are its members, by name."""
+
+    host: Cluster
+    members: dict[str, Cluster] = field(default_factory=dict)
+
+    def add(self, name: str, nodes: int, server_options: Sequence[str] = ()) -> Cluster:
+        """Start a further control plane and so many nodes of its own; it has not joined the host yet."""
+        host = self.host
+        cluster = Cluster(
+            host.fabric, insecure_registries=host.insecure_registries, server_options=server_options, name=name
+        )
+        self.members[name] = cluster
+        cluster.start_server()
+        for registry in host.insecure_registries:
+            cluster.fallow("registry", "add", registry, "--insecure")
+        names = [f"{name}-{number + 1}" for number in range(nodes)]
+        cluster.boot(*names)
+        for node in names:
+            cluster.join(node, "--name", node, token=cluster.token("node"))
+        cluster.wait_ready(*names)
+        return cluster
+
+    def join(self, name: str, *labels: str, seconds: float = 20) -> None:
+        """Let a cluster join the host, and wait until it is ready there."""
+        options = [word for label in labels for word in ("--label", label)]
+        token = self.host.fallow("cluster", "token", "create", "--name", name, "--quiet", *options).strip()
+        self.members[name].fallow("cluster", "join", self.host.url, token)
+        self.host.wait(lambda: self.state_of(name) == "ready", seconds, f"cluster {name} ready")
+
+    def clusters(self) -> dict[str, dict[str, Any]]:
+        """Return clusters by name, as the host sees them."""
+        return {found["member"]["name"]: found for found in self.host.call("cluster", "list", "--json")["items"]}
+
+    def state_of(self, name: str) -> str:
+        """Return how the host sees a cluster; empty: it does not know it."""
+        found = self.clusters().get(name)
+        return str(found["member"]["state"]) if found is not None else ""
+
+    def ready(self, deployment: str) -> dict[str, int]:
+        """Return how many replicas of a deployment (project/name) are ready in each cluster, as the host sees it."""
+        shares = self.host.call("deployment", "division", deployment, "--json")["shares"]
+        return {share["cluster"]: share["ready"] for share in shares}
+
+    def kill(self, name: str) -> None:
+        """Cut the power of a cluster: its control plane, and every machine it has."""
+        cluster = self.members[name]
+        cluster.kill_server()
+        for node in cluster.nodes.values():
+            node.power_cut()
+
+    def close(self) -> None:
+        """Stop everything, members first; the fabric is closed by whoever made it."""
+        for cluster in self.members.values():
+            cluster.close()
+        self.host.close()

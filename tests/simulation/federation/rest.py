@@ -1,0 +1,102 @@
+"""What must hold of a federation at rest, when no fault is left and nobody asks for anything."""
+
+from collections.abc import Iterable
+
+from fallow.decide.matching import matches
+from fallow.model.clusters import HERE_ID
+from fallow.model.deployments import Deployment
+from fallow.model.members import Member, MemberState, Role, Scheduling
+from simulation.federation.sites import Site
+from simulation.federation.watch import FederationWatch
+
+
+def unrest(watch: FederationWatch) -> list[str]:
+    """Return what is not yet as it is wanted, when no fault is left."""
+    found = [*_members(watch), *_left_over(watch)]
+    for deployment in watch.deployments().values():
+        found += [f"{deployment.path}: {problem}" for problem in _deployment(watch, deployment)]
+    return found
+
+
+def _members(watch: FederationWatch) -> Iterable[str]:
+    for member in watch.members().values():
+        if member.state is not MemberState.READY and member.role is Role.CLUSTER:
+            yield f"{member.name} is {member.state}"
+
+
+def _left_over(watch: FederationWatch) -> Iterable[str]:
+    for site in watch.sites.values():
+        if site.id in watch.removed:
+            continue
+        for container in site.containers.values():
+            if container.deployment_id not in watch.deployments():
+                yield f"{container.id} of no deployment is left"
+            elif container.state != "ready":
+                yield f"{container.id} is {container.state}"
+    for share in watch.shares().values():
+        if share.deployment_id not in watch.deployments():
+            yield f"share {share.id} has no deployment"
+        elif share.cluster_id not in watch.members():
+            yield f"share {share.id} has no cluster"
+
+
+def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]:
+    if deployment.deleting:
+        yield "is still being deleted"
+        return
+    division = watch.divisions().get(deployment.id)
+    if division is None:
+        yield "is not divided"
+        return
+    ready, told = watch.ready(deployment.id), watch.told(deployment.id)
+    roomy = [site.name for site in _roomy(watch, deployment)]
+    running = {id_: count for id_, count in ready.items() if id_ not in watch.removed}
+    for id_ in sorted(running.keys() | told.keys() | division.shares.keys()):
+        wanted, ordered, there = division.shares.get(id_, 0), told.get(id_, 0), running.get(id_, 0)
+        if not wanted == ordered == there and (wanted < max(ordered, there) or roomy):
+            yield f"{there} ready in {watch._name(id_)}, told {ordered}, wanted {wanted}"
+    total = deployment.spec.replicas
+    if deployment.spec.clusters.divide == "duplicate":
+        return
+    if sum(running.values()) > total:
+        yield f"{sum(running.values())} ready of {total}"
+    if sum(running.values()) < total and roomy:
+        yield f"{sum(running.values())} ready of {total} though {', '.join(roomy)} could take more"
+    for id_, count in running.items():
+        member = watch.members().get(id_)
+        if count and member is not None and member.id != HERE_ID and not may_keep(deployment, member) and roomy:
+            yield f"{count} are left in {member.name} though {', '.join(roomy)} could take more"
+    for name, most in deployment.spec.clusters.max.items():
+        for member in watch.members().values():
+            if member.name == name and running.get(member.id, 0) > most:
+                yield f"{running[member.id]} in {name}, which may have {most}"
+
+
+def _roomy(watch: FederationWatch, deployment: Deployment) -> Iterable[Site]:
+    """Return the clusters that could take one replica more, by what they really have."""
+    cpus = deployment.spec.container.resources.cpus
+    for site in watch.sites.values():
+        member = watch.members().get(site.id)
+        if member is None or not site.powered or site.free + 1e-6 < cpus or not may_take(watch, deployment, member):
+            continue
+        most = deployment.spec.clusters.max.get(member.name)
+        if most is None or site.live(deployment.id) < most:
+            yield site
+
+
+def may_keep(deployment: Deployment, member: Member) -> bool:
+    """Say whether replicas of a deployment may stay in a cluster."""
+    policy = deployment.spec.clusters
+    if member.scheduling is Scheduling.DRAINING or any(taint.effect == "move" for taint in member.taints):
+        return False
+    if policy.divide == "weighted" and policy.weights and not policy.where.requirements:
+        return policy.weights.get(member.name, 0) > 0
+    if policy.divide == "weighted" and policy.weights.get(member.name, 1) == 0:
+        return False
+    return matches(policy.where, member.labels)
+
+
+def may_take(watch: FederationWatch, deployment: Deployment, member: Member) -> bool:
+    """Say whether a cluster may get more replicas of a deployment."""
+    active = member.scheduling is Scheduling.ACTIVE and not member.taints and member.state is MemberState.READY
+    return active and may_keep(deployment, member)

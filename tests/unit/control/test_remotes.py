@@ -1,0 +1,295 @@
+"""What members are told of endpoints elsewhere, what they make of it, and when a leaving replica may stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from control_rig import Stored, ended, storing, until
+from prometheus_client import CollectorRegistry
+from records import NOW, cluster, deployment, member, remote_endpoint, replica, share
+from test_hub import Line
+
+from fallow.control.hub import Hub
+from fallow.control.remote_services import RemoteServices
+from fallow.control.remotes import Remotes
+from fallow.control.routes import RoutesLoop, withdrawal_controller
+from fallow.control.runner import SESSIONS, LoopMetrics, Runner
+from fallow.control.settings import Settings
+from fallow.model.clusters import HERE_ID
+from fallow.model.containers import ContainerSpec
+from fallow.model.deployments import Deployment, DeploymentSpec, Origin, ReplicaState, RouteSpec
+from fallow.model.hosts import HOST_ID, Host
+from fallow.model.members import MemberState, Role
+from fallow.model.remotes import RemoteService
+from fallow.model.routes import ProxyReport, ProxyState
+from fallow.model.shares import RemoteEndpoint, Share
+from fallow.model.wire import RemotesApplied, SetProxy, SetRemotes, Withdrawn
+
+SPEC = DeploymentSpec(
+    replicas=4, container=ContainerSpec(image="shop:1"), routes=(RouteSpec(host="shop.test", port=80),)
+)
+WEB = deployment(revision=0, spec=SPEC, share=2)
+ONE, TWO = remote_endpoint("web-0-aa", "10.1.0.1"), remote_endpoint("web-0-bb", "10.2.0.1")
+
+
+def gateway(id_: str, **more: Any) -> Any:
+    return member(id_, id=id_, role=Role.GATEWAY, revision=0, **more)
+
+
+def told_share(cluster_id: str, *endpoints: RemoteEndpoint, **more: Any) -> Share:
+    return msgspec.structs.replace(share(WEB, cluster_id, *endpoints, **more), revision=0)
+
+
+class Plane:
+    """The loops of one control plane over a store of its own, and lines instead of sessions."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.at = 0.0
+        self.hub = Hub(lambda: NOW, lambda: self.at)
+        self.remotes = Remotes(self.hub, Settings(), lambda: self.at)
+        self.controllers = [
+            RoutesLoop(self.hub).controller(),
+            withdrawal_controller(self.hub, Settings(), lambda: self.at),
+            self.remotes.controller(),
+        ]
+        metrics = LoopMetrics(CollectorRegistry())
+        self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: NOW, metrics)
+        self.hub.on_change.append(lambda: self.runner.wake({SESSIONS}))
+
+    def connect(self, member_id: str) -> Line:
+        line = Line(member_id)
+        self.hub.open(line)
+        return line
+
+    async def write(self, *records: Any) -> None:
+        """Store records, whatever was stored under their ids."""
+        for record in records:
+            kind = {Share: "shares", Deployment: "deployments"}.get(type(record), "members")
+            known = self.stored.cache.get(kind, record.id)
+            revision = known.revision if known is not None else 0
+            await self.stored.write(msgspec.structs.replace(record, revision=revision))
+
+    async def go_round(self) -> None:
+        """Wait until the loops have had a full run from here on."""
+        for _ in range(2):
+            self.runner.wake({SESSIONS})
+            await until(lambda: not any(controller.awake.is_set() for controller in self.controllers))
+
+
+async def planes(*records: Any) -> AsyncIterator[Plane]:
+    async with storing(*records) as stored:
+        found = Plane(stored)
+        task = asyncio.create_task(found.runner.run())
+        yield found
+        await ended(task)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Plane]:
+    clusters = [cluster("one", "west"), cluster("two", "east"), cluster("here", "east", id=HERE_ID)]
+    records = [msgspec.structs.replace(found, revision=0) for found in clusters]
+    shares = [told_share("c-one", ONE), told_share("c-two", TWO), told_share(HERE_ID)]
+    local = replica(WEB, 7, revision=0, address="10.0.0.1", host_ports={"80/tcp": 20000})
+    async for found in planes(WEB, *records, *shares, member("a", revision=0), local):
+        yield found
+
+
+@pytest.fixture
+async def guest() -> AsyncIterator[Plane]:
+    """The cluster `one` as it sees itself; it has a share of `web`."""
+    joined = Host(id=HOST_ID, created_at=NOW, updated_at=NOW, url="", member_id="c-one", name="one")
+    own = msgspec.structs.replace(WEB, origin=Origin(revision=1, generation=1), share=1)
+    local = replica(own, 0, revision=0, id="web-0-aa", address="10.1.0.1", host_ports={"80/tcp": 20000})
+    async for found in planes(own, joined, local, member("a", revision=0)):
+        yield found
+
+
+def endpoints(state: ProxyState) -> list[str]:
+    return [endpoint.id for backend in state.backends for endpoint in backend.endpoints]
+
+
+def newest(line: Line) -> ProxyState:
+    frame = line.sent[-1]
+    assert isinstance(frame, SetProxy)
+    return frame.state
+
+
+def clusters_told(line: Line, number: int = -1) -> dict[str, list[str]]:
+    frame = [frame for frame in line.sent if isinstance(frame, SetRemotes)][number]
+    return {found.cluster_id: [at.id for at in found.endpoints] for one in frame.services for found in one.clusters}
+
+
+def cleared(line: Line) -> list[str]:
+    return [id_ for frame in line.sent if isinstance(frame, Withdrawn) for id_ in frame.replica_ids]
+
+
+async def test_a_gateway_of_the_host_serves_the_endpoints_of_all_clusters(host: Plane) -> None:
+    await host.write(gateway("g"))
+    line = host.connect("g")
+    await until(lambda: line.sent)
+    assert endpoints(newest(line)) == ["c-one.web-0-aa", "c-two.web-0-bb", "web-7"]
+
+
+async def test_a_member_is_told_what_lies_elsewhere_and_then_what_changes(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    assert clusters_told(one) == {"here": ["web-7"], "c-two": ["web-0-bb"]}
+    assert clusters_told(two) == {"here": ["web-7"], "c-one": ["web-0-aa"]}
+    await host.write(told_share("c-one"))
+    await until(lambda: len(two.sent) > 1)
+    assert clusters_told(two) == {"here": ["web-7"], "c-one": []}
+    assert len(one.sent) == 1, "nothing changed elsewhere"
+    frame = two.sent[-1]
+    assert isinstance(frame, SetRemotes)
+    assert not frame.full
+
+
+@pytest.fixture
+async def services(guest: Plane) -> AsyncIterator[RemoteServices]:
+    said: list[RemotesApplied] = []
+    found = RemoteServices(guest.stored.cache, guest.stored.applier, guest.hub, lambda: NOW, said.append)
+    found.said = said  # type: ignore[attr-defined]
+    task = asyncio.create_task(found.run())
+    found.opened()
+    yield found
+    await ended(task)
+
+
+async def test_a_gateway_of_a_member_serves_what_the_host_has_told(
+    host: Plane, guest: Plane, services: RemoteServices
+) -> None:
+    await guest.write(gateway("g"))
+    line, link = guest.connect("g"), host.connect("c-one")
+    await until(lambda: line.sent and link.sent)
+    for frame in link.sent:
+        assert isinstance(frame, SetRemotes)
+        services.received(frame)
+    await until(lambda: endpoints(newest(line)) == ["c-two.web-0-bb", "here.web-7", "web-0-aa"])
+    stored = guest.stored.cache.get("remote-services", WEB.id)
+    assert isinstance(stored, RemoteService)
+    assert services.applied() == 0
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(services.applied)
+    assert [found.revision for found in services.said] == [frame.revision]  # type: ignore[attr-defined]
+
+
+def leaving(cluster_id: str, *ids: str, **more: Any) -> Share:
+    return told_share(cluster_id, leaving=ids, **more)
+
+
+async def test_a_leaving_replica_stops_when_gateways_here_and_elsewhere_are_done_with_it(host: Plane) -> None:
+    await host.write(gateway("g"))
+    line, one, two = host.connect("g"), host.connect("c-one"), host.connect("c-two")
+    await until(lambda: line.sent and one.sent and two.sent)
+    for at in (one, two):
+        host.hub.remotes_said(at.member_id, at.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: len(two.sent) > 1 and endpoints(newest(line)) == ["c-two.web-0-bb", "web-7"])
+    state, frame = newest(line), two.sent[-1]
+    assert isinstance(frame, SetRemotes)
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
+    host.hub.remotes_said("c-two", frame.revision)
+    await host.go_round()
+    assert cleared(one) == [], "a gateway here still finishes a request"
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("web-0-aa",)))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+    await host.go_round()
+    assert (cleared(one), cleared(two)) == (["web-0-aa"], []), "once, and to its own cluster alone"
+
+
+async def test_a_leaving_replica_waits_for_a_member_that_was_told_of_it(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", two.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: len(two.sent) > 1)
+    await host.go_round()
+    assert cleared(one) == []
+    await host.write(cluster("two", "east", state=MemberState.SUSPECT))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_has_gone_is_not_waited_for(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    await host.write(leaving("c-one", "web-0-aa"))
+    await host.go_round()
+    assert cleared(one) == []
+    host.hub.closed(two)
+    await host.go_round()
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_nobody_is_waited_for_longer_than_a_drain_may_take(host: Plane) -> None:
+    await host.write(gateway("g"))
+    one = host.connect("c-one")
+    await until(lambda: one.sent)
+    await host.write(leaving("c-one", "web-0-aa"))
+    await host.go_round()
+    host.at = 29.0
+    await host.go_round()
+    assert cleared(one) == []
+    host.at = 31.0
+    await host.go_round()
+    await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_comes_back_is_told_again_what_may_stop(host: Plane) -> None:
+    one = host.connect("c-one")
+    await host.write(leaving("c-one", "web-0-aa"))
+    await until(lambda: cleared(one) == ["web-0-aa"])
+    again = host.connect("c-one")
+    await until(lambda: cleared(again) == ["web-0-aa"])
+
+
+async def test_a_leaving_replica_of_the_host_waits_for_gateways_of_members(host: Plane) -> None:
+    one = host.connect("c-one")
+    await until(lambda: one.sent)
+    left = msgspec.structs.replace(host.stored.replica("web-7"), state=ReplicaState.LEAVING, healthy_since=0.0)
+    await host.stored.write(left)
+    await until(lambda: len(one.sent) > 1)
+    await host.go_round()
+    assert host.stored.replica("web-7").state is ReplicaState.LEAVING
+    host.hub.remotes_said("c-one", one.sent[-1].revision)  # type: ignore[union-attr]
+    await until(lambda: host.stored.replica("web-7").state is ReplicaState.STOPPING)
+
+
+async def leave_at(guest: Plane) -> None:
+    left = msgspec.structs.replace(guest.stored.replica("web-0-aa"), state=ReplicaState.LEAVING, healthy_since=0.0)
+    await guest.stored.write(left)
+    await guest.go_round()
+
+
+async def test_a_leaving_replica_of_a_member_waits_for_the_word_of_the_host(guest: Plane) -> None:
+    guest.hub.host_opened()
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    guest.hub.clear(["web-0-aa"])
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)
+
+
+@pytest.mark.parametrize(("opened", "seconds"), [(False, 30.0), (True, 35.0)])
+async def test_without_a_word_of_the_host_it_stops_when_the_drain_is_over(
+    guest: Plane, opened: bool, seconds: float
+) -> None:
+    if opened:
+        guest.hub.host_opened()
+    await leave_at(guest)
+    guest.at = seconds - 1.0
+    await guest.go_round()
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    guest.at = seconds + 1.0
+    await guest.go_round()
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)
+
+
+async def test_what_the_host_cleared_is_forgotten_with_its_session(guest: Plane) -> None:
+    guest.hub.host_opened()
+    guest.hub.clear(["web-0-aa"])
+    guest.hub.host_closed()
+    guest.hub.host_opened()
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING

@@ -1,0 +1,103 @@
+"""What each cluster is told next: replacements before anything goes, and nothing where nothing takes its place."""
+
+import pytest
+from federation_world import cluster, report, share
+from records import NOW
+
+from fallow.decide.federation.migrate import Side, needed, next_told, reliable, retold, side_of
+from fallow.model.members import MemberState, Scheduling
+
+
+def side(told: int, target: int, sure: int | None = None, **changes: bool) -> Side:
+    values = {"raisable": True, "lowerable": True, "leaves": False} | changes
+    return Side(told=told, target=target, sure=told if sure is None else sure, **values)
+
+
+def test_a_raise_is_told_at_once_and_nothing_goes_before_it_is_ready() -> None:
+    assert next_told({"a": side(10, 5), "b": side(0, 5)}, 10) == {"a": 10, "b": 5}
+    assert next_told({"a": side(10, 5), "b": side(5, 5, 0)}, 10) == {"a": 10, "b": 5}
+
+
+@pytest.mark.parametrize(("ready", "told"), [(0, 10), (1, 9), (3, 7), (5, 5)])
+def test_a_cluster_is_lowered_by_as_many_as_are_ready_elsewhere(ready: int, told: int) -> None:
+    assert next_told({"a": side(10, 5), "b": side(5, 5, ready)}, 10) == {"a": told, "b": 5}
+
+
+def test_what_is_not_ready_may_go_at_any_time() -> None:
+    assert next_told({"a": side(10, 5, 7), "b": side(5, 5, 0)}, 10) == {"a": 7, "b": 5}
+    assert next_told({"a": side(10, 0, 0), "b": side(10, 10, 0)}, 10) == {"a": 0, "b": 10}
+
+
+def test_a_floor_lets_more_go() -> None:
+    assert next_told({"a": side(10, 0), "b": side(10, 10, 0)}, 6) == {"a": 6, "b": 10}
+
+
+def test_two_clusters_do_not_both_spend_what_is_spare() -> None:
+    told = next_told({"a": side(6, 0, leaves=True), "b": side(6, 0, leaves=True), "c": side(12, 12, 4)}, 12)
+    assert told["a"] + told["b"] == 8
+
+
+def test_the_one_that_is_to_be_emptied_is_lowered_first() -> None:
+    assert next_told({"a": side(5, 3), "b": side(5, 0, leaves=True), "c": side(7, 7, 2)}, 10) == {
+        "a": 5,
+        "b": 3,
+        "c": 7,
+    }
+
+
+def test_where_fewer_are_ready_than_wanted_none_that_is_ready_goes() -> None:
+    assert next_told({"a": side(5, 0, 3), "b": side(5, 5, 1)}, 10) == {"a": 3, "b": 5}
+
+
+def test_a_silent_cluster_is_neither_raised_nor_lowered_nor_relied_on() -> None:
+    silent = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.SUSPECT), 5, NOW)
+    assert (silent.sure, silent.raisable, silent.lowerable) == (0, False, False)
+    assert next_told({"a": silent, "b": side(5, 0)}, 5) == {"a": 10, "b": 5}
+    dead = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.DEAD), 0, NOW)
+    assert next_told({"a": dead, "b": side(0, 10)}, 10) == {"a": 10, "b": 10}
+
+
+def test_a_cluster_that_is_back_counts_and_goes_only_once_it_has_spoken() -> None:
+    back = cluster("a", died_at=NOW - 30, state_since=NOW - 10)
+    old = side_of(share("c-a", 5, 5), back, 0, NOW)
+    assert (old.sure, old.lowerable) == (0, False)
+    fresh = side_of(share("c-a", 5, 5, reported_at=NOW - 9), back, 0, NOW)
+    assert (fresh.sure, fresh.lowerable) == (5, True)
+    silent = side_of(share("c-a", 5, 5), cluster("a", died_at=NOW - 90, state_since=NOW - 61), 0, NOW)
+    assert (silent.sure, silent.lowerable) == (5, True)
+
+
+def test_a_share_that_nobody_has_spoken_of_is_not_lowered() -> None:
+    assert not side_of(share("c-a", 5, since=NOW - 5), cluster("a"), 0, NOW).lowerable
+
+
+def test_a_draining_cluster_leaves() -> None:
+    assert side_of(share("c-a", 5, 5), cluster("a", scheduling=Scheduling.DRAINING), 0, NOW).leaves
+
+
+def test_a_report_from_before_an_order_counts_up_to_the_fewest_that_were_told_since() -> None:
+    told = share("c-a", 5, 5)
+    assert reliable(told) == 5
+    order, least = retold(told, 2, revision=20)
+    lowered = share("c-a", 2, 5, order=order, least=least)
+    assert reliable(lowered) == 2
+    order, least = retold(lowered, 8, revision=30)
+    raised = share("c-a", 8, 5, order=order, least=least)
+    assert reliable(raised) == 2  # it may have gone down to 2 on the way
+    obeyed = share("c-a", 8, order=order, least=least, reported=report(6, revision=order))
+    assert reliable(obeyed) == 6
+    order, least = retold(obeyed, 7, revision=40)
+    assert (order, least) == (41, 7)
+
+
+def test_an_order_raised_over_what_was_followed_counts_all_that_is_ready() -> None:
+    order, least = retold(share("c-a", 5, 5), 9, revision=20)
+    assert reliable(share("c-a", 9, 5, order=order, least=least)) == 5
+
+
+def test_what_must_stay_ready() -> None:
+    assert needed(10, None, [5, 5]) == 10
+    assert needed(10, None, [10, 10]) == 20  # the total in each of them
+    assert needed(10, 4, [5, 5]) == 4
+    assert needed(10, 40, [5, 5]) == 10
+    assert needed(10, None, [2]) == 10
