@@ -14,6 +14,7 @@ from fallow.api.routes import (
     deployments,
     dns,
     health,
+    host,
     image_archives,
     image_jobs,
     image_schedules,
@@ -25,6 +26,7 @@ from fallow.api.routes import (
     members,
     mirrors,
     peers,
+    plans,
     pools,
     registrations,
     registries,
@@ -41,6 +43,7 @@ from fallow.api.telemetry import Telemetry
 
 # Whoever calls these needs an API token.
 GUARDED = (
+    host,
     members,
     clusters,
     mirrors,
@@ -59,6 +62,7 @@ GUARDED = (
     image_schedules,
     replicas,
     insight,
+    plans,
     audit,
     peers,
     watch,

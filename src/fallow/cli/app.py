@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from fallow.cli import (
+    cluster_host,
     cluster_life,
     clusters,
     completion,
@@ -23,6 +24,7 @@ from fallow.cli import (
     nodes,
     output,
     peers,
+    plan,
     pools,
     processes,
     registries,
@@ -174,6 +176,7 @@ def _callback(
 
 
 node_life.register(nodes.app)
+cluster_host.register(clusters.app)
 cluster_life.register(clusters.app)
 
 
@@ -215,4 +218,5 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
     for name, group in (("replica", replicas.app), ("route", routes.app), ("dns", dns.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
+    app.add_typer(plan.app, name="plan", rich_help_panel=SEE)
     return app

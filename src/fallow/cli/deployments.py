@@ -49,16 +49,18 @@ def list_(ctx: typer.Context, project: InProject = "", watch: Watch = False, as_
 
 
 def _table(found: Sequence[DeploymentView]) -> Table:
+    hosted = any(each.host for each in found)  # who has no host need not read of one
     return output.rows(
-        output.table("NAME", "STATE", "HEALTHY", "IMAGE", "ROUTES", "AGE", "WHY"),
+        output.table("NAME", "STATE", "HEALTHY", "IMAGE", "ROUTES", "AGE", *(["OF HOST"] if hosted else []), "WHY"),
         (
             (
                 f"{each.project}/{each.name}",
                 each.state,
-                f"{each.counts.healthy}/{each.spec.replicas}",
+                f"{each.counts.healthy}/{each.share if each.host else each.spec.replicas}",
                 each.spec.container.image,
                 " ".join(_route(route) for route in each.spec.routes),
                 output.age(each.created_at),
+                *([each.host] if hosted else []),
                 each.reason,
             )
             for each in sorted(found, key=lambda view: (view.project, view.name))
@@ -116,6 +118,8 @@ def _described(view: DeploymentView) -> Table:
             ("id", view.id),
             ("state", view.state),
             ("why", view.reason),
+            ("of host", view.host),
+            ("share", f"{view.share} of {spec.replicas}" if view.share is not None else ""),
             ("replicas", f"{spec.replicas} wanted; " + ", ".join(f"{getattr(counts, name)} {name}" for name in told)),
             ("image", spec.container.image),
             ("routes", " ".join(_route(route) for route in spec.routes)),

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from fallow.client.clusters import ClusterCalls
+from fallow.client.hosts import HostCalls
 from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
@@ -72,6 +73,7 @@ class Client:
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
         self.images = ImageCalls(self._transport)
+        self.hosts = HostCalls(self._transport)
         self.clusters = ClusterCalls(self._transport)
         self.image_archives = ArchiveCalls(self._transport)
         self.registries = RegistryCalls(self._transport)

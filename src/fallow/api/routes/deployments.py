@@ -19,9 +19,10 @@ from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
-from fallow.decide.deploy import Changes, changed, changes, deleted
+from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
+from fallow.decide.federation.foretell import foretell_shares
 from fallow.decide.federation.views import whole_view
-from fallow.decide.label_sets import placement_trouble
+from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -116,6 +117,7 @@ async def change_deployment(
     def decide() -> tuple[Step | None, None]:
         current = deployment_called(services.cache.snapshot(), project, name)
         check_match(current, if_match)
+        check_ours(services.cache.snapshot(), current)
         if current.deleting:
             raise refuse(
                 409,
@@ -143,6 +145,7 @@ async def delete_deployment(
         snapshot = services.cache.snapshot()
         current = deployment_called(snapshot, project, name)
         check_match(current, if_match)
+        check_ours(snapshot, current)
         done = deleted(current, services.clock(), services.new_id, actor)
         doomed = msgspec.structs.replace(current, deleting=True)
         return done.step, whole_view(snapshot, doomed)
@@ -168,7 +171,7 @@ def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
     """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
     for name, spec in application.deployments:
-        trouble = placement_trouble(spec.placement, snapshot.label_sets)
+        trouble = spec_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
 
@@ -176,14 +179,18 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
 def _foretold(
     snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
 ) -> tuple[DeployedItem, ...]:
-    """Return the items with where their replicas would be."""
-    told = foretell(snapshot, application.project, application.deployments, now, heard)
+    """Return the items with where their replicas would be: in which clusters, where there are several."""
+    if snapshot.clusters:
+        told = foretell_shares(snapshot, application.project, application.deployments, now)
+    else:
+        told = foretell(snapshot, application.project, application.deployments, now, heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None
         if future is not None:
+            places = {"clusters" if snapshot.clusters else "placements": dict(future.placements)}
             item = msgspec.structs.replace(  # noqa: PLW2901
-                item, placements=dict(future.placements), unplaced=future.unplaced, reasons=future.reasons
+                item, **places, unplaced=future.unplaced, reasons=future.reasons
             )
         found.append(item)
     return tuple(found)

@@ -24,9 +24,11 @@ MASTER_SOCKET = "master.sock"
 ANY_HOST = "*"
 
 # Options of a server are the same in the file and on the socket, where `default-server` does not count. A dead server
-# is out after two failed checks; without a pool every request would open a connection of its own.
+# is out after two failed checks, or three failed connections in a row: when a whole region dies, its backups take over
+# at once. Without a pool every request would open a connection of its own.
 _SERVER_OPTIONS = (
-    "check inter 1s fastinter 500ms downinter 1s fall 2 rise 1 pool-purge-delay 5s pool-max-conn 200 weight {weight}"
+    "check inter 1s fastinter 500ms downinter 1s fall 2 rise 1 observe layer4 error-limit 3 on-error mark-down "
+    "pool-purge-delay 5s pool-max-conn 200 weight {weight}"
 )
 
 _SERVER_LINE = "    server "
