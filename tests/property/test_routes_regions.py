@@ -1,12 +1,11 @@
 """Endpoints of many clusters: whatever is stored, who is dead or withdrawn gets no request, and somebody else does."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import NOW, cluster, deployment, member, replica, share
+from records import NOW, cluster, deployment, following, member, replica, share
 
 from fallow.decide.remotes import frames, offered, offers
 from fallow.decide.routes import SUSPECT_WEIGHT, WEIGHT, Place, Rendered, render, render_all
@@ -16,12 +15,10 @@ from fallow.drivers.proxy.checks import check_state
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import ReplicaState, RouteSpec
 from fallow.model.hosts import HOST_ID, Host
-from fallow.model.kinds import KIND_OF
 from fallow.model.members import MemberState
 from fallow.model.meta import Record
 from fallow.model.remotes import RemoteCluster, RemoteService
 from fallow.model.shares import RemoteEndpoint
-from fallow.store.indexes import carry, move_all
 
 CLUSTERS = ("one", "two", "three")
 REGIONS = ("", "west", "east")
@@ -93,26 +90,6 @@ ALWAYS: list[Record] = [
     *(member(state.value, state=state) for state in MemberState),
     *(cluster(name, region) for name, region in zip(CLUSTERS, ("west", "east", "east"), strict=True)),
 ]
-
-
-def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = ()) -> Snapshot:
-    """Return the snapshot after some writes, with its indexes carried over as a cache does it."""
-    fields: dict[str, dict[str, Any]] = {}
-    touched: dict[str, set[str]] = {}
-    for record, there in [(record, True) for record in puts] + [(record, False) for record in gone]:
-        field = KIND_OF[type(record)].replace("-", "_")
-        found = fields.setdefault(field, dict(getattr(before, field)))
-        touched.setdefault(field, set()).add(record.id)
-        if there:
-            found[record.id] = record
-        else:
-            found.pop(record.id, None)
-    same = {name: getattr(before, name) for name in before.__dataclass_fields__ if name not in fields}
-    after = Snapshot(**{**same, **fields, "revision": before.revision + 1})
-    carry(before, after, touched)
-    for field, changed in touched.items():
-        move_all(before, after, field, changed)
-    return after
 
 
 def stored(found: list[Record]) -> Snapshot:

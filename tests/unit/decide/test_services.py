@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from records import NOW, cluster, deployment, member, remote_endpoint, replica, share, snapshot
+from records import NOW, cluster, deployment, following, member, remote_endpoint, replica, share, snapshot
 
+from fallow.decide import names
 from fallow.decide.remotes import ENDPOINTS, FRAME_SERVICES, frames, offered, offers
 from fallow.decide.routes import SUSPECT_WEIGHT, WEIGHT, Place, conflicts, place_of, render, render_all
 from fallow.decide.services import services
@@ -206,18 +207,73 @@ def test_frames_are_bounded() -> None:
     assert list(frames([])) == [()]
 
 
+API = routed("api", RouteSpec(host="api.test", port=80), share=0)
+FAR = RemoteCluster(cluster_id="c-nine", region="east", replicas=1, endpoints=tuple(several(1, "far")))
+HERE = replica(WEB, 9, address="10.0.0.1", host_ports={"80/tcp": 20000})
+FIRST = [
+    host(), WEB, API, ONE, TWO, member("a"), HERE, remote("api", FAR, routes=API.spec.routes), remote("far", FAR, routes=()),
+    share(WEB, "c-one", *several(2)), share(API, "c-one", *several(2)),
+]  # fmt: skip
+
+
 def test_what_has_not_changed_is_not_rendered_again() -> None:
-    web, api = routed("web", share=0), routed("api", RouteSpec(host="api.test", port=80), share=0)
-    first = snapshot(web, api, ONE, share(web, "c-one", *several(2)), share(api, "c-one", *several(2)))
+    first = following(snapshot(), FIRST)
     before = render_all(first, [WEST])
-    same = snapshot(*first.members.values(), web, api, revision=11)
-    for index in ("shares_by_deployment", "replicas_by_deployment"):
-        vars(same)[index] = dict(getattr(first, index))
-    vars(same)["shares_by_deployment"]["d-web"] = [share(web, "c-one", *several(1))]
-    after = render_all(same, [WEST], before)
+    now = following(first, [share(WEB, "c-one", *several(1))])
+    after = render_all(now, [WEST], before)
     old, new = before.states[WEST], after.states[WEST]
-    assert new.revision == 11
-    assert new.backends[0] is old.backends[0]
-    assert [len(backend.endpoints) for backend in new.backends] == [2, 1]
+    assert new.revision == now.revision
+    assert [one.key for one, two in zip(old.backends, new.backends, strict=True) if one is not two] == ["shop/web:80"]
     assert new.http is old.http
-    assert render_all(same, [WEST], after) is after
+    assert render_all(now, [WEST], after) is after
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        share(WEB, "c-one", *several(1)), share(API, "c-two", *several(1)),
+        msgspec.structs.replace(HERE, address="10.0.0.9"), msgspec.structs.replace(HERE, host_ports={"80/tcp": 7}),
+        msgspec.structs.replace(HERE, healthy_since=0.0), member("a", state=MemberState.SUSPECT),
+        cluster("one", "west", state=MemberState.DEAD), cluster("one", "east"), cluster("here", "west", id=HERE_ID),
+        host(labels={"region": "east"}), host(refused="removed"), remote("api", routes=API.spec.routes), remote("far"),
+        remote("new", FAR), routed("web", RouteSpec(host="new.test", port=80), share=0, replicas=8),
+        routed("web", replicas=8, share=90), routed("late", RouteSpec(host="late.test", port=80)),
+    ],
+)  # fmt: skip
+def test_every_change_is_rendered(change: Any) -> None:
+    first = following(snapshot(), FIRST)
+    places = [WEST, Place("east", alone=True), Place("", alone=False)]
+    now = following(first, [change])
+    made = offers(services(first))
+    assert render_all(now, places, render_all(first, places)).states == render_all(now, places).states
+    assert offers(services(now, services(first)), services(first), made) == offers(services(now))
+    zone = names.render(now, "fallow.internal", names.render(first, "fallow.internal")).zone
+    assert zone.services == names.render(now, "fallow.internal").zone.services
+
+
+@pytest.mark.parametrize(
+    "gone", [HERE, remote("api", routes=API.spec.routes), remote("far"), API, share(WEB, "c-one"), TWO, host()]
+)
+def test_what_goes_is_rendered_no_more(gone: Any) -> None:
+    first = following(snapshot(), FIRST)
+    now = following(first, [], [gone])
+    assert render_all(now, [WEST], render_all(first, [WEST])).states == render_all(now, [WEST]).states
+    assert offers(services(now, services(first)), services(first), offers(services(first))) == offers(services(now))
+    zone = names.render(now, "fallow.internal", names.render(first, "fallow.internal")).zone
+    assert zone.services == names.render(now, "fallow.internal").zone.services
+
+
+def named(*records: Any) -> dict[str, list[tuple[str, str]]]:
+    zone = names.render(snapshot(*records), "fallow.internal").zone
+    return {found.name: [(at.replica, at.address) for at in found.endpoints] for found in zone.services.values()}
+
+
+def test_names_of_services_lead_to_endpoints_elsewhere_too() -> None:
+    here = replica(WEB, 9, address="10.0.0.1", host_ports={"80/tcp": 20000})
+    both = share(WEB, "c-one", remote_endpoint("web-0"), remote_endpoint("web-1", suspect=True), remote_endpoint("w.x"))
+    assert named(WEB, ONE, member("a"), here, both) == {"web": [("web-0", "10.1.0.1"), ("web-9", "10.0.0.1")]}
+    far = RemoteCluster(cluster_id="c-two", endpoints=(remote_endpoint("web-5"),))
+    found = snapshot(host(), remote("web", far), remote("idle"))
+    services_named = names.render(found, "fallow.internal").zone.services
+    assert services_named["shop", "web"].ports == ("80/tcp",)
+    assert named(host(), remote("web", far), remote("idle")) == {"web": [("web-5", "10.1.0.1")], "idle": []}
