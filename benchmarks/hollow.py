@@ -35,8 +35,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fallow.agent.joining import signed
-from fallow.client.joining import ca_key_sha256, check_server
+from fallow.client.joining import ca_key_sha256, check_server, signed
 from fallow.model.credentials import SERVER_NAME, parse_join_credential
 from fallow.model.deployments import Activity, Health, Observation
 from fallow.model.image_jobs import ImageOrder, TaskReport

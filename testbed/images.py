@@ -7,7 +7,6 @@ pushed through the registry's HTTP API, version 2.
 import base64
 import functools
 import gzip
-import hashlib
 import io
 import json
 import platform
@@ -22,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from testbed.blobs import digest_of, tar_of
 from testbed.processes import TestbedError, run
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -93,7 +93,7 @@ class _Tree:
             for _, (info, content) in sorted(self._entries.items()):
                 archive.addfile(info, io.BytesIO(content))
         content = plain.getvalue()
-        return Layer(gzip.compress(content, compresslevel=1, mtime=0), _digest(content))
+        return Layer(gzip.compress(content, compresslevel=1, mtime=0), digest_of(content))
 
 
 @functools.cache
@@ -153,7 +153,8 @@ def push(registry: str, name: str, image: LocalImage, *, username: str = "", pas
     kinds = ["application/vnd.docker.container.image.v1+json"]
     kinds += ["application/vnd.docker.image.rootfs.diff.tar.gzip"] * len(image.layers)
     parts = [
-        {"mediaType": kind, "size": len(blob), "digest": _digest(blob)} for kind, blob in zip(kinds, blobs, strict=True)
+        {"mediaType": kind, "size": len(blob), "digest": digest_of(blob)}
+        for kind, blob in zip(kinds, blobs, strict=True)
     ]
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": parts[0], "layers": parts[1:]}
     client.send("PUT", f"/manifests/{tag or 'latest'}", json.dumps(manifest).encode(), _MANIFEST)
@@ -180,22 +181,16 @@ def push_parts(
 def archive(name: str, image: LocalImage) -> bytes:
     """Return the image as `docker save` writes it: a tar file, not compressed."""
     config = json.dumps(_config(image), sort_keys=True).encode()
-    files = {f"{_digest(config).partition(':')[2]}.json": config}
+    files = {f"{digest_of(config).partition(':')[2]}.json": config}
     files |= {f"{number}/layer.tar": gzip.decompress(layer.blob) for number, layer in enumerate(image.layers)}
     layers = [path for path in files if path.endswith("layer.tar")]
     files["manifest.json"] = json.dumps([{"Config": next(iter(files)), "RepoTags": [name], "Layers": layers}]).encode()
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w") as packed:
-        for path, content in files.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(content)
-            packed.addfile(info, io.BytesIO(content))
-    return plain.getvalue()
+    return tar_of(files)
 
 
 def image_id(image: LocalImage) -> str:
     """Return the id that engines give it."""
-    return _digest(json.dumps(_config(image), sort_keys=True).encode())
+    return digest_of(json.dumps(_config(image), sort_keys=True).encode())
 
 
 class _Client:
@@ -208,7 +203,7 @@ class _Client:
             self._headers["Authorization"] = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
     def push_blob(self, blob: bytes) -> None:
-        digest = _digest(blob)
+        digest = digest_of(blob)
         if self.send("HEAD", f"/blobs/{digest}", missing_ok=True) is not None:
             return
         place = self.send("POST", "/blobs/uploads/", b"") or ""
@@ -247,10 +242,6 @@ def _config(image: LocalImage) -> dict[str, object]:
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in image.layers]},
         "history": [{"created": "1970-01-01T00:00:00Z"} for _ in image.layers],
     }
-
-
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 @functools.cache

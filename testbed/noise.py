@@ -1,11 +1,9 @@
 """Images of any size that nothing makes smaller: for tests and figures of how images travel."""
 
 import gzip
-import hashlib
-import io
 import random
-import tarfile
 
+from testbed.blobs import digest_of, tar_of
 from testbed.images import Layer, LocalImage, busybox
 
 PORTION = 64 * 2**20
@@ -25,15 +23,10 @@ def _noise(seed: str, size: int) -> bytes:
 
 def layer_digests(made: LocalImage) -> list[str]:
     """Return the digests of an image's layers as registries have them."""
-    return ["sha256:" + hashlib.sha256(layer.blob).hexdigest() for layer in made.layers]
+    return [digest_of(layer.blob) for layer in made.layers]
 
 
 def _layer(path: str, content: bytes) -> Layer:
     """Return a layer with one file, wrapped as gzip without being compressed, which saves the time."""
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        info = tarfile.TarInfo(path)
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    blob = plain.getvalue()
-    return Layer(gzip.compress(blob, compresslevel=0, mtime=0), "sha256:" + hashlib.sha256(blob).hexdigest())
+    blob = tar_of({path: content})
+    return Layer(gzip.compress(blob, compresslevel=0, mtime=0), digest_of(blob))

@@ -1,10 +1,11 @@
 """Archives of images as tests need them: right ones, and parts of wrong ones."""
 
-import io
 import json
 import tarfile
 
-from blob_nodes import MANIFEST, digest_of
+from blob_nodes import MANIFEST
+
+from testbed.blobs import digest_of, tar_of
 
 LAYERS = [b"layer one" * 100, b"layer two" * 100]
 CONFIG = json.dumps(
@@ -13,17 +14,12 @@ CONFIG = json.dumps(
 
 
 def tar(files, *, links=(), kind=None) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for name, to in links:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind or tarfile.SYMTYPE, to
-            archive.addfile(info)
-    return out.getvalue()
+    others = []
+    for name, to in links:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind or tarfile.SYMTYPE, to
+        others.append(info)
+    return tar_of(files, others)
 
 
 def docker(**changes):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import random
 import time
@@ -17,12 +16,9 @@ from fallow.drivers.blobs import BlobError, Opened
 from fallow.model.images import Blob, BlobSource, PlatformImage, PullGrant
 from fallow.model.members import Identity, Lease, Role
 from fallow.model.wire import IMAGES_PROTOCOL
+from testbed.blobs import digest_of
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-
-def digest_of(body: bytes) -> str:
-    return "sha256:" + hashlib.sha256(body).hexdigest()
 
 
 @dataclass

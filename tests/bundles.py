@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fallow.agent.joining import signed
+from fallow.client.joining import signed
 from fallow.model.members import JoinRequest, Role
 from fallow.model.registrations import SignedBundle
 

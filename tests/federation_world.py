@@ -4,12 +4,12 @@ What is true of them is kept beside what the host has on record, so that tests c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from records import NOW, ids, member, snapshot
 
+from fallow.decide.federation.division import Target
 from fallow.decide.federation.reconcile import reconcile
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
@@ -20,17 +20,6 @@ from fallow.model.events import Event
 from fallow.model.members import Lease, Member, Role
 from fallow.model.meta import Record
 from fallow.model.shares import Share, ShareReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A target as a division gives it."""
-
-    shares: Mapping[str, int]
-    rules: Mapping[str, str] = field(default_factory=dict)
-    unplaced: int = 0
-    unplaced_reason: str = ""
-    fingerprint: str = "policy"
 
 
 def cluster(name: str, **changes: Any) -> Member:
@@ -99,13 +88,13 @@ class Ledger:
         found = self.records.get((type(record), record.id))
         return found.revision if found is not None else 0
 
-    def run(self, targets: Mapping[str, Wanted], now: float = NOW) -> Plan:
+    def run(self, targets: Mapping[str, Target], now: float = NOW) -> Plan:
         """Run the loop once and commit what it plans."""
         plan = reconcile(self.snapshot(), now, self.new_id, lambda *_: targets)
         self.commit(plan)
         return plan
 
-    def settle(self, targets: Mapping[str, Wanted], now: float = NOW) -> int:
+    def settle(self, targets: Mapping[str, Target], now: float = NOW) -> int:
         """Run the loop until it plans nothing; return how often it planned something."""
         for count in range(20):
             if not self.run(targets, now).steps:

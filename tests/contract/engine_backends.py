@@ -5,11 +5,13 @@ import dataclasses
 import gzip
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fallow.drivers.engine.contract import ContainerRequest, Credentials, Engine
+import pytest
+
+from fallow.drivers.engine.contract import ContainerRequest, Credentials, Engine, EngineError, StoredImage
 from fallow.drivers.engine.docker_api import DockerApiEngine
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine, Program
 from fallow.drivers.engine.fake_images import fake_archive
@@ -76,6 +78,31 @@ async def until(check: Callable[[], object], what: str) -> None:
             return
         assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:g} s: {what}"
         await asyncio.sleep(0.02)
+
+
+async def refused(kind: str, call: Awaitable[object]) -> str:
+    """Return what an engine says that refuses a call for the right reason."""
+    with pytest.raises(EngineError) as caught:
+        await call
+    assert caught.value.kind == kind, str(caught.value)
+    assert str(caught.value)
+    return str(caught.value)
+
+
+async def wipe(engine: Engine, image: StoredImage) -> None:
+    """Delete an image by every name it has."""
+    for name in (*image.references, *image.digests) or (image.id,):
+        await engine.delete_image(name)
+
+
+async def leave(engine: Engine, *, images_too: bool = False) -> None:
+    """Remove the containers of a driver's node, and with `images_too` every image, and close it."""
+    for container in await engine.list():
+        await engine.stop(container.id, 0)
+        await engine.remove(container.id)
+    for image in await engine.images() if images_too else ():
+        await wipe(engine, image)
+    await engine.close()
 
 
 def fake_backend() -> Backend:

@@ -2,17 +2,15 @@
 
 import asyncio
 import gzip
-import hashlib
-import io
 import json
 import os
-import tarfile
 from collections import Counter
 from contextlib import suppress
 
 from aiohttp import web
 
 from fallow.model.images import Blob, PlatformImage
+from testbed.blobs import digest_of, tar_of
 from testbed.images import ARCHITECTURE
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -21,19 +19,10 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _CHUNK = 64 * 1024
 
 
-def digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
 def random_layer(size_bytes: int) -> tuple[bytes, str]:
     """Return a layer that cannot be compressed, and its diff id."""
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w") as packed:
-        info = tarfile.TarInfo("noise")
-        info.size = size_bytes
-        packed.addfile(info, io.BytesIO(os.urandom(size_bytes)))
-    content = plain.getvalue()
-    return gzip.compress(content, compresslevel=0, mtime=0), digest(content)
+    content = tar_of({"noise": os.urandom(size_bytes)})
+    return gzip.compress(content, compresslevel=0, mtime=0), digest_of(content)
 
 
 class FaultyRegistry:
@@ -83,17 +72,17 @@ class FaultyRegistry:
             }
         ).encode()
         parts = [(config, _CONFIG), *((blob, _LAYER) for blob, _ in layers)]
-        described = [{"mediaType": kind, "size": len(blob), "digest": digest(blob)} for blob, kind in parts]
+        described = [{"mediaType": kind, "size": len(blob), "digest": digest_of(blob)} for blob, kind in parts]
         manifest = json.dumps(
             {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described[0], "layers": described[1:]}
         ).encode()
-        self.blobs |= {digest(blob): blob for blob, _ in parts}
-        self.manifests[name] = self.manifests[digest(manifest)] = manifest
+        self.blobs |= {digest_of(blob): blob for blob, _ in parts}
+        self.manifests[name] = self.manifests[digest_of(manifest)] = manifest
         return PlatformImage(
             platform=f"linux/{architecture}",
-            manifest=Blob(digest=digest(manifest), size_bytes=len(manifest), media_type=_MANIFEST),
-            image_id=digest(config),
-            layers=tuple(Blob(digest=digest(blob), size_bytes=len(blob)) for blob, _ in layers),
+            manifest=Blob(digest=digest_of(manifest), size_bytes=len(manifest), media_type=_MANIFEST),
+            image_id=digest_of(config),
+            layers=tuple(Blob(digest=digest_of(blob), size_bytes=len(blob)) for blob, _ in layers),
         )
 
     def reference(self, name: str) -> str:
@@ -118,7 +107,7 @@ class FaultyRegistry:
                 {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}, status=404
             )
         body = found + b" " if self.lie else found
-        headers = {"Docker-Content-Digest": digest(found), "Content-Type": _MANIFEST}
+        headers = {"Docker-Content-Digest": digest_of(found), "Content-Type": _MANIFEST}
         return web.Response(body=body, headers=headers)
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:

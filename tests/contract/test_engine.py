@@ -17,34 +17,17 @@ from engine_backends import (
     SAYS_AND_STAYS,
     SLEEPS_DEAF,
     Backend,
-    fake_backend,
-    real_backend,
+    leave,
+    refused,
     request,
     until,
 )
 
-from fallow.drivers.engine.contract import Container, Credentials, Engine, EngineError, EngineEvent, PullProgress
+from fallow.drivers.engine.contract import Container, Credentials, Engine, EngineEvent, PullProgress
 from fallow.drivers.engine.detect import find_engine
 from fallow.drivers.engine.docker_api import DockerApiEngine
 
-KINDS = ["fake", pytest.param("podman", marks=pytest.mark.real), pytest.param("docker", marks=pytest.mark.real)]
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    if request.param == "fake":
-        yield fake_backend()
-    else:
-        with real_backend(request.param) as real:
-            yield real
-
-
-@pytest.fixture
-def real(backend: Backend) -> Backend:
-    if not backend.real:
-        pytest.skip("a fake has no kernel to look into")
-    return backend
 
 
 @pytest.fixture
@@ -54,10 +37,7 @@ async def engine(backend: Backend) -> AsyncIterator[Engine]:
     if await driver.image(backend.image) is None:
         await driver.pull(backend.image)
     yield driver
-    for container in await driver.list():
-        await driver.stop(container.id, 0)
-        await driver.remove(container.id)
-    await driver.close()
+    await leave(driver)
 
 
 def fresh() -> str:
@@ -78,14 +58,6 @@ async def ended(engine: Engine, container_id: str) -> Container:
     found = await engine.inspect(container_id)
     assert found is not None
     return found
-
-
-async def refused(kind: str, call: object) -> str:
-    with pytest.raises(EngineError) as caught:
-        await call  # type: ignore[misc]
-    assert caught.value.kind == kind, str(caught.value)
-    assert str(caught.value)
-    return str(caught.value)
 
 
 async def test_info_tells_the_machine(engine: Engine, backend: Backend) -> None:

@@ -7,31 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 
 import pytest
-from engine_backends import Backend, fake_backend, real_backend, request, until
+from engine_backends import Backend, leave, refused, request, until, wipe
 from faulty_registry import FaultyRegistry, random_layer
 
-from fallow.drivers.engine.contract import Credentials, Engine, EngineError, PullProgress, StoredImage
+from fallow.drivers.engine.contract import Credentials, Engine, PullProgress, StoredImage
 from testbed import images as local
 
-KINDS = ["fake", pytest.param("podman", marks=pytest.mark.real), pytest.param("docker", marks=pytest.mark.real)]
 STOP_SECONDS = 8.0  # an engine ends a pull well within this after it was left
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    if request.param == "fake":
-        yield fake_backend()
-    else:
-        with real_backend(request.param) as real:
-            yield real
-
-
-@pytest.fixture
-def real(backend: Backend) -> Backend:
-    if not backend.real:
-        pytest.skip("a fake has no network")
-    return backend
 
 
 @pytest.fixture
@@ -42,10 +25,7 @@ async def engine(backend: Backend) -> AsyncIterator[Engine]:
         if not image.containers:
             await wipe(driver, image)
     yield driver
-    for container in await driver.list():
-        await driver.stop(container.id, 0)
-        await driver.remove(container.id)
-    await driver.close()
+    await leave(driver)
 
 
 @pytest.fixture
@@ -66,19 +46,6 @@ def make_foreign(backend: Backend, engine: Engine) -> Iterator[Callable[[], str]
 async def registry(real: Backend) -> AsyncIterator[FaultyRegistry]:
     async with FaultyRegistry(real.faulty) as made:
         yield made
-
-
-async def wipe(engine: Engine, image: StoredImage) -> None:
-    for name in (*image.references, *image.digests) or (image.id,):
-        await engine.delete_image(name)
-
-
-async def refused(kind: str, call: object) -> str:
-    with pytest.raises(EngineError) as caught:
-        await call  # type: ignore[misc]
-    assert caught.value.kind == kind, str(caught.value)
-    assert str(caught.value)
-    return str(caught.value)
 
 
 async def stored(engine: Engine, image_id: str) -> StoredImage | None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from engine_backends import Backend, real_backend
+from engine_backends import Backend, leave, real_backend
 from faulty_registry import FaultyRegistry, random_layer
 from image_rig import Control, clean, container, delete, pull, until
 
@@ -34,13 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 async def engine(backend: Backend) -> AsyncIterator[Engine]:
     driver = backend.connect("node-images")
     yield driver
-    for each in await driver.list():
-        await driver.stop(each.id, 0)
-        await driver.remove(each.id)
-    for image in await driver.images():
-        for name in (*image.references, *image.digests) or (image.id,):
-            await driver.delete_image(name)
-    await driver.close()
+    await leave(driver, images_too=True)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
-from registry_images import OCI_INDEX, OCI_MANIFEST, Shelf, digest_of, index_of, tiny
+from registry_images import OCI_INDEX, OCI_MANIFEST, Shelf, index_of, tiny
 
 from fallow.drivers.registry import Access, Registry, RegistryError
 from fallow.drivers.registry.fake import FakeRegistry
@@ -13,6 +13,7 @@ from fallow.drivers.registry.http import HttpRegistry
 from fallow.model.images import RegistryLogin
 from fallow.model.references import parse_reference
 from testbed import parts, registry
+from testbed.blobs import digest_of
 
 LOGIN = RegistryLogin(username=registry.USERNAME, password=registry.PASSWORD)
 KINDS = ("fake", pytest.param("real", marks=pytest.mark.real), pytest.param("real-login", marks=pytest.mark.real))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from registry_images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Shelf, digest_of, index_of, tiny
+from registry_images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Shelf, index_of, tiny
 from test_registry import LOGIN, free_port
 
 from fallow.drivers.registry import Access, RegistryError
@@ -17,6 +17,7 @@ from fallow.drivers.registry.requests import Timeouts
 from fallow.model.images import RegistryLogin
 from fallow.model.references import parse_reference
 from testbed import parts, registry
+from testbed.blobs import digest_of
 from testbed.faulty import Fault, FaultyRegistry
 
 pytestmark = pytest.mark.real

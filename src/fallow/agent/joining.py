@@ -1,7 +1,6 @@
 """Joining: from a token to an identity in the data folder, safe to repeat at any point."""
 
 import asyncio
-import base64
 import ipaddress
 import time
 from collections.abc import Callable
@@ -9,18 +8,15 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-import msgspec
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from fallow.agent.folder import prepare
 from fallow.agent.identity import IdentityError, IdentityStore
 from fallow.client import joining
 from fallow.client.errors import Unreachable
+from fallow.client.joining import signed
 from fallow.model.credentials import JoinCredential, parse_join_credential
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, JoinRequest, Role
-from fallow.model.registrations import BUNDLE_CONTEXT, JoinWaiting, SignedBundle
+from fallow.model.registrations import JoinWaiting, SignedBundle
 
 RETRY_SECONDS = 2.0
 AWAY_SECONDS = 30.0  # so long a control plane may have nobody who decides before a join has failed
@@ -84,13 +80,6 @@ async def join(
     identity = await _asked(base, credential, bundle, patience or Patience())
     store.save(base, identity)
     return Joined(identity=identity, reused=False, message=f"joined as {identity.role} {identity.name}")
-
-
-def signed(request: JoinRequest, key: ec.EllipticCurvePrivateKey) -> SignedBundle:
-    """Return what is sent: the request as text, and its signature by the machine's key."""
-    text = msgspec.json.encode(request).decode()
-    signature = key.sign(BUNDLE_CONTEXT + text.encode(), ec.ECDSA(hashes.SHA256()))
-    return SignedBundle(bundle=text, signature=base64.b64encode(signature).decode())
 
 
 def _request(token: str, csr_pem: str, application: Application, address: str, port: int) -> JoinRequest:

@@ -37,6 +37,11 @@ class Repeating(Generic[T, F]):
         """Let the reports of a frame wait again, but for those that there are newer ones of."""
         raise NotImplementedError
 
+    @property
+    def due(self) -> bool:
+        """Say whether there is something to pack."""
+        return bool(self._waiting)
+
     def ack(self, batch: int) -> None:
         """Forget what the control plane has stored; an answer to another batch says nothing."""
         if self._flying is not None and self._flying.batch == batch:
@@ -66,7 +71,7 @@ class Repeating(Generic[T, F]):
                 if pause <= 0:
                     self._sent_at = loop.time()
                     return self._flying
-            elif self._waiting:
+            elif self.due:
                 self._batch += 1
                 self._sent_at = loop.time()
                 self._flying = self.pack(self._batch)

@@ -6,16 +6,16 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.identity import IdentityError, IdentityStore, utc_text
-from fallow.agent.outbox import Outbox
 from fallow.agent.renewal import Renewal
+from fallow.agent.repeating import Repeating
 from fallow.agent.versions import Upgrader
 from fallow.client.errors import ClientError
 from fallow.client.frames import abort, read_frame
@@ -99,7 +99,7 @@ class Session:
         self,
         identity: IdentityStore,
         member: Member,
-        outbox: Outbox,
+        outbox: Repeating[Any, Any],
         *,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -109,6 +109,7 @@ class Session:
         self._outbox = outbox
         self._chance = chance
         self.upgrader: Upgrader | None = None
+        self.before_hello: Callable[[], Awaitable[object]] | None = None  # may keep us from saying it, by raising
         self._upgrading: set[asyncio.Task[None]] = set()
         self._control = ControlAddresses(identity)
         self._renewal = Renewal(identity, clock, chance)
@@ -122,6 +123,11 @@ class Session:
     def connected(self) -> bool:
         """Say whether a session is open."""
         return self._writer is not None
+
+    @property
+    def problem(self) -> str:
+        """Return why there is no session; empty when there is one, or none was tried yet."""
+        return self._complained[0]
 
     async def send(self, frame: Frame) -> None:
         """Send a frame on the open session, waiting while the peer is slow. Raises SessionBroken."""
@@ -234,6 +240,8 @@ class Session:
         return reader, writer
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Welcome:
+        if self.before_hello is not None:
+            await self.before_hello()
         hello = self._member.hello()
         if self.upgrader is not None:
             hello = msgspec.structs.replace(hello, upgrade_failed=self.upgrader.failed)

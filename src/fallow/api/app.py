@@ -9,10 +9,12 @@ from fallow.api.errors import HANDLERS
 from fallow.api.metrics import ClusterCollector
 from fallow.api.routes import (
     audit,
+    clusters,
     control,
     deployments,
     dns,
     health,
+    host,
     image_archives,
     image_jobs,
     image_schedules,
@@ -24,6 +26,7 @@ from fallow.api.routes import (
     members,
     mirrors,
     peers,
+    plans,
     pools,
     registrations,
     registries,
@@ -40,7 +43,9 @@ from fallow.api.telemetry import Telemetry
 
 # Whoever calls these needs an API token.
 GUARDED = (
+    host,
     members,
+    clusters,
     mirrors,
     image_archives,
     registrations,
@@ -57,6 +62,7 @@ GUARDED = (
     image_schedules,
     replicas,
     insight,
+    plans,
     audit,
     peers,
     watch,

@@ -12,7 +12,7 @@ from fallow.api.problems import PROBLEM_JSON
 from fallow.control.hub import HubError
 from fallow.control.refusals import Refused
 from fallow.decide.compose import ComposeError
-from fallow.decide.deploy import StillDeletingError
+from fallow.decide.deploy import OfHostError, StillDeletingError
 from fallow.model.problems import Problem
 from fallow.store.contract import Conflict, StoreError, TooLarge
 
@@ -84,6 +84,18 @@ def on_still_deleting(request: Request[Any, Any, Any], error: StillDeletingError
         status=409,
         detail=f"{error.path} is still being deleted",
         hint="wait until it is gone: fallow deployment list",
+    )
+    return _answer(request, problem)
+
+
+def on_of_host(request: Request[Any, Any, Any], error: OfHostError) -> Response[bytes]:
+    """Answer a change of what is run for a host."""
+    problem = Problem(
+        type="urn:fallow:of-host",
+        title="It belongs to the host",
+        status=409,
+        detail=f"{error.path} is run here for the host {error.host}, which says how many of it and made of what",
+        hint=f"change it there: fallow --context NAME-OF-THE-HOST deployment show {error.path}",
     )
     return _answer(request, problem)
 
@@ -163,6 +175,7 @@ HANDLERS: dict[Any, Any] = {
     HTTPException: on_http,
     ComposeError: on_compose,
     StillDeletingError: on_still_deleting,
+    OfHostError: on_of_host,
     HubError: on_hub,
     Conflict: on_conflict,
     TooLarge: on_too_large,

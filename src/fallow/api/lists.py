@@ -1,6 +1,7 @@
 """The envelopes of lists: a revision from which a watch goes on, and the items."""
 
 from fallow.model.audit import AuditEntry
+from fallow.model.clusters import ClusterView
 from fallow.model.deployments import DeploymentView, GenerationView, ReplicaView
 from fallow.model.events import Event
 from fallow.model.image_requests import DriftView, ImageJobView, ImageTaskView, ImageView, NodeImagesView
@@ -23,6 +24,12 @@ class MemberList(Page, frozen=True, kw_only=True):
     """Members, by name."""
 
     items: tuple[MemberView, ...]
+
+
+class ClusterList(Page, frozen=True, kw_only=True):
+    """Clusters, by name."""
+
+    items: tuple[ClusterView, ...]
 
 
 class LabelSetList(Page, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from fallow.api.limits import Limits
 from fallow.control.admission import Admission
 from fallow.control.archives import Archives
 from fallow.control.audit import Attempts
+from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.image_requests import ImageRequests
 from fallow.control.image_schedules import ImageSchedules
@@ -62,6 +63,7 @@ class Services:
     registry: CollectorRegistry
     ready: Callable[[], str | None]
     image_requests: ImageRequests
+    hosts: Hosts
     image_progress: Callable[[str], TaskProgress | None] = lambda _: None
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -10,6 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from fallow.cli import (
+    cluster_host,
+    cluster_life,
+    clusters,
     completion,
     contexts,
     control,
@@ -21,6 +24,7 @@ from fallow.cli import (
     nodes,
     output,
     peers,
+    plan,
     pools,
     processes,
     registries,
@@ -172,6 +176,8 @@ def _callback(
 
 
 node_life.register(nodes.app)
+cluster_host.register(clusters.app)
+cluster_life.register(clusters.app)
 
 
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
@@ -197,6 +203,7 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),
+        ("cluster", clusters.app),
         ("token", tokens.app),
         ("pool", pools.app),
     ):
@@ -211,4 +218,5 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
     for name, group in (("replica", replicas.app), ("route", routes.app), ("dns", dns.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
+    app.add_typer(plan.app, name="plan", rich_help_panel=SEE)
     return app

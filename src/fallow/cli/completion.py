@@ -54,6 +54,16 @@ def members(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def clusters(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all clusters."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.member.name for found in client.clusters.all().items)
+
+    return _quietly(find, incomplete)
+
+
 def label_sets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of all label sets."""
 

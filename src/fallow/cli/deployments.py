@@ -1,7 +1,7 @@
 """`fallow deployment`: sets of identical replicas."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,9 +13,15 @@ from fallow.cli.names import deployment_path, suggesting
 from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seconds
 from fallow.cli.replicas import ENDED, replica_table
 from fallow.cli.session import session_of
+from fallow.cli.shares import history_table, share_table
 from fallow.cli.updates import add_commands, ahead_line, update_line
 from fallow.cli.watching import show_list
+from fallow.client.errors import ApiError
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
+from fallow.model.divisions import DivisionView
+
+if TYPE_CHECKING:
+    from fallow.client.api import Client
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")]
@@ -43,16 +49,18 @@ def list_(ctx: typer.Context, project: InProject = "", watch: Watch = False, as_
 
 
 def _table(found: Sequence[DeploymentView]) -> Table:
+    hosted = any(each.host for each in found)  # who has no host need not read of one
     return output.rows(
-        output.table("NAME", "STATE", "HEALTHY", "IMAGE", "ROUTES", "AGE", "WHY"),
+        output.table("NAME", "STATE", "HEALTHY", "IMAGE", "ROUTES", "AGE", *(["OF HOST"] if hosted else []), "WHY"),
         (
             (
                 f"{each.project}/{each.name}",
                 each.state,
-                f"{each.counts.healthy}/{each.spec.replicas}",
+                f"{each.counts.healthy}/{each.share if each.host else each.spec.replicas}",
                 each.spec.container.image,
                 " ".join(_route(route) for route in each.spec.routes),
                 output.age(each.created_at),
+                *([each.host] if hosted else []),
                 each.reason,
             )
             for each in sorted(found, key=lambda view: (view.project, view.name))
@@ -81,10 +89,24 @@ def show(ctx: typer.Context, name: Deployment, project: Project = "", as_json: J
             output.write_json(view)
             return
         output.show(_described(view))
+        division = _division(client, path)
+        if division is not None and division.shares:
+            output.write("")
+            output.show(share_table(division))
         living = [each for each in client.replicas(*path).items if each.state not in ENDED]
         if living:
             output.write("")
             output.show(replica_table(living))
+
+
+def _division(client: "Client", path: tuple[str, str]) -> DivisionView | None:
+    """Return how it is divided; None from a control plane that is too old to say."""
+    try:
+        return client.clusters.division(*path)
+    except ApiError as error:
+        if error.problem.status != 404:
+            raise
+        return None
 
 
 def _described(view: DeploymentView) -> Table:
@@ -96,6 +118,8 @@ def _described(view: DeploymentView) -> Table:
             ("id", view.id),
             ("state", view.state),
             ("why", view.reason),
+            ("of host", view.host),
+            ("share", f"{view.share} of {spec.replicas}" if view.share is not None else ""),
             ("replicas", f"{spec.replicas} wanted; " + ", ".join(f"{getattr(counts, name)} {name}" for name in told)),
             ("image", spec.container.image),
             ("routes", " ".join(_route(route) for route in spec.routes)),
@@ -188,6 +212,32 @@ def delete(
             output.write(f"{'/'.join(path)}: deleting")
         for in_project, name in paths if wait else ():
             wait_for(client, in_project, {}, [name], patience)
+
+
+@app.command(
+    epilog="""Examples:
+
+  fallow deployment division web
+  fallow deployment division shop/web --json"""
+)
+def division(ctx: typer.Context, name: Deployment, project: Project = "", as_json: Json = False) -> None:
+    """Show how a deployment is divided over clusters, by which rules, and how that came to be."""
+    session = session_of(ctx)
+    path = deployment_path(session, name, project)
+    with session.client() as client, suggesting(client, path):
+        found = client.clusters.division(*path)
+    if as_json:
+        output.write_json(found)
+        return
+    if not found.shares:
+        output.write(f"{output.clean(found.deployment)} is not divided: there are no member clusters")
+        return
+    output.show(share_table(found))
+    if found.unplaced:
+        output.write(output.clean(f"{found.unplaced} have no place: {found.unplaced_reason}"))
+    if found.history:
+        output.write("")
+        output.show(history_table(found))
 
 
 add_commands(app)

@@ -17,7 +17,7 @@ from fallow.cli.watching import show_list
 from fallow.model.tokens import Approve, TokenRequest, TokenUse, TokenView
 from fallow.model.units import format_duration
 
-JOINING = {"node": "join", "gateway": "gateway"}  # role -> the command that uses its token
+JOINING = {"node": "join", "gateway": "gateway", "cluster": "cluster join"}  # role -> the command that uses its token
 ROLES = (*JOINING, "viewer", "operator", "admin")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -26,7 +26,7 @@ Role = Annotated[
     typer.Option(
         "--role",
         metavar="ROLE",
-        help="node or gateway to join; viewer, operator or admin for the API.",
+        help="node, gateway or cluster to join; viewer, operator or admin for the API.",
         autocompletion=lambda: list(ROLES),
     ),
 ]
@@ -66,6 +66,7 @@ app = typer.Typer(
   fallow token create --role node --name web-7 --from 10.20.0.0/16
   fallow token create --role node --uses 10 --approve manual
   fallow token create --replace web-7
+  fallow token create --role cluster --label region=west
   fallow token create --role operator --ttl 720h --name ci
   TOKEN=$(fallow token create --role node --quiet)"""
 )
@@ -101,6 +102,11 @@ def create(
     with session_of(ctx).client() as client:
         token = client.create_token(request)
         url = client.url
+    tell_token(token, url, quiet=quiet, as_json=as_json)
+
+
+def tell_token(token: TokenView, url: str, *, quiet: bool, as_json: bool) -> None:
+    """Print a token that has just been made, and how it is used."""
     if as_json:
         output.write_json(token)
         return
@@ -115,9 +121,14 @@ def _tell_use(token: TokenView, url: str) -> None:
         output.note(f"API token {token.id}, role {token.role}, {until}. It is not shown again.")
         output.note(f"To use it elsewhere: fallow context add NAME {url} --ca-file CA.pem")
         return
-    uses = "1 machine" if token.uses_left == 1 else f"{token.uses_left} machines"
+    what, where = (
+        ("cluster", "Where the cluster's own control plane is")
+        if token.role == "cluster"
+        else ("machine", "On the machine that joins")
+    )
+    uses = f"1 {what}" if token.uses_left == 1 else f"{token.uses_left} {what}s"
     first = " Somebody has to let it in: fallow node pending." if token.approve is Approve.MANUAL else ""
-    output.note(f"Join token {token.id} for {uses}, {until}.{first} On the machine that joins, run:")
+    output.note(f"Join token {token.id} for {uses}, {until}.{first} {where}, run:")
     console = output.stderr()
     console.print(
         Text(f"\n  fallow {JOINING[token.role]} {url} {token.secret}\n", style="bold"), soft_wrap=True, crop=False

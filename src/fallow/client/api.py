@@ -1,5 +1,5 @@
-"""The typed client: one method for every row of `docs/design/api.md`; those of images, registries and trust are
-attributes of it.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images, registries, trust and
+clusters are attributes of it.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -12,6 +12,8 @@ from typing import Self, TypeVar
 import httpx
 import msgspec
 
+from fallow.client.clusters import ClusterCalls
+from fallow.client.hosts import HostCalls
 from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
@@ -71,6 +73,8 @@ class Client:
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
         self.url = self._transport.url
         self.images = ImageCalls(self._transport)
+        self.hosts = HostCalls(self._transport)
+        self.clusters = ClusterCalls(self._transport)
         self.image_archives = ArchiveCalls(self._transport)
         self.registries = RegistryCalls(self._transport)
         self.trust = TrustCalls(self._transport)

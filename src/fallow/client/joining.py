@@ -6,6 +6,7 @@ that CA, and only then sends its secret, on the same connection: no other server
 """
 
 import asyncio
+import base64
 import hmac
 import ssl
 import time
@@ -20,15 +21,17 @@ import httpx
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fallow.client.errors import BadAnswer, ClientError, Unreachable, Untrusted
 from fallow.client.transport import CONNECT_SECONDS, READ_SECONDS, problem_of, tls_context
 from fallow.model.credentials import SERVER_NAME, JoinCredential
-from fallow.model.members import Identity, RenewRequest
+from fallow.model.members import Identity, JoinRequest, RenewRequest
 from fallow.model.problems import Problem
-from fallow.model.registrations import JoinWaiting, SignedBundle
+from fallow.model.registrations import BUNDLE_CONTEXT, JoinWaiting, SignedBundle
 from fallow.version import VERSION
 
 T = TypeVar("T")
@@ -62,6 +65,13 @@ def ca_key_sha256(ca_pem: str) -> str:
     """Return the hex SHA-256 of a certificate's public key (DER SPKI). Raises ValueError."""
     key = x509.load_pem_x509_certificate(ca_pem.encode()).public_key()
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def signed(request: JoinRequest, key: ec.EllipticCurvePrivateKey) -> SignedBundle:
+    """Return what is sent: the request as text, and its signature by the key of who joins."""
+    text = msgspec.json.encode(request).decode()
+    signature = key.sign(BUNDLE_CONTEXT + text.encode(), ec.ECDSA(hashes.SHA256()))
+    return SignedBundle(bundle=text, signature=base64.b64encode(signature).decode())
 
 
 async def fetch_ca(url: str, ca_sha256: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +20,10 @@ from fallow.control.audit import witness
 from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
+from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
+from fallow.control.here import Here
+from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.image_drift import image_drift_controller
@@ -45,9 +48,11 @@ from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
+from fallow.control.shares import Shares
 from fallow.control.tokens import Tokens
 from fallow.control.upgrades import Upgrades, upgrades_controller
 from fallow.control.vault import Vault
+from fallow.decide.federation.shapes import questions
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
 from fallow.drivers.registry import Registry
@@ -107,8 +112,12 @@ class ControlPlane:
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
         self._distribution = self.registry_type()
-        vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
-        self.registries = Registries(self.cache, self.applier, vault, self._distribution, clock)
+        self.vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
+        self.registries = Registries(self.cache, self.applier, self.vault, self._distribution, clock)
+        self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
+        self.remotes = Remotes(self.hub, settings, steady)
+        self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
+        self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead
         self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
         self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
         self.pulls.helpers = self.blobs.sources
@@ -128,6 +137,7 @@ class ControlPlane:
             blobs=self.blobs,
             upgrades=self.upgrades,
             pulls=self.pulls,
+            shares=self.shares,
             settings=settings,
             clock=clock,
         )
@@ -139,7 +149,7 @@ class ControlPlane:
         return (
             sessions_controller(self.hub, self.settings),
             RoutesLoop(self.hub).controller(),
-            Remotes(self.hub, self.settings, self.steady).controller(),
+            self.remotes.controller(),
             self.names.controller(),
             self.peers.controller(),
             self.peers.apart_controller(),
@@ -152,6 +162,7 @@ class ControlPlane:
             registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
+            federation_controller(new_id),
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),
@@ -213,6 +224,7 @@ class ControlPlane:
                 group.create_task(self.networks.run())
                 group.create_task(self.observations.run())
                 group.create_task(self.images.run())
+                group.create_task(self.shares.run())
                 group.create_task(self.peers.run())
                 group.create_task(self.leadership.run())
         except Exception:
@@ -223,7 +235,17 @@ class ControlPlane:
         """Do what only one process may do, for as long as the fence holds."""
         applier = Applier(self.store, self.cache, self._still_fits, binds, fence)
         schedules = ImageSchedules(self.cache, applier, self.image_requests, self.clock, new_id)
-        await first_to_end(self._repeat(self._led_controllers(), applier), self._trim(), schedules.run())
+        await first_to_end(
+            self._repeat(self._led_controllers(), applier),
+            self._trim(),
+            schedules.run(),
+            Here(self.cache, self.shares, self.hub.usages).run(),
+            self._be_member(applier),
+        )
+
+    async def _be_member(self, applier: Applier) -> None:
+        """Hold the session with a host, if this cluster is the member of one."""
+        await (self.member(applier) if self.member is not None else asyncio.Event().wait())
 
     async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:
         runner = Runner(self.cache, applier, controllers, self.clock, self._metrics)

@@ -33,6 +33,7 @@ from fallow.control.peers import APART, Peers
 from fallow.control.pulls import Pulls
 from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.settings import Settings
+from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
 from fallow.decide.joining import lease_address
 from fallow.drivers.authority import key_sha256_of_certificate
@@ -64,6 +65,8 @@ from fallow.model.wire import (
     RemotesApplied,
     RenewAsked,
     Renewed,
+    RoomReported,
+    SharesReported,
     ToMember,
     UpgradeReported,
     Welcome,
@@ -92,6 +95,8 @@ _SPEAKERS: dict[type[Frame], Role] = {
     ImagesReported: Role.NODE,
     ProxyReported: Role.GATEWAY,
     NamesReported: Role.GATEWAY,
+    SharesReported: Role.CLUSTER,
+    RoomReported: Role.CLUSTER,
     RemotesApplied: Role.CLUSTER,
 }
 
@@ -164,6 +169,7 @@ class Sessions:
     observations: Observations
     upgrades: Upgrades
     pulls: Pulls
+    shares: Shares
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
@@ -260,6 +266,7 @@ class Sessions:
             self.images.closed(link)
             self.networks.closed(link)
             self.pulls.closed(link)
+            self.shares.ended(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
@@ -309,6 +316,7 @@ class Sessions:
                 control=self.peers.others(),
                 source_address=source,
                 protocol=link.protocol,
+                labels=member.labels if member.role is Role.CLUSTER else {},
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.
@@ -316,6 +324,7 @@ class Sessions:
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
         self.images.greet(link)
+        self.shares.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
@@ -373,7 +382,13 @@ class Sessions:
             await self._take_in(link, frame)
         elif isinstance(frame, ImageTasksReported | ImageProgressed | ImagesReported):
             await self.images.heard(link, frame)
-        elif isinstance(frame, ProxyReported | NamesReported | RemotesApplied):
+        elif isinstance(frame, SharesReported | RoomReported):
+            await self.shares.heard(link, frame)
+        else:
+            await self._answer_other(link, frame)
+
+    async def _answer_other(self, link: SessionLink, frame: FromMember) -> None:
+        if isinstance(frame, ProxyReported | NamesReported | RemotesApplied):
             self._note(link, frame)
         elif isinstance(frame, NetworkReported):
             self._network_reports.note(link.member_id, frame.report)

@@ -21,6 +21,7 @@ from fallow.decide.registrations import proposed_name
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.tokens import utc
 from fallow.drivers.authority import Authority
+from fallow.model.clusters import HERE_ID
 from fallow.model.credentials import API_PREFIX, JoinCredential
 from fallow.model.labels import is_label
 from fallow.model.members import Member, Role
@@ -72,7 +73,7 @@ class Tokens:
 
     async def create(self, request: TokenRequest, actor: str) -> TokenView:
         """Store a new token and return it with its secret, which cannot be shown again. Raises Refused."""
-        if request.role in (Role.NODE, Role.GATEWAY) or request.replaces:
+        if request.role in (Role.NODE, Role.GATEWAY, Role.CLUSTER) or request.replaces:
             return await self._create_join(request, actor)
         return await self._create_api(request, actor)
 
@@ -219,6 +220,8 @@ class Tokens:
         found = next((member for member in members if request.replaces in (member.id, member.name)), None)
         if found is None:
             raise not_found(f"member {request.replaces!r}", "fallow node list --role all shows all")
+        if found.id == HERE_ID:
+            raise refuse(400, "bad-request", "Nobody takes its place", f"{found.name} is this cluster itself")
         if request.labels or request.name or request.uses != 1 or request.pool:
             raise refuse(
                 400,
@@ -241,6 +244,18 @@ class Tokens:
                 400, "bad-request", "One name is for one machine", f"{request.uses} machines cannot share a name",
                 "leave --name out, or make one token for each machine",
             )  # fmt: skip
+        if request.role == Role.CLUSTER and request.pool:
+            raise refuse(
+                400, "bad-request", "A cluster gets no address", "its nodes have their own", "leave --pool out"
+            )
+        if request.role == Role.CLUSTER and self._cache.records("hosts"):
+            raise refuse(
+                409,
+                "nested-hosts",
+                "A member has no members",
+                "this cluster is a member of a host itself",
+                "let the other cluster join that host; or leave it first: fallow cluster leave",
+            )
         if request.pool and self._cache.get("pools", request.pool) is None:
             raise not_found(f"pool {request.pool!r}", "fallow pool list shows all")
 

@@ -10,6 +10,7 @@ from fallow.decide.compose import Application
 from fallow.decide.generations import Author, renewed, template_of
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.views import host_of
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import DeployedItem, Deployment, DeploymentSpec
 from fallow.model.meta import Record
@@ -32,6 +33,21 @@ class StillDeletingError(ValueError):
         self.path = path
 
 
+class OfHostError(ValueError):
+    """A deployment is run for a host, and changed there; `path` says which, `host` whose it is."""
+
+    def __init__(self, path: str, host: str) -> None:
+        super().__init__(f"{path} is run for {host}")
+        self.path = path
+        self.host = host
+
+
+def check_ours(snapshot: Snapshot, current: Deployment) -> None:
+    """Raise OfHostError for a deployment that only its host may change."""
+    if current.origin is not None:
+        raise OfHostError(current.path, host_of(snapshot, current))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
     """What is to be written, all or nothing, and one item a deployment; `after` are the deployments it leads to."""
@@ -51,7 +67,8 @@ def changes(
 ) -> Changes:
     """Return what makes `application` the stored wish of its project.
 
-    `prune` also deletes what the project has beyond the application. Raises StillDeletingError.
+    `prune` also deletes what the project has beyond the application, but for what is run for a host. Raises
+    StillDeletingError, and OfHostError.
     """
     before = {found.name: found for found in snapshot.deployments.values() if found.project == application.project}
     done = []
@@ -64,9 +81,14 @@ def changes(
         elif current.deleting:
             raise StillDeletingError(current.path)
         else:
+            check_ours(snapshot, current)
             done.append(changed(current, spec, now, new_id, actor))
     named = {name for name, _ in application.deployments}
-    surplus = [found for name, found in before.items() if name not in named and not found.deleting]
+    surplus = [
+        found
+        for name, found in before.items()
+        if name not in named and not (found.deleting or found.origin is not None)
+    ]
     done.extend(deleted(found, now, new_id, actor) for found in surplus if prune)
     puts = tuple(record for one in done if one.step is not None for record in one.step.puts)
     return Changes(

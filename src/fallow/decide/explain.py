@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from fallow.decide.federation.explain import cluster_explained, shares_explained
+from fallow.decide.federation.views import whole_view
 from fallow.decide.placement import Placement, judge, place
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.table import free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
-from fallow.decide.views import deployment_view
 from fallow.model.deployments import Activity, Deployment, Explanation, Health, Replica, ReplicaState
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.units import format_bytes, format_duration
@@ -108,12 +109,13 @@ def _observed(replica: Replica, now: float) -> list[str]:
 
 
 def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: Heard | None) -> Explanation:
-    view = deployment_view(snapshot, deployment)
+    view = whole_view(snapshot, deployment)
     replicas = sorted(snapshot.replicas_by_deployment.get(deployment.id, ()), key=lambda found: (found.slot, found.id))
     counts = view.counts
     lines = [view.reason] if view.reason else []
     lines.append(f"{counts.wanted} wanted: {counts.healthy} healthy, {counts.running} running, {counts.placed} placed, "
                  f"{counts.pending} pending, {counts.leaving} leaving, {counts.failed} failed")  # fmt: skip
+    lines.extend(shares_explained(snapshot, deployment))
     lines.extend(_pending_lines(snapshot, replicas, now, heard))
     lines.extend(_grouped((found for found in replicas if found.state in _GONE), _end))
     lines.extend(_grouped((found for found in replicas if _unwell(found)), lambda found: _trouble(snapshot, found)))
@@ -192,6 +194,8 @@ def _member(snapshot: Snapshot, member: Member, now: float, heard: Heard | None)
         by_deployment = Counter(f"{found.project}/{found.deployment}" for found in held)
         counted = [f"{path} ({count})" for path, count in sorted(by_deployment.items())]
         lines.append(f"holds {_count(len(held), 'replica')}" + (f": {_listed(counted)}" if counted else ""))
+    if member.role is Role.CLUSTER:
+        lines.extend(cluster_explained(snapshot, member))
     labels = ",".join(f"{key}={value}" for key, value in sorted(member.labels.items()))
     lines.append(
         f"{member.role} at {member.lease.address or 'no address yet'}" + (f", labels {labels}" if labels else "")

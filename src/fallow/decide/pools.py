@@ -258,7 +258,7 @@ def _check_place(snapshot: Snapshot, pool: Pool, own: Iterable[Address]) -> None
             f"{mine} is an address of the control plane: members of the overlay {network} could not reach it any more",
             "take a network that nobody uses yet",
         )
-    for member in snapshot.members.values():
+    for member in snapshot.machines.values():
         if member.lease.mode is NetworkMode.DIRECT and address_of(member.lease.address) in network:
             raise PoolRefused(
                 "pool-has-members",

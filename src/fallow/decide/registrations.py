@@ -170,6 +170,8 @@ class Intake:
         return None
 
     def _lease(self, asks: Registration, token: JoinToken) -> Lease | Problem:
+        if asks.role is Role.CLUSTER:
+            return Lease(address=asks.source_address)  # shown, never dialled: its nodes have addresses of their own
         wish = LeaseWish(role=asks.role, source_address=asks.source_address, address=asks.address, pool=token.pool)
         try:
             return self.book.allocate(wish)

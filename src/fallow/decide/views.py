@@ -21,6 +21,7 @@ from fallow.model.deployments import (
     ReplicaView,
     RouteSpec,
 )
+from fallow.model.hosts import HOST_ID
 from fallow.model.members import HTTP_PORT_VARIABLE, Member, MemberView, Role
 from fallow.model.routes import BackendStats, ProxyReport, ProxyState, RouteView
 from fallow.model.updates import UpdateState
@@ -51,7 +52,17 @@ def deployment_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentVie
         update=deployment.update,
         updated=sum(replica.healthy and deployment.wants(replica.generation) for replica in replicas),
         pulled_ahead=pulled_ahead(snapshot, deployment, portion(deployment)),
+        share=deployment.share,
+        host=host_of(snapshot, deployment),
     )
+
+
+def host_of(snapshot: Snapshot, deployment: Deployment) -> str:
+    """Return the host that a deployment is run for, as people reach it; empty when it was deployed here."""
+    if deployment.origin is None:
+        return ""
+    host = snapshot.hosts.get(HOST_ID)
+    return host.url if host is not None else "a host"
 
 
 def without_values(container: ContainerSpec) -> ContainerSpec:
@@ -102,6 +113,7 @@ def member_view(
         agent_wish=member.agent,
         fence=member.fence,
         purge_at=member.purge_at,
+        taints=member.taints,
     )
 
 

@@ -67,6 +67,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: int  # of the order
     generation: int  # the host's
+    taken_as: int = 0  # the generation this cluster made of that one
+    fenced: bool = False  # nothing was heard of the host for so long that it may run elsewhere by now
 
 
 class Deployment(Record, frozen=True, kw_only=True):
@@ -228,6 +230,8 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdateStatus | None = None
     updated: int = 0  # replicas of the wanted generation that are healthy
     pulled_ahead: PulledAhead | None = None  # for the newest generation
+    share: int | None = None  # of `spec.replicas`, that this cluster runs; None: all of them
+    host: str = ""  # whose it is; empty: it was deployed here
 
 
 class DeploymentChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -276,6 +280,7 @@ class DeployedItem(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     generation: int = 0  # the one this leads to
     placements: dict[str, int] = {}  # node name -> replicas, foretold by a dry run
+    clusters: dict[str, int] = {}  # cluster name -> replicas, in place of nodes where there are member clusters
     unplaced: int = 0
     reasons: tuple[str, ...] = ()
 

@@ -24,3 +24,8 @@ class Toleration(msgspec.Struct, frozen=True, kw_only=True):
 
 Taints = Annotated[tuple[Taint, ...], msgspec.Meta(max_length=16)]
 Tolerations = Annotated[tuple[Toleration, ...], msgspec.Meta(max_length=16)]
+
+
+def taint_text(taint: Taint) -> str:
+    """Return a taint as people write it: `key=value:effect`."""
+    return f"{taint.key}{f'={taint.value}' if taint.value else ''}:{taint.effect}"

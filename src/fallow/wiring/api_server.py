@@ -74,6 +74,7 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         archives=plane.archives,
         registries=plane.registries,
         image_requests=plane.image_requests,
+        hosts=plane.hosts,
         image_progress=plane.images.reports.progress,
         resolver=plane.resolver,
         settings=plane.settings,

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallow.cli.failures import Exit
@@ -75,6 +76,7 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
         await store.close()
         raise
     plane = ControlPlane(store, authority, settings, time.time, options.data)
+    be_member(plane, options.data)
     try:
         await plane.start()
         keep_for_long()
@@ -88,6 +90,28 @@ async def control_plane(options: ServerOptions) -> "AsyncIterator[tuple[ControlP
         yield plane, api_server(plane, authority.ca_pem, pair)
     finally:
         await plane.stop()
+
+
+def be_member(plane: "ControlPlane", folder: Path) -> None:
+    """Let a control plane be the member of a host, once it has joined one."""
+    from fallow.agent.cluster import ClusterAgent
+    from fallow.agent.cluster_member import Home
+    from fallow.control.ids import new_id
+    from fallow.control.remote_services import RemoteServices
+    from fallow.control.rosters import guarded
+
+    home = Home(
+        cache=plane.cache,
+        secrets=plane.vault,
+        folder=folder,
+        new_id=new_id,
+        guard=lambda step, now: guarded(plane.cache, step, "deployments", now),
+        heard=plane.hub.usages,
+        remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
+        clock=plane.clock,
+        steady=plane.steady,
+    )
+    plane.member = ClusterAgent(home).run
 
 
 def _settings(options: ServerOptions) -> "Settings":

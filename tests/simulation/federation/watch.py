@@ -1,7 +1,8 @@
 """What must hold of a federation, told from what clusters really run, never from what the host believes of them."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fallow.control.settings import Settings
 from fallow.model.clusters import HERE_ID
@@ -27,6 +28,15 @@ ORDERED_SECONDS = 9.0  # a decision may count on what its cluster said for so lo
 MINIMUM = "never below the floor by our own doing"
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a cluster had free, and how many replicas it ran that were to stay, by deployment."""
+
+    at: float
+    free: float
+    live: Mapping[str, int]
+
+
 class FederationWatch(Watch):
     """Sees every commit of the host, and every container of every cluster."""
 
@@ -40,7 +50,7 @@ class FederationWatch(Watch):
         self._lost: list[tuple[float, str, str]] = []  # ready replicas lost by faults: when, cluster, deployment
         self._floors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # until when, by deployment
         self._lowered: dict[tuple[str, str], float] = {}  # deployment, cluster -> when it was told to run fewer
-        self._free: dict[str, list[tuple[float, float]]] = defaultdict(list)  # cluster -> when, free processors
+        self._rooms: dict[str, deque[_Room]] = defaultdict(lambda: deque(maxlen=100))  # of clusters, lately
         self._was: dict[str, list[tuple[float, Member]]] = defaultdict(list)  # until when members were what
 
     # what is stored
@@ -185,9 +195,14 @@ class FederationWatch(Watch):
 
     def _check_lowered(self, deployment_id: str, cluster_id: str, old: int, new: int) -> None:
         """Check that what stays ready, when all that is ordered is done, is enough; or that only the unready go."""
-        ready = self.ready(deployment_id).get(cluster_id, 0)
-        member = self.members().get(cluster_id)
-        if min(ready, old) <= new or member is None:
+        member, site = self.members().get(cluster_id), self.sites.get(cluster_id)
+        if member is None:
+            return
+        if site is not None:  # what became ready just now need not be known: it went as one that is not
+            ready = site.ready_before(deployment_id, self._now() - self.silence(cluster_id) - UNTOLD_SECONDS)
+        else:
+            ready = self.ready(deployment_id).get(cluster_id, 0)
+        if min(ready, old) <= new:
             return
         told = self.told(deployment_id)
         stays = {id_: min(count, told.get(id_, 0)) for id_, count in self.believable(deployment_id).items()}
@@ -218,17 +233,17 @@ class FederationWatch(Watch):
         """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds."""
         if site.lie is not None or self._now() - site.lied_at < ORDERED_SECONDS:
             return
-        needed = 0.0
-        for deployment in self.deployments().values():
-            cpus = deployment.spec.container.resources.cpus
-            needed += cpus * max(0, self.told(deployment.id).get(site.id, 0) - site.live(deployment.id))
+        told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}
+        cpus = {id_: found.spec.container.resources.cpus for id_, found in self.deployments().items()}
         since = self._now() - self.silence(site.id) - UNTOLD_SECONDS
-        free = max([site.free, *(free for at, free in self._free[site.id] if at >= since)])
-        if needed > free + 1e-6:
-            self.broke(
-                "no cluster is told more than it has room for",
-                f"{site.name} lacks {needed:g} processors for what it is told, {free:g} are free",
-            )
+        seen = [then for then in (*self._rooms[site.id], self._room(site)) if then.at >= since]
+        lacking = []
+        for then in seen:
+            needed = sum(cpus[id_] * max(0, count - then.live.get(id_, 0)) for id_, count in told.items())
+            lacking.append(needed - then.free)
+        if min(lacking) > 1e-6:
+            text = f"{site.name} lacks {min(lacking):g} processors for what it is told: {self._named_by_path(told)}"
+            self.broke("no cluster is told more than it has room for", text)
 
     def _lately(self, member: Member) -> list[Member]:
         """Return a member as it is, and as it was when what is committed now may have been decided."""
@@ -237,14 +252,13 @@ class FederationWatch(Watch):
 
     # what happens in clusters
 
-    def note_free(self) -> None:
+    def note_rooms(self) -> None:
         """Remember how much room clusters have; called often."""
         for site in self.sites.values():
-            self._free[site.id] = [*self._free[site.id][-60:], (self._now(), site.free)]
+            self._rooms[site.id].append(self._room(site))
 
-    def became_ready(self, site: Site, container: Container) -> None:
-        """Note that one answers from now on."""
-        self._free[site.id].append((self._now(), site.free))
+    def _room(self, site: Site) -> "_Room":
+        return _Room(self._now(), site.free, {id_: site.live(id_) for id_ in self.deployments()})
 
     def retires(self, site: Site, container: Container, replaced: bool) -> None:
         """Check that enough stay ready, but for those lost by faults since this was ordered."""
@@ -252,8 +266,8 @@ class FederationWatch(Watch):
         if replaced or id_ not in self.deployments():
             return
         ordered_at = self._lowered.get((id_, site.id))
-        if ordered_at is None:
-            return
+        if ordered_at is None or container.ready_at > ordered_at - UNTOLD_SECONDS:
+            return  # it was not ready when this was decided, as far as the host could know
         since = ordered_at - ORDERED_SECONDS - (ORDERED_SECONDS if self._now() - self.host_stumbled_at < 60.0 else 0.0)
         excused = sum(self.lost_since(id_, since).values())
         ready = self.ready(id_)
@@ -297,6 +311,9 @@ class FederationWatch(Watch):
         silent = [found for found in watched if self.silence(found.id) > SUSPECT_SECONDS + SLACK_SECONDS]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")
+
+    def _named_by_path(self, counts: Mapping[str, int]) -> dict[str, int]:
+        return {self._path(id_): count for id_, count in counts.items() if count}
 
     def _name(self, cluster_id: str) -> str:
         found = self.members().get(cluster_id)

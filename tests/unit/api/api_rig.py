@@ -24,6 +24,7 @@ from fallow.api.telemetry import Telemetry
 from fallow.control.admission import Admission
 from fallow.control.archives import Archives
 from fallow.control.audit import witness
+from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
 from fallow.control.image_requests import ImageRequests
@@ -33,6 +34,7 @@ from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.runner import LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
+from fallow.control.vault import Vault
 from fallow.decide.plan import Step
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
@@ -188,6 +190,7 @@ async def running(
         registries=parts.registries,
         resolver=parts.resolver,
         image_requests=ImageRequests(cache, applier, hub, clock, new_id),
+        hosts=Hosts(cache, applier, Vault(cache, folder / "cluster.key"), authority.ca_sha256, clock),
         archives=Archives(folder / "archives", clock),
         settings=settings,
         ca_pem=authority.ca_pem,

@@ -29,6 +29,7 @@ from fallow.control.peers import Peers
 from fallow.control.plane import session_context
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
+from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
 from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.drivers.packages import Packages
@@ -131,6 +132,7 @@ class SessionRig:
         self.networks = Networks(stored.cache, self.hub)
         self.images = Images(stored.cache, stored.applier, self.hub, time.time)
         self.blobs = Blobs(stored.cache)
+        self.shares = Shares(stored.cache, stored.applier, time.time, lambda _: ())
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -147,6 +149,7 @@ class SessionRig:
             blobs=self.blobs,
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
             pulls=registry_parts(stored.cache, stored.applier, folder, time.time).pulls,
+            shares=self.shares,
             settings=self.settings,
             clock=time.time,
             **changes,

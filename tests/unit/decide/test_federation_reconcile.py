@@ -1,8 +1,9 @@
 """The host's loop: divisions, shares, what is told of them, and how a host begins and ends."""
 
-from federation_world import Ledger, Wanted, cluster, here, share
+from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment
 
+from fallow.decide.federation.division import Target
 from fallow.decide.federation.reconcile import reconcile
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, Origin
@@ -19,14 +20,14 @@ def host(*records: object, replicas: int = 10, **changes: object) -> Ledger:
     return Ledger(here(), EAST, WEST, deployment("web", **values), *records)  # type: ignore[arg-type]
 
 
-def to(**shares: int) -> dict[str, Wanted]:
+def to(**shares: int) -> dict[str, Target]:
     found = {HERE_ID if name == "here" else f"c-{name}": count for name, count in shares.items()}
-    return {"d-web": Wanted(shares=found)}
+    return {"d-web": Target(shares=found, fingerprint="policy")}
 
 
 def test_without_members_nothing_happens() -> None:
     ledger = Ledger(deployment("web", 3))
-    assert not ledger.run({"d-web": Wanted(shares={HERE_ID: 3})}).steps
+    assert not ledger.run({"d-web": Target(fingerprint="policy", shares={HERE_ID: 3})}).steps
 
 
 def test_the_first_member_makes_a_host_and_what_runs_stays_here() -> None:
@@ -98,7 +99,9 @@ def test_what_fits_nowhere_stays_where_it_is_and_that_is_said_once() -> None:
     ledger = host(share("c-east", 10, 10))
     ledger.settle(to(east=10))
     ledger.change(Member, "c-east", scheduling=Scheduling.DRAINING)
-    target = {"d-web": Wanted(shares={"c-west": 4}, unplaced=6, unplaced_reason="west has room for 4")}
+    target = {
+        "d-web": Target(fingerprint="policy", shares={"c-west": 4}, unplaced=6, unplaced_reason="west has room for 4")
+    }
     ledger.settle(target)
     ledger.says("c-west", 4)
     ledger.settle(target)
@@ -223,7 +226,7 @@ def test_what_should_run_here_is_put_right() -> None:
 def test_shares_of_one_plan_are_bounded() -> None:
     many = [deployment(f"w{number}", 1, share=0) for number in range(2100)]
     ledger = Ledger(here(), EAST, *many)
-    targets = {found.id: Wanted(shares={"c-east": 1}) for found in many}
+    targets = {found.id: Target(fingerprint="policy", shares={"c-east": 1}) for found in many}
     plan = ledger.run(targets)
     assert (len(plan.steps), plan.wake_after_seconds) == (2000, 0.0)
     assert len(ledger.run(targets).steps) == 100

@@ -6,9 +6,9 @@ import tarfile
 
 import pytest
 from archive_files import CONFIG, LAYERS, docker, oci, tar
-from blob_nodes import digest_of
 
 from fallow.drivers.archives import ArchiveError, Limits, read_archive
+from testbed.blobs import digest_of
 
 ROOMY = Limits(keep_free_bytes=0)
 

@@ -1,9 +1,9 @@
 """The cache of blobs: what is whole, what arrives, what has to go."""
 
 import pytest
-from blob_nodes import digest_of
 
 from fallow.drivers.blobs import BlobCache, BlobError, CacheFull
+from testbed.blobs import digest_of
 
 BODY = b"0123456789"
 

@@ -19,13 +19,15 @@ from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
-from fallow.decide.deploy import Changes, changed, changes, deleted
-from fallow.decide.label_sets import placement_trouble
+from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
+from fallow.decide.federation.foretell import foretell_shares
+from fallow.decide.federation.views import whole_view
+from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
-from fallow.decide.views import deployment_view, without_values
+from fallow.decide.views import without_values
 from fallow.model.deployments import (
     DeployedItem,
     DeploymentChange,
@@ -88,7 +90,7 @@ async def list_deployments(services: Needs, request: Caller, project: FromQuery[
     chosen.sort(key=lambda found: found.path)
     return DeploymentList(
         revision=services.cache.revision,
-        items=tuple(_shown(request, deployment_view(snapshot, found)) for found in chosen),
+        items=tuple(_shown(request, whole_view(snapshot, found)) for found in chosen),
     )
 
 
@@ -115,6 +117,7 @@ async def change_deployment(
     def decide() -> tuple[Step | None, None]:
         current = deployment_called(services.cache.snapshot(), project, name)
         check_match(current, if_match)
+        check_ours(services.cache.snapshot(), current)
         if current.deleting:
             raise refuse(
                 409,
@@ -142,9 +145,10 @@ async def delete_deployment(
         snapshot = services.cache.snapshot()
         current = deployment_called(snapshot, project, name)
         check_match(current, if_match)
+        check_ours(snapshot, current)
         done = deleted(current, services.clock(), services.new_id, actor)
         doomed = msgspec.structs.replace(current, deleting=True)
-        return done.step, deployment_view(snapshot, doomed)
+        return done.step, whole_view(snapshot, doomed)
 
     view = await commit_again(services.applier, decide)
     return Response(view, status_code=202)
@@ -161,13 +165,13 @@ def _shown(request: Caller, view: DeploymentView) -> DeploymentView:
 def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView]:
     snapshot = services.cache.snapshot()
     found = deployment_called(snapshot, project, name)
-    return Response(deployment_view(snapshot, found), headers=etag(found.revision))
+    return Response(whole_view(snapshot, found), headers=etag(found.revision))
 
 
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
     """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
     for name, spec in application.deployments:
-        trouble = placement_trouble(spec.placement, snapshot.label_sets)
+        trouble = spec_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
 
@@ -175,14 +179,18 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
 def _foretold(
     snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
 ) -> tuple[DeployedItem, ...]:
-    """Return the items with where their replicas would be."""
-    told = foretell(snapshot, application.project, application.deployments, now, heard)
+    """Return the items with where their replicas would be: in which clusters, where there are several."""
+    if snapshot.clusters:
+        told = foretell_shares(snapshot, application.project, application.deployments, now)
+    else:
+        told = foretell(snapshot, application.project, application.deployments, now, heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None
         if future is not None:
+            places = {"clusters" if snapshot.clusters else "placements": dict(future.placements)}
             item = msgspec.structs.replace(  # noqa: PLW2901
-                item, placements=dict(future.placements), unplaced=future.unplaced, reasons=future.reasons
+                item, **places, unplaced=future.unplaced, reasons=future.reasons
             )
         found.append(item)
     return tuple(found)

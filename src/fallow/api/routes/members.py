@@ -20,9 +20,13 @@ from fallow.decide.events import event
 from fallow.decide.label_sets import chosen
 from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
+from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import member_view
+from fallow.model.clusters import HERE_ID
 from fallow.model.labels import is_label
 from fallow.model.members import Member, MemberChange, MemberState, MemberView, Revocation, Role
+from fallow.model.shares import Share
+from fallow.model.taints import Taints, taint_text
 from fallow.model.tokens import ApiRole
 
 MAX_LABELS = 64
@@ -105,6 +109,8 @@ async def remove_member(
         snapshot = services.cache.snapshot()
         member = member_called(snapshot, reference)
         check_match(member, if_match)
+        if member.id in snapshot.clusters:
+            _check_cluster_may_go(snapshot, member, force)
         held = len(snapshot.replicas_by_node.get(member.id, ()))
         if held and member.state is not MemberState.DEAD and not force:
             raise refuse(
@@ -123,6 +129,25 @@ async def remove_member(
     revoked = await commit_again(services.applier, decide)
     services.hub.disconnect(revoked.member_id, revoked.reason, clean=not revoked.keep_containers)
     services.hub.forget(revoked.member_id)
+
+
+def _check_cluster_may_go(snapshot: Snapshot, cluster: Member, force: bool) -> None:
+    """Raise Refused (409) for our own nodes, and for a cluster that has shares unless `force`."""
+    if cluster.id == HERE_ID:
+        raise refuse(
+            409, "is-here", "It is this cluster itself", f"{cluster.name} stands for the nodes of this control plane",
+            "it goes by itself with the last of the other clusters; fallow cluster drain keeps deployments off it",
+        )  # fmt: skip
+    held = sum(share.cluster_id == cluster.id and _holds(share) for share in snapshot.shares.values())
+    if held and not force:
+        raise refuse(
+            409, "holds-replicas", "Still in use", f"{cluster.name} runs replicas of {held} deployments",
+            f"fallow cluster drain {cluster.name} moves them; or force it: they are replaced, and its own go on there",
+        )  # fmt: skip
+
+
+def _holds(share: Share) -> bool:
+    return share.replicas > 0 or (share.reported is not None and share.reported.remaining > 0)
 
 
 def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
@@ -148,10 +173,25 @@ def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
     if scheduling is not member.scheduling:
         words.append(f"{scheduling}, was {member.scheduling}")
     changed = msgspec.structs.replace(member, labels=labels, scheduling=scheduling)
+    if change.taints is not msgspec.UNSET and change.taints != member.taints:
+        changed = msgspec.structs.replace(changed, taints=_usable(member, change.taints))
+        words.append(f"taints {', '.join(map(taint_text, change.taints)) or 'none'}")
     if change.unfence is True and member.fence:
         words.append("let in again")
         changed = msgspec.structs.replace(changed, fence="", runs=())
     return changed, words
+
+
+def _usable(member: Member, taints: Taints) -> Taints:
+    """Return taints that a member may have. Raises Refused (400)."""
+    if member.role is not Role.CLUSTER:
+        raise refuse(400, "bad-request", "Only clusters have taints", f"{member.name} is a {member.role}")
+    if len({taint.key for taint in taints}) < len(taints):
+        raise refuse(400, "bad-request", "Two taints of one key", "a key is given once, with one effect")
+    for taint in taints:
+        if not is_label(taint.key, taint.value):
+            raise refuse(400, "bad-request", "Not a usable taint", f"{taint.key[:80]!r}={taint.value[:80]!r}")
+    return taints
 
 
 def _view(services: Needs, member: Member) -> MemberView:

@@ -15,6 +15,7 @@ from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
+from fallow.decide.deploy import check_ours
 from fallow.decide.generations import Author, NoSuchGenerationError, history, restarted, rolled_back
 from fallow.decide.plan import Step
 from fallow.decide.slots import slots_of
@@ -109,6 +110,7 @@ class _Change:
             snapshot = services.cache.snapshot()
             current = deployment_called(snapshot, *self._called)
             check_match(current, self._if_match)
+            check_ours(snapshot, current)
             if current.deleting:
                 text, hint = f"{current.path} is being deleted", "deploy it again when it is gone"
                 raise refuse(409, "deleting", "Still being deleted", text, hint)

@@ -110,8 +110,16 @@ def _meant(services: Needs, snapshot: Snapshot, data: UpgradeRequest) -> tuple[s
     if bool(data.names) == (data.selector is not None):
         raise refuse(400, "bad-request", "Which members?", "give either names or a selector")
     if data.names:
-        return tuple(dict.fromkeys(member_called(snapshot, name).id for name in data.names))
-    found = chosen(snapshot, usable_selector(data.selector or "", snapshot), services.hub.usages())
+        named = [member_called(snapshot, name) for name in data.names]
+        for member in named:
+            if member.id in snapshot.clusters:
+                raise refuse(
+                    400, "bad-request", "A cluster has no agent", f"{member.name} is a cluster",
+                    "upgrade its control plane there, and the agents of its nodes from there",
+                )  # fmt: skip
+        return tuple(dict.fromkeys(member.id for member in named))
+    picked = chosen(snapshot, usable_selector(data.selector or "", snapshot), services.hub.usages())
+    found = [member for member in picked if member.id in snapshot.machines]
     if not found:
         raise refuse(404, "not-found", "Nobody is meant", f"there is no member that {data.selector!r} selects")
     return tuple(sorted(member.id for member in found))

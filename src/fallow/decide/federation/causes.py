@@ -1,8 +1,8 @@
 """What made another division necessary, in words; for people only, nothing is decided by it."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
+from fallow.decide.federation.division import Target
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division
@@ -11,19 +11,7 @@ from fallow.model.members import Member, MemberState, Scheduling
 MOST = 10  # clusters that are named
 
 
-class Shared(Protocol):
-    """A target, as far as its cause is asked for."""
-
-    @property
-    def shares(self) -> Mapping[str, int]:
-        """Return the share of every cluster."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Return what tells one policy from another."""
-
-
-def cause_of(snapshot: Snapshot, deployment: Deployment, before: Division | None, after: Shared) -> str:
+def cause_of(snapshot: Snapshot, deployment: Deployment, before: Division | None, after: Target) -> str:
     """Return what is most likely why `after` is not as `before`."""
     if before is None:
         return "it is new"

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.federation.causes import cause_of, listed
+from fallow.decide.federation.division import Target
 from fallow.decide.federation.migrate import Side, needed, next_told, retold, side_of
+from fallow.decide.federation.rebalancing import CAUSE, Course
 from fallow.decide.federation.stuck import timed
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -26,37 +27,13 @@ SHARES_AT_ONCE = 40  # of one deployment in one commit; a store may not take man
 RELIED_AT_ONCE = 30  # clusters whose reports one commit is held to
 
 
-class Target(Protocol):
-    """How many replicas of a deployment each cluster should have, by cluster id, and what made it so."""
-
-    @property
-    def shares(self) -> Mapping[str, int]:
-        """Return the share of every cluster that has one; who is not named should run none."""
-
-    @property
-    def rules(self) -> Mapping[str, str]:
-        """Return what made the share of each cluster."""
-
-    @property
-    def unplaced(self) -> int:
-        """Return how many replicas fit nowhere."""
-
-    @property
-    def unplaced_reason(self) -> str:
-        """Return why not; empty when all have a place."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Return what tells one policy from another."""
-
-
 @dataclass(kw_only=True)
 class Following:
-    """A deployment with its target; `waits` are seconds until something is due that is not yet."""
+    """A deployment and where it goes; `waits` are seconds until something is due that is not yet."""
 
     snapshot: Snapshot
     deployment: Deployment
-    target: Target
+    course: Course
     now: float
     new_id: Callable[[], str]
     waits: list[float] = field(default_factory=list)
@@ -76,6 +53,11 @@ class Following:
         guards = [self.deployment] if self.deployment.share == count else []
         written = {share.cluster_id for share in changed}
         return Step(puts=(*puts, *events), guards=(*guards, *(self._relied_on(lowered, written) if lowered else ())))
+
+    @property
+    def target(self) -> Target:
+        """Return how many replicas each cluster should have."""
+        return self.course.target
 
     @cached_property
     def shares(self) -> Mapping[str, Share]:
@@ -149,21 +131,31 @@ class Following:
         if before is None or (before.policy, before.total, before.shares, before.unplaced) != (
             target.fingerprint,
             total,
-            dict(target.shares),
+            target.shares,
             target.unplaced,
         ):
             return self._redivided()
+        if self.course.wait is not None:
+            self.waits.append(self.course.wait)
         if before.moving_since and self._settled(changed):
             took = format_duration(self.now - before.moving_since)
             text = f"{self.deployment.path} has moved: {self._named(before.shares)}; that took {took}"
             after = msgspec.structs.replace(before, moving_since=0.0, updated_at=self.now)
-            return after, (self._event("Moved", text),)
-        return None, ()
+            return self._off(after), (self._event("Moved", text),)
+        after = self._off(before)
+        return (after if after != before else None), ()
+
+    def _off(self, division: Division) -> Division:
+        """Return a division with since when, and how, its policy would have it otherwise."""
+        off = self.course.off_since, dict(self.course.off_shares)
+        if off == (division.off_since, division.off_shares):
+            return division
+        return msgspec.structs.replace(division, off_since=off[0], off_shares=off[1], updated_at=self.now)
 
     def _redivided(self) -> tuple[Division, tuple[Event, ...]]:
         before, target, total = self.known, self.target, self.deployment.spec.replicas
         shares = dict(target.shares)
-        cause = cause_of(self.snapshot, self.deployment, before, target)
+        cause = CAUSE if self.course.step else cause_of(self.snapshot, self.deployment, before, target)
         history, events = before.history if before is not None else (), []
         if before is None or (before.shares, before.total) != (shares, total):
             names = {self._name(id_): count for id_, count in shares.items()}
@@ -182,6 +174,7 @@ class Following:
             deployment_id=self.deployment.id, policy=target.fingerprint, total=total, shares=shares,
             rules=dict(target.rules), unplaced=target.unplaced, unplaced_reason=target.unplaced_reason,
             moving_since=(since or self.now) if moving else 0.0, history=history,
+            off_since=self.course.off_since, off_shares=dict(self.course.off_shares),
         )  # fmt: skip
         return division, tuple(events)
 

@@ -42,7 +42,7 @@ class Asked:
 def shares_of(asked: Asked) -> Counts:
     """Return the share of every cluster; what does not fit is missing."""
     weights = asked.weights * (1.0 + _HOLDER * asked.liked / np.maximum(asked.totals, 1)[:, None])
-    asked = replace(asked, weights=weights, floors=_spread(asked))
+    asked = _bounded(replace(asked, weights=weights, floors=_spread(asked)))
     shares = np.minimum(asked.totals[:, None], asked.ceilings)
     rows = np.flatnonzero(~asked.duplicate)
     if len(rows):
@@ -50,9 +50,16 @@ def shares_of(asked: Asked) -> Counts:
     return shares
 
 
+def _bounded(asked: Asked) -> Asked:
+    """Return what is asked with floors that ceilings allow; where they exceed the total, it is divided up to them."""
+    floors = np.minimum(asked.floors, asked.ceilings)
+    too_many = ((floors.sum(axis=1) > asked.totals) & ~asked.duplicate)[:, None]
+    return replace(asked, floors=np.where(too_many, 0, floors), ceilings=np.where(too_many, floors, asked.ceilings))
+
+
 def _tiered(asked: Asked) -> Counts:
     """Fill the fallback groups in their order, and empty them in the opposite one."""
-    begun = np.clip(asked.current, np.minimum(asked.floors, asked.ceilings), asked.ceilings)
+    begun = np.clip(asked.current, asked.floors, asked.ceilings)
     several = asked.tiers.max(axis=1, initial=0) > 0
     shares = begun.copy()
     rows = np.flatnonzero(~several & (begun.sum(axis=1) != asked.totals))
@@ -69,11 +76,13 @@ def _all_tiers(asked: Asked, shares: Counts) -> Counts:
     last = int(asked.tiers.max())
     for step in range(last + 1):
         turn = np.where(fewer, last - step, step)[:, None] == asked.tiers
+        floors = np.where(turn | ~fewer[:, None], asked.floors, shares)
         shares = _one_tier(
             replace(
                 asked,
+                totals=np.maximum(asked.totals, floors.sum(axis=1)),
                 current=shares,
-                floors=np.where(turn, asked.floors, np.where(fewer[:, None], shares, asked.floors)),
+                floors=floors,
                 ceilings=np.where(turn, asked.ceilings, shares),
             )
         )
@@ -95,7 +104,7 @@ def _one_tier(asked: Asked) -> Counts:
 
 def _fewest(asked: Asked) -> Counts:
     """Return ceilings that leave no more clusters open than are needed for the total, those that hold it first."""
-    begun = np.clip(asked.current, np.minimum(asked.floors, asked.ceilings), asked.ceilings)
+    begun = np.clip(asked.current, asked.floors, asked.ceilings)
     fewer = begun.sum(axis=1) > asked.totals
     room = asked.ceilings - begun
     lacking = asked.totals - begun.sum(axis=1)

@@ -4,15 +4,17 @@ Level-triggered: it may run twice, late or after a crash, and does the same. Wha
 whoever holds its session sends it. See docs/design/federation.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 
 import msgspec
 
 from fallow.decide.federation import founding
+from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.drains import forgotten
-from fallow.decide.federation.following import Following, Target
+from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import retold
+from fallow.decide.federation.rebalancing import Course, course
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -21,24 +23,43 @@ from fallow.model.deployments import Deployment
 STEPS_AT_ONCE = 2000  # of one plan; the rest follows in the next
 UNDECIDED_SECONDS = 0.25  # until to look again after what waits for clusters to say what room they have
 
-Divide = Callable[[Snapshot, float], Mapping[str, Target]]
+# Targets by deployment id; those named are divided afresh.
+Divide = Callable[[Snapshot, float, Collection[str]], Mapping[str, Target]]
 
 
-def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str], divide: Divide) -> Plan:
+def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str], divide: Divide = divide_all) -> Plan:
     """Return what brings every deployment one step nearer to its division; nothing where there is only this cluster."""
     if founding.alone(snapshot):
         return Plan(steps=tuple(islice(founding.dissolved(snapshot, now, new_id), STEPS_AT_ONCE)))
     if HERE_ID not in snapshot.clusters:
         return Plan(steps=(founding.founded(snapshot, now, new_id),))
     waits: list[float] = []
-    steps = tuple(islice(_steps(snapshot, now, new_id, divide(snapshot, now), waits), STEPS_AT_ONCE))
+    courses = _courses(snapshot, now, divide)
+    steps = tuple(islice(_steps(snapshot, now, new_id, courses, waits), STEPS_AT_ONCE))
     if len(steps) == STEPS_AT_ONCE:
         waits.append(0.0)
     return Plan(steps=steps, wake_after_seconds=min(waits, default=None))
 
 
+def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Course]:
+    """Return where deployments go, by id; one is missing for as long as that waits for what clusters say."""
+    targets = divide(snapshot, now, ())
+    restless = [
+        found.id
+        for found in snapshot.deployments.values()
+        if found.spec.clusters.rebalance is not None and found.origin is None and not found.deleting
+    ]
+    ideals = divide(snapshot, now, restless) if restless else {}
+    return {
+        id_: course(
+            snapshot.divisions.get(id_), target, ideals.get(id_), snapshot.deployments[id_].spec.clusters.rebalance, now
+        )
+        for id_, target in targets.items()
+    }
+
+
 def _steps(
-    snapshot: Snapshot, now: float, new_id: Callable[[], str], targets: Mapping[str, Target], waits: list[float]
+    snapshot: Snapshot, now: float, new_id: Callable[[], str], courses: Mapping[str, Course], waits: list[float]
 ) -> Iterator[Step]:
     """Yield what each deployment needs, whole or not at all; add to `waits` in how many seconds more is due."""
     for deployment in snapshot.deployments.values():
@@ -47,14 +68,14 @@ def _steps(
         if deployment.deleting:
             yield from _ended(snapshot, deployment, now)
             continue
-        target = targets.get(deployment.id)
-        if target is None:
+        found = courses.get(deployment.id)
+        if found is None:
             waits.append(UNDECIDED_SECONDS)
             continue
         if deployment.share is None:
-            yield founding.adopted(snapshot, deployment, target.fingerprint, now)
+            yield founding.adopted(snapshot, deployment, found.target.fingerprint, now)
             continue
-        following = Following(snapshot=snapshot, deployment=deployment, target=target, now=now, new_id=new_id)
+        following = Following(snapshot=snapshot, deployment=deployment, course=found, now=now, new_id=new_id)
         step = following.step()
         if step is not None:
             yield step

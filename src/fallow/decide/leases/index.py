@@ -34,7 +34,7 @@ class LeaseIndex:
         if snapshot.pools is not self._pools:
             self._pools = snapshot.pools
             self._lowest.clear()
-        self._bring_members(snapshot.members)
+        self._bring_members(snapshot.machines)  # clusters have no lease
         self._bring_released(snapshot.released_leases)
 
     def _bring_members(self, members: Mapping[str, Member]) -> None:

@@ -1,0 +1,336 @@
+"""What a session with the host is about: orders in, reports and answers out."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from fallow.agent.share_outbox import ShareOutbox
+from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
+from fallow.decide.federation.fence import fence, fenceable
+from fallow.decide.federation.report import concerned, refused, report_of
+from fallow.decide.plan import Plan, Step
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
+from fallow.drivers.clusters.counting import Counting
+from fallow.model.members import Facts
+from fallow.model.shares import ShareReport
+from fallow.model.wire import (
+    OLDEST_PROTOCOL,
+    PROTOCOL_VERSION,
+    AskRoom,
+    Frame,
+    Hello,
+    RemotesApplied,
+    SetRemotes,
+    SetShares,
+    SharesStored,
+    ToMember,
+    Usage,
+    Welcome,
+    Withdrawn,
+)
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+from fallow.store.contract import Fenced, StoreError
+from fallow.version import VERSION
+
+_log = structlog.get_logger("fallow.agent.cluster")
+
+REST_SECONDS = 0.05  # between two looks at what changed: what changes meanwhile is told together
+REST_FACTOR = 9.0
+MOST_REST_SECONDS = 1.0
+RETRY_SECONDS = 0.5
+FENCE_LOOK_SECONDS = 0.5
+NEW_AT_ONCE = 100  # deployments made in one commit, guarded together
+
+
+class Remotes(Protocol):
+    """Keeps what the host says of services in other clusters; `control.remote_services` is one."""
+
+    def opened(self) -> None:
+        """Begin anew: a session has opened."""
+
+    def closed(self) -> None:
+        """Note that the session has ended."""
+
+    def received(self, frame: SetRemotes | Withdrawn) -> None:
+        """Take in what the host says."""
+
+    async def settled(self) -> None:
+        """Return once what was received is stored, or after a while."""
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises Fenced."""
+
+
+class Secrets(Protocol):
+    """Seals what is stored; `control.vault` is one."""
+
+    def seal(self, secret: str, about: str) -> bytes:
+        """Return what may be stored."""
+
+    def unseal(self, sealed: bytes, about: str) -> str:
+        """Return what was sealed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """What a cluster's agent has of its own control plane.
+
+    `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
+    they use; `remotes` makes what keeps services of other clusters, given an applier and a way to answer the host.
+    `clock` gives UTC seconds, `steady` seconds that nobody sets.
+    """
+
+    cache: Cache
+    secrets: Secrets
+    folder: Path
+    new_id: Callable[[], str]
+    guard: Callable[[Step, float], Step]
+    heard: Callable[[], Heard]
+    remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
+    clock: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+
+
+class ClusterMember:
+    """One cluster on its session with the host, as `agent.session` sees it. Made anew whenever a process leads.
+
+    `applier` is that of the process that leads; `heard_at` is when the host was last heard by whoever led before. Its
+    `instance` names this lead among all others.
+    """
+
+    def __init__(self, home: Home, applier: Applier, heard_at: float = 0.0) -> None:
+        self.outbox = ShareOutbox(home.steady)
+        self.rooms = Counting(home.cache.snapshot, home.heard, self._included)
+        self._answers: asyncio.Queue[Frame] = asyncio.Queue()
+        self._remotes = home.remotes(applier, self._answers.put_nowait)
+        self.news = asyncio.Event()  # a session has opened or ended, or the host was heard
+        self.welcome: Welcome | None = None
+        self._cache = home.cache
+        self._applier = applier
+        self._guard = home.guard
+        self._new_id = home.new_id
+        self._clock = home.clock
+        self._steady = home.steady
+        self._heard_before = heard_at
+        self._instance = home.new_id()
+        self._orders = Orders()
+        self._ordered = asyncio.Event()
+        self._dirty: set[str] = set()  # deployments that there may be something new to report of
+        self._told: dict[str, ShareReport] = {}
+
+    @property
+    def heard_at(self) -> float:
+        """Return when what the host has answered was sent, in UTC seconds."""
+        at = self.outbox.heard_at
+        return self._heard_before if at is None else self._clock() - (self._steady() - at)
+
+    def shortest_fence(self) -> float | None:
+        """Return the seconds of the shortest fence there is; None: nothing asks for one."""
+        found = fenceable(self._cache.snapshot())
+        return min((each.spec.clusters.fence_seconds for each in found), default=None)
+
+    # what the session asks of its member
+
+    def hello(self) -> Hello:
+        """Return the first frame."""
+        nodes = self._cache.snapshot().nodes.values()
+        facts = Facts(
+            hostname=socket.gethostname()[:256],
+            agent_version=VERSION,
+            cpus=min(65536.0, sum(node.facts.cpus for node in nodes)),
+            memory_bytes=min(2**60, sum(node.facts.memory_bytes for node in nodes)),
+        )
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            oldest_protocol=OLDEST_PROTOCOL,
+            instance=self._instance,
+            agent_version=VERSION,
+            boot_id="",
+            facts=facts,
+            variables=(),
+        )
+
+    def usage(self) -> Usage:
+        """Return one sample; what a cluster uses, its answers of room tell."""
+        return Usage()
+
+    def opened(self, welcome: Welcome) -> None:
+        """Tell the host how all its shares are; its orders follow by themselves."""
+        self.welcome = welcome
+        self._orders = Orders()
+        while not self._answers.empty():
+            self._answers.get_nowait()  # it was for the session before
+        self._remotes.opened()
+        snapshot = self._cache.snapshot()
+        ours = [found for found in snapshot.deployments.values() if found.origin is not None]
+        self._told = {found.id: report_of(snapshot, found) for found in ours}
+        self.outbox.begin(self._told.values())
+        self.news.set()
+
+    def received(self, frame: ToMember) -> None:
+        """Take in orders and questions."""
+        match frame:
+            case SetShares():
+                self._orders.take(frame)
+                self._ordered.set()
+            case SharesStored(batch=batch):
+                self.outbox.ack(batch)
+                self.news.set()
+                self._ordered.set()  # what was fenced may come back
+            case AskRoom(questions=questions):
+                self.rooms.ask(questions)
+            case SetRemotes() | Withdrawn():
+                self._remotes.received(frame)
+            case _:
+                _log.warning("frame not for a cluster", frame=type(frame).__name__)
+
+    def closed(self) -> None:
+        """Go on with what is stored; what the session had brought beside that is over."""
+        self.welcome = None
+        self._orders = Orders()
+        self._remotes.closed()
+        self.rooms.ask(())
+        self.news.set()
+
+    # what it does besides
+
+    async def run(self, send: Callable[[Frame], Awaitable[None]]) -> None:
+        """Take in orders, report and answer until cancelled. Raises Fenced when another process leads."""
+        parts = (
+            self._follow(),
+            self._accept(),
+            self._report(),
+            self._watch_fences(),
+            self._answer(send),
+            self._remotes.run(),
+            self.rooms.run(send),
+        )
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, send: Callable[[Frame], Awaitable[None]]) -> None:
+        """Send what is said beside reports; without a session it is not needed."""
+        while True:
+            frame = await self._answers.get()
+            with contextlib.suppress(OSError, TimeoutError):
+                await send(frame)
+
+    async def _follow(self) -> None:
+        """Note what changes in the store."""
+        subscription = self._cache.subscribe()
+        try:
+            async for changed in subscription:
+                snapshot = self._cache.snapshot()
+                self._dirty.update(concerned(snapshot, changed))
+                kinds = {kind for kind, _ in changed}
+                if "deployments" in kinds:
+                    self._ordered.set()
+                self.rooms.changed(kinds)
+                await asyncio.sleep(REST_SECONDS)
+        finally:
+            subscription.close()
+
+    async def _accept(self) -> None:
+        while True:
+            await self._ordered.wait()
+            self._ordered.clear()
+            if not self._orders.complete:
+                continue
+            await self._remotes.settled()  # gateways should know what is elsewhere before less runs here
+            try:
+                left = await self._take_in()
+            except Fenced:
+                raise
+            except StoreError as error:
+                _log.warning("orders not taken in; they are tried again", error=str(error))
+                left = True
+            self._dirty.update(self._orders.orders)
+            if left:
+                self._ordered.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _take_in(self) -> bool:
+        """Make deployments of orders; say whether something is left to do. Raises StoreError."""
+        now = self._clock()
+        plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at)
+        made = [step for step in plan.steps if creates(step)]
+        steps = [step for step in plan.steps if not creates(step)]
+        if made:
+            records = tuple(record for step in made[:NEW_AT_ONCE] for record in step.puts)
+            steps.append(self._guard(Step(puts=records), now))
+        applied = await self._applier.apply(Plan(steps=steps))
+        return applied.dropped > 0 or len(made) > NEW_AT_ONCE
+
+    async def _report(self) -> None:
+        while True:
+            began = self._steady()
+            dirty, self._dirty = self._dirty, set()
+            if dirty:
+                self._put(self._cache.snapshot(), dirty)
+            spent = self._steady() - began
+            await asyncio.sleep(min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR)))
+
+    def _put(self, snapshot: Snapshot, ids: Iterable[str]) -> None:
+        """Send the reports of deployments that differ from what was told."""
+        news = []
+        for id_ in ids:
+            report = self._report_of(snapshot, id_)
+            if report is None:
+                self._told.pop(id_, None)
+                self.outbox.forget(id_)
+            elif self._told.get(id_) != report:
+                self._told[id_] = report
+                news.append(report)
+        if news:
+            self.outbox.put(news)
+
+    def _report_of(self, snapshot: Snapshot, id_: str) -> ShareReport | None:
+        order, deployment = self._orders.orders.get(id_), snapshot.deployments.get(id_)
+        if order is not None and (why := refusal(snapshot, order)):
+            return refused(order, why)
+        if deployment is None or deployment.origin is None:
+            return None
+        revision = order.revision if order is not None and follows(deployment, order) else None
+        return report_of(snapshot, deployment, revision)
+
+    def _included(self, snapshot: Snapshot) -> Mapping[str, int]:
+        """Return the orders that are taken in, deployment id -> revision: a count of room includes them."""
+        found = {}
+        for id_, deployment in snapshot.deployments.items():
+            if deployment.origin is not None:
+                order = self._orders.orders.get(id_)
+                taken = order is not None and follows(deployment, order)
+                found[id_] = order.revision if taken and order is not None else deployment.origin.revision
+        return found
+
+    async def _watch_fences(self) -> None:
+        while True:
+            await asyncio.sleep(FENCE_LOOK_SECONDS)
+            snapshot, now, shortest = self._cache.snapshot(), self._clock(), self.shortest_fence()
+            if shortest is None:
+                continue
+            if now - self.heard_at > shortest / 4:
+                self.outbox.ask_for_a_sign()
+            try:
+                await self._applier.apply(fence(snapshot, self.heard_at, now, self._new_id))
+            except Fenced:
+                raise
+            except StoreError as error:
+                _log.warning("a fence could not be stored; it is tried again", error=str(error))

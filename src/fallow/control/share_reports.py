@@ -1,0 +1,114 @@
+"""Takes in what member clusters report of their shares.
+
+A cluster speaks of its own shares alone, and what it says is bounded and checked: gateways of other clusters will dial
+the addresses it names, and people read its words.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fallow.control.ids import new_id
+from fallow.control.intake import Batch, Intake
+from fallow.decide.events import event
+from fallow.decide.federation.checks import fit_report
+from fallow.decide.plan import Step
+from fallow.model.clusters import HERE_ID
+from fallow.model.members import Member
+from fallow.model.peers import Peer
+from fallow.model.shares import Share, ShareReport
+from fallow.model.wire import SharesReported
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+
+COMPLAIN_SECONDS = 300.0  # the next complaint about one cluster's endpoints
+
+
+class ShareReports(Intake[ShareReport]):
+    """Reports of shares. `clock` gives UTC seconds."""
+
+    what = "reports of shares"
+
+    def __init__(self, cache: Cache, applier: Applier, clock: Callable[[], float]) -> None:
+        super().__init__(applier)
+        self._cache = cache
+        self._clock = clock
+        self._named: dict[str, set[str]] = {}  # cluster id -> deployments that a full set has named until now
+        self._complained: dict[str, float] = {}
+
+    def opened(self, cluster_id: str) -> None:
+        """Note that a cluster begins to report anew."""
+        self._named.pop(cluster_id, None)
+
+    def shared(self, cluster_id: str, frame: SharesReported) -> "asyncio.Future[None]":
+        """Take in reports; see `drivers.clusters.contract.Listener`."""
+        return self.submit(cluster_id, [*frame.reports, *self._missing(cluster_id, frame)])
+
+    def _missing(self, cluster_id: str, frame: SharesReported) -> list[ShareReport]:
+        """Return that nothing is left of what a full set of reports has not named, once all of it is here."""
+        if not frame.full:
+            return []
+        named = self._named.setdefault(cluster_id, set())
+        named.update(report.deployment_id for report in frame.reports)
+        if frame.more:
+            return []
+        del self._named[cluster_id]
+        shares = self._cache.snapshot().shares.values()
+        ids = [share.deployment_id for share in shares if share.cluster_id == cluster_id and share.reported is not None]
+        return [ShareReport(deployment_id=id_) for id_ in ids if id_ not in named]
+
+    def steps(self, batches: Sequence[Batch[ShareReport]]) -> list[Step]:
+        """Return the shares that are different by what their own clusters say."""
+        now, control = self._clock(), self._control_addresses()
+        changed: dict[str, Share] = {}
+        dropped: dict[str, dict[str, str]] = {}
+        for batch in batches:
+            member = self._cache.get("members", batch.member_id)
+            observed = member.observed_address if isinstance(member, Member) else ""
+            for said in batch.items:
+                id_ = f"{said.deployment_id}.{batch.member_id}"
+                share = changed.get(id_) or self._cache.get("shares", id_)
+                if not isinstance(share, Share) or share.cluster_id != batch.member_id:
+                    continue  # forgotten already, or another cluster's: not this one's to speak of
+                report = said
+                if batch.member_id != HERE_ID:
+                    report, why = fit_report(said, observed, control)
+                    dropped.setdefault(batch.member_id, {}).update(why)
+                if report != share.reported or share.reported_at <= _changed_at(member):
+                    changed[id_] = msgspec.structs.replace(share, reported=report, reported_at=now, updated_at=now)
+        steps = [Step(puts=(share,)) for share in changed.values()]
+        return steps + [self._complaint(id_, why, now) for id_, why in dropped.items() if why and self._may(id_, now)]
+
+    def _may(self, cluster_id: str, now: float) -> bool:
+        """Say whether to complain about a cluster again; then it is not for a while."""
+        before = self._complained.get(cluster_id)
+        if before is not None and 0 <= now - before < COMPLAIN_SECONDS:
+            return False
+        self._complained[cluster_id] = now
+        return True
+
+    def _complaint(self, cluster_id: str, why: Mapping[str, str], now: float) -> Step:
+        member = self._cache.get("members", cluster_id)
+        name = member.name if isinstance(member, Member) else cluster_id
+        told = "; ".join(f"{address}: {text}" for address, text in sorted(why.items())[:5])
+        more = f" and {len(why) - 5} more" if len(why) > 5 else ""
+        text = f"endpoints that cluster {name} named are not used: {told}{more}"
+        return Step(
+            puts=(
+                event(
+                    new_id(), now, f"cluster:{name}", "member", cluster_id, name, "EndpointsDropped", text, "warning"
+                ),
+            )
+        )
+
+    def _control_addresses(self) -> Collection[str]:
+        addresses = [peer.address for peer in self._cache.records("peers").values() if isinstance(peer, Peer)]
+        hosts = {urlsplit(found.url).hostname or "" for found in addresses}
+        return (hosts | {found.session_host for found in addresses}) - {""}
+
+
+def _changed_at(member: object) -> float:
+    """Return since when a cluster is as it is: who was dead has to be seen to have spoken since."""
+    return member.state_since if isinstance(member, Member) else 0.0

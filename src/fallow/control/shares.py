@@ -1,0 +1,156 @@
+"""Tells member clusters what to run and what to answer: everything when one is opened, then what changes."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from fallow.control.hub import Link
+from fallow.control.intake import Unstored
+from fallow.control.rooms import Rooms
+from fallow.control.share_reports import ShareReports
+from fallow.decide.federation.orders import order_of
+from fallow.decide.snapshot import Snapshot
+from fallow.drivers.clusters.contract import Cluster
+from fallow.drivers.clusters.session import SessionCluster
+from fallow.model.deployments import Deployment
+from fallow.model.members import Member, Role
+from fallow.model.rooms import RoomQuestion
+from fallow.model.shares import Share, ShareOrder
+from fallow.model.wire import RoomReported, SharesReported, SharesStored
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+
+REST_SECONDS = 0.01  # what changes meanwhile is told together
+
+Questions = Callable[[Snapshot], tuple[RoomQuestion, ...]]
+
+
+class Shares:
+    """Remembers what each cluster was told, so that only differences are sent. One for each process.
+
+    `clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise. `before_less` is called before
+    a cluster is told to run less: its gateways should know by then what runs elsewhere.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        applier: Applier,
+        clock: Callable[[], float],
+        questions: Questions,
+        before_less: Callable[[Snapshot], None] = lambda _: None,
+    ) -> None:
+        self.reports = ShareReports(cache, applier, clock)
+        self.rooms = Rooms(cache, applier, clock, questions)
+        self._cache = cache
+        self._questions = questions
+        self._before_less = before_less
+        self._open: dict[str, Cluster] = {}
+        self._told: dict[str, dict[str, ShareOrder]] = {}  # cluster id -> deployment id -> its order
+        self._asked: dict[str, tuple[RoomQuestion, ...]] = {}
+        self._links: dict[Link, SessionCluster] = {}
+        self._unstored: dict[Link, Unstored] = {}
+
+    def greet(self, link: Link) -> None:
+        """Open the cluster whose session has just been opened."""
+        member = self._cache.get("members", link.member_id)
+        if isinstance(member, Member) and member.role is Role.CLUSTER:
+            self._links[link] = SessionCluster(link.send)
+            self.open(link.member_id, self._links[link])
+
+    def ended(self, link: Link) -> None:
+        """Forget a session that has ended."""
+        self._unstored.pop(link, None)
+        cluster = self._links.pop(link, None)
+        if cluster is not None and self._open.get(link.member_id) is cluster:
+            self.close(link.member_id)
+
+    def open(self, cluster_id: str, cluster: Cluster) -> None:
+        """Tell a cluster all it should run, and all it should answer."""
+        self.reports.opened(cluster_id)
+        snapshot = self._cache.snapshot()
+        wanted = _orders(snapshot, (share for share in snapshot.shares.values() if share.cluster_id == cluster_id))
+        self._before_less(snapshot)
+        self._open[cluster_id], self._told[cluster_id] = cluster, wanted
+        cluster.order(tuple(wanted.values()), full=True)
+        self._asked[cluster_id] = ()
+        self._ask(snapshot)
+
+    def close(self, cluster_id: str) -> None:
+        """Forget a cluster that can be told nothing any more."""
+        for known in (self._open, self._told, self._asked):
+            known.pop(cluster_id, None)
+
+    async def heard(self, link: Link, frame: SharesReported | RoomReported) -> None:
+        """Take in what a cluster says; waits only for one that sends more than can be stored."""
+        if isinstance(frame, RoomReported):
+            self.rooms.roomed(link.member_id, frame)
+            return
+        await self._unstored.setdefault(link, Unstored()).take_in(
+            frame.batch,
+            lambda: self.reports.shared(link.member_id, frame),
+            lambda: link.send(SharesStored(batch=frame.batch)),
+        )
+
+    async def run(self) -> None:
+        """Send what changes, and store what is reported, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reports.run())
+            group.create_task(self.rooms.run())
+            group.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        subscription = self._cache.subscribe()
+        try:
+            async for changed in subscription:
+                if self._open and any(kind in ("shares", "deployments") for kind, _ in changed):
+                    self._send_changes(
+                        {id_ for kind, id_ in changed if kind == "shares"},
+                        {id_ for kind, id_ in changed if kind == "deployments"},
+                    )
+                    await asyncio.sleep(REST_SECONDS)
+        finally:
+            subscription.close()
+
+    def _send_changes(self, share_ids: set[str], deployment_ids: set[str]) -> None:
+        snapshot = self._cache.snapshot()
+        by_deployment = snapshot.shares_by_deployment
+        share_ids |= {share.id for id_ in deployment_ids for share in by_deployment.get(id_, ())}
+        for cluster_id, cluster in list(self._open.items()):
+            told = self._told[cluster_id]
+            known = [id_ for id_ in share_ids if id_.endswith(f".{cluster_id}")]
+            shares = [share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None]
+            wanted = _orders(snapshot, (share for share in shares if share.cluster_id == cluster_id))
+            changed = [order for id_, order in wanted.items() if told.get(id_) != order]
+            gone = {id_.removesuffix(f".{cluster_id}") for id_ in known} - wanted.keys()
+            removed = sorted((gone | (deployment_ids - snapshot.deployments.keys())) & told.keys())
+            if changed or removed:
+                if removed or any(_lowers(told.get(order.deployment_id), order) for order in changed):
+                    self._before_less(snapshot)
+                told.update((order.deployment_id, order) for order in changed)
+                for id_ in removed:
+                    del told[id_]
+                cluster.order(changed, removed)
+        if deployment_ids:
+            self._ask(snapshot)
+
+    def _ask(self, snapshot: Snapshot) -> None:
+        """Ask every cluster the questions that stand now, if they are others than it was asked."""
+        questions = self._questions(snapshot)
+        for cluster_id, cluster in self._open.items():
+            if self._asked[cluster_id] != questions:
+                self._asked[cluster_id] = questions
+                cluster.ask(questions)
+
+
+def _lowers(before: ShareOrder | None, order: ShareOrder) -> bool:
+    return before is not None and order.replicas < before.replicas
+
+
+def _orders(snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:
+    """Return the orders of shares by deployment id, but for those whose deployment is gone."""
+    deployments: Mapping[str, Deployment] = snapshot.deployments
+    return {
+        share.deployment_id: order_of(share, deployments[share.deployment_id])
+        for share in shares
+        if share.deployment_id in deployments
+    }

@@ -1,0 +1,26 @@
+"""What a host tells a cluster of one share, and the number by which both know which order they speak of."""
+
+from fallow.model.deployments import Deployment
+from fallow.model.shares import Share, ShareOrder
+
+
+def order_revision(share: Share, deployment: Deployment) -> int:
+    """Return the revision of a share's order. It grows whenever what is ordered does, and never for a mere report.
+
+    `Share.order` grows with the replicas, by whoever decides them; the deployment's revision with all else. Both are
+    revisions of the same store, so the larger one grows when either does.
+    """
+    return max(share.order, deployment.revision)
+
+
+def order_of(share: Share, deployment: Deployment) -> ShareOrder:
+    """Return what a share's cluster should run; nothing of what is being deleted."""
+    return ShareOrder(
+        deployment_id=deployment.id,
+        project=deployment.project,
+        name=deployment.name,
+        spec=deployment.spec,
+        generation=deployment.generation,
+        replicas=0 if deployment.deleting else share.replicas,
+        revision=order_revision(share, deployment),
+    )

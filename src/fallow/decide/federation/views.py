@@ -1,0 +1,233 @@
+"""Clusters, and deployments over all clusters, as people see them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from fallow.decide.federation.causes import listed
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.views import deployment_view
+from fallow.model.clusters import HERE_ID, ClusterView
+from fallow.model.deployments import Counts, Deployment, DeploymentView
+from fallow.model.divisions import Division, DivisionView
+from fallow.model.members import Member, MemberState, MemberView, Scheduling
+from fallow.model.shares import Share, ShareReport, ShareView
+
+MOST_STUCK = 20  # deployments that are named
+_NOTHING = ShareReport(deployment_id="")
+# A deployment is as its worst share is; the first of these is the worst.
+_WORST_FIRST = ("degraded", "refused", "fenced", "paused", "rolling-back", "updating", "waiting")
+_BAD = ("degraded", "refused", "fenced")
+_WELL = ("", "serving", "stopped", "deleting")
+
+
+def whole_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentView:
+    """Return a deployment as it is in all clusters together; one that is not divided, as it is here."""
+    shares = snapshot.shares_by_deployment.get(deployment.id, ())
+    if not shares and (deployment.share is None or deployment.origin is not None):
+        return deployment_view(snapshot, deployment)
+    local = deployment_view(snapshot, deployment)
+    counts = _counts(snapshot, deployment, shares, local)
+    state, reason = _state(snapshot, deployment, shares, counts)
+    current = [share.reported for share in shares if share.reported is not None and _alive(snapshot, share)]
+    updated = sum(told.updated for told in current if deployment.wants(told.generation))
+    return msgspec.structs.replace(local, counts=counts, state=state, reason=reason, updated=updated)
+
+
+def _alive(snapshot: Snapshot, share: Share) -> bool:
+    cluster = snapshot.clusters.get(share.cluster_id)
+    return cluster is not None and cluster.state in (MemberState.READY, MemberState.SUSPECT)
+
+
+def _counts(snapshot: Snapshot, deployment: Deployment, shares: Iterable[Share], local: DeploymentView) -> Counts:
+    told = [share.reported or _NOTHING for share in shares if _alive(snapshot, share)]
+    wanted = 0 if deployment.deleting else _wanted(snapshot, deployment)
+    placed = sum(each.placed for each in told)
+    running = sum(each.running for each in told)
+    return Counts(
+        wanted=wanted,
+        healthy=sum(each.ready for each in told),
+        running=running,
+        placed=max(0, placed - running),
+        pending=max(0, wanted - placed),
+        leaving=sum(max(len(each.leaving), each.remaining - each.placed) for each in told),
+        failed=local.counts.failed,
+    )
+
+
+def _wanted(snapshot: Snapshot, deployment: Deployment) -> int:
+    """Return how many replicas there should be: the total, or that in each of several clusters."""
+    division = snapshot.divisions.get(deployment.id)
+    total = deployment.spec.replicas
+    if deployment.spec.clusters.divide != "duplicate" or division is None:
+        return total
+    return max(total, sum(division.shares.values()) + division.unplaced)
+
+
+def _state(snapshot: Snapshot, deployment: Deployment, shares: Sequence[Share], counts: Counts) -> tuple[str, str]:
+    """Return one word for how a deployment is in all clusters, and why it is not serving."""
+    if deployment.deleting:
+        left = sum(share.reported.remaining for share in shares if share.reported and _alive(snapshot, share))
+        return "deleting", f"{left} replicas have not stopped yet"
+    if deployment.spec.replicas == 0:
+        return "stopped", "no replicas are wanted"
+    enough = counts.healthy >= counts.wanted
+    trouble = _trouble(snapshot, deployment, shares, enough)
+    if trouble is not None or enough:
+        return trouble or ("serving", "")
+    text = f"{counts.healthy} of {counts.wanted} replicas are healthy"
+    division = snapshot.divisions.get(deployment.id)
+    if division is not None and division.unplaced:
+        text += f"; {division.unplaced} have no place: {division.unplaced_reason}"
+    return "waiting", text
+
+
+def _trouble(
+    snapshot: Snapshot, deployment: Deployment, shares: Iterable[Share], enough: bool
+) -> tuple[str, str] | None:
+    """Return the worst that a cluster says of its share; that some are yet to come is nothing while enough serve."""
+    found: dict[str, str] = {}
+    behind = []
+    for share in shares:
+        told = share.reported
+        if told is None or not share.replicas or not _alive(snapshot, share):
+            continue
+        name = snapshot.clusters[share.cluster_id].name
+        if not deployment.wants(told.generation):
+            behind.append(name)
+        elif told.state not in _WELL:
+            found.setdefault(told.state, f"{name}: {told.reason or told.state}")
+    if behind:
+        text = f"not begun with generation {deployment.generation}: {', '.join(sorted(behind))}"
+        found.setdefault("updating", text)
+    for state in _WORST_FIRST:
+        if state in found and not (state == "waiting" and enough):
+            return "degraded" if state in _BAD else state, found[state]
+    return None
+
+
+def division_view(snapshot: Snapshot, deployment: Deployment) -> DivisionView:
+    """Return how a deployment is divided, what became of it in each cluster, and how it came to be."""
+    division = snapshot.divisions.get(deployment.id)
+    targets: Mapping[str, int] = division.shares if division is not None else {}
+    shares = {share.cluster_id: share for share in snapshot.shares_by_deployment.get(deployment.id, ())}
+    alive = [share.reported or _NOTHING for share in shares.values() if _alive(snapshot, share)]
+    views = [
+        _share_view(snapshot, id_, targets.get(id_, 0), shares.get(id_), division)
+        for id_ in dict.fromkeys((*targets, *shares))
+    ]
+    return DivisionView(
+        deployment=deployment.path,
+        total=deployment.spec.replicas,
+        ready=sum(told.ready for told in alive),
+        placed=sum(told.placed for told in alive),
+        moving=sum(max(0, share.replicas - targets.get(id_, 0)) for id_, share in shares.items()),
+        unplaced=division.unplaced if division is not None else 0,
+        unplaced_reason=division.unplaced_reason if division is not None else "",
+        shares=tuple(sorted(views, key=lambda view: view.cluster)),
+        history=division.history if division is not None else (),
+    )
+
+
+def _share_view(
+    snapshot: Snapshot, cluster_id: str, target: int, share: Share | None, division: Division | None
+) -> ShareView:
+    cluster = snapshot.clusters.get(cluster_id)
+    told = share.reported if share is not None and share.reported is not None else _NOTHING
+    return ShareView(
+        cluster=cluster.name if cluster is not None else cluster_id,
+        cluster_state=standing(cluster) if cluster is not None else "removed",
+        target=target,
+        replicas=share.replicas if share is not None else 0,
+        placed=told.placed,
+        ready=told.ready,
+        updated=told.updated,
+        state=told.state,
+        reason=told.reason,
+        rule=division.rules.get(cluster_id, "") if division is not None else "",
+        reported_at=share.reported_at if share is not None else 0.0,
+    )
+
+
+def standing(cluster: Member) -> str:
+    """Return how a cluster is, in one word: its state, unless it is well and an operator wants something of it."""
+    ready = cluster.state is MemberState.READY
+    return str(cluster.scheduling if ready and cluster.scheduling is not Scheduling.ACTIVE else cluster.state)
+
+
+def cluster_views(snapshot: Snapshot, members: Iterable[MemberView]) -> tuple[ClusterView, ...]:
+    """Return clusters with what they run and what is on the move, those given, by name."""
+    chosen = {view.id: view for view in members}
+    by_cluster: dict[str, list[Share]] = {id_: [] for id_ in chosen}
+    for share in snapshot.shares.values():
+        if share.cluster_id in chosen:
+            by_cluster[share.cluster_id].append(share)
+    wanted = dict.fromkeys(chosen, 0)
+    for division in snapshot.divisions.values():
+        for id_ in chosen.keys() & division.shares.keys():
+            wanted[id_] += division.shares[id_]
+    views = (_cluster_view(snapshot, chosen[id_], by_cluster[id_], wanted[id_]) for id_ in chosen)
+    return tuple(sorted(views, key=lambda view: view.member.name))
+
+
+def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share], wanted: int) -> ClusterView:
+    room = snapshot.rooms.get(member.id)
+    here = member.id == HERE_ID
+    if here:
+        member = msgspec.structs.replace(member, connected=True)
+    told = [(share, share.reported or _NOTHING, _target(snapshot, share)) for share in shares]
+    return ClusterView(
+        member=member,
+        here=here,
+        nodes=room.summary.nodes if room is not None else 0,
+        cpus=room.summary.cpus if room is not None else 0.0,
+        memory_bytes=room.summary.memory_bytes if room is not None else 0,
+        wanted=wanted,
+        running=sum(report.running for _, report, _ in told),
+        ready=sum(report.ready for _, report, _ in told),
+        moving_in=sum(max(0, min(share.replicas, target) - report.ready) for share, report, target in told),
+        moving_out=sum(max(0, share.replicas - target) for share, _, target in told),
+        left=sum(max(share.replicas, report.remaining) for share, report, _ in told),
+        stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
+    )
+
+
+def _target(snapshot: Snapshot, share: Share) -> int:
+    division = snapshot.divisions.get(share.deployment_id)
+    return division.shares.get(share.cluster_id, 0) if division is not None else 0
+
+
+def stuck(snapshot: Snapshot, shares: Iterable[Share]) -> tuple[str, ...]:
+    """Return, of a cluster's shares, which replicas cannot leave it yet, and why."""
+    found = []
+    for share in shares:
+        deployment = snapshot.deployments.get(share.deployment_id)
+        excess = share.replicas - _target(snapshot, share)
+        if excess <= 0 or deployment is None:
+            continue
+        division = snapshot.divisions.get(share.deployment_id)
+        if division is not None and division.unplaced:
+            found.append(
+                f"{deployment.path}: {min(excess, division.unplaced)} have no place: {division.unplaced_reason}"
+            )
+        else:
+            found.append(f"{deployment.path}: {excess} wait for replacements: {_awaited(snapshot, share)}")
+    found.sort()
+    more = [f"and {len(found) - MOST_STUCK} more deployments"] if len(found) > MOST_STUCK else []
+    return (*found[:MOST_STUCK], *more)
+
+
+def _awaited(snapshot: Snapshot, leaving: Share) -> str:
+    """Say where replacements are not ready yet, and what is said of it there."""
+    late: dict[str, int] = {}
+    why = ""
+    for share in snapshot.shares_by_deployment.get(leaving.deployment_id, ()):
+        cluster, told = snapshot.clusters.get(share.cluster_id), share.reported or _NOTHING
+        missing = min(share.replicas, _target(snapshot, share)) - told.ready
+        if share is leaving or cluster is None or missing <= 0:
+            continue
+        late[cluster.name] = missing
+        why = why or told.reason
+    if not late:
+        return "they are ready, and take over"
+    return f"not ready yet in {listed(late)}" + (f": {why}" if why else "")

@@ -1,0 +1,49 @@
+"""What a host needs of a member cluster: that it takes orders, answers questions of room, and reports.
+
+A cluster is told all of it again whenever it is opened, so nothing of this has to be kept by who implements it. Calls
+come from the event loop and return at once. The first implementation is a session with a control plane of ours; the
+host's own nodes are another. Back-ends pass `tests/contract/test_clusters.py`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from fallow.model.rooms import RoomQuestion
+from fallow.model.shares import ShareOrder
+from fallow.model.wire import RoomReported, SharesReported
+
+
+class Cluster(Protocol):
+    """A member cluster that can be told something just now."""
+
+    def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
+        """Run so many replicas of each deployment from now on, and forget those `removed`, by their ids.
+
+        `full`: there are no others; what runs of any other goes. An order for 0 replicas keeps the deployment, and
+        reports of it, until it is removed. A cluster retires replicas that are not ready before those that are. What
+        it cannot run it reports with the state `refused` and the reason, and goes on trying.
+        """
+
+    def ask(self, questions: Sequence[RoomQuestion]) -> None:
+        """Answer these questions, and no others, at once and whenever an answer changes.
+
+        Replicas that were ordered and have no place yet count as used.
+        """
+
+    def withdrawn(self, replica_ids: Sequence[str]) -> None:
+        """Stop these leaving replicas: no gateway outside the cluster asks them any more."""
+
+
+class Listener(Protocol):
+    """Whom clusters tell. What is said of shares that are not that cluster's is not heard."""
+
+    def shared(self, cluster_id: str, frame: SharesReported) -> "asyncio.Future[None]":
+        """Take in reports; done once they are stored, cancelled when they cannot be.
+
+        A cluster reports each share when it has changed, its newest report is repeated until it is stored, and a full
+        set of reports comes first after it was opened.
+        """
+
+    def roomed(self, cluster_id: str, frame: RoomReported) -> None:
+        """Take in all answers to the questions that stand."""

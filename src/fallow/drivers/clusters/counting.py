@@ -1,0 +1,79 @@
+"""Standing questions of room, answered when they come and whenever an answer changes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+from fallow.decide.federation.room_answers import answers_to, summary_of
+from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
+from fallow.model.rooms import RoomQuestion
+from fallow.model.wire import RoomReported
+
+KINDS = frozenset({"replicas", "members", "deployments", "templates", "label-sets"})
+LEAST_REST_SECONDS = 0.5
+REST_FACTOR = 9.0  # counting takes a tenth of the time at the most
+LOOK_SECONDS = 10.0  # what nodes measure changes no record
+
+
+class Counting:
+    """Counts room and tells what differs. `snapshot` gives the newest, `heard` what nodes said last that they use.
+
+    `included` says which orders the count of a snapshot includes: deployment id -> revision.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        heard: Callable[[], Heard],
+        included: Callable[[Snapshot], Mapping[str, int]],
+    ) -> None:
+        self._snapshot = snapshot
+        self._heard = heard
+        self._included = included
+        self._questions: tuple[RoomQuestion, ...] = ()
+        self._awake = asyncio.Event()
+        self._told: RoomReported | None = None
+
+    def ask(self, questions: tuple[RoomQuestion, ...]) -> None:
+        """Answer these from now on; all of them are told again."""
+        self._questions = questions
+        self._told = None
+        self._awake.set()
+
+    def changed(self, kinds: Collection[str]) -> None:
+        """Look again after records of these kinds have changed."""
+        if not KINDS.isdisjoint(kinds):
+            self._awake.set()
+
+    async def run(self, tell: Callable[[RoomReported], Awaitable[object]]) -> None:
+        """Answer until cancelled; what cannot be sent (OSError, TimeoutError) is told when it is asked again."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+            self._awake.clear()
+            if self._questions:
+                spent = await self._answer(tell)
+                await asyncio.sleep(max(LEAST_REST_SECONDS, spent * REST_FACTOR))
+
+    async def _answer(self, tell: Callable[[RoomReported], Awaitable[object]]) -> float:
+        """Tell the answers if they are others than were told; return how many seconds it took to find them."""
+        began = time.perf_counter()
+        snapshot, questions = self._snapshot(), self._questions
+        frame = RoomReported(
+            answers=answers_to(snapshot, questions, self._heard()),
+            orders=dict(self._included(snapshot)),
+            summary=summary_of(snapshot),
+        )
+        spent = time.perf_counter() - began
+        if frame != self._told:
+            try:
+                await tell(frame)
+            except (OSError, TimeoutError):
+                return spent
+            if questions is self._questions:
+                self._told = frame
+        return spent

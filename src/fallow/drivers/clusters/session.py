@@ -1,0 +1,58 @@
+"""A member cluster behind a session with its control plane."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from fallow.model.rooms import RoomQuestion
+from fallow.model.shares import ShareOrder
+from fallow.model.wire import AskRoom, SetShares, ToMember, Withdrawn
+
+MOST_ORDERS = 500  # of one frame
+MOST_BYTES = 2 * 1024 * 1024  # of the orders in one frame, but for a single one that is larger
+MOST_IDS = 10_000
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class SessionCluster:
+    """Sends what a cluster is told as frames of a bounded size."""
+
+    def __init__(self, send: Callable[[ToMember], None]) -> None:
+        self._send = send
+
+    def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
+        """Tell it what to run; see `contract.Cluster`."""
+        parts = portions(orders)
+        if not parts and (removed or full):
+            parts = [()]
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            gone = tuple(removed) if last else ()
+            self._send(SetShares(full=full, orders=part, removed=gone, more=full and not last))
+
+    def ask(self, questions: Sequence[RoomQuestion]) -> None:
+        """Ask what it has room for."""
+        self._send(AskRoom(questions=tuple(questions)))
+
+    def withdrawn(self, replica_ids: Sequence[str]) -> None:
+        """Let leaving replicas stop."""
+        for start in range(0, len(replica_ids), MOST_IDS):
+            self._send(Withdrawn(replica_ids=tuple(replica_ids[start : start + MOST_IDS])))
+
+
+def portions(orders: Sequence[ShareOrder]) -> list[tuple[ShareOrder, ...]]:
+    """Return orders in portions that each fit into a frame."""
+    found: list[tuple[ShareOrder, ...]] = []
+    portion: list[ShareOrder] = []
+    size = 0
+    for order in orders:
+        bytes_ = len(_encoder.encode(order))
+        if portion and (len(portion) == MOST_ORDERS or size + bytes_ > MOST_BYTES):
+            found.append(tuple(portion))
+            portion, size = [], 0
+        portion.append(order)
+        size += bytes_
+    if portion:
+        found.append(tuple(portion))
+    return found
