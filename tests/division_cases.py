@@ -59,7 +59,7 @@ def share(of: Deployment, at: str, replicas: int, placed: int | None = None, **c
     count = replicas if placed is None else placed
     values: dict[str, Any] = {
         "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of.id, "cluster_id": f"c-{at}",
-        "replicas": replicas,
+        "replicas": replicas, "order": 1, "least": replicas,
         "reported": ShareReport(
             deployment_id=of.id, revision=1, generation=1, replicas=replicas, placed=count, running=count, ready=count
         ),
