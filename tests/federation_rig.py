@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import msgspec
 from benchmarks.hollow import BEAT, Agent
 from fallow.control.ids import new_id
 from fallow.control.plane import ControlPlane, session_context
+from fallow.control.runner import Controller
 from fallow.control.settings import Settings
 from fallow.decide.compose import Application
 from fallow.decide.deploy import changes
@@ -48,6 +49,13 @@ async def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
     return found
 
 
+class Undivided(ControlPlane):
+    """A host whose shares are a test's to say."""
+
+    def _led_controllers(self) -> Sequence[Controller]:
+        return [found for found in super()._led_controllers() if found.name != "federation"]
+
+
 @dataclass
 class Site:
     """One control plane of one cluster; started and stopped as often as a test likes, on the same store and ports."""
@@ -56,6 +64,7 @@ class Site:
     store: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     numbers: int = 0  # of its first hollow node: each calls from an address of its own
+    kind: type[ControlPlane] = ControlPlane
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -70,10 +79,10 @@ class Site:
         authority = Authority.create_or_load(self.folder / "ca")
         settings = Settings(
             session_host="127.0.0.1", session_port=self.session_port, public_url=self.url, heartbeat_seconds=0.2,
-            suspect_after_seconds=1.0, dead_after_seconds=2.0, **self.settings,
+            suspect_after_seconds=1.0, dead_after_seconds=2.0, drain_seconds=1.0, **self.settings,
         )  # fmt: skip
         store = await open_store(self.store or f"sqlite:{self.folder / 'fallow.db'}")
-        self.plane = plane = ControlPlane(store, authority, settings, time.time, self.folder)
+        self.plane = plane = self.kind(store, authority, settings, time.time, self.folder)
         be_member(plane, self.folder)
         await plane.start()
         pair = write_pair(self.folder / "server.pem", *authority.issue_server(["127.0.0.1"], time.time()))
@@ -198,9 +207,16 @@ def cluster_of(host: Site) -> Member:
 
 
 @contextlib.asynccontextmanager
-async def federation(folder: Path, nodes: int = 2) -> AsyncIterator[tuple[Site, Site]]:
-    """Give a host, and a member cluster with hollow nodes that has joined it and is connected."""
-    host, member = Site(folder / "host"), Site(folder / "member", numbers=1000)
+async def federation(
+    folder: Path, nodes: int = 2, store: str = "memory:", divides: bool = False
+) -> AsyncIterator[tuple[Site, Site]]:
+    """Give a host, and a member cluster with hollow nodes that has joined it and is connected.
+
+    With `store` empty both keep what they hold when they are restarted. The host `divides` by itself, or tells its
+    clusters what the test says.
+    """
+    host = Site(folder / "host", store, kind=ControlPlane if divides else Undivided)
+    member = Site(folder / "member", store, numbers=1000)
     await host.start()
     try:
         await member.start()

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import structlog
 
-from fallow.agent.cluster_member import ClusterMember, Home, Remotes
+from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.agent.folder import prepare, write_private
 from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
 from fallow.agent.session import Session, SessionRefused
 from fallow.client.tasks import first_to_end
 from fallow.decide.events import event
-from fallow.decide.federation.leave import removed_shares
+from fallow.decide.federation.accept import ACTOR
+from fallow.decide.federation.leave import kept_shares, removed_shares
 from fallow.decide.plan import Plan, Step
 from fallow.model.hosts import HOST_ID, SEALED_ABOUT, Host, HostKey
 from fallow.model.members import Identity
@@ -82,7 +83,6 @@ class ClusterAgent:
         self._folder = home.folder / FOLDER
         self._new_id = home.new_id
         self._clock = home.clock
-        self.remotes: Remotes | None = None  # takes in what a session brings for the gateways
         self.session: Session | None = None
 
     async def run(self, applier: Applier) -> None:
@@ -109,8 +109,9 @@ class ClusterAgent:
         """Wait for a host, and be its member until it is another one, or none."""
         host = self._host()
         if host is None:
-            if self._folder.exists() and self._cache.get("hosts", HOST_ID) is None:
-                HostIdentity(self._folder, self._clock, lambda _: None).clear()
+            HostIdentity(self._folder, self._clock, lambda _: None).clear()
+            if self._cache.get("hosts", HOST_ID) is None:  # and whoever left it may have been killed on the way
+                await applier.apply(kept_shares(self._cache.snapshot(), self._clock(), self._new_id, ACTOR))
             await self._until_another("")
             return
         key = self._stored_key()
@@ -118,7 +119,6 @@ class ClusterAgent:
         identity = HostIdentity(self._folder, self._clock, renewed.put_nowait)
         identity.fill(host, key, msgspec.json.encode(host.control))
         member = ClusterMember(self._home, applier, host.heard_at)
-        member.remotes = self.remotes
         session = self.session = Session(identity, member, member.outbox, clock=self._clock)
         session.before_hello = lambda: applier.commit(Step())  # who leads no more must not say it is this cluster
         try:
@@ -194,7 +194,7 @@ class ClusterAgent:
         if connected != host.connected:
             changes["since"] = self._clock()
         if member.welcome is not None:
-            changes["control"] = member.welcome.control
+            changes["control"], changes["labels"] = member.welcome.control, member.welcome.labels
         shortest = member.shortest_fence()
         if shortest is not None and abs(member.heard_at - host.heard_at) > shortest / HEARD_SHARE:
             changes["heard_at"] = member.heard_at
@@ -218,7 +218,7 @@ class ClusterAgent:
 
         await self._commit(applier, changed)
         if refused.clean:
-            plan = removed_shares(self._cache.snapshot(), self._clock(), self._new_id, "host")
+            plan = removed_shares(self._cache.snapshot(), self._clock(), self._new_id, ACTOR)
             await applier.apply(Plan(steps=plan.steps))
 
     async def _commit(self, applier: Applier, decide: Callable[[], Step | None]) -> None:

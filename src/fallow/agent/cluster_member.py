@@ -1,6 +1,7 @@
 """What a session with the host is about: orders in, reports and answers out."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -10,15 +11,14 @@ from typing import Protocol
 
 import structlog
 
-from fallow.agent.cluster_rooms import ClusterRooms
 from fallow.agent.share_outbox import ShareOutbox
 from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
 from fallow.decide.federation.fence import fence, fenceable
-from fallow.decide.federation.report import refused, report_of
+from fallow.decide.federation.report import concerned, refused, report_of
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
-from fallow.model.deployments import Replica
+from fallow.drivers.clusters.counting import Counting
 from fallow.model.members import Facts
 from fallow.model.shares import ShareReport
 from fallow.model.wire import (
@@ -27,6 +27,7 @@ from fallow.model.wire import (
     AskRoom,
     Frame,
     Hello,
+    RemotesApplied,
     SetRemotes,
     SetShares,
     SharesStored,
@@ -49,7 +50,24 @@ RETRY_SECONDS = 0.5
 FENCE_LOOK_SECONDS = 0.5
 NEW_AT_ONCE = 100  # deployments made in one commit, guarded together
 
-Remotes = Callable[[SetRemotes | Withdrawn], None]
+
+class Remotes(Protocol):
+    """Keeps what the host says of services in other clusters; `control.remote_services` is one."""
+
+    def opened(self) -> None:
+        """Begin anew: a session has opened."""
+
+    def closed(self) -> None:
+        """Note that the session has ended."""
+
+    def received(self, frame: SetRemotes | Withdrawn) -> None:
+        """Take in what the host says."""
+
+    async def settled(self) -> None:
+        """Return once what was received is stored, or after a while."""
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises Fenced."""
 
 
 class Secrets(Protocol):
@@ -67,7 +85,8 @@ class Home:
     """What a cluster's agent has of its own control plane.
 
     `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
-    they use. `clock` gives UTC seconds, `steady` seconds that nobody sets.
+    they use; `remotes` makes what keeps services of other clusters, given an applier and a way to answer the host.
+    `clock` gives UTC seconds, `steady` seconds that nobody sets.
     """
 
     cache: Cache
@@ -76,6 +95,7 @@ class Home:
     new_id: Callable[[], str]
     guard: Callable[[Step, float], Step]
     heard: Callable[[], Heard]
+    remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
 
@@ -89,8 +109,9 @@ class ClusterMember:
 
     def __init__(self, home: Home, applier: Applier, heard_at: float = 0.0) -> None:
         self.outbox = ShareOutbox(home.steady)
-        self.rooms = ClusterRooms(home.cache, home.heard, self._included)
-        self.remotes: Remotes | None = None
+        self.rooms = Counting(home.cache.snapshot, home.heard, self._included)
+        self._answers: asyncio.Queue[Frame] = asyncio.Queue()
+        self._remotes = home.remotes(applier, self._answers.put_nowait)
         self.news = asyncio.Event()  # a session has opened or ended, or the host was heard
         self.welcome: Welcome | None = None
         self._cache = home.cache
@@ -146,6 +167,9 @@ class ClusterMember:
         """Tell the host how all its shares are; its orders follow by themselves."""
         self.welcome = welcome
         self._orders = Orders()
+        while not self._answers.empty():
+            self._answers.get_nowait()  # it was for the session before
+        self._remotes.opened()
         snapshot = self._cache.snapshot()
         ours = [found for found in snapshot.deployments.values() if found.origin is not None]
         self._told = {found.id: report_of(snapshot, found) for found in ours}
@@ -164,8 +188,8 @@ class ClusterMember:
                 self._ordered.set()  # what was fenced may come back
             case AskRoom(questions=questions):
                 self.rooms.ask(questions)
-            case SetRemotes() | Withdrawn() if self.remotes is not None:
-                self.remotes(frame)
+            case SetRemotes() | Withdrawn():
+                self._remotes.received(frame)
             case _:
                 _log.warning("frame not for a cluster", frame=type(frame).__name__)
 
@@ -173,6 +197,7 @@ class ClusterMember:
         """Go on with what is stored; what the session had brought beside that is over."""
         self.welcome = None
         self._orders = Orders()
+        self._remotes.closed()
         self.rooms.ask(())
         self.news.set()
 
@@ -180,7 +205,15 @@ class ClusterMember:
 
     async def run(self, send: Callable[[Frame], Awaitable[None]]) -> None:
         """Take in orders, report and answer until cancelled. Raises Fenced when another process leads."""
-        parts = (self._follow(), self._accept(), self._report(), self._watch_fences(), self.rooms.run(send))
+        parts = (
+            self._follow(),
+            self._accept(),
+            self._report(),
+            self._watch_fences(),
+            self._answer(send),
+            self._remotes.run(),
+            self.rooms.run(send),
+        )
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -192,13 +225,20 @@ class ClusterMember:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _answer(self, send: Callable[[Frame], Awaitable[None]]) -> None:
+        """Send what is said beside reports; without a session it is not needed."""
+        while True:
+            frame = await self._answers.get()
+            with contextlib.suppress(OSError, TimeoutError):
+                await send(frame)
+
     async def _follow(self) -> None:
         """Note what changes in the store."""
         subscription = self._cache.subscribe()
         try:
             async for changed in subscription:
                 snapshot = self._cache.snapshot()
-                self._dirty.update(_concerned(snapshot, changed))
+                self._dirty.update(concerned(snapshot, changed))
                 kinds = {kind for kind, _ in changed}
                 if "deployments" in kinds:
                     self._ordered.set()
@@ -213,6 +253,7 @@ class ClusterMember:
             self._ordered.clear()
             if not self._orders.complete:
                 continue
+            await self._remotes.settled()  # gateways should know what is elsewhere before less runs here
             try:
                 left = await self._take_in()
             except Fenced:
@@ -293,18 +334,3 @@ class ClusterMember:
                 raise
             except StoreError as error:
                 _log.warning("a fence could not be stored; it is tried again", error=str(error))
-
-
-def _concerned(snapshot: Snapshot, changed: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the deployments whose reports may differ after changes of records, by kind and id."""
-    found: set[str] = set()
-    for kind, id_ in changed:
-        if kind == "deployments":
-            found.add(id_)
-        elif kind == "replicas":
-            replica = snapshot.replicas.get(id_)
-            if isinstance(replica, Replica):
-                found.add(replica.deployment_id)
-        elif kind == "members":
-            found.update(replica.deployment_id for replica in snapshot.replicas_by_node.get(id_, ()))
-    return found

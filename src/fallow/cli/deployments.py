@@ -118,6 +118,8 @@ def _described(view: DeploymentView) -> Table:
             ("id", view.id),
             ("state", view.state),
             ("why", view.reason),
+            ("of host", view.host),
+            ("share", f"{view.share} of {spec.replicas}" if view.share is not None else ""),
             ("replicas", f"{spec.replicas} wanted; " + ", ".join(f"{getattr(counts, name)} {name}" for name in told)),
             ("image", spec.container.image),
             ("routes", " ".join(_route(route) for route in spec.routes)),

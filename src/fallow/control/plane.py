@@ -22,6 +22,7 @@ from fallow.control.deployments import deployments_controller
 from fallow.control.door import Door
 from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
+from fallow.control.here import Here
 from fallow.control.hosts import Hosts
 from fallow.control.hub import Hub
 from fallow.control.ids import new_id
@@ -51,6 +52,7 @@ from fallow.control.shares import Shares
 from fallow.control.tokens import Tokens
 from fallow.control.upgrades import Upgrades, upgrades_controller
 from fallow.control.vault import Vault
+from fallow.decide.federation.shapes import questions
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
 from fallow.drivers.registry import Registry
@@ -113,7 +115,8 @@ class ControlPlane:
         self.vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
         self.registries = Registries(self.cache, self.applier, self.vault, self._distribution, clock)
         self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
-        self.shares = Shares(self.cache, self.applier, clock, lambda _: ())
+        self.remotes = Remotes(self.hub, settings, steady)
+        self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
         self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead
         self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
         self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
@@ -146,7 +149,7 @@ class ControlPlane:
         return (
             sessions_controller(self.hub, self.settings),
             RoutesLoop(self.hub).controller(),
-            Remotes(self.hub, self.settings, self.steady).controller(),
+            self.remotes.controller(),
             self.names.controller(),
             self.peers.controller(),
             self.peers.apart_controller(),
@@ -233,7 +236,11 @@ class ControlPlane:
         applier = Applier(self.store, self.cache, self._still_fits, binds, fence)
         schedules = ImageSchedules(self.cache, applier, self.image_requests, self.clock, new_id)
         await first_to_end(
-            self._repeat(self._led_controllers(), applier), self._trim(), schedules.run(), self._be_member(applier)
+            self._repeat(self._led_controllers(), applier),
+            self._trim(),
+            schedules.run(),
+            Here(self.cache, self.shares, self.hub.usages).run(),
+            self._be_member(applier),
         )
 
     async def _be_member(self, applier: Applier) -> None:

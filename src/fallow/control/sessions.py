@@ -316,6 +316,7 @@ class Sessions:
                 control=self.peers.others(),
                 source_address=source,
                 protocol=link.protocol,
+                labels=member.labels if member.role is Role.CLUSTER else {},
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.

@@ -27,14 +27,23 @@ Questions = Callable[[Snapshot], tuple[RoomQuestion, ...]]
 class Shares:
     """Remembers what each cluster was told, so that only differences are sent. One for each process.
 
-    `clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise.
+    `clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise. `before_less` is called before
+    a cluster is told to run less: its gateways should know by then what runs elsewhere.
     """
 
-    def __init__(self, cache: Cache, applier: Applier, clock: Callable[[], float], questions: Questions) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        applier: Applier,
+        clock: Callable[[], float],
+        questions: Questions,
+        before_less: Callable[[Snapshot], None] = lambda _: None,
+    ) -> None:
         self.reports = ShareReports(cache, applier, clock)
         self.rooms = Rooms(cache, applier, clock, questions)
         self._cache = cache
         self._questions = questions
+        self._before_less = before_less
         self._open: dict[str, Cluster] = {}
         self._told: dict[str, dict[str, ShareOrder]] = {}  # cluster id -> deployment id -> its order
         self._asked: dict[str, tuple[RoomQuestion, ...]] = {}
@@ -60,6 +69,7 @@ class Shares:
         self.reports.opened(cluster_id)
         snapshot = self._cache.snapshot()
         wanted = _orders(snapshot, (share for share in snapshot.shares.values() if share.cluster_id == cluster_id))
+        self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)
         self._asked[cluster_id] = ()
@@ -114,6 +124,8 @@ class Shares:
             gone = {id_.removesuffix(f".{cluster_id}") for id_ in known} - wanted.keys()
             removed = sorted((gone | (deployment_ids - snapshot.deployments.keys())) & told.keys())
             if changed or removed:
+                if removed or any(_lowers(told.get(order.deployment_id), order) for order in changed):
+                    self._before_less(snapshot)
                 told.update((order.deployment_id, order) for order in changed)
                 for id_ in removed:
                     del told[id_]
@@ -128,6 +140,10 @@ class Shares:
             if self._asked[cluster_id] != questions:
                 self._asked[cluster_id] = questions
                 cluster.ask(questions)
+
+
+def _lowers(before: ShareOrder | None, order: ShareOrder) -> bool:
+    return before is not None and order.replicas < before.replicas
 
 
 def _orders(snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:

@@ -12,7 +12,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Observation
 from fallow.model.image_jobs import ImageOrder, TaskProgress, TaskReport
 from fallow.model.images import BlobDigest, NodeImage, PullGrant, ReferenceText
-from fallow.model.labels import Variable
+from fallow.model.labels import Labels, Variable
 from fallow.model.members import Facts, Identity, Lease
 from fallow.model.names import NamesChange, NamesReport
 from fallow.model.network import NetworkPeer, NetworkReport, NetworkState, WireguardKey
@@ -234,6 +234,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     lease: Lease
     source_address: str = ""  # where the session comes from, as seen here; empty: it is not known
     protocol: int = 0  # that this session speaks; 0: less than IMAGES_PROTOCOL, from which on it is said
+    labels: Labels = {}  # that a cluster has been given; others are not told theirs
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):

@@ -97,6 +97,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
     from fallow.agent.cluster import ClusterAgent
     from fallow.agent.cluster_member import Home
     from fallow.control.ids import new_id
+    from fallow.control.remote_services import RemoteServices
     from fallow.control.rosters import guarded
 
     home = Home(
@@ -106,6 +107,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
         new_id=new_id,
         guard=lambda step, now: guarded(plane.cache, step, "deployments", now),
         heard=plane.hub.usages,
+        remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
         clock=plane.clock,
         steady=plane.steady,
     )

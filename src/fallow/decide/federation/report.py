@@ -1,5 +1,7 @@
 """What a cluster says of its part of one deployment; the host's own nodes are told of in the same words."""
 
+from collections.abc import Iterable
+
 from fallow.decide.endpoints import endpoint_on
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
@@ -41,6 +43,21 @@ def report_of(snapshot: Snapshot, deployment: Deployment, revision: int | None =
         reason=(FENCED if fenced else view.reason)[:MAX_REASON],
         endpoints=tuple(endpoints[:MAX_ENDPOINTS]),
     )
+
+
+def concerned(snapshot: Snapshot, changed: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the deployments whose reports may differ after changes of records, by kind and id."""
+    found: set[str] = set()
+    for kind, id_ in changed:
+        if kind == "deployments":
+            found.add(id_)
+        elif kind == "replicas":
+            replica = snapshot.replicas.get(id_)
+            if isinstance(replica, Replica):
+                found.add(replica.deployment_id)
+        elif kind == "members":
+            found.update(replica.deployment_id for replica in snapshot.replicas_by_node.get(id_, ()))
+    return found
 
 
 def refused(order: ShareOrder, reason: str) -> ShareReport:

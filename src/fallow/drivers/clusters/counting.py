@@ -1,4 +1,4 @@
-"""The standing questions of the host, answered when they come and whenever an answer changes."""
+"""Standing questions of room, answered when they come and whenever an answer changes."""
 
 import asyncio
 import time
@@ -8,22 +8,27 @@ from fallow.decide.federation.room_answers import answers_to, summary_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.rooms import RoomQuestion
-from fallow.model.wire import Frame, RoomReported
-from fallow.store.cache import Cache
+from fallow.model.wire import RoomReported
 
 KINDS = frozenset({"replicas", "members", "deployments", "templates", "label-sets"})
 LEAST_REST_SECONDS = 0.5
-REST_FACTOR = 9.0
+REST_FACTOR = 9.0  # counting takes a tenth of the time at the most
 LOOK_SECONDS = 10.0  # what nodes measure changes no record
 
 
-class ClusterRooms:
-    """Counts room and tells what differs. `included` says which orders a snapshot's count includes."""
+class Counting:
+    """Counts room and tells what differs. `snapshot` gives the newest, `heard` what nodes said last that they use.
+
+    `included` says which orders the count of a snapshot includes: deployment id -> revision.
+    """
 
     def __init__(
-        self, cache: Cache, heard: Callable[[], Heard], included: Callable[[Snapshot], Mapping[str, int]]
+        self,
+        snapshot: Callable[[], Snapshot],
+        heard: Callable[[], Heard],
+        included: Callable[[Snapshot], Mapping[str, int]],
     ) -> None:
-        self._cache = cache
+        self._snapshot = snapshot
         self._heard = heard
         self._included = included
         self._questions: tuple[RoomQuestion, ...] = ()
@@ -41,8 +46,8 @@ class ClusterRooms:
         if not KINDS.isdisjoint(kinds):
             self._awake.set()
 
-    async def run(self, send: Callable[[Frame], Awaitable[None]]) -> None:
-        """Answer until cancelled; what cannot be sent is told when the host asks again."""
+    async def run(self, tell: Callable[[RoomReported], Awaitable[object]]) -> None:
+        """Answer until cancelled; what cannot be sent (OSError, TimeoutError) is told when it is asked again."""
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -50,13 +55,14 @@ class ClusterRooms:
             except TimeoutError:
                 pass
             self._awake.clear()
-            spent = await self._answer(send) if self._questions else 0.0
-            await asyncio.sleep(max(LEAST_REST_SECONDS, spent * REST_FACTOR) if spent else 0.0)
+            if self._questions:
+                spent = await self._answer(tell)
+                await asyncio.sleep(max(LEAST_REST_SECONDS, spent * REST_FACTOR))
 
-    async def _answer(self, send: Callable[[Frame], Awaitable[None]]) -> float:
-        """Send the answers if they are others than were told; return how many seconds it took to find them."""
+    async def _answer(self, tell: Callable[[RoomReported], Awaitable[object]]) -> float:
+        """Tell the answers if they are others than were told; return how many seconds it took to find them."""
         began = time.perf_counter()
-        snapshot, questions = self._cache.snapshot(), self._questions
+        snapshot, questions = self._snapshot(), self._questions
         frame = RoomReported(
             answers=answers_to(snapshot, questions, self._heard()),
             orders=dict(self._included(snapshot)),
@@ -65,7 +71,7 @@ class ClusterRooms:
         spent = time.perf_counter() - began
         if frame != self._told:
             try:
-                await send(frame)
+                await tell(frame)
             except (OSError, TimeoutError):
                 return spent
             if questions is self._questions:
