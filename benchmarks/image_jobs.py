@@ -6,19 +6,25 @@ when it begins and when it ends, and its inventory). The registry cannot be reac
 
 Aims: at most 4 records a node; 99 of 100 first orders within 200 ms of the request.
 
-    python benchmarks/image_jobs.py [--agents 1000] [--jobs 20] [--parallel 100] [--store URL]
+    python benchmarks/image_jobs.py [--agents 1000] [--jobs 20] [--parallel 100] [--store URL | --etcd]
 """
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from figures import options_of, write
 from machine import describe
 from whole import Whole, whole
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from testbed.etcd import EtcdCluster
 
 _READY = 'fallow_members{role="node",state="ready"}'
 KINDS = "image-jobs,image-tasks,node-images,events"
@@ -71,7 +77,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "benchmark": "image_jobs",
             "machine": machine,
-            "store": options.store or "sqlite, synchronous=FULL",
+            "store": "etcd, three members on loopback" if options.etcd else options.store or "sqlite, synchronous=FULL",
             "agents": options.agents,
             "parallel": options.parallel,
             "all_ended_seconds": round(whole_job["all_ended"], 2),
@@ -89,11 +95,15 @@ def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
     parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
+    parser.add_argument("--etcd", action="store_true", help="three members of etcd on loopback, of its own")
     parser.add_argument("--agents", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=20, help="further jobs, over a hundredth of the agents")
     parser.add_argument("--parallel", default="100")
     options = parser.parse_args()
-    found = asyncio.run(measure(options))
+    with EtcdCluster() if options.etcd else contextlib.nullcontext() as cluster:
+        if cluster is not None:
+            options.store = cluster.url()
+        found = asyncio.run(measure(options))
     sys.stderr.write(f"{found}\n")
     write(found, options)
 

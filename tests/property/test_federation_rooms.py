@@ -88,7 +88,7 @@ def stored(world: World) -> Snapshot:
     ]
     assert {asked.key for asked in questions(base)} == sizes.keys()
     shares = [
-        share(world.deployments[number], name, count, reported=ShareReport(deployment_id=""))
+        share(world.deployments[number], name, count, reported=ShareReport(deployment_id=""), least=0)
         for (number, name), count in world.under_way.items()
     ]
     return snapshot(*records, *world.deployments, *rooms, *shares)

@@ -24,6 +24,7 @@ from fallow.cli import (
     nodes,
     output,
     peers,
+    plan,
     pools,
     processes,
     registries,
@@ -217,4 +218,5 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
     for name, group in (("replica", replicas.app), ("route", routes.app), ("dns", dns.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
+    app.add_typer(plan.app, name="plan", rich_help_panel=SEE)
     return app

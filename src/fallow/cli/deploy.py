@@ -75,13 +75,13 @@ def _tell(result: DeployResult, *, as_json: bool) -> None:
         return
     columns = ["DEPLOYMENT", "WOULD" if result.dry_run else "ACTION", "REPLICAS"]
     if result.dry_run:
-        columns += ["PLACED ON", "UNPLACED", "WHY"]
+        columns += ["CLUSTERS" if any(item.clusters for item in result.items) else "PLACED ON", "UNPLACED", "WHY"]
     lines = ((item.path, item.action, item.replicas, *_foretold(item)) for item in result.items)
     output.show(output.rows(output.table(*columns), (line[: len(columns)] for line in lines)))
 
 
 def _foretold(item: DeployedItem) -> tuple[object, ...]:
-    placed = " ".join(f"{node}:{count}" for node, count in sorted(item.placements.items()))
+    placed = " ".join(f"{node}:{count}" for node, count in sorted((item.clusters or item.placements).items()))
     return placed, item.unplaced or "", "; ".join(item.reasons)
 
 

@@ -7,6 +7,7 @@ from fallow.client.listings import Listing, decoded
 from fallow.client.transport import Transport
 from fallow.model.clusters import ClusterView
 from fallow.model.divisions import DivisionView
+from fallow.model.shares import PlanRequest, PlanResult
 
 T = TypeVar("T")
 
@@ -28,6 +29,10 @@ class ClusterCalls:
     def division(self, project: str, name: str) -> DivisionView:
         """Return how a deployment is divided over clusters."""
         return self._get(DivisionView, f"/v1/deployments/{quote(project, safe='')}/{quote(name, safe='')}/division")
+
+    def plan(self, request: PlanRequest) -> PlanResult:
+        """Return what would move between clusters; nothing is done."""
+        return decoded(PlanResult, self._transport.send("POST", "/v1/plans", body=request), self._transport.url)
 
     def _get(self, kind: type[T], path: str) -> T:
         return decoded(kind, self._transport.send("GET", path), self._transport.url)

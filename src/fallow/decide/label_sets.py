@@ -1,12 +1,12 @@
 """Label sets: whom they pick, what uses them, and why one may not be changed or deleted."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from fallow.decide.matching import picks, sets_named, trouble_of
 from fallow.decide.selectors import SET, format_selector
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard, sight_of
-from fallow.model.deployments import PlacementPolicy
+from fallow.model.deployments import DeploymentSpec, PlacementPolicy
 from fallow.model.labels import LabelSet, LabelSetView, Requirement, Selector
 from fallow.model.members import Member
 
@@ -40,14 +40,20 @@ def chosen(snapshot: Snapshot, selector: Selector, heard: Heard) -> list[Member]
 def users_of(snapshot: Snapshot, name: str) -> tuple[str, ...]:
     """Return what names the label set itself: deployments first, then other label sets."""
     deployments = (
-        f"deployment {found.path}" for found in snapshot.deployments.values() if name in _named_by(found.spec.placement)
+        f"deployment {found.path}" for found in snapshot.deployments.values() if name in _named_by(found.spec)
     )
     sets = (f"label set @{found.id}" for found in snapshot.label_sets.values() if name in sets_named(found.selector))
     return (*sorted(deployments), *sorted(sets))
 
 
+def spec_trouble(spec: DeploymentSpec, sets: Mapping[str, LabelSet]) -> str:
+    """Return why a deployment cannot use the label sets it names for nodes and clusters; empty when it can."""
+    of_clusters = (trouble_of(each, sets, trusted=True) for each in _of_clusters(spec))
+    return placement_trouble(spec.placement, sets) or next(filter(None, of_clusters), "")
+
+
 def placement_trouble(policy: PlacementPolicy, sets: Mapping[str, LabelSet]) -> str:
-    """Return why a deployment cannot use the label sets it names; empty when it can."""
+    """Return why the label sets that a placement names cannot be used; empty when they can."""
     found = trouble_of(policy.selector, sets, trusted=True)
     others = (trouble_of(each, sets) for each in _seeing(policy))
     return found or next(filter(None, others), "")
@@ -64,16 +70,19 @@ def change_trouble(snapshot: Snapshot, changed: LabelSet) -> str:
         if trouble and (name == changed.id or not trouble_of(asked, snapshot.label_sets)):
             return trouble
     for deployment in snapshot.deployments.values():
-        trouble = placement_trouble(deployment.spec.placement, after)
-        if trouble and not placement_trouble(deployment.spec.placement, snapshot.label_sets):
+        trouble = spec_trouble(deployment.spec, after)
+        if trouble and not spec_trouble(deployment.spec, snapshot.label_sets):
             return f"{trouble}, and the deployment {deployment.path} is placed by it"
     return ""
 
 
-def _named_by(policy: PlacementPolicy) -> Iterator[str]:
-    selectors: Iterable[Selector] = (policy.selector, *_seeing(policy))
-    for selector in selectors:
+def _named_by(spec: DeploymentSpec) -> Iterator[str]:
+    for selector in (spec.placement.selector, *_seeing(spec.placement), *_of_clusters(spec)):
         yield from sets_named(selector)
+
+
+def _of_clusters(spec: DeploymentSpec) -> tuple[Selector, ...]:
+    return (spec.clusters.where, *spec.clusters.fallback)
 
 
 def _seeing(policy: PlacementPolicy) -> tuple[Selector, ...]:

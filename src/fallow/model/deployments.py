@@ -280,6 +280,7 @@ class DeployedItem(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     generation: int = 0  # the one this leads to
     placements: dict[str, int] = {}  # node name -> replicas, foretold by a dry run
+    clusters: dict[str, int] = {}  # cluster name -> replicas, in place of nodes where there are member clusters
     unplaced: int = 0
     reasons: tuple[str, ...] = ()
 

@@ -28,6 +28,10 @@ class FederationFaults(Faults):
         if world.shared:
             self._kinds.append((4, self.plane_lags))
 
+    def kill_at_commit(self) -> None:
+        """Kill a control plane of the host at one of the commits that come next."""
+        self._tasks.append(asyncio.get_running_loop().create_task(self.plane_killed_at_commit()))
+
     async def mend(self) -> None:
         """Mend everything but what is lost for good."""
         await super().mend()

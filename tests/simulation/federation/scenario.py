@@ -18,6 +18,7 @@ CALM_LOOKS = 3  # a second apart
 SETTLE_SECONDS = 180.0  # a leaving replica takes 30 s when its cluster had no host, and a cluster may be held back
 REST_SECONDS = 8.0  # so long nothing may change any more
 GLITCH_SECONDS = 5.0
+LONGEST_SECONDS = 1500.0
 TOLD_SECONDS = 11.0  # after a lost cluster's last sign of life others are told to run what it ran
 READY_SECONDS = 15.0  # and they do, when starts take 2 s
 
@@ -29,9 +30,10 @@ async def play(seed: int, story: Story, found: Outcome) -> None:
     world = FederationWorld(seed, story)
     course = asyncio.get_running_loop().create_task(_course(world, seed, found))
     waiting = asyncio.get_running_loop().create_task(broken.wait())
-    await asyncio.wait([course, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([course, waiting], timeout=LONGEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not course.done():
+        story.broke("a run ends", f"not within {LONGEST_SECONDS:.0f} s")
         course.cancel()
     elif (error := course.exception()) is not None:
         story.broke("people are answered or refused", "".join(traceback.format_exception(error)))
@@ -157,7 +159,7 @@ class Course:
         for _ in range(20):
             await self.people.attempt(self.chance.choice(acts))
             if faulty and self.chance.random() < 0.3:
-                await self.faults.plane_killed_at_commit()
+                self.faults.kill_at_commit()
             await asyncio.sleep(self.chance.choice((0.0, 0.1, 1.0, 4.0)))
         await self.faults.mend()
         for member in self.people._clusters():

@@ -24,6 +24,7 @@ class Container:
     cpus: float
     number: int
     state: State = "starting"
+    ready_at: float = 0.0  # when it became ready
     left_at: float = 0.0  # when it began to leave
     stops: bool = False  # it is being stopped now
 
@@ -78,6 +79,10 @@ class Site:
         """Return how many replicas answer and are to stay."""
         return sum(found.state == "ready" for found in self.of(deployment_id))
 
+    def ready_before(self, deployment_id: str, at: float) -> int:
+        """Return how many of these have answered since before then."""
+        return sum(found.state == "ready" and found.ready_at < at for found in self.of(deployment_id))
+
     def live(self, deployment_id: str) -> int:
         """Return how many are to stay, ready or not."""
         return sum(found.state != "leaving" for found in self.of(deployment_id))
@@ -98,7 +103,7 @@ class Site:
 
     def _answers(self, made: Container) -> None:
         if self.containers.get(made.id) is made and made.state == "starting" and not made.stops:
-            made.state = "ready"
+            made.state, made.ready_at = "ready", asyncio.get_running_loop().time()
             self.changed()
 
     def retire(self, container: Container, replaced: bool) -> None:

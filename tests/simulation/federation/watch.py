@@ -195,9 +195,14 @@ class FederationWatch(Watch):
 
     def _check_lowered(self, deployment_id: str, cluster_id: str, old: int, new: int) -> None:
         """Check that what stays ready, when all that is ordered is done, is enough; or that only the unready go."""
-        ready = self.ready(deployment_id).get(cluster_id, 0)
-        member = self.members().get(cluster_id)
-        if min(ready, old) <= new or member is None:
+        member, site = self.members().get(cluster_id), self.sites.get(cluster_id)
+        if member is None:
+            return
+        if site is not None:  # what became ready just now need not be known: it went as one that is not
+            ready = site.ready_before(deployment_id, self._now() - self.silence(cluster_id) - UNTOLD_SECONDS)
+        else:
+            ready = self.ready(deployment_id).get(cluster_id, 0)
+        if min(ready, old) <= new:
             return
         told = self.told(deployment_id)
         stays = {id_: min(count, told.get(id_, 0)) for id_, count in self.believable(deployment_id).items()}
@@ -261,8 +266,8 @@ class FederationWatch(Watch):
         if replaced or id_ not in self.deployments():
             return
         ordered_at = self._lowered.get((id_, site.id))
-        if ordered_at is None:
-            return
+        if ordered_at is None or container.ready_at > ordered_at - UNTOLD_SECONDS:
+            return  # it was not ready when this was decided, as far as the host could know
         since = ordered_at - ORDERED_SECONDS - (ORDERED_SECONDS if self._now() - self.host_stumbled_at < 60.0 else 0.0)
         excused = sum(self.lost_since(id_, since).values())
         ready = self.ready(id_)
@@ -295,15 +300,15 @@ class FederationWatch(Watch):
             self._check_outage(member)
 
     def _check_outage(self, given_up: Member) -> None:
-        """Check that nobody is given up while most clusters are silent: the host is more likely cut off itself."""
+        """Check that nobody is given up while most clusters, here among them, are silent: the host may be cut off."""
         watched = [
             found
             for found in self.members().values()
             if found.role is Role.CLUSTER
-            and found.id != HERE_ID
             and (found.id == given_up.id or found.state in (MemberState.READY, MemberState.SUSPECT))
         ]
-        silent = [found for found in watched if self.silence(found.id) > SUSPECT_SECONDS + SLACK_SECONDS]
+        away = SUSPECT_SECONDS + SLACK_SECONDS
+        silent = [found for found in watched if found.id != HERE_ID and self.silence(found.id) > away]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")
 

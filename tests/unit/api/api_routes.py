@@ -17,6 +17,7 @@ ROUTES = [
     ("GET", "/v1/clusters", "viewer"),
     ("GET", "/v1/clusters/x", "viewer"),
     ("GET", "/v1/deployments/p/x/division", "viewer"),
+    ("POST", "/v1/plans", "viewer"),
     ("GET", "/v1/registries", "viewer"),
     ("POST", "/v1/registries", "admin"),
     ("GET", "/v1/registries/docker.io", "viewer"),

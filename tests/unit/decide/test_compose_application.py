@@ -60,7 +60,7 @@ REFUSED_FILES = [
     ("services: {web: {}}", "", "services.web (line 1): needs `image`: there is nothing to run"),
     ("service: {web: {image: a}}\n" + MINIMAL, "", "service (line 1): is not a known key; did you mean 'services'?"),
     ("include: [a.yaml]\n" + MINIMAL, "", "include (line 1): is not supported: write the services into one file"),
-    ("x-fallow: {routes: []}\n" + MINIMAL, "", "x-fallow (line 1): belongs into a service"),
+    ("x-fallow: {routes: []}\n" + MINIMAL, "", "x-fallow.routes (line 1): belongs into a service"),
     ("name: My_Shop\n" + MINIMAL, "", "name (line 1): 'My_Shop' must be at most 40 letters a-z, digits and '-', and"),
     ("name: [a]\n" + MINIMAL, "", "name (line 1): must be text, not a list"),
     (MINIMAL, "My_Shop", "project: 'My_Shop' must be at most 40 letters a-z, digits and '-', and begin with a letter"),

@@ -20,8 +20,9 @@ from fallow.control.refusals import refuse
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
+from fallow.decide.federation.foretell import foretell_shares
 from fallow.decide.federation.views import whole_view
-from fallow.decide.label_sets import placement_trouble
+from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -170,7 +171,7 @@ def _answer(services: Needs, project: str, name: str) -> Response[DeploymentView
 def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
     """Refuse an application whose deployments name label sets that they cannot be placed by. Raises Refused (422)."""
     for name, spec in application.deployments:
-        trouble = placement_trouble(spec.placement, snapshot.label_sets)
+        trouble = spec_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
 
@@ -178,14 +179,18 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
 def _foretold(
     snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
 ) -> tuple[DeployedItem, ...]:
-    """Return the items with where their replicas would be."""
-    told = foretell(snapshot, application.project, application.deployments, now, heard)
+    """Return the items with where their replicas would be: in which clusters, where there are several."""
+    if snapshot.clusters:
+        told = foretell_shares(snapshot, application.project, application.deployments, now)
+    else:
+        told = foretell(snapshot, application.project, application.deployments, now, heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None
         if future is not None:
+            places = {"clusters" if snapshot.clusters else "placements": dict(future.placements)}
             item = msgspec.structs.replace(  # noqa: PLW2901
-                item, placements=dict(future.placements), unplaced=future.unplaced, reasons=future.reasons
+                item, **places, unplaced=future.unplaced, reasons=future.reasons
             )
         found.append(item)
     return tuple(found)

@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fallow.decide.compose.clusters import read_clusters
 from fallow.decide.compose.document import MappingNode, read_document
 from fallow.decide.compose.envfiles import EnvFiles
+from fallow.decide.compose.extension import EXTENSION
 from fallow.decide.compose.fields import Field, dispatch
 from fallow.decide.compose.problems import ComposeError, Problems, Refusal, shown
 from fallow.decide.compose.routes import check_addresses
 from fallow.decide.compose.service import read_service
 from fallow.decide.compose.variables import Interpolator, interpolate
+from fallow.model.clusters import ClusterPolicy
 from fallow.model.deployments import DeploymentSpec
 from fallow.model.meta import is_name
 
@@ -67,15 +70,16 @@ class _File:
         self.env_files = env_files
         self.name: Field | None = None
         self.seen_services = False
+        self.clusters = ClusterPolicy()  # of services that say nothing of their own
         self.deployments: list[tuple[str, DeploymentSpec]] = []
 
 
 def _interpolated(root: MappingNode, variables: Mapping[str, str], problems: Problems) -> Field:
-    """Return the file with variables replaced where they are used: in `name` and in `services`."""
+    """Return the file with variables replaced where they are used; what holds for all services comes first."""
     interpolator = Interpolator(variables)
     entries = {
-        key: interpolate(node, key, interpolator, problems) if key in ("name", "services") else node
-        for key, node in root.entries.items()
+        key: interpolate(node, key, interpolator, problems) if key in ("name", "services", "x-fallow") else node
+        for key, node in sorted(root.entries.items(), key=lambda entry: entry[0] != "x-fallow")
     }
     return Field("", MappingNode(entries, root.line), problems)
 
@@ -118,7 +122,7 @@ def _services(field: Field, draft: _File) -> None:
         if not is_name(name):
             service.error(f"the name {_not_a_name(name)}")
         try:
-            spec = read_service(service, draft.variables, draft.env_files)
+            spec = read_service(service, draft.variables, draft.env_files, draft.clusters)
         except Refusal as refusal:
             field.problems.refuse(refusal)
             continue
@@ -146,6 +150,17 @@ def _refused(text: str) -> Callable[[Field, _File], None]:
     return refuse
 
 
+def _extension(field: Field, draft: _File) -> None:
+    """Read `x-fallow` of the file: only how services are divided over clusters can be said for all of them."""
+    if not field.is_mapping:
+        raise field.refusal("must be a mapping with `clusters`; the rest belongs into a service")
+    dispatch(field, {**dict.fromkeys(EXTENSION, _misplaced), "clusters": _clusters}, draft)
+
+
+def _clusters(field: Field, draft: _File) -> None:
+    draft.clusters = read_clusters(field)
+
+
 def _misplaced(field: Field, _draft: _File) -> None:
     raise field.refusal("belongs into a service")
 
@@ -160,5 +175,5 @@ _TOP: dict[str, Callable[[Field, _File], None]] = {
     "configs": _ignored("no service can use them"),
     "include": _refused("write the services into one file"),
     "models": _refused("name the model's address in `environment`"),
-    "x-fallow": _misplaced,
+    "x-fallow": _extension,
 }

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fallow.decide.compose.envfiles import EnvFiles
 from fallow.decide.compose.fields import Field
+from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import PortSpec, RestartPolicy
 from fallow.model.labels import Requirement
 
@@ -58,6 +59,7 @@ class Draft:
     healthcheck: HealthWish | None = None
     probe: HealthWish | None = None  # x-fallow.health
     build: Field | None = None
+    clusters: ClusterPolicy = dataclasses.field(default_factory=ClusterPolicy)
 
     def add_port(self, where: Field, port: PortSpec) -> None:
         """Add a container port; a second mention adds its host port. Raises Refusal for two different host ports."""

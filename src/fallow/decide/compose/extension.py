@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fallow.decide.compose.clusters import read_clusters
 from fallow.decide.compose.draft import Draft
 from fallow.decide.compose.fields import Field, dispatch, each
 from fallow.decide.compose.health import read_probe
@@ -27,7 +28,7 @@ _LABEL_KEY = re.compile(KEY_PATTERN)
 
 def read_extension(field: Field, draft: Draft) -> None:
     """Read `x-fallow` of a service."""
-    dispatch(field, _EXTENSION, draft)
+    dispatch(field, EXTENSION, draft)
 
 
 def label_key(field: Field, text: str | None = None) -> str:
@@ -146,6 +147,10 @@ def _spread(field: Field, draft: Draft) -> None:
     add_spread(draft, field, each(field.items_or_one(), label_key))
 
 
+def _clusters(field: Field, draft: Draft) -> None:
+    draft.clusters = read_clusters(field)
+
+
 def _strategy(field: Field, draft: Draft) -> None:
     draft.placement["strategy"] = field.choice("spread", "pack")
 
@@ -164,7 +169,7 @@ _PREFERENCE: dict[str, Callable[[Field, dict[str, Any]], None]] = {
     "least": _least,
     "weight": _weight,
 }
-_EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
+EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
     "routes": read_routes,
     "health": read_probe,
     "selector": _selector,
@@ -175,4 +180,5 @@ _EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
     "max_per_node": _max_per_node,
     "architectures": _architectures,
     "update": read_progress,
+    "clusters": _clusters,
 }

@@ -27,6 +27,7 @@ from fallow.decide.compose.problems import Refusal
 from fallow.decide.compose.routes import finish_routes
 from fallow.decide.compose.unsupported import UNSUPPORTED
 from fallow.decide.compose.updates import finish_updates
+from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy
 from fallow.model.labels import Selector
@@ -54,12 +55,17 @@ HANDLERS: dict[str, Callable[[Field, Draft], None]] = {
 }
 
 
-def read_service(service: Field, variables: Mapping[str, str], env_files: EnvFiles) -> DeploymentSpec:
-    """Return what a service asks for. Raises Refusal, empty when its faults have been told already."""
+def read_service(
+    service: Field, variables: Mapping[str, str], env_files: EnvFiles, clusters: ClusterPolicy
+) -> DeploymentSpec:
+    """Return what a service asks for; `clusters` is how it is divided unless it says otherwise.
+
+    Raises Refusal, empty when its faults have been told already.
+    """
     if not service.is_mapping:
         raise service.refusal("must be a mapping with at least `image`")
     before = service.problems.faults
-    draft = Draft(service=service, variables=variables, env_files=env_files)
+    draft = Draft(service=service, variables=variables, env_files=env_files, clusters=clusters)
     dispatch(service, HANDLERS, draft)
     if "image" not in draft.container and not any(key == "image" for key, _ in service.entries()):
         what = "`build` is not supported" if draft.build else "there is nothing to run"
@@ -93,6 +99,7 @@ def _assemble(draft: Draft) -> DeploymentSpec:
         routes=routes,
         update=update,
         rollback=rollback,
+        clusters=draft.clusters,
     )
 
 

@@ -13,7 +13,7 @@ from fallow.decide.selectors import format_selector
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.labels import LabelSet, Selector
 from fallow.model.members import Member, MemberState, Scheduling
-from fallow.model.taints import Taint, Toleration
+from fallow.model.taints import Taint, Toleration, taint_text
 
 NAME_KEY = "name"  # under which a selector finds a cluster's name
 _FINGERPRINT_LENGTH = 24
@@ -97,8 +97,7 @@ def _untainted(cluster: Member, tolerate: Iterable[Toleration]) -> Candidate | N
     tolerations = tuple(tolerate)
     against = [taint for taint in cluster.taints if not any(_tolerated(taint, each) for each in tolerations)]
     for taint in sorted(against, key=lambda taint: taint.effect != "move"):
-        text = f"tainted {taint.key}{f'={taint.value}' if taint.value else ''}"
-        return Candidate(Use.NONE if taint.effect == "move" else Use.TOLD, text)
+        return Candidate(Use.NONE if taint.effect == "move" else Use.TOLD, f"tainted {taint_text(taint)}")
     if cluster.state is MemberState.SUSPECT:
         return Candidate(Use.KEPT, "suspect: nothing is heard of it just now")
     return None

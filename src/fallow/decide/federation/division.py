@@ -18,7 +18,7 @@ from fallow.decide.federation.policy import shares_of
 from fallow.decide.federation.reservations import Reservations
 from fallow.decide.federation.rooms import Mask, Rooms
 from fallow.decide.federation.table import Rows, Table
-from fallow.decide.federation.why import rules_of, unplaced, unplaced_reason
+from fallow.decide.federation.why import Reasons, unplaced
 from fallow.decide.snapshot import Snapshot
 
 _TURNS = 64  # after so many, who is still not served waits for the next division
@@ -51,20 +51,9 @@ def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Ma
         return {}
     table = Table(snapshot, now, anew)
     shares = settled(table)
-    columns = [cluster.id for cluster in table.clusters]
-    rows, places = np.nonzero(shares)
-    by_row: list[dict[str, int]] = [{} for _ in table.deployments]
-    for row, place, count in zip(rows.tolist(), places.tolist(), shares[rows, places].tolist(), strict=True):
-        by_row[row][columns[place]] = count
-    lacking = unplaced(table, shares).tolist()
-    targets = {
-        deployment.id: _target(table, row, shares[row], by_row[row], lacking[row])
-        for row, deployment in enumerate(table.deployments)
-        if not table.waiting.item(row) or deployment.id in snapshot.divisions
-    }
-    return targets | {
-        found.id: Target() for found in snapshot.deployments.values() if found.deleting and found.origin is None
-    }
+    found = _targets(table, shares)
+    ended = (each for each in snapshot.deployments.values() if each.deleting and each.origin is None)
+    return {**found, **{each.id: Target() for each in ended}}
 
 
 def settled(table: Table) -> Counts:
@@ -133,25 +122,46 @@ def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Cou
         reservations.promise(shape, -by_shape[shape])
 
 
-def _target(table: Table, row: int, shares: Counts, by_cluster: dict[str, int], lacking: int) -> Target:
-    """Return one deployment's target; rules and reasons are made anew only where something changed."""
-    fingerprint = table.fingerprints[row]
-    division = table.snapshot.divisions.get(table.deployments[row].id)
-    unchanged = division is not None and (division.shares, division.unplaced, division.policy) == (
-        by_cluster, lacking, fingerprint
-    )  # fmt: skip
-    if division is not None and (unchanged or table.waiting.item(row)):
-        return Target(
-            shares=division.shares,
-            rules=division.rules,
-            unplaced=division.unplaced,
-            unplaced_reason=division.unplaced_reason,
-            fingerprint=division.policy,
+def _targets(table: Table, shares: Counts) -> dict[str, Target]:
+    """Return targets by deployment id. Words are found only where something changed; others keep those they have."""
+    by_row, lacking = _by_cluster(table, shares), unplaced(table, shares).tolist()
+    targets: dict[str, Target] = {}
+    changed = []
+    for row, deployment in enumerate(table.deployments):
+        division = table.snapshot.divisions.get(deployment.id)
+        if division is None:
+            if not table.waiting.item(row):
+                changed.append(row)
+        elif table.waiting.item(row) or (division.shares, division.unplaced, division.policy) == (
+            by_row[row], lacking[row], table.fingerprints[row]
+        ):  # fmt: skip
+            targets[deployment.id] = Target(
+                shares=division.shares,
+                rules=division.rules,
+                unplaced=division.unplaced,
+                unplaced_reason=division.unplaced_reason,
+                fingerprint=division.policy,
+            )
+        else:
+            changed.append(row)
+    rows = np.array(changed, dtype=np.int64)
+    short = rows[np.array([lacking[row] > 0 for row in changed], dtype=np.bool_)]
+    reasons = dict(zip(short.tolist(), Reasons(table, short, shares[short]).unplaced(), strict=True))
+    for row, rules in zip(changed, Reasons(table, rows, shares[rows]).rules(), strict=True):
+        targets[table.deployments[row].id] = Target(
+            shares=by_row[row],
+            rules=rules,
+            unplaced=lacking[row],
+            unplaced_reason=reasons.get(row, ""),
+            fingerprint=table.fingerprints[row],
         )
-    return Target(
-        shares=by_cluster,
-        rules=rules_of(table, row, shares),
-        unplaced=lacking,
-        unplaced_reason=unplaced_reason(table, row, shares) if lacking else "",
-        fingerprint=fingerprint,
-    )
+    return targets
+
+
+def _by_cluster(table: Table, shares: Counts) -> list[dict[str, int]]:
+    columns = [cluster.id for cluster in table.clusters]
+    found: list[dict[str, int]] = [{} for _ in table.deployments]
+    rows, places = np.nonzero(shares)
+    for row, place, count in zip(rows.tolist(), places.tolist(), shares[rows, places].tolist(), strict=True):
+        found[row][columns[place]] = count
+    return found

@@ -156,11 +156,15 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
 
 
 def _uncounted(share: Share, counted: int | None) -> int:
-    """Return how many replicas a cluster was told to run that were not there yet when it counted its room."""
-    report = share.reported
-    if report is None or counted is None or counted < report.revision:
+    """Return how many replicas a cluster was told to run that were not there yet when it counted its room.
+
+    `counted` is the revision of the order that it had taken in then.
+    """
+    if counted is not None and counted >= share.order:
+        return 0
+    if counted is None or share.reported is None or counted < share.reported.revision:
         return share.replicas
-    return max(share.replicas - report.replicas, 0)
+    return max(share.replicas - share.least, 0)
 
 
 def _undivided(snapshot: Snapshot, rows: Mapping[str, int]) -> Iterable[tuple[int, int]]:

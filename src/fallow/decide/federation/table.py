@@ -38,7 +38,7 @@ class Table:
 
     def candidates_of(self, row: int) -> tuple[Candidate, ...]:
         """Return what the policy of one deployment makes of the clusters."""
-        return self._candidates[self.policy_of.item(row)]
+        return self.candidates[self.policy_of.item(row)]
 
     def ceilings(self, rows: Rows, left: Counts, given: Counts) -> Counts:
         """Return the most that each cluster can run: what it is told, what it was `given` since, and room `left`."""
@@ -83,9 +83,9 @@ class Table:
             numbers.append(known[fingerprint])
         self.policy_of: Counts = np.array(numbers, dtype=np.int64)
         sets, clusters = self.snapshot.label_sets, self.clusters
-        self._candidates = [candidates(policy, clusters, sets) for policy in policies]
-        self.use = self._ints([each.use for each in found] for found in self._candidates)
-        self.tiers = self._ints([each.tier for each in found] for found in self._candidates)
+        self.candidates = [candidates(policy, clusters, sets) for policy in policies]
+        self.use = self._ints([each.use for each in found] for found in self.candidates)
+        self.tiers = self._ints([each.tier for each in found] for found in self.candidates)
         self.mins = self._ints([policy.min.get(each.name, 0) for each in clusters] for policy in policies)
         self.maxs = self._ints([policy.max.get(each.name, UNCAPPED) for each in clusters] for policy in policies)
         self.weights = self._ints([weight_of(policy, each) for each in clusters] for policy in policies).astype(

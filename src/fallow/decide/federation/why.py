@@ -1,14 +1,25 @@
 """Why a cluster has the share it has, and why replicas have no place: plain words, made for those who ask."""
 
-from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fallow.decide.federation.candidates import Use
 from fallow.decide.federation.divide import Counts
-from fallow.decide.federation.table import Table
+from fallow.decide.federation.table import Rows, Table
 
 _MOST = 4  # clusters that are named in one reason
+
+# What decided a share, the first that holds: the policy's view of the cluster, what it could not place, a bound that
+# the policy sets, room; where none of these, how the policy divides.
+_CLOSED, _HELD, _MAX, _FULL, _MIN, _DIVIDED = range(6)
+_AGAINST = {
+    _HELD: "could not place all it was told",
+    _MAX: "as many as max allows",
+    _FULL: "no room for more",
+    _MIN: "its room is promised to others just now",
+    _DIVIDED: "its room is promised to others just now",
+}
 
 
 def unplaced(table: Table, shares: Counts) -> Counts:
@@ -18,100 +29,120 @@ def unplaced(table: Table, shares: Counts) -> Counts:
     if len(rows):
         policy = table.policy_of[rows]
         wanted = np.minimum(table.totals[rows, None], table.maxs[policy])
-        usable = table.use[policy] == Use.OPEN
-        lacking = np.where(usable, np.maximum(wanted - shares[rows], 0), 0).sum(axis=1)
+        lacking = np.where(table.use[policy] == Use.OPEN, np.maximum(wanted - shares[rows], 0), 0).sum(axis=1)
         found[rows] = np.where(table.use[policy].any(axis=1), lacking, table.totals[rows])
     return found
 
 
-def unplaced_reason(table: Table, row: int, shares: Counts) -> str:
-    """Return why replicas of one deployment have no place: what stands against every cluster, each reason once."""
-    deployment = table.deployments[row]
-    against = [(cluster.name, _against(table, row, column, shares)) for column, cluster in enumerate(table.clusters)]
-    counted = Counter(text for _, text in against)
-    parts = []
-    for text, count in counted.most_common():
-        names = [name for name, other in against if other == text]
-        listed = ", ".join(names[:_MOST]) + (f" and {count - _MOST} more" if count > _MOST else "")
-        parts.append(f"{listed}: {text}")
-    return f"{deployment.spec.replicas} wanted; " + "; ".join(parts)
+class Reasons:
+    """The words for some rows of a table, which have the given shares; `everywhere`: also where nothing is or was."""
 
+    def __init__(self, table: Table, rows: Rows, shares: Counts, *, everywhere: bool = False) -> None:
+        self._table = table
+        self._rows = rows
+        self._shares = shares
+        self._most = table.rooms.told[rows] + table.rooms.free[table.rooms.shape_of[rows]]
+        self._codes = self._coded()
+        self._seen = np.ones_like(shares) if everywhere else shares + table.was[rows]
+        self._weights: dict[int, list[str]] = {}
+        self._closed: dict[int, list[str]] = {}
 
-def rules_of(table: Table, row: int, shares: Counts) -> dict[str, str]:
-    """Return, by cluster id, what made its share; clusters that have none and had none are left out."""
-    columns = np.flatnonzero((shares > 0) | (table.was[row] > 0)).tolist()
-    return {table.clusters[column].id: rule(table, row, column, shares) for column in columns}
+    def rules(self) -> Iterator[dict[str, str]]:
+        """Yield, row by row and by cluster id, what made each share."""
+        clusters = [cluster.id for cluster in self._table.clusters]
+        for place, row in enumerate(self._rows.tolist()):
+            columns = np.flatnonzero(self._seen[place])
+            told = zip(
+                columns.tolist(), self._codes[place, columns].tolist(), self._shares[place, columns].tolist(),
+                strict=True,
+            )  # fmt: skip
+            yield {clusters[column]: self._rule(place, row, column, code, share) for column, code, share in told}
 
+    def unplaced(self) -> Iterator[str]:
+        """Yield, row by row, why no cluster takes more: each reason once, with the clusters it holds for."""
+        for place, row in enumerate(self._rows.tolist()):
+            parts = list(self._closed_to(self._table.policy_of.item(row)))
+            by_text: dict[str, list[int]] = {}
+            for code, text in _AGAINST.items():
+                columns = np.flatnonzero(self._codes[place] == code).tolist()
+                if columns:
+                    by_text.setdefault(text, []).extend(columns)
+            for text, columns in by_text.items():
+                why = self._said(row, columns[0]) if text == _AGAINST[_FULL] else ""
+                parts.append(f"{self._named(columns)}: {text}{why}")
+            yield "; ".join(parts) or "there is no cluster"
 
-def rule(table: Table, row: int, column: int, shares: Counts) -> str:
-    """Return what made one cluster's share of one deployment."""
-    policy = table.policy_of.item(row)
-    spec = table.deployments[row].spec.clusters
-    candidate = table.candidates_of(row)[column]
-    if candidate.use != Use.OPEN:
-        return candidate.why
-    share, was = shares.item(column), table.was.item(row, column)
-    cap = table.rooms.caps.item(row, column)
-    if share >= cap:
-        told = table.rooms.told.item(row, column)
-        return f"held: {max(told - cap, 0)} of {told} replicas could not be placed there"
-    if share == table.maxs.item(policy, column):
-        return f"at most {share}, as max says"
-    if share and share <= table.mins.item(policy, column):
-        return f"at least {table.mins.item(policy, column)}, as min says"
-    if share < table.totals.item(row) and _full(table, row, column, share):
-        return _room(table, row, column, share)
-    return _by_policy(table, row, column, share, was) or spec.divide
+    def _coded(self) -> Counts:
+        table, rows, shares = self._table, self._rows, self._shares
+        policy, totals = table.policy_of[rows], table.totals[rows, None]
+        return np.select(
+            [
+                table.use[policy] != Use.OPEN,
+                (shares >= table.rooms.caps[rows]) & (shares < totals),
+                (shares >= table.maxs[policy]) & (shares < totals),
+                (shares >= self._most) & (shares < totals),
+                (shares > 0) & (shares <= table.mins[policy]),
+            ],
+            [_CLOSED, _HELD, _MAX, _FULL, _MIN],
+            _DIVIDED,
+        ).astype(np.int64)
 
+    def _rule(self, place: int, row: int, column: int, code: int, share: int) -> str:
+        table = self._table
+        if code == _DIVIDED:
+            return self._divided(place, row, column, share)
+        if code == _CLOSED:
+            return table.candidates_of(row)[column].why
+        if code == _HELD:
+            told = table.rooms.told.item(row, column)
+            return f"held: {max(told - table.rooms.caps.item(row, column), 0)} of {told} replicas could not be placed"
+        if code == _FULL:
+            more = max(share - table.rooms.told.item(row, column), 0)
+            return (f"room for {more} more only" if more else "no room for more") + self._said(row, column)
+        return f"{'at most' if code == _MAX else 'at least'} {share}, by {'max' if code == _MAX else 'min'}"
 
-def _by_policy(table: Table, row: int, column: int, share: int, was: int) -> str:
-    policy = table.policy_of.item(row)
-    match table.deployments[row].spec.clusters.divide:
-        case "weighted":
-            usable = table.use[policy] != Use.NONE
-            of = int(table.weights[policy][usable].sum())
-            return f"weight {int(table.weights.item(policy, column))} of {of}"
-        case "duplicate":
-            return "the total in every cluster"
-        case "aggregate":
-            return "fewest clusters" if share else "fewest clusters: not needed"
-        case _:
-            if not share and table.tiers.item(policy, column):
-                return f"fallback group {table.tiers.item(policy, column) + 1}: not needed"
-            return f"by capacity: room for {_ceiling(table, row, column)} in all"
+    def _divided(self, place: int, row: int, column: int, share: int) -> str:
+        """Return how the policy divides, in view of one cluster."""
+        table = self._table
+        policy = table.policy_of.item(row)
+        tier = table.tiers.item(policy, column)
+        if not share and tier:
+            return f"fallback group {tier + 1}: not needed"
+        match table.deployments[row].spec.clusters.divide:
+            case "weighted":
+                return self._weighted(policy)[column]
+            case "duplicate":
+                return "the total in every cluster"
+            case "aggregate":
+                return "fewest clusters" if share else "fewest clusters: not needed"
+            case _:
+                return f"by capacity: room for {self._most.item(place, column)} in all"
 
+    def _weighted(self, policy: int) -> list[str]:
+        if policy not in self._weights:
+            weights, usable = self._table.weights[policy], self._table.use[policy] != Use.NONE
+            total = int(weights[usable].sum())
+            self._weights[policy] = [f"weight {int(weight)} of {total}" for weight in weights.tolist()]
+        return self._weights[policy]
 
-def _ceiling(table: Table, row: int, column: int) -> int:
-    return table.rooms.told.item(row, column) + table.rooms.free.item(int(table.rooms.shape_of[row]), column)
+    def _closed_to(self, policy: int) -> list[str]:
+        """Return why clusters are closed to a policy, the clusters first."""
+        if policy not in self._closed:
+            by_text: dict[str, list[int]] = {}
+            for column, candidate in enumerate(self._table.candidates[policy]):
+                if candidate.use != Use.OPEN:
+                    by_text.setdefault(candidate.why, []).append(column)
+            self._closed[policy] = [f"{self._named(columns)}: {text}" for text, columns in by_text.items()]
+        return self._closed[policy]
 
+    def _said(self, row: int, column: int) -> str:
+        """Return what a cluster itself says of its room, in brackets."""
+        room = self._table.snapshot.rooms.get(self._table.clusters[column].id)
+        if room is None:
+            return " (it has not said yet what room it has)"
+        answer = room.answers.get(self._table.rooms.shapes[self._table.rooms.shape_of.item(row)].key)
+        return f" ({answer.why})" if answer is not None and answer.why else ""
 
-def _full(table: Table, row: int, column: int, share: int) -> bool:
-    return share >= _ceiling(table, row, column)
-
-
-def _room(table: Table, row: int, column: int, share: int) -> str:
-    shape = table.rooms.shape_of.item(row)
-    told = table.rooms.told.item(row, column)
-    room = table.snapshot.rooms.get(table.clusters[column].id)
-    answer = room.answers.get(table.rooms.shapes[shape].key) if room is not None else None
-    why = f" ({answer.why})" if answer is not None and answer.why else ""
-    if room is None:
-        return "has not said yet what room it has"
-    more = max(share - told, 0)
-    return f"room for {more} more only{why}" if more else f"no room for more{why}"
-
-
-def _against(table: Table, row: int, column: int, shares: Counts) -> str:
-    """Return what keeps a cluster from taking more."""
-    candidate = table.candidates_of(row)[column]
-    if candidate.use != Use.OPEN:
-        return candidate.why
-    share = shares.item(column)
-    policy = table.policy_of.item(row)
-    if share >= table.rooms.caps.item(row, column):
-        return "could not place what it was given"
-    if share >= table.maxs.item(policy, column):
-        return f"at most {share}, as max says"
-    if _full(table, row, column, share):
-        return _room(table, row, column, share)
-    return "its room is promised to others just now"
+    def _named(self, columns: Sequence[int]) -> str:
+        names = ", ".join(self._table.clusters[column].name for column in columns[:_MOST])
+        return names + (f" and {len(columns) - _MOST} more" if len(columns) > _MOST else "")
