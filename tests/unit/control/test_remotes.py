@@ -293,3 +293,13 @@ async def test_what_the_host_cleared_is_forgotten_with_its_session(guest: Plane)
     guest.hub.host_opened()
     await leave_at(guest)
     assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+
+
+async def test_who_has_no_host_any_more_waits_for_none(guest: Plane) -> None:
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    found = guest.stored.cache.get("hosts", HOST_ID)
+    assert isinstance(found, Host)
+    await guest.stored.write(msgspec.structs.replace(found, refused="removed"))
+    await guest.go_round()
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)

@@ -192,6 +192,15 @@ def test_a_member_is_told_of_no_more_endpoints_than_a_record_holds() -> None:
     assert [len(one.endpoints) for one in told.clusters if one.cluster_id == "c-one"] == [ENDPOINTS // 3]
 
 
+def test_endpoints_at_loopback_addresses_are_for_members_on_the_same_machine() -> None:
+    near = share(WEB, "c-one", remote_endpoint("web-0", address="127.0.0.1"), remote_endpoint("web-1"))
+    (offer,) = offers(services(snapshot(WEB, ONE, TWO, near))).values()
+    for alone, ids in [(True, ["web-0", "web-1"]), (False, ["web-1"])]:
+        told = offered(offer, "c-two", alone)
+        assert told is not None
+        assert [found.id for one in told.clusters for found in one.endpoints] == ids
+
+
 def test_a_service_without_routes_is_told_while_it_has_endpoints_elsewhere() -> None:
     plain = deployment("db", share=0)
     found = offers(services(snapshot(plain, ONE, TWO, share(plain, "c-one", *several(1)))))
@@ -211,7 +220,8 @@ API = routed("api", RouteSpec(host="api.test", port=80), share=0)
 FAR = RemoteCluster(cluster_id="c-nine", region="east", replicas=1, endpoints=tuple(several(1, "far")))
 HERE = replica(WEB, 9, address="10.0.0.1", host_ports={"80/tcp": 20000})
 FIRST = [
-    host(), WEB, API, ONE, TWO, member("a"), HERE, remote("api", FAR, routes=API.spec.routes), remote("far", FAR, routes=()),
+    host(), WEB, API, ONE, TWO, member("a"), HERE, 
+    remote("api", FAR, routes=API.spec.routes), remote("far", FAR, routes=()),
     share(WEB, "c-one", *several(2)), share(API, "c-one", *several(2)),
 ]  # fmt: skip
 
