@@ -220,7 +220,7 @@ API = routed("api", RouteSpec(host="api.test", port=80), share=0)
 FAR = RemoteCluster(cluster_id="c-nine", region="east", replicas=1, endpoints=tuple(several(1, "far")))
 HERE = replica(WEB, 9, address="10.0.0.1", host_ports={"80/tcp": 20000})
 FIRST = [
-    host(), WEB, API, ONE, TWO, member("a"), HERE, 
+    host(), WEB, API, ONE, TWO, member("a"), HERE,
     remote("api", FAR, routes=API.spec.routes), remote("far", FAR, routes=()),
     share(WEB, "c-one", *several(2)), share(API, "c-one", *several(2)),
 ]  # fmt: skip
