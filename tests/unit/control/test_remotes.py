@@ -184,14 +184,17 @@ async def test_a_leaving_replica_stops_when_gateways_here_and_elsewhere_are_done
     await host.write(gateway("g"))
     line, one, two = host.connect("g"), host.connect("c-one"), host.connect("c-two")
     await until(lambda: line.sent and one.sent and two.sent)
+    host.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
     for at in (one, two):
         host.hub.remotes_said(at.member_id, at.sent[-1].revision)  # type: ignore[union-attr]
     await host.write(leaving("c-one", "web-0-aa"))
     await until(lambda: len(two.sent) > 1 and endpoints(newest(line)) == ["c-two.web-0-bb", "web-7"])
     state, frame = newest(line), two.sent[-1]
     assert isinstance(frame, SetRemotes)
-    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
     host.hub.remotes_said("c-two", frame.revision)
+    await host.go_round()
+    assert cleared(one) == [], "a gateway here has not applied it yet"
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
     await host.go_round()
     assert cleared(one) == [], "a gateway here still finishes a request"
     host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("web-0-aa",)))
@@ -210,6 +213,38 @@ async def test_a_leaving_replica_waits_for_a_member_that_was_told_of_it(host: Pl
     assert cleared(one) == []
     await host.write(cluster("two", "east", state=MemberState.SUSPECT))
     await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_has_done_all_it_was_told_is_not_asked_again(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", two.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))  # which never was an endpoint
+    await until(lambda: cleared(one) == ["web-3-cc"])
+    assert len(two.sent) == 1
+
+
+async def test_what_no_gateway_was_told_of_is_confirmed_by_them_all_the_same(host: Plane) -> None:
+    await host.write(gateway("g"))
+    line, one = host.connect("g"), host.connect("c-one")
+    await until(lambda: line.sent and one.sent)
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))
+    await until(lambda: len(line.sent) > 1)
+    host.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: cleared(one) == ["web-3-cc"])
+
+
+async def test_what_a_member_said_on_an_older_session_counts_no_more(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", 10**9)
+    again = host.connect("c-two")
+    await until(lambda: again.sent)
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))
+    await host.go_round()
+    assert cleared(one) == [], "it may have been set back to what it knew long ago"
+    host.hub.remotes_said("c-two", again.sent[-1].revision)  # type: ignore[union-attr]
+    await until(lambda: cleared(one) == ["web-3-cc"])
 
 
 async def test_a_member_that_has_gone_is_not_waited_for(host: Plane) -> None:
@@ -406,6 +441,26 @@ async def test_a_new_session_asks_gateways_again(guest: Plane, services: RemoteS
     assert said(services) == [], "what is not known any more may still be asked"
     guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision, draining=("c-two.far-1",)))
     await until(lambda: said(services) == [5])
+
+
+async def test_whoever_leads_next_waits_for_what_was_stored_before(guest: Plane, services: RemoteServices) -> None:
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await until(lambda: known(guest))
+    await guest.write(gateway("g"))
+    guest.hub.proxied("g", ProxyReport(applied_revision=1))
+    words: list[RemotesApplied] = []
+    successor = RemoteServices(guest.stored.cache, guest.stored.applier, guest.hub, lambda: NOW, words.append)
+    task = asyncio.create_task(successor.run())
+    successor.opened()
+    successor.received(set_remotes(6, elsewhere("far", "far-1"), full=True))
+    await asyncio.wait_for(successor.settled(), 5)
+    await guest.go_round()
+    assert words == []
+    line = guest.connect("g")
+    await until(lambda: line.sent)
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: [found.revision for found in words] == [6])
+    await ended(task)
 
 
 async def test_gateways_go_on_with_what_was_known_while_the_host_is_away(
