@@ -12,6 +12,20 @@ from testbed.fabric import Fabric
 from testbed.processes import TestbedError
 
 NEEDED = ("namespaces", "registry", "haproxy", "busybox")
+QUIET = (
+    "steady",
+    "scale up",
+    "scale down",
+    "drain a node",
+    "new version",
+    "bad version",
+    "clean images",
+    "two clusters join",
+    "move to them",
+    "drain a cluster",
+    "use it again",
+    "after",
+)
 
 
 def main() -> int:
@@ -41,6 +55,7 @@ def main() -> int:
         finally:
             if story is not None:
                 story.load.stop()
+                story.clusters.close()
                 story.cluster.close()
     screen.console.print("everything the demo made is removed")
     return 0 if right else 1
@@ -48,11 +63,13 @@ def main() -> int:
 
 def report(story: Story) -> bool:
     """Show the table and say whether every figure is as it must be."""
-    load, figures = story.load, story.figures
-    quiet = ("steady", "scale up", "scale down", "drain a node", "new version", "bad version", "clean images", "after")
-    dropped = {phase: load.failed(phase) for phase in quiet}
-    late = load.failed("power cut") - story.in_flight_failures()
-    right = not any(dropped.values()) and late == 0
+    load, figures, clusters = story.load, story.figures, story.clusters.figures
+    dropped = {phase: load.failed(phase) for phase in QUIET}
+    late = {
+        "power cut": load.failed("power cut") - story.in_flight_failures(),
+        "lose a cluster": load.failed("lose a cluster") - story.clusters.in_flight_failures(load, "lose a cluster"),
+    }
+    right = not any(dropped.values()) and not any(late.values())
     joins = figures.join_to_ready
     rows = [
         ("join to ready", f"{min(joins):.1f} to {max(joins):.1f} s", ""),
@@ -68,13 +85,19 @@ def report(story: Story) -> bool:
     ]
     rows += [
         (
-            "failed, power cut",
-            f"{load.failed('power cut')} of {load.sent['power cut']}",
-            "ok: in flight on the dead node" if late == 0 else f"WRONG: {late} after it was suspected",
-        ),
+            f"failed, {phase}",
+            f"{load.failed(phase)} of {load.sent[phase]}",
+            "ok: in flight on what died" if count == 0 else f"WRONG: {count} after it was suspected",
+        )
+        for phase, count in late.items()
+    ]
+    rows += [
         ("power cut to suspected", f"{figures.suspected_at - figures.cut_at:.1f} s", ""),
         ("declared dead to its name gone", f"{story.figures.name_gone_after:.1f} s", ""),
         ("power cut to full strength again", f"{figures.full_strength_again:.1f} s", ""),
+        ("all moved to two other clusters", f"{clusters.moved_after:.1f} s", ""),
+        ("a cluster drained", f"{clusters.drained_after:.1f} s", ""),
+        ("cluster lost to full strength again", f"{clusters.full_strength_again:.1f} s", ""),
     ]
     story.screen.table(rows)
     for failure in load.failures[:10]:
@@ -94,6 +117,8 @@ def stay(story: Story) -> None:
     for command in (
         "node list",
         "node show n1",
+        "cluster list",
+        "deployment division shop/web",
         "deployment list",
         "dns status",
         "image list",

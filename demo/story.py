@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from demo.clusters import Clusters
 from demo.load import Load
 from demo.names import Names
 from demo.screen import Screen
@@ -51,6 +52,7 @@ class Story:
         self.names = Names("127.0.0.1", free_port(8453))
         options = ("--dns-listen", self.names.place)
         self.cluster = Cluster(fabric, port=free_port(7443), server_options=options)
+        self.clusters = Clusters(self.cluster, screen)
 
     def play(self) -> None:
         """Play everything up to the end of the load."""
@@ -68,6 +70,11 @@ class Story:
         self.screen.say(self.cluster.fallow("image", "job", "list"))
         self.screen.say(self.cluster.fallow("image", "list"))
         self._phase("power cut", self.power_cut)
+        self._phase("two clusters join", self.clusters.join)
+        self._phase("move to them", self.clusters.take_over)
+        self._phase("drain a cluster", self.clusters.drain)
+        self._phase("use it again", self.clusters.grow)
+        self._phase("lose a cluster", self.clusters.lose)
         self.load.phase = "after"
         time.sleep(SETTLE_SECONDS)
         self.load.stop()

@@ -79,7 +79,7 @@ class Site:
         authority = Authority.create_or_load(self.folder / "ca")
         settings = Settings(
             session_host="127.0.0.1", session_port=self.session_port, public_url=self.url, heartbeat_seconds=0.2,
-            suspect_after_seconds=1.0, dead_after_seconds=2.0, **self.settings,
+            suspect_after_seconds=1.0, dead_after_seconds=2.0, drain_seconds=1.0, **self.settings,
         )  # fmt: skip
         store = await open_store(self.store or f"sqlite:{self.folder / 'fallow.db'}")
         self.plane = plane = self.kind(store, authority, settings, time.time, self.folder)

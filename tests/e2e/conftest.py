@@ -9,6 +9,7 @@ from victim import Victim, attacked, unharmed
 
 from testbed import images, parts
 from testbed.cluster import Cluster, free_port
+from testbed.engines import EngineNode
 from testbed.fabric import Fabric
 from testbed.registry import Registry
 
@@ -60,10 +61,13 @@ class Whole(Cluster):
 
     def containers(self, node: str) -> dict[str, str]:
         """Return the engine's own word on running containers: name of the replica -> container id."""
-        listing = self.nodes[node].run(
-            "curl", "-s", "--unix-socket", self.nodes[node].socket_inside, "http://d/containers/json"
-        )
-        return {item["Labels"]["io.fallow.replica"]: item["Id"] for item in json.loads(listing)}
+        return replicas_on(self.nodes[node])
+
+
+def replicas_on(node: EngineNode) -> dict[str, str]:
+    """Return the engine's own word on running containers: name of the replica -> container id."""
+    listing = node.run("curl", "-s", "--unix-socket", node.socket_inside, "http://d/containers/json")
+    return {item["Labels"]["io.fallow.replica"]: item["Id"] for item in json.loads(listing)}
 
 
 @pytest.fixture(scope="module")

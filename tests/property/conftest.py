@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""What all properties share."""
 
 from hypothesis import settings
 

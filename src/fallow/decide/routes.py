@@ -157,10 +157,12 @@ def withdrawn(
 def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
     """Say whether the replica's deployment is the host's, whose gateways and other members may ask it.
 
-    A host that will not have this cluster any more sends nobody here.
+    One that is fenced nobody has asked for long: the host has taken this cluster for dead. A host that will not have
+    this cluster any more sends nobody here.
     """
     deployment, host = snapshot.deployments.get(replica.deployment_id), snapshot.hosts.get(HOST_ID)
-    return deployment is not None and deployment.origin is not None and host is not None and not host.refused
+    ours = deployment is None or deployment.origin is None or deployment.origin.fenced
+    return not ours and host is not None and not host.refused
 
 
 def leaving(snapshot: Snapshot) -> list[Replica]:

@@ -12,7 +12,7 @@ from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
-from fallow.model.deployments import Deployment, ReplicaState
+from fallow.model.deployments import Deployment
 from fallow.model.members import MemberState
 from fallow.model.secrets import SealedSecret
 from fallow.model.updates import UpdateConfig
@@ -240,7 +240,7 @@ async def test_a_fence_stops_what_may_run_elsewhere_until_the_host_is_back(tmp_p
         assert member.named("one").share == 1
         await host.stop()
         await until(lambda: member.named("one").share == 0, 10)
-        await until(lambda: not [r for r in member.replicas("one") if r.state is not ReplicaState.LEAVING])
+        await until(lambda: not member.replicas("one"))
         assert (member.named("web").share, "ShareFenced" in member.events()) == (1, True)
         await host.start()
         await until(lambda: member.named("one").share == 1, 20)

@@ -63,12 +63,14 @@ def test_a_cluster_that_is_back_counts_and_goes_only_once_it_has_spoken() -> Non
     assert (old.sure, old.lowerable) == (0, False)
     fresh = side_of(share("c-a", 5, 5, reported_at=NOW - 9), back, 0, NOW)
     assert (fresh.sure, fresh.lowerable) == (5, True)
-    silent = side_of(share("c-a", 5, 5), cluster("a", died_at=NOW - 90, state_since=NOW - 61), 0, NOW)
+    silent = side_of(
+        share("c-a", 5, 5, reported_at=NOW - 900), cluster("a", died_at=NOW - 700, state_since=NOW - 601), 0, NOW
+    )
     assert (silent.sure, silent.lowerable) == (5, True)
 
 
 def test_a_share_that_nobody_has_spoken_of_is_not_lowered() -> None:
-    assert not side_of(share("c-a", 5, since=NOW - 5), cluster("a"), 0, NOW).lowerable
+    assert not side_of(share("c-a", 5), cluster("a"), 0, NOW).lowerable
 
 
 def test_a_draining_cluster_leaves() -> None:

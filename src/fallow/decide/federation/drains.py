@@ -1,6 +1,6 @@
 """What is left of shares that came to an end, and clusters that have become empty."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from fallow.decide.events import event
 from fallow.decide.federation.migrate import has_spoken, obeyed
@@ -10,15 +10,21 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.shares import Share
 
+ORPHAN_SECONDS = 60.0  # so long a cluster that is back may say what is left of a deployment that is gone
 DELETED_AT_ONCE = 50  # shares of a cluster that has become empty, in one commit
 
 
-def forgotten(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
-    """Return what deletes records of what is no more: empty shares, and all of removed clusters and deployments."""
+def forgotten(
+    snapshot: Snapshot, now: float, new_id: Callable[[], str], written: Container[str] = ()
+) -> Iterator[Step]:
+    """Return what deletes records of what is no more: empty shares, and all of removed clusters and deployments.
+
+    Shares whose ids are in `written` are just being changed, and stay.
+    """
     left: dict[str, int] = {}
     empty: dict[str, list[Share]] = {}
     for share in snapshot.shares.values():
-        if _over(snapshot, share, now):
+        if share.id not in written and _over(snapshot, share, now):
             empty.setdefault(share.cluster_id, []).append(share)
         else:
             left[share.cluster_id] = left.get(share.cluster_id, 0) + 1
@@ -49,16 +55,15 @@ def _over(snapshot: Snapshot, share: Share, now: float) -> bool:
     if cluster is None:
         return True
     if deployment is None:
-        return share.cluster_id == HERE_ID or _gone(share, cluster, now)
+        waited = cluster.state is MemberState.READY and now - cluster.state_since > ORPHAN_SECONDS
+        return waited or share.cluster_id == HERE_ID or _gone(share, cluster, now)
     return share.replicas == 0 and obeyed(share) and _gone(share, cluster, now)
 
 
 def _gone(share: Share, cluster: Member, now: float) -> bool:
-    """Say whether a cluster says that nothing is left, or has been back for long and says nothing."""
-    if cluster.state is not MemberState.READY or not has_spoken(share, cluster, now):
-        return False
-    fresh = share.reported is not None and share.reported_at > cluster.died_at
-    return not fresh or (share.reported is not None and share.reported.remaining == 0)
+    """Say whether a cluster that can be heard says that nothing is left."""
+    spoken = cluster.state is MemberState.READY and has_spoken(share, cluster, now)
+    return spoken and share.reported is not None and share.reported.remaining == 0
 
 
 def lingering(snapshot: Snapshot, deployment_id: str) -> bool:

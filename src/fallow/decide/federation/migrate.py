@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.shares import Share
 
-SILENT_SECONDS = 60.0  # a cluster that is back for so long, and says nothing of a share, has nothing else to say
+SILENT_SECONDS = 600.0  # a cluster that is back for so long, and says nothing of a share, has nothing else to say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +65,10 @@ def side_of(share: Share | None, cluster: Member, target: int, now: float) -> Si
 
 
 def has_spoken(share: Share, cluster: Member, now: float) -> bool:
-    """Say whether the cluster has said what it runs since it was last dead, or has had the time to."""
-    if share.reported is not None and share.reported_at > cluster.died_at:
-        return True
-    return now - max(cluster.state_since, share.since) > SILENT_SECONDS
+    """Say whether the cluster has said what it runs, and again since it was last dead, or has long had the time to."""
+    if share.reported is None:
+        return False
+    return share.reported_at > cluster.died_at or now - cluster.state_since > SILENT_SECONDS
 
 
 def obeyed(share: Share) -> bool:

@@ -62,6 +62,7 @@ def _steps(
     snapshot: Snapshot, now: float, new_id: Callable[[], str], courses: Mapping[str, Course], waits: list[float]
 ) -> Iterator[Step]:
     """Yield what each deployment needs, whole or not at all; add to `waits` in how many seconds more is due."""
+    written: set[str] = set()
     for deployment in snapshot.deployments.values():
         if deployment.origin is not None:
             continue  # it is a share itself
@@ -78,9 +79,10 @@ def _steps(
         following = Following(snapshot=snapshot, deployment=deployment, course=found, now=now, new_id=new_id)
         step = following.step()
         if step is not None:
+            written.update(record.id for record in step.puts)
             yield step
         waits.extend(following.waits)
-    yield from forgotten(snapshot, now, new_id)
+    yield from forgotten(snapshot, now, new_id, written)
 
 
 def _ended(snapshot: Snapshot, deployment: Deployment, now: float) -> Iterator[Step]:

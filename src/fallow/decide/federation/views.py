@@ -121,7 +121,9 @@ def division_view(snapshot: Snapshot, deployment: Deployment) -> DivisionView:
         total=deployment.spec.replicas,
         ready=sum(told.ready for told in alive),
         placed=sum(told.placed for told in alive),
-        moving=sum(max(0, share.replicas - targets.get(id_, 0)) for id_, share in shares.items()),
+        moving=sum(
+            max(0, share.replicas - targets.get(id_, 0)) for id_, share in shares.items() if _alive(snapshot, share)
+        ),
         unplaced=division.unplaced if division is not None else 0,
         unplaced_reason=division.unplaced_reason if division is not None else "",
         shares=tuple(sorted(views, key=lambda view: view.cluster)),
@@ -134,6 +136,8 @@ def _share_view(
 ) -> ShareView:
     cluster = snapshot.clusters.get(cluster_id)
     told = share.reported if share is not None and share.reported is not None else _NOTHING
+    if cluster is None or cluster.state is MemberState.DEAD:  # what it said last counts for nothing
+        told = ShareReport(deployment_id=told.deployment_id, reason="nothing is heard of the cluster")
     return ShareView(
         cluster=cluster.name if cluster is not None else cluster_id,
         cluster_state=standing(cluster) if cluster is not None else "removed",
