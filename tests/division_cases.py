@@ -48,8 +48,8 @@ def room(of: str, *answers: tuple[Deployment, int], **changes: Any) -> Room:
     return room_by_key(of, {question_of(found).key: more for found, more in answers}, **changes)
 
 
-def room_by_key(of: str, answers: Mapping[str, int], **changes: Any) -> Room:
-    made = {key: RoomAnswer(key=key, more=more) for key, more in answers.items()}
+def room_by_key(of: str, answers: Mapping[str, int], why: str = "", **changes: Any) -> Room:
+    made = {key: RoomAnswer(key=key, more=more, why=why) for key, more in answers.items()}
     values: dict[str, Any] = {"created_at": NOW, "updated_at": NOW, "answers": made, "summary": RoomSummary(nodes=3)}
     return Room(id=f"c-{of}", **(values | changes))
 

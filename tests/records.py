@@ -14,6 +14,7 @@ from fallow.model.meta import Record
 from fallow.model.peers import ControlAddress, Peer
 from fallow.model.pools import NetworkMode
 from fallow.model.shares import RemoteEndpoint, Share, ShareReport
+from fallow.store.indexes import carry, move_all
 
 NOW = 1_000_000.0
 
@@ -126,3 +127,23 @@ def share(of: Deployment, cluster_id: str, *endpoints: RemoteEndpoint, replicas:
 
 def remote_endpoint(id_: str, address: str = "10.1.0.1", port: int = 20000, **changes: Any) -> RemoteEndpoint:
     return RemoteEndpoint(**({"id": id_, "address": address, "ports": {"80/tcp": port}} | changes))
+
+
+def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = ()) -> Snapshot:
+    """Return the snapshot after some writes, with its indexes carried over as a cache does it."""
+    fields: dict[str, dict[str, Any]] = {}
+    touched: dict[str, set[str]] = {}
+    for record, there in [(record, True) for record in puts] + [(record, False) for record in gone]:
+        field = KIND_OF[type(record)].replace("-", "_")
+        found = fields.setdefault(field, dict(getattr(before, field)))
+        touched.setdefault(field, set()).add(record.id)
+        if there:
+            found[record.id] = record
+        else:
+            found.pop(record.id, None)
+    same = {name: getattr(before, name) for name in before.__dataclass_fields__ if name not in fields}
+    after = Snapshot(**{**same, **fields, "revision": before.revision + 1})
+    carry(before, after, touched)
+    for field, changed in touched.items():
+        move_all(before, after, field, changed)
+    return after

@@ -85,8 +85,8 @@ def joined() -> Iterator[Joined]:
             host.fallow("registry", "add", registry.address, "--insecure")
             host.start_gateway("gw1", host.http_port, host.token("gateway"))
             host.wait_ready("gw1")
-            for name in ("west", "east"):
-                found.add(name, 2)
+            found.add({"west": 2, "east": 2})
+            for name in found.members:
                 found.join(name, f"region={name}")
             yield found
         finally:

@@ -147,6 +147,16 @@ def registries(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def mirrors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the mirrors that we run."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.registries.mirrors().items)
+
+    return _quietly(find, incomplete)
+
+
 def log_sources(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return deployments, and the ids of replicas once something is typed."""
 

@@ -17,6 +17,10 @@ from fallow.model.mirrors import MIRROR_IMAGE, MIRRORS, MirrorRequest, MirrorVie
 app = typer.Typer(no_args_is_help=True, help="Run mirrors of registries on nodes; nodes ask them first.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The mirror.", show_default=False)]
+Known = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The mirror.", show_default=False, autocompletion=completion.mirrors),
+]
 
 
 @app.command(
@@ -64,7 +68,7 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example:\n\n  fallow registry mirror delete hub")
-def delete(ctx: typer.Context, name: Name) -> None:
+def delete(ctx: typer.Context, name: Known) -> None:
     """Run a mirror no more, and throw away what it holds; nodes go to the registry itself."""
     with session_of(ctx).client() as client:
         client.registries.delete_mirror(name)

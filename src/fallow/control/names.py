@@ -8,7 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from fallow.control.hub import Hub, Link
-from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
+from fallow.control.routes import ROUTED
+from fallow.control.runner import FOLLOWER_REST, Controller
 from fallow.decide.names import Names, difference, render, whole
 from fallow.decide.plan import Plan
 from fallow.decide.reverse import Reverse
@@ -54,7 +55,7 @@ class NamesLoop:
         """Return the loop."""
         return Controller(
             name="names",
-            kinds=frozenset({"replicas", "members", "deployments", "pools", SESSIONS}),
+            kinds=ROUTED | {"pools"},
             every_seconds=5.0,
             decide=self._decide,
             rest_factor=FOLLOWER_REST,

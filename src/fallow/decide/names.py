@@ -7,13 +7,15 @@ change at any moment.
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
 from operator import attrgetter
 
 from fallow.decide.endpoints import endpoint_on
 from fallow.decide.reverse import Reverse, zones_of
+from fallow.decide.services import Service, Services, is_loopback, remote_services
+from fallow.decide.services import services as services_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.zone import Zone
 from fallow.model.deployments import Deployment, Replica
@@ -30,16 +32,18 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """A zone and the snapshot it was made of."""
+    """A zone, and the snapshot and the services it was made of."""
 
     zone: Zone
     snapshot: Snapshot
+    services: Services = field(default_factory=Services)
 
 
 def render(snapshot: Snapshot, domain: str, before: Names | None = None) -> Names:
     """Return the names of a snapshot; the zone is that of `before` when nothing about it is different.
 
-    Members have names while they are ready or suspect; services have the endpoints on ready nodes only.
+    Members have names while they are ready or suspect; services have the endpoints on ready nodes only, those in other
+    clusters too.
     """
     if before is None or before.zone.domain != domain:
         before = Names(zone=Zone(domain=domain, reverse=Reverse(domain=domain)), snapshot=Snapshot(revision=-1))
@@ -50,14 +54,17 @@ def render(snapshot: Snapshot, domain: str, before: Names | None = None) -> Name
     pools = reverse.pools if snapshot.pools is then.pools else _pools(snapshot.pools.values())
     if hosts is not reverse.hosts or pools != reverse.pools:
         reverse = Reverse(domain=domain, hosts=hosts, pools=pools)
-    services = _services(snapshot, before, moved)
+    known = Services()
+    if snapshot.shares or remote_services(snapshot):
+        known = services_of(snapshot, before.services)
+    services = _services(snapshot, before, moved, known)
     same = hosts is old.hosts and services is old.services and reverse is old.reverse and servers == old.servers
     if same and old.revision:
-        return Names(zone=old, snapshot=snapshot)
+        return Names(zone=old, snapshot=snapshot, services=known)
     zone = Zone(
         domain=domain, revision=snapshot.revision, hosts=hosts, services=services, reverse=reverse, servers=servers
     )
-    return Names(zone=zone, snapshot=snapshot)
+    return Names(zone=zone, snapshot=snapshot, services=known)
 
 
 def whole(zone: Zone) -> NamesChange:
@@ -167,7 +174,9 @@ def _pools(pools: Iterable[Pool]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _services(snapshot: Snapshot, before: Names, moved: Sequence[Moved]) -> Mapping[tuple[str, str], ServiceName]:
+def _services(
+    snapshot: Snapshot, before: Names, moved: Sequence[Moved], federated: Services
+) -> Mapping[tuple[str, str], ServiceName]:
     """Return the names of services; those of `before` when they are the same."""
     then, old = before.snapshot, before.zone.services
     turned = _on_turned_nodes(snapshot, moved)
@@ -178,14 +187,22 @@ def _services(snapshot: Snapshot, before: Names, moved: Sequence[Moved]) -> Mapp
         key = (deployment.project, deployment.name)
         was = then.deployments.get(id_)
         known = old.get(key) if was is not None else None
-        if known is None or id_ in turned or deployment is not was or listed.get(id_) is not listed_then.get(id_):
-            service = _service(snapshot, deployment, then, known if id_ not in turned else None)
+        far, far_then = federated.by_id.get(id_), before.services.by_id.get(id_)
+        unlike = id_ in turned or (far is not far_then and _elsewhere(far) != _elsewhere(far_then))
+        if known is None or unlike or deployment is not was or listed.get(id_) is not listed_then.get(id_):
+            service = _service(snapshot, deployment, then, known if not unlike else None, _elsewhere(far))
             if service is None:
                 continue
             if service != known:
                 known, same = service, False
         assert known is not None
         found[key] = known
+    for service_id, other in federated.by_id.items():
+        key = (other.project, other.name)
+        if service_id not in snapshot.deployments and key not in found and all(map(_LABEL.fullmatch, key)):
+            named = _named_elsewhere(other)
+            same = same and old.get(key) == named
+            found[key] = named
     return old if same and len(found) == len(old) else found
 
 
@@ -205,9 +222,13 @@ def _ready(member: Member | None) -> bool:
 
 
 def _service(
-    snapshot: Snapshot, deployment: Deployment, then: Snapshot, known: ServiceName | None
+    snapshot: Snapshot,
+    deployment: Deployment,
+    then: Snapshot,
+    known: ServiceName | None,
+    far: tuple[ServiceEndpoint, ...],
 ) -> ServiceName | None:
-    """Return the name of a service, if it can have one.
+    """Return the name of a service, if it can have one; `far` are its endpoints in other clusters.
 
     `known`: what it was in `then`, since when no node of its replicas has become ready or ceased to be it. Then only
     replicas that differ are looked at, for a service may have thousands of which one has changed.
@@ -216,7 +237,7 @@ def _service(
         return None
     listed = snapshot.replicas_by_deployment.get(deployment.id, [])
     if known is None:
-        endpoints = _in_order(_endpoints(snapshot, listed))
+        endpoints = _in_order([*_endpoints(snapshot, listed), *far])
     else:
         endpoints = _endpoints_since(snapshot, listed, then.replicas_by_deployment.get(deployment.id, []), known)
     ports = tuple(dict.fromkeys(port.key for port in deployment.spec.container.ports))
@@ -246,8 +267,26 @@ def _endpoints(snapshot: Snapshot, replicas: Iterable[Replica]) -> list[ServiceE
     ]
 
 
+def _elsewhere(service: Service | None) -> tuple[ServiceEndpoint, ...]:
+    """Return the endpoints of a service in other clusters, with their replicas' own names."""
+    return tuple(
+        ServiceEndpoint(found.id, address, found.ports)
+        for group in (service.groups if service is not None else ())
+        if group.cluster_id
+        for found in group.ready
+        if (address := _address(found.address)) and not is_loopback(address) and _LABEL.fullmatch(found.id)
+    )
+
+
+def _named_elsewhere(service: Service) -> ServiceName:
+    """Return the name of a service that has replicas in other clusters only; its ports are those they publish."""
+    endpoints = _elsewhere(service)
+    ports = {key for endpoint in endpoints for key in endpoint.host_ports}
+    return ServiceName(service.project, service.name, tuple(sorted(ports)), _in_order(endpoints))
+
+
 def _in_order(endpoints: Iterable[ServiceEndpoint]) -> tuple[ServiceEndpoint, ...]:
-    return tuple(sorted(endpoints, key=attrgetter("replica")))
+    return tuple(sorted(endpoints, key=attrgetter("replica", "address")))
 
 
 @lru_cache(maxsize=2**15)

@@ -72,6 +72,8 @@ def _offer(service: Service, known: RemoteService | None) -> RemoteService:
     most = ENDPOINTS // max(1, len(service.groups))
     clusters = []
     for group in service.groups:
+        if group.cluster_id == HERE_ID:
+            continue  # the host's of this cluster, which is a host itself
         endpoints = group.ready + group.suspect
         cluster = RemoteCluster(
             cluster_id=group.cluster_id or HERE_ID,

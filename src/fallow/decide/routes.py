@@ -155,9 +155,12 @@ def withdrawn(
 
 
 def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
-    """Say whether the replica's deployment is the host's, whose gateways and other members may ask it."""
+    """Say whether the replica's deployment is the host's, whose gateways and other members may ask it.
+
+    One that is fenced nobody has asked for long: the host has taken this cluster for dead.
+    """
     deployment = snapshot.deployments.get(replica.deployment_id)
-    return deployment is not None and deployment.origin is not None
+    return deployment is not None and deployment.origin is not None and not deployment.origin.fenced
 
 
 def leaving(snapshot: Snapshot) -> list[Replica]:

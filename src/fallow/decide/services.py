@@ -167,26 +167,31 @@ def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> frozenset[str]:
 def _own(
     snapshot: Snapshot, deployment: Deployment, remote: RemoteService | None, region: str, known: Service | None
 ) -> Service:
-    groups = [_here(snapshot, deployment, region, known)]
+    groups = [_told_of(cluster) for cluster in remote.clusters] if remote is not None else []
     shares = snapshot.shares_by_deployment.get(deployment.id, ())
     groups += [group for share in shares if (group := _reported(snapshot, share)) is not None]
-    groups += [_told_of(cluster) for cluster in remote.clusters] if remote is not None else ()
+    groups.append(_here(snapshot, deployment, region, known))
     return Service(
         id=deployment.id,
         project=deployment.project,
         name=deployment.name,
         claimed_at=remote.deployed_at if remote is not None else deployment.created_at,
         routes=remote.routes if remote is not None else deployment.spec.routes,
-        groups=tuple(sorted(groups, key=lambda group: group.cluster_id)),
+        groups=_each_once(groups),
     )
 
 
 def _elsewhere(remote: RemoteService) -> Service:
-    groups = sorted((_told_of(cluster) for cluster in remote.clusters), key=lambda group: group.cluster_id)
     return Service(
         id=remote.id, project=remote.project, name=remote.name, claimed_at=remote.deployed_at,
-        routes=remote.routes, groups=tuple(groups), own=False,
+        routes=remote.routes, groups=_each_once(map(_told_of, remote.clusters)), own=False,
     )  # fmt: skip
+
+
+def _each_once(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """Return the groups by cluster; of two for one cluster the later counts."""
+    found = {group.cluster_id: group for group in groups}
+    return tuple(found[id_] for id_ in sorted(found))
 
 
 def _here(snapshot: Snapshot, deployment: Deployment, region: str, known: Service | None) -> Group:

@@ -300,15 +300,15 @@ class FederationWatch(Watch):
             self._check_outage(member)
 
     def _check_outage(self, given_up: Member) -> None:
-        """Check that nobody is given up while most clusters are silent: the host is more likely cut off itself."""
+        """Check that nobody is given up while most clusters, here among them, are silent: the host may be cut off."""
         watched = [
             found
             for found in self.members().values()
             if found.role is Role.CLUSTER
-            and found.id != HERE_ID
             and (found.id == given_up.id or found.state in (MemberState.READY, MemberState.SUSPECT))
         ]
-        silent = [found for found in watched if self.silence(found.id) > SUSPECT_SECONDS + SLACK_SECONDS]
+        away = SUSPECT_SECONDS + SLACK_SECONDS
+        silent = [found for found in watched if found.id != HERE_ID and self.silence(found.id) > away]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")
 

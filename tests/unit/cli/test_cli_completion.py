@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from fallow.cli import completion
 from fallow.client.contexts import Context, save_context
+from fallow.model.mirrors import MirrorView
 
 POOL = {
     "name": "default", "revision": 1, "created_at": 1.0, "created_by": "", "cidr": "10.86.0.0/16", "mode": "direct",
@@ -38,6 +39,7 @@ def filled(api: FakeApi, app: typer.Typer) -> typer.Typer:
     api.on("GET /v1/replicas", listing(replica("r-1")))
     api.on("GET /v1/tokens", listing(token()))
     api.on("GET /v1/pools", {"revision": 7, "items": [POOL]})
+    api.on("GET /v1/registry-mirrors", listing(MirrorView(name="hub", registry="docker.io")))
     return app
 
 
@@ -57,6 +59,7 @@ def filled(api: FakeApi, app: typer.Typer) -> typer.Typer:
         ("fallow token create --role o", ["operator"]),
         ("fallow pool resize d", ["default"]),
         ("fallow pool create new --mode w", ["wireguard"]),
+        ("fallow registry mirror delete h", ["hub"]),
         ("fallow context use t", ["test"]),
         ("fallow --context t", ["test"]),
     ],

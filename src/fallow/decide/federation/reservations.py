@@ -51,9 +51,9 @@ class Reservations:
 
     def left_for(self, shape: int) -> Counts:
         """Return how many more of one shape every cluster can be promised, so that all other promises can be kept."""
-        nodes = self._rooms.nodes
-        rounding = np.minimum(self._others[shape], nodes)
-        most = self._free[shape] - self._promised[shape] - np.ceil(self._load[shape] - _HAIR) - rounding
+        taken = self._load[shape] + np.minimum(self._others[shape], self._rooms.nodes)
+        taken = np.where(self._others[shape] > 0, np.ceil(taken - _HAIR) - 1, 0.0)
+        most = self._free[shape] - self._promised[shape] - taken
         rows = np.flatnonzero((self._ratios[shape] > 0) & self._promised.any(axis=1))
         if len(rows):
             most = np.minimum(most, self._left_beside(shape, rows))
@@ -63,11 +63,11 @@ class Reservations:
     def _left_beside(self, shape: int, rows: Counts) -> Weights:
         """Return how many of one shape leave the promises for the shapes `rows` their places.
 
-        y of them take y times their ratio from another shape, and one place more on each node they come to.
+        y of them take y times their ratio from another shape, and less than one place more on each node they come to.
         """
         ratio = self._ratios[shape, rows][:, None]
         others = self._others[rows]
-        slack = self._free[rows] - self._promised[rows] - self._load[rows] + _HAIR
+        slack = self._free[rows] - self._promised[rows] - self._load[rows] + 1.0 + _HAIR
         untouched = np.maximum(self._rooms.nodes - others, 0)
         few = (slack - others) / (ratio + 1.0)
         many = (slack - np.minimum(self._rooms.nodes, others + untouched)) / ratio

@@ -55,8 +55,8 @@ def slots_taken(shapes: Sequence[RoomQuestion]) -> Ratios:
     """Return, for shapes t and s at [t, s], how many places for s one replica of t takes, but for rounding.
 
     On a node with room F floor(F / s) of s fit. When replicas that reserve x in all have come, floor((F - x) / s) fit:
-    fewer by x / s, and one more at the most, whatever F is, and none more when they are all of s. So a cluster loses no
-    more than the sum of these and one place for each node that somebody of another shape came to.
+    fewer by less than x / s + 1, whatever F is, and by x / s when they are all of s. So a cluster loses less than the
+    sum of these and of one place for each node that somebody of another shape came to.
     """
     table = np.zeros((len(shapes), len(shapes)))
     for amounts in _amounts(shapes):

@@ -1,7 +1,9 @@
 """Bind every pending replica to a node, or say why it cannot be."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -29,10 +31,21 @@ def place(snapshot: Snapshot, now: float, heard: Heard | None = None) -> Placeme
     groups = _pending_groups(snapshot)
     if not groups:
         return Placement()
-    run = _Run(snapshot, heard or {})
+    run = Run(snapshot, heard or {})
     for template_id, replicas in groups:
         run.place_group(template_id, replicas)
     return Placement(bindings=run.bindings, rejections=run.rejections())
+
+
+def laid_out(snapshot: Snapshot, heard: Heard, coming: Iterable[tuple[str, list[Replica]]] = ()) -> "Run":
+    """Return the nodes as they will be once all that is pending has its place, and then what is `coming`.
+
+    That is replicas by their template's id, which are not stored yet.
+    """
+    run = Run(snapshot, heard)
+    for template_id, replicas in chain(_pending_groups(snapshot), coming):
+        run.place_group(template_id, replicas)
+    return run
 
 
 def counted_rows(snapshot: Snapshot, deployment_id: str, rows: dict[str, int], replaced: set[str]) -> Counter[int]:
@@ -65,7 +78,7 @@ class _Refused:
 
 
 @dataclass
-class _Run:
+class Run:
     """The state of one placement: the table as it fills, and what has been decided so far."""
 
     snapshot: Snapshot
@@ -88,11 +101,7 @@ class _Run:
             self._refused.append(_Refused(template_id, len(replicas), None, Counter()))
             return
         request = request_of(template)
-        deployment_id = replicas[0].deployment_id
-        held = self._held.get(deployment_id)
-        if held is None:
-            held = counted_rows(self.snapshot, deployment_id, self.table.rows, self.replaced)
-            self._held[deployment_id] = held
+        held = self.held_by(replicas[0].deployment_id)
         placed = 0
         if len(self.table) and not (self._hopeless and request in self._hopeless):
             if len(replicas) == 1 and not held and not request.policy.prefer:
@@ -106,6 +115,14 @@ class _Run:
             self._refused.append(_Refused(template_id, len(replicas) - placed, request, held))
             if not request.policy.max_per_node:
                 self._hopeless.add(request)
+
+    def held_by(self, deployment_id: str) -> Counter[int]:
+        """Return how many replicas of a deployment count on each row by now."""
+        held = self._held.get(deployment_id)
+        if held is None:
+            held = counted_rows(self.snapshot, deployment_id, self.table.rows, self.replaced)
+            self._held[deployment_id] = held
+        return held
 
     def rejections(self) -> list[Rejection]:
         """Return what was not placed, with the reasons as they are now that everything else is."""

@@ -1,10 +1,11 @@
 """A host and a member cluster, each a whole control plane, over a real session."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from federation_rig import Site, cluster_of, federation, until
+from federation_rig import Common, Site, Undivided, cluster_of, federation, until
 
 from fallow.control.ids import new_id
 from fallow.decide.deploy import deleted
@@ -12,7 +13,7 @@ from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
-from fallow.model.deployments import Deployment, ReplicaState
+from fallow.model.deployments import Deployment
 from fallow.model.members import MemberState
 from fallow.model.secrets import SealedSecret
 from fallow.model.updates import UpdateConfig
@@ -165,6 +166,35 @@ async def test_whoever_leads_next_has_what_proves_the_cluster(tmp_path: Path) ->
         assert not cluster_of(host).fence
 
 
+async def test_the_process_that_leads_holds_the_session(tmp_path: Path) -> None:
+    """Two processes of the member's control plane: when the one that leads goes, the other one is the member."""
+    common, settings = Common(), {"cluster_key": tmp_path / "cluster.key"}
+    host = Site(tmp_path / "host", "memory:", kind=Undivided)
+    one = Site(tmp_path / "one", common=common, settings=settings)
+    two = Site(tmp_path / "two", common=common, settings=settings)
+    await host.start()
+    await one.start()
+    shutil.copytree(tmp_path / "one/ca", tmp_path / "two/ca")
+    await two.start()
+    try:
+        await two.join(host)  # whichever process is asked
+        await until(lambda: cluster_of(host).state is MemberState.READY)
+        web, cluster = await host.deploy("web", 1), cluster_of(host)
+        for replicas, (leads, other) in enumerate([(one, two), (two, one), (one, two)], 3):
+            assert leads.plane.leadership.leads
+            await until(lambda: leads.plane.hosts.view().connected and other.plane.hosts.view().connected)  # noqa: B023
+            await host.tell(web, cluster.id, replicas)
+            await until(lambda: (found := other.snapshot.deployments) and found[web.id].share == replicas)  # noqa: B023
+            await leads.stop()
+            await until(lambda: other.plane.leadership.leads, 20)  # noqa: B023
+            await leads.start()
+        await until(lambda: len(cluster_of(host).runs) == 4)
+        assert not cluster_of(host).fence
+    finally:
+        for site in (one, two, host):
+            await site.close()
+
+
 async def test_a_renewed_certificate_is_stored(tmp_path: Path) -> None:
     host, member = Site(tmp_path / "host", settings={"certificate_seconds": 4.0}), Site(tmp_path / "member")
     await host.start()
@@ -240,7 +270,7 @@ async def test_a_fence_stops_what_may_run_elsewhere_until_the_host_is_back(tmp_p
         assert member.named("one").share == 1
         await host.stop()
         await until(lambda: member.named("one").share == 0, 10)
-        await until(lambda: not [r for r in member.replicas("one") if r.state is not ReplicaState.LEAVING])
+        await until(lambda: not member.replicas("one"))
         assert (member.named("web").share, "ShareFenced" in member.events()) == (1, True)
         await host.start()
         await until(lambda: member.named("one").share == 1, 20)

@@ -1,0 +1,71 @@
+"""Member clusters behind the one contract: the scripted one, and a control plane of ours behind a real session."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from federation_rig import cluster_of, federation, until
+
+from fallow.control.hub import Link
+from fallow.drivers.clusters.contract import Cluster
+from fallow.drivers.clusters.fake import FakeCluster, Heard
+from fallow.drivers.clusters.session import SessionCluster
+from fallow.model.members import Member, Role
+
+ROOM = 4  # replicas of the shape that these tests order
+
+
+@dataclass
+class ClusterRig:
+    """A cluster with room for ROOM replicas; `own` deploys something there, `reopen` opens it anew."""
+
+    cluster: Cluster
+    heard: Heard
+    own: Callable[[str], Awaitable[None]]
+    reopen: Callable[[], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def fake_cluster() -> AsyncIterator[ClusterRig]:
+    heard = Heard()
+    cluster = FakeCluster("c-1", heard, room=ROOM)
+    cluster.slow = True
+
+    async def own(name: str) -> None:
+        cluster.own.add(f"shop/{name}")
+
+    async def reopen() -> None:
+        cluster.opened()
+
+    cluster.opened()
+    yield ClusterRig(cluster, heard, own, reopen)
+
+
+@contextlib.asynccontextmanager
+async def session_cluster(folder: Path) -> AsyncIterator[ClusterRig]:
+    async with federation(folder, nodes=1) as (host, member):
+        heard, shares = Heard(), host.plane.shares
+        opened: list[Link] = []
+
+        def greet(link: Link) -> None:
+            found = host.plane.cache.get("members", link.member_id)
+            if isinstance(found, Member) and found.role is Role.CLUSTER:
+                opened.append(link)
+
+        async def own(name: str) -> None:
+            await member.deploy(name, 0)
+
+        async def reopen() -> None:
+            count = len(opened)
+            host.plane.hub.cut(cluster_of(host).id, "the test opens it anew")
+            await until(lambda: len(opened) > count)
+            rig.cluster = SessionCluster(opened[-1].send)
+
+        # From here on the test is the host: nothing that the host itself has stored is told or taken in.
+        shares.greet = greet  # type: ignore[method-assign]
+        shares.reports.shared = heard.shared  # type: ignore[method-assign]
+        shares.rooms.roomed = heard.roomed  # type: ignore[method-assign]
+        rig = ClusterRig(SessionCluster(lambda _: None), heard, own, reopen)
+        await reopen()
+        yield rig

@@ -1,0 +1,142 @@
+"""What a host may rely on of a member cluster, whatever it is."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_backends import ROOM, ClusterRig, fake_cluster, session_cluster
+from federation_rig import until
+
+from fallow.model.containers import ContainerSpec, PortSpec, Resources
+from fallow.model.deployments import DeploymentSpec
+from fallow.model.rooms import RoomQuestion
+from fallow.model.shares import ShareOrder, ShareReport
+
+CONTAINER = ContainerSpec(image="shop:1", ports=(PortSpec(container=80),), resources=Resources(cpus=8.0))
+QUESTION = RoomQuestion(key="k", resources=CONTAINER.resources, ports=CONTAINER.ports)
+
+
+@pytest.fixture(params=["fake", "session"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ClusterRig]:
+    async with fake_cluster() if request.param == "fake" else session_cluster(tmp_path) as found:
+        yield found
+
+
+def order(replicas: int, revision: int, name: str = "web", **more: Any) -> ShareOrder:
+    spec = DeploymentSpec(replicas=9, container=CONTAINER)
+    return ShareOrder(
+        deployment_id=f"d-{name}", project="shop", name=name, spec=spec, replicas=replicas, revision=revision,
+        **{"generation": 1, **more},
+    )  # fmt: skip
+
+
+async def reported(rig: ClusterRig, holds: Callable[[ShareReport], bool], name: str = "web") -> ShareReport:
+    def found() -> ShareReport | None:
+        report = rig.heard.reports.get(f"d-{name}")
+        return report if report is not None and holds(report) else None
+
+    return await until(found, 20)
+
+
+def more(rig: ClusterRig) -> int:
+    (answer,) = rig.heard.room.answers if rig.heard.room is not None else [None]
+    return answer.more if answer is not None else -1
+
+
+async def test_it_runs_what_is_ordered_and_says_where(rig: ClusterRig) -> None:
+    rig.cluster.order([order(2, 10)], full=True)
+    found = await reported(rig, lambda report: report.ready == 2)
+    assert (found.revision, found.generation, found.replicas, found.placed, found.updated) == (10, 1, 2, 2, 2)
+    assert (found.state, found.leaving, found.remaining) == ("serving", (), 2)
+    assert len({each.id for each in found.endpoints}) == 2
+    assert all(each.address and set(each.ports) == {"80/tcp"} for each in found.endpoints)
+
+
+async def test_the_newest_order_counts_and_an_older_one_does_not(rig: ClusterRig) -> None:
+    rig.cluster.order([order(1, 10)], full=True)
+    rig.cluster.order([order(3, 12)])
+    rig.cluster.order([order(0, 11)])
+    first = await reported(rig, lambda report: report.ready == 3)
+    assert first.revision == 12
+    rig.cluster.order([order(3, 13)])
+    again = await reported(rig, lambda report: report.revision == 13)
+    assert again.endpoints == first.endpoints  # the same once more moves nothing
+
+
+async def test_what_leaves_is_named_and_stops_once_it_is_withdrawn(rig: ClusterRig) -> None:
+    rig.cluster.order([order(3, 10)], full=True)
+    before = await reported(rig, lambda report: report.ready == 3)
+    rig.cluster.order([order(1, 11)])
+    found = await reported(rig, lambda report: len(report.leaving) == 2)
+    assert (found.ready, found.remaining) == (1, 3)
+    kept = {each.id for each in found.endpoints}
+    assert kept < {each.id for each in before.endpoints}
+    assert kept.isdisjoint(found.leaving)
+    rig.cluster.withdrawn(found.leaving)
+    assert (await reported(rig, lambda report: report.remaining == 1)).leaving == ()
+
+
+async def test_nothing_is_an_order_too_and_is_reported_until_it_is_removed(rig: ClusterRig) -> None:
+    rig.cluster.order([order(1, 10), order(1, 10, "other")], full=True)
+    await reported(rig, lambda report: report.ready == 1)
+    rig.cluster.order([order(0, 11)])
+    found = await reported(rig, lambda report: report.ready == 0 and report.leaving != ())
+    rig.cluster.withdrawn(found.leaving)
+    empty = await reported(rig, lambda report: report.remaining == 0)
+    assert (empty.revision, empty.replicas) == (11, 0)
+    rig.cluster.order([], removed=["d-web"])
+    rig.cluster.order([order(2, 30)])
+    assert (await reported(rig, lambda report: report.ready == 2)).revision == 30
+    assert rig.heard.reports["d-other"].ready == 1
+
+
+async def test_with_a_full_set_there_are_no_others(rig: ClusterRig) -> None:
+    rig.cluster.order([order(2, 10), order(2, 10, "other")], full=True)
+    await reported(rig, lambda report: report.ready == 2)
+    await reported(rig, lambda report: report.ready == 2, "other")
+    rig.cluster.order([order(4, 12, "other")], full=True)  # needs the room of what is to go
+    found = rig.heard.reports["d-web"]
+    rig.cluster.withdrawn([each.id for each in found.endpoints])
+    await reported(rig, lambda report: report.ready == 4, "other")
+
+
+async def test_what_does_not_fit_waits_and_the_rest_runs(rig: ClusterRig) -> None:
+    rig.cluster.order([order(ROOM + 2, 10)], full=True)
+    found = await reported(rig, lambda report: report.ready == ROOM)
+    assert (found.replicas, found.placed, found.state) == (ROOM + 2, ROOM, "waiting")
+
+
+async def test_questions_of_room_are_answered_beside_what_is_ordered(rig: ClusterRig) -> None:
+    rig.cluster.order([], full=True)
+    rig.cluster.ask([QUESTION])
+    await until(lambda: more(rig) == ROOM, 20)
+    rig.cluster.order([order(3, 10)])
+    await until(lambda: more(rig) == ROOM - 3, 20)
+    await reported(rig, lambda report: report.ready == 3)
+    await until(lambda: rig.heard.room is not None and rig.heard.room.orders == {"d-web": 10}, 20)
+    assert more(rig) == ROOM - 3  # that they run now changes nothing
+    rig.cluster.order([order(ROOM + 5, 11)])
+    await until(lambda: more(rig) == 0, 20)
+
+
+async def test_a_path_that_is_taken_is_refused_with_the_reason(rig: ClusterRig) -> None:
+    await rig.own("web")
+    rig.cluster.order([order(2, 10), order(1, 10, "other")], full=True)
+    found = await reported(rig, lambda report: report.state == "refused")
+    assert (found.revision, found.ready, found.replicas) == (10, 0, 0)
+    assert "of its own" in found.reason
+    await reported(rig, lambda report: report.ready == 1, "other")
+
+
+async def test_opened_anew_it_reports_all_first_and_goes_on(rig: ClusterRig) -> None:
+    rig.cluster.order([order(2, 10), order(1, 10, "other")], full=True)
+    before = await reported(rig, lambda report: report.ready == 2)
+    await reported(rig, lambda report: report.ready == 1, "other")
+    rig.heard.reports.clear()
+    await rig.reopen()
+    after = await reported(rig, lambda report: report.ready == 2)
+    assert after.endpoints == before.endpoints
+    await reported(rig, lambda report: report.ready == 1, "other")
+    rig.cluster.order([order(2, 20), order(1, 20, "other")], full=True)
+    assert (await reported(rig, lambda report: report.revision == 20)).endpoints == before.endpoints
