@@ -23,6 +23,7 @@ QUIET = (
     "two clusters join",
     "move to them",
     "drain a cluster",
+    "use it again",
     "after",
 )
 

@@ -35,8 +35,8 @@ class Clusters:
 
     def join(self) -> None:
         """Start two clusters with machines of their own, and let them join."""
+        self.federation.add(dict.fromkeys(CLUSTERS, NODES_EACH))
         for name in CLUSTERS:
-            self.federation.add(name, NODES_EACH)
             self.federation.join(name, f"region={name}")
         self.screen.say(self.host.fallow("cluster", "list"))
 
@@ -50,10 +50,15 @@ class Clusters:
         self.figures.drained_after = self._drain("west")
         for name in ("west", "here"):
             self.host.fallow("cluster", "uncordon", name)
+
+    def grow(self) -> None:
+        """Ask for more: what runs stays where it is, and the emptied clusters are used again."""
+        self.host.fallow("deployment", "scale", "shop/web=12", "shop/api=6", "--wait", "--timeout", "60s")
+        self._wait_full()
         self.screen.say(self.host.fallow("deployment", "division", "shop/web"))
 
     def lose(self) -> None:
-        """Cut the power of the cluster that has everything: control plane and machines, without a word to anybody."""
+        """Cut the power of the cluster that has most: control plane and machines, without a word to anybody."""
         self.figures.killed_at = time.time()
         self.federation.kill("east")
         self.host.wait(lambda: self.federation.state_of("east") != "ready", 30, "the lost cluster suspected")

@@ -73,6 +73,7 @@ class Story:
         self._phase("two clusters join", self.clusters.join)
         self._phase("move to them", self.clusters.take_over)
         self._phase("drain a cluster", self.clusters.drain)
+        self._phase("use it again", self.clusters.grow)
         self._phase("lose a cluster", self.clusters.lose)
         self.load.phase = "after"
         time.sleep(SETTLE_SECONDS)

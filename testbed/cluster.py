@@ -132,11 +132,15 @@ class Cluster:
 
     def boot(self, *names: str) -> None:
         """Make machines with a container engine each, and switch them on side by side."""
+        self.power_on(*names)
+        for name in names:
+            self.nodes[name].wait_ready()
+
+    def power_on(self, *names: str) -> None:
+        """Make machines with a container engine each, and switch them on without waiting for them."""
         for name in names:
             self.nodes[name] = engine_node(self.fabric, name, insecure_registries=self.insecure_registries)
             self.nodes[name].power_on(wait=False)
-        for name in names:
-            self.nodes[name].wait_ready()
 
     def join(self, name: str, *options: str, token: str | None = None) -> None:
         """Start the agent on a machine; with a token it joins, without one it uses the identity it has."""

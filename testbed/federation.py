@@ -1,6 +1,6 @@
 """Several Fallows on one fabric: a host, and member clusters, each with a machine for its control plane."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,22 +14,24 @@ class Federation:
     host: Cluster
     members: dict[str, Cluster] = field(default_factory=dict)
 
-    def add(self, name: str, nodes: int, server_options: Sequence[str] = ()) -> Cluster:
-        """Start a further control plane and so many nodes of its own; it has not joined the host yet."""
+    def add(self, sizes: Mapping[str, int]) -> None:
+        """Start further control planes, each with so many nodes of its own; they have not joined the host yet."""
         host = self.host
-        cluster = Cluster(
-            host.fabric, insecure_registries=host.insecure_registries, server_options=server_options, name=name
-        )
-        self.members[name] = cluster
-        cluster.start_server()
-        for registry in host.insecure_registries:
-            cluster.fallow("registry", "add", registry, "--insecure")
-        names = [f"{name}-{number + 1}" for number in range(nodes)]
-        cluster.boot(*names)
-        for node in names:
-            cluster.join(node, "--name", node, token=cluster.token("node"))
-        cluster.wait_ready(*names)
-        return cluster
+        for name in sizes:
+            self.members[name] = Cluster(host.fabric, insecure_registries=host.insecure_registries, name=name)
+        nodes = {name: [f"{name}-{number + 1}" for number in range(size)] for name, size in sizes.items()}
+        for name, names in nodes.items():  # machines boot while control planes start
+            self.members[name].power_on(*names)
+        for name, names in nodes.items():
+            cluster = self.members[name]
+            cluster.start_server()
+            for registry in host.insecure_registries:
+                cluster.fallow("registry", "add", registry, "--insecure")
+            for node in names:
+                cluster.nodes[node].wait_ready()
+                cluster.join(node, "--name", node, token=cluster.token("node"))
+        for name, names in nodes.items():
+            self.members[name].wait_ready(*names)
 
     def join(self, name: str, *labels: str, seconds: float = 20) -> None:
         """Let a cluster join the host, and wait until it is ready there."""

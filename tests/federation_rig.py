@@ -28,6 +28,7 @@ from fallow.model.members import Member, MemberState, Role
 from fallow.model.shares import Share
 from fallow.model.tokens import TokenRequest
 from fallow.store.contract import Conflict
+from fallow.store.memory import MemoryStore
 from fallow.store.open import open_store
 from fallow.wiring.api_server import api_server
 from fallow.wiring.control_plane import be_member
@@ -49,6 +50,15 @@ async def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
     return found
 
 
+class Common(MemoryStore):
+    """A store that several processes use, and that outlives each of them."""
+
+    shared = True
+
+    async def close(self) -> None:
+        """Stay."""
+
+
 class Undivided(ControlPlane):
     """A host whose shares are a test's to say."""
 
@@ -65,6 +75,7 @@ class Site:
     settings: dict[str, Any] = field(default_factory=dict)
     numbers: int = 0  # of its first hollow node: each calls from an address of its own
     kind: type[ControlPlane] = ControlPlane
+    common: "Common | None" = None  # with another site: two processes of one control plane
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -81,7 +92,7 @@ class Site:
             session_host="127.0.0.1", session_port=self.session_port, public_url=self.url, heartbeat_seconds=0.2,
             suspect_after_seconds=1.0, dead_after_seconds=2.0, drain_seconds=1.0, **self.settings,
         )  # fmt: skip
-        store = await open_store(self.store or f"sqlite:{self.folder / 'fallow.db'}")
+        store = self.common or await open_store(self.store or f"sqlite:{self.folder / 'fallow.db'}")
         self.plane = plane = self.kind(store, authority, settings, time.time, self.folder)
         be_member(plane, self.folder)
         await plane.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import structlog
 from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.agent.folder import prepare, write_private
 from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
-from fallow.agent.session import Session, SessionRefused
+from fallow.agent.session import Session, SessionBroken, SessionRefused
 from fallow.client.tasks import first_to_end
 from fallow.decide.events import event
 from fallow.decide.federation.accept import ACTOR
@@ -120,7 +121,7 @@ class ClusterAgent:
         identity.fill(host, key, msgspec.json.encode(host.control))
         member = ClusterMember(self._home, applier, host.heard_at)
         session = self.session = Session(identity, member, member.outbox, clock=self._clock)
-        session.before_hello = lambda: applier.commit(Step())  # who leads no more must not say it is this cluster
+        session.before_hello = partial(_check_leads, applier)
         try:
             await first_to_end(
                 session.run(asyncio.Event()),
@@ -235,3 +236,11 @@ class ClusterAgent:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
+
+
+async def _check_leads(applier: Applier) -> None:
+    """Raise SessionBroken when this process leads no more: it must not say that it is this cluster."""
+    try:
+        await applier.commit(Step())
+    except StoreError as error:
+        raise SessionBroken(f"this process may lead no more: {error}") from error

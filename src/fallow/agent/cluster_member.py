@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from fallow.agent.share_outbox import ShareOutbox
@@ -41,6 +42,7 @@ from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError
 from fallow.version import VERSION
 
+_encoder = msgspec.msgpack.Encoder()
 _log = structlog.get_logger("fallow.agent.cluster")
 
 REST_SECONDS = 0.05  # between two looks at what changed: what changes meanwhile is told together
@@ -48,7 +50,7 @@ REST_FACTOR = 9.0
 MOST_REST_SECONDS = 1.0
 RETRY_SECONDS = 0.5
 FENCE_LOOK_SECONDS = 0.5
-NEW_AT_ONCE = 100  # deployments made in one commit, guarded together
+BYTES_AT_ONCE = 512 * 1024  # of deployments made in one commit, but for a single one that is larger
 
 
 class Remotes(Protocol):
@@ -95,6 +97,7 @@ class Home:
     new_id: Callable[[], str]
     guard: Callable[[Step, float], Step]
     heard: Callable[[], Heard]
+    most_records: int  # of one commit
     remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
@@ -118,6 +121,7 @@ class ClusterMember:
         self._applier = applier
         self._guard = home.guard
         self._new_id = home.new_id
+        self._most_records = home.most_records
         self._clock = home.clock
         self._steady = home.steady
         self._heard_before = heard_at
@@ -125,6 +129,7 @@ class ClusterMember:
         self._orders = Orders()
         self._ordered = asyncio.Event()
         self._dirty: set[str] = set()  # deployments that there may be something new to report of
+        self._soiled = asyncio.Event()
         self._told: dict[str, ShareReport] = {}
 
     @property
@@ -238,7 +243,7 @@ class ClusterMember:
         try:
             async for changed in subscription:
                 snapshot = self._cache.snapshot()
-                self._dirty.update(concerned(snapshot, changed))
+                self._look_at(concerned(snapshot, changed))
                 kinds = {kind for kind, _ in changed}
                 if "deployments" in kinds:
                     self._ordered.set()
@@ -254,38 +259,48 @@ class ClusterMember:
             if not self._orders.complete:
                 continue
             await self._remotes.settled()  # gateways should know what is elsewhere before less runs here
+            began = self._steady()
             try:
-                left = await self._take_in()
+                done, left = await self._take_in()
             except Fenced:
                 raise
             except StoreError as error:
                 _log.warning("orders not taken in; they are tried again", error=str(error))
-                left = True
-            self._dirty.update(self._orders.orders)
+                done, left = False, True
+            self._look_at(self._orders.orders)
             if left:
                 self._ordered.set()
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(_rest(self._steady() - began) if done else RETRY_SECONDS)
 
-    async def _take_in(self) -> bool:
-        """Make deployments of orders; say whether something is left to do. Raises StoreError."""
+    async def _take_in(self) -> tuple[bool, bool]:
+        """Make deployments of orders; say whether all steps held, and whether something is left to do.
+
+        Raises StoreError.
+        """
         now = self._clock()
         plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at)
         made = [step for step in plan.steps if creates(step)]
         steps = [step for step in plan.steps if not creates(step)]
-        if made:
-            records = tuple(record for step in made[:NEW_AT_ONCE] for record in step.puts)
-            steps.append(self._guard(Step(puts=records), now))
+        portion = first_steps(made, self._most_records - 1)  # one more is the guard
+        if portion:
+            steps.append(self._guard(Step(puts=tuple(record for step in portion for record in step.puts)), now))
         applied = await self._applier.apply(Plan(steps=steps))
-        return applied.dropped > 0 or len(made) > NEW_AT_ONCE
+        return applied.dropped == 0, applied.dropped > 0 or len(portion) < len(made)
+
+    def _look_at(self, ids: Iterable[str]) -> None:
+        """Look soon whether there is something new to report of deployments."""
+        self._dirty.update(ids)
+        if self._dirty:
+            self._soiled.set()
 
     async def _report(self) -> None:
         while True:
+            await self._soiled.wait()
+            self._soiled.clear()
             began = self._steady()
             dirty, self._dirty = self._dirty, set()
-            if dirty:
-                self._put(self._cache.snapshot(), dirty)
-            spent = self._steady() - began
-            await asyncio.sleep(min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR)))
+            self._put(self._cache.snapshot(), dirty)
+            await asyncio.sleep(_rest(self._steady() - began))
 
     def _put(self, snapshot: Snapshot, ids: Iterable[str]) -> None:
         """Send the reports of deployments that differ from what was told."""
@@ -334,3 +349,21 @@ class ClusterMember:
                 raise
             except StoreError as error:
                 _log.warning("a fence could not be stored; it is tried again", error=str(error))
+
+
+def first_steps(steps: Sequence[Step], most_records: int) -> list[Step]:
+    """Return the first of some steps, as many as one commit should have; at least one."""
+    found: list[Step] = []
+    records = size = 0
+    for step in steps:
+        records += len(step.puts)
+        size += sum(len(_encoder.encode(record)) for record in step.puts)
+        if found and (records > most_records or size > BYTES_AT_ONCE):
+            break
+        found.append(step)
+    return found
+
+
+def _rest(spent: float) -> float:
+    """Return how long to rest after so many seconds of work: a tenth of the time is enough."""
+    return min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR))

@@ -7,7 +7,8 @@ import pytest
 from api_rig import NOW, Rig, deployment, node, problem, replica
 
 from fallow.api.routes.watch import change_events
-from fallow.model.deployments import ReplicaState, Template
+from fallow.model.deployments import Origin, ReplicaState, Template
+from fallow.model.hosts import Host
 from fallow.model.kinds import key_of
 from fallow.model.members import Facts
 from fallow.model.meta import Record
@@ -154,3 +155,31 @@ async def test_viewers_see_no_values_of_environments(rig: Rig, role: str, shown:
     batch = Batch(1, tuple(Change(key_of(record), item_of(record)) for record in (web, made)))
     told = change_events(batch, frozenset({"deployments", "templates"}), values=role != "viewer").decode()
     assert told.count(f'"PASSWORD":"{shown}"') == 2
+
+
+async def test_what_is_run_for_a_host_is_changed_there_and_not_here(rig: Rig) -> None:
+    hosted = msgspec.structs.replace(
+        deployment("shop", "web", replicas=4), share=1, origin=Origin(revision=3, generation=1)
+    )
+    host = Host(
+        id="host", created_at=NOW, updated_at=NOW, url="https://host.example:7443", member_id="c-1", name="west"
+    )
+    await rig.put(hosted, host)
+    one = f"/v1/deployments/{hosted.project}/web"
+    wanted = {"compose": "services: {web: {image: 'web:2'}}", "project": hosted.project}
+    calls = (
+        ("PATCH", one, {"replicas": 9}), ("DELETE", one, None), ("POST", f"{one}/restart", None),
+        ("POST", f"{one}/rollback", {}), ("POST", f"{one}/pause", None), ("POST", f"{one}/resume", None),
+        ("POST", "/v1/deploy", wanted), ("POST", "/v1/deploy", {**wanted, "dry_run": True}),
+    )  # fmt: skip
+    for method, path, body in calls:
+        answer = await rig.call(method, path, **({"json": body} if body is not None else {}))
+        told = problem(answer, 409, "of-host")
+        assert "https://host.example:7443" in told["detail"], (method, path)
+        assert "deployment show" in told["hint"]
+    # A project's own deployments are deployed beside it, and pruning leaves it alone.
+    body = {"compose": "services: {db: {image: 'db:1'}}", "project": hosted.project, "prune": True}
+    answer = await rig.call("POST", "/v1/deploy", json=body)
+    assert {item["path"]: item["action"] for item in answer.json()["items"]} == {f"{hosted.project}/db": "create"}
+    view = (await rig.call("GET", one, role="viewer")).json()
+    assert (view["host"], view["share"], view["spec"]["replicas"]) == ("https://host.example:7443", 1, 4)

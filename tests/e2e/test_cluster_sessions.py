@@ -1,10 +1,11 @@
 """A host and a member cluster, each a whole control plane, over a real session."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from federation_rig import Site, cluster_of, federation, until
+from federation_rig import Common, Site, Undivided, cluster_of, federation, until
 
 from fallow.control.ids import new_id
 from fallow.decide.deploy import deleted
@@ -163,6 +164,35 @@ async def test_whoever_leads_next_has_what_proves_the_cluster(tmp_path: Path) ->
             await until(lambda: member.plane.hosts.view().connected, 20)
             await until(lambda: len(cluster_of(host).runs) == number + 2)  # noqa: B023
         assert not cluster_of(host).fence
+
+
+async def test_the_process_that_leads_holds_the_session(tmp_path: Path) -> None:
+    """Two processes of the member's control plane: when the one that leads goes, the other one is the member."""
+    common, settings = Common(), {"cluster_key": tmp_path / "cluster.key"}
+    host = Site(tmp_path / "host", "memory:", kind=Undivided)
+    one = Site(tmp_path / "one", common=common, settings=settings)
+    two = Site(tmp_path / "two", common=common, settings=settings)
+    await host.start()
+    await one.start()
+    shutil.copytree(tmp_path / "one/ca", tmp_path / "two/ca")
+    await two.start()
+    try:
+        await two.join(host)  # whichever process is asked
+        await until(lambda: cluster_of(host).state is MemberState.READY)
+        web, cluster = await host.deploy("web", 1), cluster_of(host)
+        for replicas, (leads, other) in enumerate([(one, two), (two, one), (one, two)], 3):
+            assert leads.plane.leadership.leads
+            await until(lambda: leads.plane.hosts.view().connected and other.plane.hosts.view().connected)  # noqa: B023
+            await host.tell(web, cluster.id, replicas)
+            await until(lambda: (found := other.snapshot.deployments) and found[web.id].share == replicas)  # noqa: B023
+            await leads.stop()
+            await until(lambda: other.plane.leadership.leads, 20)  # noqa: B023
+            await leads.start()
+        await until(lambda: len(cluster_of(host).runs) == 4)
+        assert not cluster_of(host).fence
+    finally:
+        for site in (one, two, host):
+            await site.close()
 
 
 async def test_a_renewed_certificate_is_stored(tmp_path: Path) -> None:
