@@ -146,7 +146,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(id_=FAR, other=ANY)
     def return_into_a_drain(self, id_: str, other: str) -> None:
-        """A cluster that lost all it ran, and was replaced, is back and has said nothing yet; another one is drained."""
+        """A cluster that lost all it ran, and was replaced, is back and says nothing yet; another is drained."""
         self.world.kill(id_)
         self.world.run(SUSPECT_SECONDS + 1.0)
         for _ in range(3):
