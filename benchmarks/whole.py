@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import sys
@@ -185,6 +186,10 @@ class Whole:
         self._exits.push_async_callback(fleet.kill)
         self.fleets.append(fleet)
         return fleet
+
+    def kill(self) -> None:
+        """End the control plane at once, without a word to anybody."""
+        os.kill(self.process.pid, signal.SIGKILL)
 
     async def join(self, token: str, parallel: int, steps: Sequence[str] = ("join", "open")) -> dict[str, Any]:
         """Let everybody join; return how long it took, from the first call to the last open session."""

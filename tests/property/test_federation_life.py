@@ -121,6 +121,43 @@ class Life(RuleBasedStateMachine):
         after = {share.id: share.replicas for share in self.world.shares()}
         assert not {id_ for id_, count in told.items() if after.get(id_) not in (count, None)}
 
+    @rule(id_=FAR, of=OF, total=st.integers(0, 14))
+    def scale_while_suspect(self, id_: str, of: str, total: int) -> None:
+        """A cluster is silent for a moment while another total is wished for."""
+        self.world.cut(id_)
+        self.world.run(SUSPECT_SECONDS + 1.0)
+        self.world.wish(of, total=total)
+        self.world.settle()
+        self.world.come_back(id_)
+        self.world.run(0.5)
+        self.all_obey()
+
+    @rule(of=OF, fewer=st.integers(0, 6), more=st.integers(6, 14))
+    def change_of_mind(self, of: str, fewer: int, more: int) -> None:
+        """Orders to go down and up again are obeyed, and reported late."""
+        for total in (fewer, more):
+            self.world.wish(of, total=total)
+            self.world.settle()
+            self.all_obey()
+
+    @rule(id_=FAR, other=ANY)
+    def return_into_a_drain(self, id_: str, other: str) -> None:
+        """A cluster that lost all it ran is back and has said nothing yet, while another one is drained."""
+        self.world.kill(id_)
+        self.world.run(SUSPECT_SECONDS + 1.0)
+        self.world.run(DEAD_SECONDS)
+        self.world.come_back(id_)
+        self.world.schedule(other, Scheduling.DRAINING)
+        self.world.run(0.5)
+        self.world.settle()
+        self.all_obey()
+
+    def all_obey(self) -> None:
+        for id_ in self.world.clusters:
+            self.world.deliver(id_)
+            self.world.act(id_, 0)
+        self.world.check()
+
     @invariant()
     def enough_stay_ready(self) -> None:
         if hasattr(self, "world"):

@@ -2,15 +2,22 @@
 
 import re
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import NOW, cluster, deployment, remote_endpoint, share, snapshot
 
+from fallow.decide.routes import render
 from fallow.drivers.proxy.checks import check_state
 from fallow.drivers.proxy.config import Layout, Settings, map_entries, render_config, server_words
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.drivers.proxy.runtime import command, payloads
 from fallow.drivers.proxy.slots import assign, by_backend, placements
+from fallow.model.deployments import RouteSpec
+from fallow.model.hosts import HOST_ID, Host
+from fallow.model.remotes import RemoteCluster, RemoteService
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState, TcpRoute
+from fallow.model.shares import RemoteEndpoint
 
 SETTINGS = Settings(http_port=80, bind_address="", spare_backends=4, drain_seconds=1.0, program="haproxy")
 NASTY = ["\n", "\r", "\0", ";", " ", "<<", "#", '"', "'", "\\", "%", "{", "`", "\u212a", "é", "\u2028"]
@@ -69,6 +76,42 @@ def test_a_state_is_refused_or_adds_only_what_it_should(state: ProxyState) -> No
     (entry,) = map_entries(state.http, slots)
     assert re.fullmatch(r"[!-~]+/ b000", entry)
     assert not set(entry) & set("\n\r\0;<#\"'\\")
+
+
+@st.composite
+def told_endpoints(draw: st.DrawFn) -> RemoteEndpoint:
+    """Return an endpoint as another cluster may name it: one of its texts is nasty."""
+    texts = {"id": "web-0", "address": "10.0.0.1", "key": "80/tcp"}
+    field = draw(st.sampled_from(sorted(texts)))
+    texts[field] = draw(st.one_of(nasty, nasty.map(lambda text: texts[field] + text)))
+    return RemoteEndpoint(id=texts["id"], address=texts["address"], ports={texts["key"]: 20000, "80/tcp": 20000})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(told_endpoints(), max_size=4), nasty)
+def test_what_other_clusters_name_is_left_out_or_adds_only_what_it_should(
+    found: list[RemoteEndpoint], cluster_id: str
+) -> None:
+    web = deployment("web")
+    web = msgspec.structs.replace(web, spec=msgspec.structs.replace(web.spec, routes=(RouteSpec(port=80),)))
+    good = remote_endpoint("good")
+    host = Host(id=HOST_ID, created_at=NOW, updated_at=NOW, url="", member_id="m", name="me")
+    told = RemoteService(
+        id="d-far", created_at=NOW, updated_at=NOW, project="shop", name="far", deployed_at=NOW,
+        routes=(RouteSpec(host="far.test", port=80),),
+        clusters=(RemoteCluster(cluster_id=cluster_id, endpoints=(good, *found)),),
+    )  # fmt: skip
+    state = render(snapshot(web, cluster("one"), share(web, "c-one", good, *found), host, told))
+    check_state(state)  # otherwise one cluster's words would spoil the routes of all
+    assert "c-one.good" in {endpoint.id for backend in state.backends for endpoint in backend.endpoints}
+    slots, backends = assign(state, {}, (), 4)
+    placed = placements(state, slots, ())
+    text = render_config(SETTINGS, Layout(generation=1, backends=backends), by_backend(placed))
+    lines = [line for line in text.splitlines() if line.startswith("    server ") and "handover" not in line]
+    assert len(lines) == len(placed)
+    assert all(re.fullmatch(r"    server [\w.:-]+ [\da-f.:\[\]]+:20000 check [\w -]+", line) for line in lines)
+    for (backend, name), endpoint in placed.items():
+        assert re.fullmatch(r"[a-zA-Z0-9 .:\[\]_/-]+", command(f"{backend}/{name}", *server_words(endpoint).split()))
 
 
 @settings(max_examples=200, deadline=None)

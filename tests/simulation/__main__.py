@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from simulation.promises import FEDERATION_FROM, WIDE_FROM
 from simulation.world import Outcome, report, run
 
-AT_ONCE = 25
+AT_ONCE = 5
 KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM}
 
 

@@ -13,7 +13,7 @@ from fallow.control.runner import Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.remotes import Offers, frames, listening, offered, offers
-from fallow.decide.services import Services, gateway_id, services
+from fallow.decide.services import Services, gateway_id, is_loopback, services
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.remotes import RemoteService
@@ -71,20 +71,24 @@ class Remotes:
         self._services, self._offers = found, now
         changed = [id_ for id_, offer in now.items() if before.get(id_) is not offer]
         changed += before.keys() - now.keys()
-        self._told = {link: self._tell(link, snapshot.revision, before, changed) for link in links.values()}
+        self._told = {
+            link: self._tell(link, is_loopback(snapshot.clusters[id_].observed_address), before, changed)
+            for id_, link in links.items()
+        }
         self._note(snapshot.revision)
 
-    def _tell(self, link: Link, revision: int, before: Offers, changed: Iterable[str]) -> _Told:
+    def _tell(self, link: Link, alone: bool, before: Offers, changed: Iterable[str]) -> _Told:
         """Send what a session does not know yet: all, or what has changed."""
-        told = self._told.get(link)
+        told, member_id = self._told.get(link), link.member_id
+        revision = self._services.snapshot.revision if self._services is not None else 0
         if told is None:
-            _send(link, True, revision, (offered(offer, link.member_id) for offer in self._offers.values()), ())
+            _send(link, True, revision, (offered(offer, member_id, alone) for offer in self._offers.values()), ())
             return _Told(revision)
         puts: list[RemoteService] = []
         removed: list[str] = []
         for id_ in changed:
-            was = offered(before.get(id_), link.member_id)
-            service = offered(self._offers.get(id_), link.member_id)
+            was = offered(before.get(id_), member_id, alone)
+            service = offered(self._offers.get(id_), member_id, alone)
             if service is not None and service != was:
                 puts.append(service)
             elif service is None and was is not None:

@@ -41,7 +41,7 @@ def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], flo
 
     return Controller(
         name="withdrawal",
-        kinds=frozenset({"replicas", "members", "deployments", SESSIONS}),
+        kinds=frozenset({"replicas", "members", "deployments", "hosts", SESSIONS}),
         every_seconds=5.0,
         decide=decide,
     )

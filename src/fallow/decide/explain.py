@@ -115,7 +115,7 @@ def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: H
     lines = [view.reason] if view.reason else []
     lines.append(f"{counts.wanted} wanted: {counts.healthy} healthy, {counts.running} running, {counts.placed} placed, "
                  f"{counts.pending} pending, {counts.leaving} leaving, {counts.failed} failed")  # fmt: skip
-    lines.extend(shares_explained(snapshot, deployment))
+    lines.extend(shares_explained(snapshot, deployment, now))
     lines.extend(_pending_lines(snapshot, replicas, now, heard))
     lines.extend(_grouped((found for found in replicas if found.state in _GONE), _end))
     lines.extend(_grouped((found for found in replicas if _unwell(found)), lambda found: _trouble(snapshot, found)))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from fallow.decide.services import Service, Services
+from fallow.decide.services import Service, Services, is_loopback
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member, MemberState
@@ -30,16 +30,18 @@ def offers(found: Services, before: Services | None = None, known: Offers | None
     return made
 
 
-def offered(offer: RemoteService | None, cluster_id: str) -> RemoteService | None:
+def offered(offer: RemoteService | None, cluster_id: str, alone: bool = False) -> RemoteService | None:
     """Return what one member is told: what lies in other clusters than its own; None: nothing.
 
-    A service with routes is told without endpoints too: the answer is the same everywhere then, and so is the owner of
-    an address.
+    Endpoints at loopback addresses are for members that are `alone`: on this very machine. A service with routes is
+    told without endpoints too: the answer is the same everywhere then, and so is the owner of an address.
     """
     if offer is None:
         return None
-    if any(cluster.cluster_id == cluster_id for cluster in offer.clusters):
-        others = tuple(cluster for cluster in offer.clusters if cluster.cluster_id != cluster_id)
+    others = tuple(
+        cluster if alone else _abroad(cluster) for cluster in offer.clusters if cluster.cluster_id != cluster_id
+    )
+    if others != offer.clusters:
         offer = msgspec.structs.replace(offer, clusters=others)
     return offer if offer.routes or any(cluster.endpoints for cluster in offer.clusters) else None
 
@@ -65,6 +67,13 @@ def listening(snapshot: Snapshot, connected: frozenset[str]) -> list[Member]:
         for id_, cluster in snapshot.clusters.items()
         if id_ != HERE_ID and id_ in connected and cluster.state is MemberState.READY
     ]
+
+
+def _abroad(cluster: RemoteCluster) -> RemoteCluster:
+    """Return a cluster without the endpoints that only its own machine reaches; itself when there are none."""
+    reached = tuple(found for found in cluster.endpoints if not is_loopback(found.address))
+    whole = len(reached) == len(cluster.endpoints)
+    return cluster if whole else msgspec.structs.replace(cluster, endpoints=reached)
 
 
 def _offer(service: Service, known: RemoteService | None) -> RemoteService:

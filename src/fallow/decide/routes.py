@@ -16,7 +16,7 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.services import Group, Service, Services, gateway_id, is_loopback, own_region, services
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica, ReplicaState, RouteSpec
-from fallow.model.hosts import REGION_LABEL
+from fallow.model.hosts import HOST_ID, REGION_LABEL
 from fallow.model.members import Member
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyReport, ProxyState, TcpRoute
 from fallow.model.shares import RemoteEndpoint
@@ -157,10 +157,12 @@ def withdrawn(
 def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
     """Say whether the replica's deployment is the host's, whose gateways and other members may ask it.
 
-    One that is fenced nobody has asked for long: the host has taken this cluster for dead.
+    One that is fenced nobody has asked for long: the host has taken this cluster for dead. A host that will not have
+    this cluster any more sends nobody here.
     """
-    deployment = snapshot.deployments.get(replica.deployment_id)
-    return deployment is not None and deployment.origin is not None and not deployment.origin.fenced
+    deployment, host = snapshot.deployments.get(replica.deployment_id), snapshot.hosts.get(HOST_ID)
+    ours = deployment is None or deployment.origin is None or deployment.origin.fenced
+    return not ours and host is not None and not host.refused
 
 
 def leaving(snapshot: Snapshot) -> list[Replica]:

@@ -49,13 +49,16 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
         yield "is not divided"
         return
     ready, told = watch.ready(deployment.id), watch.told(deployment.id)
+    total = deployment.spec.replicas
     roomy = [site.name for site in _roomy(watch, deployment)]
     running = {id_: count for id_, count in ready.items() if id_ not in watch.removed}
     for id_ in sorted(running.keys() | told.keys() | division.shares.keys()):
         wanted, ordered, there = division.shares.get(id_, 0), told.get(id_, 0), running.get(id_, 0)
-        if not wanted == ordered == there and (wanted < max(ordered, there) or roomy):
+        stays = wanted < ordered == there and sum(running.values()) <= total and not roomy  # nothing takes its place
+        if not wanted == ordered == there and not stays:
             yield f"{there} ready in {watch._name(id_)}, told {ordered}, wanted {wanted}"
-    total = deployment.spec.replicas
+    if division.off_since:
+        yield "is to be rebalanced"
     if deployment.spec.clusters.divide == "duplicate":
         return
     if sum(running.values()) > total:
@@ -88,10 +91,6 @@ def may_keep(deployment: Deployment, member: Member) -> bool:
     """Say whether replicas of a deployment may stay in a cluster."""
     policy = deployment.spec.clusters
     if member.scheduling is Scheduling.DRAINING or any(taint.effect == "move" for taint in member.taints):
-        return False
-    if policy.divide == "weighted" and policy.weights and not policy.where.requirements:
-        return policy.weights.get(member.name, 0) > 0
-    if policy.divide == "weighted" and policy.weights.get(member.name, 1) == 0:
         return False
     return matches(policy.where, member.labels)
 

@@ -116,13 +116,13 @@ class Course:
         await asyncio.sleep(5.0)
         watch = self.world.watch
         lost = self.chance.choice(list(self.world.clusters.values()))
-        heard_at = self.world.now() - watch.silence(lost.site.id)
         if self.chance.random() < 0.5:
             self.world.lose_cluster(lost)
         else:
             self.world.story.tell("FAULT", f"{lost.site.name} is cut off for good")
             self.world.network.partition(lost.site.id)
-            heard_at += 0.1  # what was on its way arrives
+        await asyncio.sleep(0.1)  # what was on its way arrives
+        heard_at = self.world.now() - watch.silence(lost.site.id)
         await asyncio.sleep(heard_at + TOLD_SECONDS - self.world.now())
         for deployment in watch.deployments().values():
             told = {id_: count for id_, count in watch.told(deployment.id).items() if id_ != lost.site.id}
@@ -172,7 +172,8 @@ class Course:
         await self.settle()
         self.world.watch.calm = True
         members = list(self.world.clusters.values())
-        most = self.chance.sample(members, max(2, len(members) - self.chance.randint(0, 1)))
+        fewest = (len(members) + 1) // 2 + 1  # more than half of all, the host's own nodes among them
+        most = self.chance.sample(members, self.chance.randint(min(fewest, len(members)), len(members)))
         self.world.story.tell("FAULT", f"cut off: {', '.join(sorted(found.site.name for found in most))}")
         for member in most:
             self.world.network.partition(member.site.id)

@@ -291,10 +291,8 @@ class FederationWatch(Watch):
         least = {MemberState.SUSPECT: SUSPECT_SECONDS, MemberState.DEAD: DEAD_SECONDS}.get(member.state, 0.0)
         at, lasted = self._broke_silence.get(member.id, (NEVER, 0.0))
         silence = max(self.silence(member.id), lasted if self._now() - at < STALE_SECONDS else 0.0)
-        deaf = self._now() - self.deaf_at < STALE_SECONDS
-        if deaf and member.state is MemberState.SUSPECT:
-            return
-        if silence < least - self._slack - (STALE_SECONDS if deaf else 0.0):
+        stumbled = self._now() - max(self.deaf_at, self.host_stumbled_at) < DEAD_SECONDS + STALE_SECONDS
+        if silence < least - self._slack and not stumbled:  # one that stumbles need not take in what arrives
             self.broke("nobody is given up too early", f"{member.name} is {member.state} after {silence:.1f} s")
         if member.state is MemberState.DEAD and member.id != HERE_ID:
             self._check_outage(member)

@@ -46,6 +46,7 @@ def test_all_commands_are_there() -> None:
         node-list node-show node-label node-cordon node-drain node-uncordon node-remove
         node-pending node-approve node-reject node-unfence node-upgrade node-upgrades
         cluster-token-create cluster-join cluster-host cluster-leave
+        plan-cluster-loss plan-drain plan-add
         cluster-list cluster-show cluster-label cluster-taint cluster-cordon cluster-uncordon
             cluster-drain cluster-remove
         label-set-create label-set-list label-set-show label-set-update label-set-delete

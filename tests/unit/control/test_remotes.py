@@ -22,7 +22,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Origin, ReplicaState, RouteSpec
 from fallow.model.hosts import HOST_ID, Host
 from fallow.model.members import MemberState, Role
-from fallow.model.remotes import RemoteService
+from fallow.model.remotes import RemoteCluster, RemoteService
 from fallow.model.routes import ProxyReport, ProxyState
 from fallow.model.shares import RemoteEndpoint, Share
 from fallow.model.wire import RemotesApplied, SetProxy, SetRemotes, Withdrawn
@@ -184,14 +184,17 @@ async def test_a_leaving_replica_stops_when_gateways_here_and_elsewhere_are_done
     await host.write(gateway("g"))
     line, one, two = host.connect("g"), host.connect("c-one"), host.connect("c-two")
     await until(lambda: line.sent and one.sent and two.sent)
+    host.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
     for at in (one, two):
         host.hub.remotes_said(at.member_id, at.sent[-1].revision)  # type: ignore[union-attr]
     await host.write(leaving("c-one", "web-0-aa"))
     await until(lambda: len(two.sent) > 1 and endpoints(newest(line)) == ["c-two.web-0-bb", "web-7"])
     state, frame = newest(line), two.sent[-1]
     assert isinstance(frame, SetRemotes)
-    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
     host.hub.remotes_said("c-two", frame.revision)
+    await host.go_round()
+    assert cleared(one) == [], "a gateway here has not applied it yet"
+    host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("c-one.web-0-aa",)))
     await host.go_round()
     assert cleared(one) == [], "a gateway here still finishes a request"
     host.hub.proxied("g", ProxyReport(applied_revision=state.revision, draining=("web-0-aa",)))
@@ -210,6 +213,38 @@ async def test_a_leaving_replica_waits_for_a_member_that_was_told_of_it(host: Pl
     assert cleared(one) == []
     await host.write(cluster("two", "east", state=MemberState.SUSPECT))
     await until(lambda: cleared(one) == ["web-0-aa"])
+
+
+async def test_a_member_that_has_done_all_it_was_told_is_not_asked_again(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", two.sent[-1].revision)  # type: ignore[union-attr]
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))  # which never was an endpoint
+    await until(lambda: cleared(one) == ["web-3-cc"])
+    assert len(two.sent) == 1
+
+
+async def test_what_no_gateway_was_told_of_is_confirmed_by_them_all_the_same(host: Plane) -> None:
+    await host.write(gateway("g"))
+    line, one = host.connect("g"), host.connect("c-one")
+    await until(lambda: line.sent and one.sent)
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))
+    await until(lambda: len(line.sent) > 1)
+    host.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: cleared(one) == ["web-3-cc"])
+
+
+async def test_what_a_member_said_on_an_older_session_counts_no_more(host: Plane) -> None:
+    one, two = host.connect("c-one"), host.connect("c-two")
+    await until(lambda: one.sent and two.sent)
+    host.hub.remotes_said("c-two", 10**9)
+    again = host.connect("c-two")
+    await until(lambda: again.sent)
+    await host.write(told_share("c-one", ONE, leaving=("web-3-cc",)))
+    await host.go_round()
+    assert cleared(one) == [], "it may have been set back to what it knew long ago"
+    host.hub.remotes_said("c-two", again.sent[-1].revision)  # type: ignore[union-attr]
+    await until(lambda: cleared(one) == ["web-3-cc"])
 
 
 async def test_a_member_that_has_gone_is_not_waited_for(host: Plane) -> None:
@@ -293,3 +328,160 @@ async def test_what_the_host_cleared_is_forgotten_with_its_session(guest: Plane)
     guest.hub.host_opened()
     await leave_at(guest)
     assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+
+
+async def test_who_has_no_host_any_more_waits_for_none(guest: Plane) -> None:
+    await leave_at(guest)
+    assert guest.stored.replica("web-0-aa").state is ReplicaState.LEAVING
+    found = guest.stored.cache.get("hosts", HOST_ID)
+    assert isinstance(found, Host)
+    await guest.stored.write(msgspec.structs.replace(found, refused="removed"))
+    await guest.go_round()
+    await until(lambda: guest.stored.replica("web-0-aa").state is ReplicaState.STOPPING)
+
+
+def set_remotes(revision: int, *found: RemoteService, full: bool = False, **more: Any) -> SetRemotes:
+    return SetRemotes(full=full, revision=revision, services=found, **more)
+
+
+def elsewhere(name: str, *ids: str) -> RemoteService:
+    clusters = (RemoteCluster(cluster_id="c-two", region="east", endpoints=tuple(map(remote_endpoint, ids))),)
+    routes = (RouteSpec(host=f"{name}.test", port=80),)
+    return RemoteService(
+        id=f"d-{name}", created_at=NOW, updated_at=NOW, project="shop", name=name, deployed_at=NOW,
+        routes=routes, clusters=clusters,
+    )  # fmt: skip
+
+
+def known(guest: Plane) -> dict[str, list[str]]:
+    records = guest.stored.cache.records("remote-services").values()
+    found = [record for record in records if isinstance(record, RemoteService)]
+    return {one.name: [at.id for cluster in one.clusters for at in cluster.endpoints] for one in found}
+
+
+def said(services: RemoteServices) -> list[int]:
+    return [found.revision for found in services.said]  # type: ignore[attr-defined]
+
+
+async def test_what_comes_in_parts_is_stored_once_it_is_whole(guest: Plane, services: RemoteServices) -> None:
+    services.received(set_remotes(5, elsewhere("web", "web-1"), full=True, more=True))
+    settled = asyncio.create_task(services.settled())
+    await guest.go_round()
+    assert known(guest) == {}
+    assert not settled.done()
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await until(lambda: known(guest) == {"web": ["web-1"], "far": ["far-1"]})
+    await until(settled.done)
+    await until(lambda: said(services) == [5])
+
+
+async def test_a_full_picture_replaces_what_was_known_and_changes_change_it(
+    guest: Plane, services: RemoteServices
+) -> None:
+    services.received(set_remotes(5, elsewhere("web", "web-1"), elsewhere("far", "far-1"), full=True))
+    services.received(set_remotes(6, elsewhere("web", "web-2")))
+    services.received(set_remotes(7, elsewhere("new", "new-1"), removed=("d-far",)))
+    await until(lambda: known(guest) == {"web": ["web-2"], "new": ["new-1"]})
+    await until(lambda: said(services)[-1:] == [7])
+    services.closed()
+    services.opened()
+    services.received(set_remotes(9, elsewhere("new", "new-1"), full=True))
+    await until(lambda: known(guest) == {"new": ["new-1"]})
+    stored = guest.stored.cache.get("remote-services", "d-new")
+    assert isinstance(stored, RemoteService)
+    assert stored.host_revision == 7, "what is the same is not written again"
+
+
+async def test_the_host_hears_when_all_gateways_have_done_as_told(guest: Plane, services: RemoteServices) -> None:
+    await guest.write(gateway("g"), gateway("h"), gateway("s", state=MemberState.SUSPECT))
+    lines = [guest.connect("g"), guest.connect("h")]
+    services.received(set_remotes(5, elsewhere("far", "far-1", "far-2"), full=True))
+    for line in lines:
+        await until(lambda line=line: line.sent and "c-two.far-1" in endpoints(newest(line)))  # type: ignore[misc]
+        guest.hub.proxied(line.member_id, ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: said(services) == [5])
+    services.received(set_remotes(6, elsewhere("far", "far-2")))
+    for line in lines:
+        await until(lambda line=line: "c-two.far-1" not in endpoints(newest(line)))  # type: ignore[misc]
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(lines[0]).revision, draining=("c-two.far-1",)))
+    guest.hub.proxied("h", ProxyReport(applied_revision=newest(lines[1]).revision, draining=("web-9", "c-two.far-2")))
+    await guest.go_round()
+    assert said(services) == [5], "a request is still under way"
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(lines[0]).revision))
+    await until(lambda: said(services) == [5, 6])
+
+
+async def test_a_gateway_confirms_also_what_changes_nothing_for_it(guest: Plane, services: RemoteServices) -> None:
+    await guest.write(gateway("g"))
+    line = guest.connect("g")
+    services.received(set_remotes(5, msgspec.structs.replace(elsewhere("far", "far-1"), routes=()), full=True))
+    await until(lambda: known(guest))
+    stored = guest.stored.cache.get("remote-services", "d-far")
+    assert stored is not None
+    revision = stored.revision
+    await until(lambda: line.sent and newest(line).revision >= revision)
+    assert said(services) == []
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: said(services) == [5])
+
+
+async def test_a_new_session_asks_gateways_again(guest: Plane, services: RemoteServices) -> None:
+    await guest.write(gateway("g"))
+    line = guest.connect("g")
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await until(lambda: line.sent and "c-two.far-1" in endpoints(newest(line)))
+    services.closed()
+    services.opened()
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await asyncio.wait_for(services.settled(), 5)
+    await guest.go_round()
+    assert said(services) == [], "no gateway has applied it yet"
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision, draining=("c-two.far-0",)))
+    await guest.go_round()
+    assert said(services) == [], "what is not known any more may still be asked"
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision, draining=("c-two.far-1",)))
+    await until(lambda: said(services) == [5])
+
+
+async def test_whoever_leads_next_waits_for_what_was_stored_before(guest: Plane, services: RemoteServices) -> None:
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await until(lambda: known(guest))
+    await guest.write(gateway("g"))
+    guest.hub.proxied("g", ProxyReport(applied_revision=1))
+    words: list[RemotesApplied] = []
+    successor = RemoteServices(guest.stored.cache, guest.stored.applier, guest.hub, lambda: NOW, words.append)
+    task = asyncio.create_task(successor.run())
+    successor.opened()
+    successor.received(set_remotes(6, elsewhere("far", "far-1"), full=True))
+    await asyncio.wait_for(successor.settled(), 5)
+    await guest.go_round()
+    assert words == []
+    line = guest.connect("g")
+    await until(lambda: line.sent)
+    guest.hub.proxied("g", ProxyReport(applied_revision=newest(line).revision))
+    await until(lambda: [found.revision for found in words] == [6])
+    await ended(task)
+
+
+async def test_gateways_go_on_with_what_was_known_while_the_host_is_away(
+    guest: Plane, services: RemoteServices
+) -> None:
+    services.received(set_remotes(5, elsewhere("far", "far-1"), full=True))
+    await until(lambda: known(guest))
+    services.closed()
+    await guest.write(gateway("g"))
+    line = guest.connect("g")
+    await until(lambda: line.sent)
+    assert "c-two.far-1" in endpoints(newest(line))
+
+
+async def test_a_service_that_goes_is_taken_back(host: Plane) -> None:
+    one = host.connect("c-one")
+    await until(lambda: one.sent)
+    found = host.stored.cache.get("deployments", WEB.id)
+    assert found is not None
+    await host.stored.delete(found)
+    await until(lambda: len(one.sent) > 1)
+    frame = one.sent[-1]
+    assert isinstance(frame, SetRemotes)
+    assert (frame.full, frame.removed, frame.services) == (False, (WEB.id,), ())

@@ -18,8 +18,9 @@ from division_cases import (
     wish,
     with_spec,
 )
-from records import NOW, deployment, replica, snapshot
+from records import NOW, replica, snapshot
 
+from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
 from fallow.decide.federation.shapes import question_of
@@ -326,6 +327,18 @@ def test_what_has_no_place_says_why_for_all_clusters() -> None:
     assert found.rules["c-d"] == "held: 2 of 5 replicas could not be placed"
 
 
+def test_explaining_says_why_clusters_were_passed_over() -> None:
+    of = wish(replicas=4, where=where("region=east"))
+    east = {"labels": {"region": "east"}}
+    names = [cluster("a", **east), cluster("b", **east, taints=(Taint(key="gpu"),)), cluster("c"), cluster("d")]
+    rooms = [room(name, (of, 9), orders={of.id: 1}) for name in "abcd"]
+    explained = explain(snapshot(of, *names, *rooms, *told(of, a=4)), "shop/web", LATER)
+    assert explained is not None
+    assert "none in b: tainted gpu:no-new" in explained.lines
+    assert "none in c, d: does not match region=east" in explained.lines
+    assert not any(line.startswith("none in a") for line in explained.lines)
+
+
 def test_words_are_kept_where_nothing_changed() -> None:
     of = wish(replicas=6)
     division = divided(of, {"a": 6}, fingerprint_of(of.spec.clusters), rules={"c-a": "as it was"})
@@ -344,8 +357,3 @@ def test_a_whole_life_moves_no_more_than_it_must() -> None:
     now = snapshot(grown, *(each for each in after.members.values()), *after.rooms.values(),
                    *after.divisions.values(), *after.shares.values())  # fmt: skip
     assert shares_by_name(divide_all(now, LATER)[of.id]) == {"a": 6, "b": 3}
-
-
-def test_deployments_of_one_shape_ask_one_question() -> None:
-    plain, same = deployment("a"), deployment("b")
-    assert question_of(plain) == question_of(same)

@@ -1,6 +1,7 @@
 """Why a deployment is divided as it is, and what a cluster takes and gives up: short lines for a person."""
 
 from fallow.decide.federation.views import division_view, stuck
+from fallow.decide.federation.why import passed_over
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState, Scheduling
@@ -10,11 +11,15 @@ from fallow.model.taints import taint_text
 MOST = 20  # clusters, or deployments, that are named
 
 
-def shares_explained(snapshot: Snapshot, deployment: Deployment) -> list[str]:
-    """Return a line for each cluster that has, or should have, replicas; nothing of what is not divided."""
+def shares_explained(snapshot: Snapshot, deployment: Deployment, now: float) -> list[str]:
+    """Return a line for each cluster that has, or should have, replicas, and why others have none.
+
+    Nothing is said of what is not divided.
+    """
     view = division_view(snapshot, deployment)
     lines = [_line(share) for share in view.shares if share.target or share.replicas]
     lines = [*lines[:MOST], *([f"and {len(lines) - MOST} more clusters"] if len(lines) > MOST else [])]
+    lines.extend(passed_over(snapshot, deployment, now))
     if view.unplaced:
         lines.append(f"{view.unplaced} have no place: {view.unplaced_reason}")
     if view.history:

@@ -29,6 +29,7 @@ _REASONS = 20  # that are told
 
 def plan(snapshot: Snapshot, request: PlanRequest, now: float) -> PlanResult:
     """Return which replicas would move where. `request.cluster` is a cluster's id, or the name of one to be added."""
+    snapshot = snapshot if snapshot.clusters else _founded(snapshot, now)
     before = divide_all(snapshot, now)
     if request.what == "add":
         after_all = _added(snapshot, request, now)
@@ -123,19 +124,20 @@ def _with(snapshot: Snapshot, **changes: Any) -> Snapshot:
 # A cluster that is not there yet
 
 
+def _founded(snapshot: Snapshot, now: float) -> Snapshot:
+    """Return the snapshot with this control plane's own nodes as a cluster, as with the first one that joins."""
+    known = _with(snapshot, members={**snapshot.members, HERE_ID: _cluster(HERE_ID, HERE_ID, now)})
+    answers = {each.key: each for each in answers_to(snapshot, questions(known))}
+    return _with(known, rooms={**snapshot.rooms, HERE_ID: _room(HERE_ID, answers, summary_of(snapshot), now)})
+
+
 def _added(snapshot: Snapshot, request: PlanRequest, now: float) -> Snapshot:
-    """Return the snapshot with one more cluster, and with this one among them where it was alone."""
-    asked = questions(_with(snapshot, members={**snapshot.members, _NEW_ID: _cluster(_NEW_ID, NEW_NAME, now)}))
+    """Return the snapshot with one more cluster."""
     name = request.cluster or NEW_NAME
     new = msgspec.structs.replace(_cluster(_NEW_ID, name, now), labels=request.labels)
-    answers = {each.key: RoomAnswer(key=each.key, more=_fits(each, request)) for each in asked}
-    members = {**snapshot.members, _NEW_ID: new}
-    rooms = {**snapshot.rooms, _NEW_ID: _room(_NEW_ID, answers, RoomSummary(nodes=request.nodes), now)}
-    if not snapshot.clusters:
-        here = {each.key: each for each in answers_to(snapshot, asked)}
-        members[HERE_ID] = _cluster(HERE_ID, HERE_ID, now)
-        rooms[HERE_ID] = _room(HERE_ID, here, summary_of(snapshot), now)
-    return _with(snapshot, members=members, rooms=rooms)
+    answers = {each.key: RoomAnswer(key=each.key, more=_fits(each, request)) for each in questions(snapshot)}
+    room = _room(_NEW_ID, answers, RoomSummary(nodes=request.nodes), now)
+    return _with(snapshot, members={**snapshot.members, _NEW_ID: new}, rooms={**snapshot.rooms, _NEW_ID: room})
 
 
 def _fits(asked: RoomQuestion, request: PlanRequest) -> int:

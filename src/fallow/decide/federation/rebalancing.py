@@ -52,6 +52,13 @@ def course(
     return Course(target=moved, off_since=known.off_since, off_shares=ideal.shares, step=True)
 
 
+def standing(known: Division | None, target: Target) -> Course:
+    """Return the course that leads nowhere but to the target, and forgets nothing of how long it is off."""
+    if known is None or known.shares != target.shares or known.policy != target.fingerprint:
+        return Course(target=target, off_shares={})
+    return Course(target=target, off_since=known.off_since, off_shares=known.off_shares)
+
+
 def alike(shares: Mapping[str, int], before: Mapping[str, int], after: Mapping[str, int]) -> bool:
     """Say whether two divisions want to move `shares` the same way: no cluster gains by one and loses by the other."""
     clusters = {*shares, *before, *after}

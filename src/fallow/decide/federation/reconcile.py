@@ -14,11 +14,12 @@ from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.drains import forgotten
 from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import retold
-from fallow.decide.federation.rebalancing import Course, course
+from fallow.decide.federation.rebalancing import Course, course, standing
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
+from fallow.model.members import MemberState
 
 STEPS_AT_ONCE = 2000  # of one plan; the rest follows in the next
 UNDECIDED_SECONDS = 0.25  # until to look again after what waits for clusters to say what room they have
@@ -50,10 +51,14 @@ def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Cou
         if found.spec.clusters.rebalance is not None and found.origin is None and not found.deleting
     ]
     ideals = divide(snapshot, now, restless) if restless else {}
+    # Of a cluster that is silent for a moment nobody knows what it has room for: until that is clear nothing is begun.
+    unclear = any(found.state is MemberState.SUSPECT for found in snapshot.clusters.values())
     return {
         id_: course(
             snapshot.divisions.get(id_), target, ideals.get(id_), snapshot.deployments[id_].spec.clusters.rebalance, now
         )
+        if not unclear
+        else standing(snapshot.divisions.get(id_), target)
         for id_, target in targets.items()
     }
 

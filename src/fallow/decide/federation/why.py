@@ -1,12 +1,15 @@
 """Why a cluster has the share it has, and why replicas have no place: plain words, made for those who ask."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fallow.decide.federation.candidates import Use
 from fallow.decide.federation.divide import Counts
 from fallow.decide.federation.table import Rows, Table
+from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment
 
 _MOST = 4  # clusters that are named in one reason
 
@@ -32,6 +35,35 @@ def unplaced(table: Table, shares: Counts) -> Counts:
         lacking = np.where(table.use[policy] == Use.OPEN, np.maximum(wanted - shares[rows], 0), 0).sum(axis=1)
         found[rows] = np.where(table.use[policy].any(axis=1), lacking, table.totals[rows])
     return found
+
+
+def passed_over(snapshot: Snapshot, deployment: Deployment, now: float) -> list[str]:
+    """Return why clusters run nothing of a deployment: each reason once, with the clusters it holds for.
+
+    Other deployments are left out of account; what is promised to them is not seen.
+    """
+    division = snapshot.divisions.get(deployment.id)
+    if division is None or not snapshot.clusters:
+        return []
+    alone = replace(
+        snapshot,
+        deployments={deployment.id: deployment},
+        divisions={division.id: division},
+        shares={share.id: share for share in snapshot.shares_by_deployment.get(deployment.id, ())},
+    )
+    table = Table(alone, now)
+    rows = np.arange(len(table.deployments))
+    rules = next(Reasons(table, rows, table.was, everywhere=True).rules(), {})
+    by_text: dict[str, list[str]] = {}
+    for cluster in table.clusters:
+        if cluster.id in rules and not division.shares.get(cluster.id):
+            by_text.setdefault(rules[cluster.id], []).append(cluster.name)
+    return [f"none in {listed_names(names)}: {text}" for text, names in by_text.items()]
+
+
+def listed_names(names: Sequence[str]) -> str:
+    """Return the first few of some names."""
+    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
 class Reasons:
@@ -144,5 +176,4 @@ class Reasons:
         return f" ({answer.why})" if answer is not None and answer.why else ""
 
     def _named(self, columns: Sequence[int]) -> str:
-        names = ", ".join(self._table.clusters[column].name for column in columns[:_MOST])
-        return names + (f" and {len(columns) - _MOST} more" if len(columns) > _MOST else "")
+        return listed_names([self._table.clusters[column].name for column in columns])

@@ -1,0 +1,120 @@
+"""Clusters over the API: reading, labelling, tainting, draining, removing; and how deployments are divided."""
+
+import msgspec
+from api_rig import NOW, Rig, deployment, node, problem
+
+from fallow.model.clusters import HERE_ID
+from fallow.model.divisions import Division, PastDivision
+from fallow.model.members import Role
+from fallow.model.rooms import Room, RoomSummary
+from fallow.model.shares import Share, ShareReport
+
+EAST = node("east", "c-east", role=Role.CLUSTER, key_sha256="e" * 64)
+HERE = node("here", HERE_ID, role=Role.CLUSTER, key_sha256="")
+WEB = deployment("shop", "web", replicas=5)
+
+
+def share(cluster_id: str, replicas: int, ready: int, remaining: int = 0) -> Share:
+    said = ShareReport(
+        deployment_id=WEB.id, replicas=replicas, placed=ready, running=ready, ready=ready, updated=ready, generation=1,
+        remaining=remaining or ready, state="serving",
+    )  # fmt: skip
+    return Share(
+        id=f"{WEB.id}.{cluster_id}", created_at=NOW, updated_at=NOW, deployment_id=WEB.id, cluster_id=cluster_id,
+        replicas=replicas, reported=said, reported_at=NOW,
+    )  # fmt: skip
+
+
+async def federated(rig: Rig) -> None:
+    history = (PastDivision(at=NOW, total=5, shares={"east": 3, "here": 2}, cause="it is new"),)
+    division = Division(
+        id=WEB.id, created_at=NOW, updated_at=NOW, deployment_id=WEB.id, policy="p", total=5,
+        shares={"c-east": 3, HERE_ID: 2}, rules={"c-east": "by capacity"}, history=history,
+    )  # fmt: skip
+    room = Room(id="c-east", created_at=NOW, updated_at=NOW, summary=RoomSummary(nodes=2, cpus=8.0))
+    web = msgspec.structs.replace(WEB, share=2)
+    await rig.put(EAST, HERE, web, division, room, share("c-east", 3, 3), share(HERE_ID, 2, 1))
+
+
+async def test_there_are_no_clusters_without_members(rig: Rig) -> None:
+    await rig.put(node())
+    assert (await rig.call("GET", "/v1/clusters")).json()["items"] == []
+
+
+async def test_clusters_are_listed_with_what_they_run(rig: Rig) -> None:
+    await federated(rig)
+    await rig.put(node("a", "n-1"))
+    east, here = (await rig.call("GET", "/v1/clusters", role="viewer")).json()["items"]
+    assert (east["member"]["name"], east["wanted"], east["ready"], east["nodes"]) == ("east", 3, 3, 2)
+    assert (here["here"], here["member"]["connected"], here["moving_in"]) == (True, True, 1)
+    one = await rig.call("GET", "/v1/clusters/east")
+    assert one.json() == east
+    assert one.headers["etag"]
+
+
+async def test_a_node_is_no_cluster(rig: Rig) -> None:
+    await rig.put(node())
+    problem(await rig.call("GET", "/v1/clusters/web-1"), 404, "not-found")
+
+
+async def test_a_division_is_read_with_its_history(rig: Rig) -> None:
+    await federated(rig)
+    body = (await rig.call("GET", "/v1/deployments/shop/web/division", role="viewer")).json()
+    assert (body["total"], body["ready"], [found["cluster"] for found in body["shares"]]) == (5, 4, ["east", "here"])
+    assert (body["shares"][0]["rule"], body["history"][0]["cause"]) == ("by capacity", "it is new")
+    problem(await rig.call("GET", "/v1/deployments/shop/none/division"), 404, "not-found")
+
+
+async def test_a_deployment_counts_over_all_clusters(rig: Rig) -> None:
+    await federated(rig)
+    for body in (
+        (await rig.call("GET", "/v1/deployments/shop/web")).json(),
+        (await rig.call("GET", "/v1/deployments")).json()["items"][0],
+    ):
+        assert (body["counts"]["wanted"], body["counts"]["healthy"], body["state"]) == (5, 4, "waiting")
+
+
+async def test_taints_are_set_on_clusters_only(rig: Rig) -> None:
+    await federated(rig)
+    await rig.put(node("a", "n-1"))
+    taints = [{"key": "old", "effect": "move"}, {"key": "gpu", "value": "only"}]
+    body = (await rig.call("PATCH", "/v1/members/east", json={"taints": taints})).json()
+    assert [(found["key"], found["effect"]) for found in body["taints"]] == [("old", "move"), ("gpu", "no-new")]
+    problem(await rig.call("PATCH", "/v1/members/a", json={"taints": taints}), 400, "bad-request")
+    twice = [{"key": "a"}, {"key": "a", "effect": "move"}]
+    problem(await rig.call("PATCH", "/v1/members/east", json={"taints": twice}), 400, "bad-request")
+    problem(await rig.call("PATCH", "/v1/members/east", json={"taints": [{"key": "a b"}]}), 400, "bad-request")
+    assert (await rig.call("PATCH", "/v1/members/here", json={"scheduling": "draining"})).status_code == 200
+
+
+async def test_a_cluster_that_runs_something_is_removed_only_by_force(rig: Rig) -> None:
+    await federated(rig)
+    body = problem(await rig.call("DELETE", "/v1/members/east"), 409, "holds-replicas")
+    assert "fallow cluster drain east" in body["hint"]
+    assert (await rig.call("DELETE", "/v1/members/east?force=true")).status_code == 204
+
+
+async def test_what_still_stops_keeps_a_cluster(rig: Rig) -> None:
+    await rig.put(EAST, HERE, WEB, share("c-east", 0, 0, remaining=1))
+    problem(await rig.call("DELETE", "/v1/members/east"), 409, "holds-replicas")
+
+
+async def test_our_own_nodes_are_not_removed_as_a_cluster(rig: Rig) -> None:
+    await federated(rig)
+    problem(await rig.call("DELETE", "/v1/members/here?force=true"), 409, "is-here")
+    problem(await rig.call("POST", "/v1/tokens", json={"role": "node", "replaces": "here"}), 400, "bad-request")
+
+
+async def test_a_cluster_has_no_agent_to_upgrade(rig: Rig) -> None:
+    await federated(rig)
+    problem(await rig.call("POST", "/v1/upgrades", json={"names": ["east"]}), 400, "bad-request")
+
+
+async def test_a_deployment_made_at_a_host_runs_nowhere_until_it_is_divided(rig: Rig) -> None:
+    await federated(rig)
+    compose = "services:\n  api:\n    image: shop@sha256:" + "a" * 64 + "\n"
+    answer = await rig.call("POST", "/v1/deploy", json={"compose": compose, "project": "shop"})
+    assert answer.status_code == 200, answer.text
+    found = rig.services.cache.snapshot().deployment_named("shop", "api")
+    assert found is not None
+    assert found.share == 0
