@@ -79,8 +79,8 @@ def obeyed(share: Share) -> bool:
 def reliable(share: Share) -> int:
     """Return how many replicas are ready for sure, whichever of the orders under way the cluster has followed so far.
 
-    What it said before it took in the newest order counts only up to the fewest it was told since. What it wants no more
-    by its own word, going by older orders after a restore, is about to go.
+    What it said before it took in the newest order counts only up to the fewest it was told since. What it wants no
+    more by its own word, going by older orders after a restore, is about to go.
     """
     told = share.reported
     if told is None:
