@@ -88,10 +88,11 @@ class Site:
 
     async def start(self) -> None:
         authority = Authority.create_or_load(self.folder / "ca")
-        settings = Settings(
-            session_host="127.0.0.1", session_port=self.session_port, public_url=self.url, heartbeat_seconds=0.2,
-            suspect_after_seconds=1.0, dead_after_seconds=2.0, drain_seconds=1.0, **self.settings,
-        )  # fmt: skip
+        values: dict[str, Any] = {
+            "session_host": "127.0.0.1", "session_port": self.session_port, "public_url": self.url,
+            "heartbeat_seconds": 0.2, "suspect_after_seconds": 1.0, "dead_after_seconds": 2.0, "drain_seconds": 1.0,
+        }  # fmt: skip
+        settings = Settings(**(values | self.settings))
         store = self.common or await open_store(self.store or f"sqlite:{self.folder / 'fallow.db'}")
         self.plane = plane = self.kind(store, authority, settings, time.time, self.folder)
         be_member(plane, self.folder)
@@ -219,15 +220,19 @@ def cluster_of(host: Site) -> Member:
 
 @contextlib.asynccontextmanager
 async def federation(
-    folder: Path, nodes: int = 2, store: str = "memory:", divides: bool = False
+    folder: Path,
+    nodes: int = 2,
+    store: str = "memory:",
+    divides: bool = False,
+    settings: dict[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Site, Site]]:
     """Give a host, and a member cluster with hollow nodes that has joined it and is connected.
 
     With `store` empty both keep what they hold when they are restarted. The host `divides` by itself, or tells its
     clusters what the test says.
     """
-    host = Site(folder / "host", store, kind=ControlPlane if divides else Undivided)
-    member = Site(folder / "member", store, numbers=1000)
+    host = Site(folder / "host", store, settings or {}, kind=ControlPlane if divides else Undivided)
+    member = Site(folder / "member", store, settings or {}, numbers=1000)
     await host.start()
     try:
         await member.start()

@@ -1,16 +1,97 @@
 """The loop of a host: it divides deployments over clusters, and moves replicas from one to another."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 from fallow.control.runner import Controller
-from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.division import Target, divide_all
+from fallow.decide.federation.reconcile import Divide, reconcile
+from fallow.decide.plan import Plan
+from fallow.decide.snapshot import Snapshot
+
+REST_FACTOR = 9.0  # so many times as long as a division took, reports alone make no other
 
 
-def federation_controller(new_id: Callable[[], str]) -> Controller:
-    """Return the loop."""
+class Divisions:
+    """Divides as often as it has to. `steady` gives seconds that nobody sets.
+
+    Another wish, another cluster or another state of one makes another division at once. Reports of shares and of room,
+    of which there are many while replicas start, do so after a rest, so that a tenth of the time is enough for it.
+    """
+
+    def __init__(self, divide: Divide = divide_all, steady: Callable[[], float] = time.monotonic) -> None:
+        self._divide = divide
+        self._steady = steady
+        self._made: dict[bool, _Made] = {}
+        self.due_in = math.inf  # seconds until an answer that was given since `begin` may be another
+
+    def begin(self) -> None:
+        """Begin another run of the loop."""
+        self.due_in = math.inf
+
+    def divide(self, snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
+        """Return targets as `divide_all` does, from now or from a moment ago."""
+        began = self._steady()
+        seen = _Seen.of(snapshot, anew)
+        made = self._made.get(bool(anew))
+        if made is not None and made.seen.same(seen) and began < made.until:
+            self.due_in = min(made.until - began, self.due_in)
+            return made.targets
+        targets = self._divide(snapshot, now, anew)
+        ended = self._steady()
+        waits = len(targets) < len(snapshot.deployments)  # for what clusters say of a new shape
+        until = ended if waits else ended + (ended - began) * REST_FACTOR
+        self._made[bool(anew)] = _Made(targets, seen, until)
+        return targets
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a division was made of, but for reports."""
+
+    deployments: Mapping[str, object]
+    divisions: Mapping[str, object]
+    label_sets: Mapping[str, object]
+    clusters: Mapping[str, int]  # revisions
+    anew: tuple[str, ...]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, anew: Collection[str]) -> "_Seen":
+        clusters = {id_: cluster.revision for id_, cluster in snapshot.clusters.items()}
+        return cls(snapshot.deployments, snapshot.divisions, snapshot.label_sets, clusters, tuple(anew))
+
+    def same(self, other: "_Seen") -> bool:
+        return (
+            self.deployments is other.deployments
+            and self.divisions is other.divisions
+            and self.label_sets is other.label_sets
+            and self.clusters == other.clusters
+            and self.anew == other.anew
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    targets: Mapping[str, Target]
+    seen: _Seen
+    until: float
+
+
+def federation_controller(new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic) -> Controller:
+    """Return the loop; `steady` gives seconds that nobody sets."""
+    divisions = Divisions(steady=steady)
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        divisions.begin()
+        plan = reconcile(snapshot, now, new_id, divisions.divide)
+        wake = min(divisions.due_in, math.inf if plan.wake_after_seconds is None else plan.wake_after_seconds)
+        return replace(plan, wake_after_seconds=None if wake == math.inf else wake)
+
     return Controller(
         name="federation",
         kinds=frozenset({"members", "deployments", "divisions", "shares", "rooms", "label-sets"}),
         every_seconds=10.0,
-        decide=lambda snapshot, now: reconcile(snapshot, now, new_id),
+        decide=decide,
     )

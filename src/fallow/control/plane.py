@@ -162,7 +162,7 @@ class ControlPlane:
             registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
-            federation_controller(new_id),
+            federation_controller(new_id, self.steady),
             deployments_controller(new_id),
             placement_controller(new_id, self.hub.usages),
             withdrawal_controller(self.hub, self.settings, self.steady),

@@ -1,0 +1,116 @@
+"""A host and member clusters of the real command with real engines, a registry and a gateway, for tests that share them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from conftest import Whole, replicas_on
+
+from demo.load import Load
+from testbed import images, parts
+from testbed.cluster import free_port
+from testbed.fabric import Fabric
+from testbed.federation import Federation
+from testbed.processes import TestbedError
+from testbed.registry import Registry
+
+WEB = """
+services:
+  web:
+    image: {image}
+    environment: {{NAME: web, VERSION: "{version}"}}
+    expose: ["8080"]
+    deploy:
+      replicas: {replicas}
+      update_config: {{parallelism: 2, monitor: 1s}}
+      resources: {{reservations: {{cpus: "0.05", memory: 32M}}}}
+    x-fallow:
+      routes: [http://web.test]
+      health: {{http: /healthz, interval: 300ms, retries: 2}}
+      clusters: {{{clusters}}}
+"""
+WEIGHTED = "divide: weighted, where: region, weights: {west: 2, east: 1}"
+PATH = "test/web"
+
+
+class Joined(Federation):
+    """A host without nodes of its own, with a gateway, and the clusters that have joined it, each in a region of its
+    own name.
+    """
+
+    host: Whole
+    clusters_policy = WEIGHTED
+
+    def deploy(self, replicas: int, version: str = "1", *options: str) -> None:
+        """Deploy the web service with so many replicas in all."""
+        image = self.host.image2 if version == "2" else self.host.image
+        text = WEB.format(image=image, version=version, replicas=replicas, clusters=self.clusters_policy)
+        self.host.deploy(text, *options)
+
+    def wait_shares(self, seconds: float = 30, path: str = PATH, **wanted: int) -> None:
+        """Wait until exactly so many replicas are ready in these clusters, and nothing is on the move."""
+
+        def so() -> bool:
+            division = self.division(path)
+            ready = {share["cluster"]: share["ready"] for share in division["shares"] if share["ready"]}
+            return ready == wanted and not division["moving"]
+
+        try:
+            self.host.wait(so, seconds, f"ready: {wanted}")
+        except TestbedError as error:
+            raise TestbedError(f"{error}\n{self.host.fallow('deployment', 'division', path)}") from None
+
+    def division(self, path: str = PATH) -> dict[str, object]:
+        """Return a deployment's division as the host tells it."""
+        return dict(self.host.call("deployment", "division", path, "--json"))
+
+    def containers(self, name: str) -> int:
+        """Return how many replicas the engines of a cluster really run."""
+        return sum(len(replicas_on(node)) for node in self.members[name].nodes.values())
+
+    def wait_state(self, seconds: float = 30, **states: str) -> None:
+        """Wait until the host sees clusters so, name -> state."""
+        self.host.wait(lambda: all(self.state_of(name) == states[name] for name in states), seconds, f"{states}")
+
+
+@contextmanager
+def federation(sizes: Mapping[str, int]) -> Iterator[Joined]:
+    """Make a host with a gateway, and clusters with so many nodes each that have joined it."""
+    parts.require("namespaces", "registry", "haproxy", "busybox", "curl")
+    with Fabric() as fabric:
+        registry = Registry(fabric)
+        host = Whole(fabric, insecure_registries=(registry.address,), port=free_port(17443))
+        host.image = images.push(registry.address, "shop:1", images.shop("1"))
+        host.image2 = images.push(registry.address, "shop:2", images.shop("2"))
+        host.http_port = free_port(18080)
+        found = Joined(host)
+        try:
+            host.start_server()
+            host.fallow("registry", "add", registry.address, "--insecure")
+            host.start_gateway("gw1", host.http_port, host.token("gateway"))
+            host.wait_ready("gw1")
+            found.add(sizes)
+            for name in found.members:
+                found.join(name, f"region={name}")
+            yield found
+        finally:
+            found.close()
+
+
+@contextmanager
+def requests(port: int) -> Iterator[Load]:
+    """Send requests to a gateway meanwhile."""
+    load = Load("127.0.0.1", port, ["web.test"], clients=6)
+    load.start()
+    try:
+        yield load
+    finally:
+        load.stop()
+
+
+@contextmanager
+def no_request_fails(port: int) -> Iterator[Load]:
+    """Send requests to a gateway meanwhile; none may fail."""
+    with requests(port) as load:
+        yield load
+    assert load.failures == []
+    assert load.sent.total() > 20

@@ -1,0 +1,109 @@
+"""The host's loop: it divides at once for what was wished or has befallen a cluster, and seldom for mere reports."""
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+from federation_world import cluster, here, share
+from records import NOW, deployment, ids, snapshot
+
+from fallow.control.federation import REST_FACTOR, Divisions, federation_controller
+from fallow.decide.federation.division import Target
+from fallow.decide.snapshot import Snapshot
+from fallow.model.members import Member, MemberState
+from fallow.model.rooms import Room
+
+
+class Slow:
+    """A division that takes a second by the clock of the test, and counts how often it is made."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+        self.count = 0
+
+    def divide(self, snapshot: Snapshot, _: float, anew: Collection[str]) -> Mapping[str, Target]:
+        self.at += 1.0
+        self.count += 1
+        return dict.fromkeys(snapshot.deployments, Target())
+
+    def steady(self) -> float:
+        return self.at
+
+
+def later(before: Snapshot, **changes: object) -> Snapshot:
+    kinds = ("members", "deployments", "divisions", "label_sets", "shares", "rooms")
+    return Snapshot(**({name: getattr(before, name) for name in kinds} | changes))  # type: ignore[arg-type]
+
+
+BEFORE = snapshot(here(), cluster("east"), deployment("web", share=0))
+
+
+def test_reports_alone_make_no_other_division_until_it_has_rested() -> None:
+    slow = Slow()
+    divisions = Divisions(slow.divide, slow.steady)
+    divisions.divide(BEFORE, NOW)
+    told = later(
+        BEFORE, shares={"s": share("c-east", 1, 1)}, rooms={"c-east": Room(id="c", created_at=0, updated_at=0)}
+    )
+    divisions.divide(told, NOW)
+    assert (slow.count, divisions.due_in) == (1, REST_FACTOR)
+    slow.at += REST_FACTOR
+    divisions.divide(told, NOW)
+    assert slow.count == 2
+
+
+def test_wishes_and_the_state_of_clusters_count_at_once() -> None:
+    slow = Slow()
+    divisions = Divisions(slow.divide, slow.steady)
+    divisions.divide(BEFORE, NOW)
+    for number, changes in enumerate(
+        (
+            {"deployments": {"d-web": deployment("web", 5, share=0)}},
+            {"members": {**BEFORE.members, "c-east": cluster("east", state=MemberState.DEAD, revision=9)}},
+            {"divisions": {}},
+            {"label_sets": {}},
+        ),
+        start=2,
+    ):
+        divisions.divide(later(BEFORE, **changes), NOW)
+        assert slow.count == number
+        slow.at += 100.0
+        divisions.divide(BEFORE, NOW)
+        slow.count = number
+
+
+def test_nodes_that_report_are_no_cause() -> None:
+    slow = Slow()
+    divisions = Divisions(slow.divide, slow.steady)
+    divisions.divide(BEFORE, NOW)
+    divisions.divide(later(BEFORE, members={**BEFORE.members}), NOW)
+    assert slow.count == 1
+
+
+def test_what_waits_for_clusters_is_looked_at_again_at_once() -> None:
+    slow = Slow()
+    divisions = Divisions(lambda *_: slow.divide(snapshot(), NOW, ()), slow.steady)
+    divisions.divide(BEFORE, NOW)
+    divisions.divide(BEFORE, NOW)
+    assert slow.count == 2
+
+
+def test_a_control_plane_alone_has_nothing_to_do() -> None:
+    loop = federation_controller(ids())
+    assert not loop.decide(snapshot(deployment("web", 3)), NOW).steps
+
+
+def test_the_first_cluster_makes_a_host() -> None:
+    loop = federation_controller(ids())
+    (step,) = loop.decide(snapshot(cluster("east"), deployment("web", 3)), NOW).steps
+    found = step.puts[0]
+    assert isinstance(found, Member)
+    assert (found.id, found.key_sha256, found.state) == ("here", "", MemberState.READY)
+    assert msgspec.structs.replace(found, revision=1).lease.address == ""
+
+
+def test_the_loop_divides_and_tells_what_is_due_later() -> None:
+    room = Room(id="c-east", created_at=NOW, updated_at=NOW)
+    told = snapshot(here(), cluster("east"), deployment("web", 1, share=0, updated_at=NOW - 60), room)
+    loop = federation_controller(ids())
+    assert loop.decide(told, NOW).steps
+    assert loop.decide(told, NOW).wake_after_seconds is not None
