@@ -1,4 +1,4 @@
-"""A host and member clusters of the real command with real engines, a registry and a gateway, for tests that share them."""
+"""A host and member clusters of the real command with real engines, a registry and a gateway."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,9 +33,7 @@ PATH = "test/web"
 
 
 class Joined(Federation):
-    """A host without nodes of its own, with a gateway, and the clusters that have joined it, each in a region of its
-    own name.
-    """
+    """A host without nodes of its own, with a gateway; what has joined it lies in a region of its own name."""
 
     host: Whole
     clusters_policy = WEIGHTED

@@ -30,6 +30,7 @@ class Division(Record, frozen=True, kw_only=True):
     off_since: float = 0.0  # since when the policy would divide otherwise, the same way all the time; 0: it would not
     off_shares: dict[str, int] = {}  # that way
     moving_since: float = 0.0  # replicas have to leave clusters for others, since then; 0: none has
+    drained: tuple[str, ...] = ()  # ids of clusters that lose replicas by it since they are drained
     history: tuple[PastDivision, ...] = ()  # newest last
 
 

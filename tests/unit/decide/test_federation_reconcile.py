@@ -262,3 +262,18 @@ def test_share_records_are_named_by_deployment_and_cluster() -> None:
     ledger = host()
     ledger.settle(to(east=1))
     assert (Share, "d-web.c-east") in ledger.records
+
+
+def test_a_division_names_the_clusters_it_empties_because_they_are_drained() -> None:
+    ledger = host(share("c-east", 10, 10))
+    ledger.settle(to(east=10))
+    ledger.settle(to(west=10))
+    assert ledger.division().drained == ()
+    ledger.settle(to(east=10))
+    ledger.change(Member, "c-east", scheduling=Scheduling.DRAINING)
+    ledger.settle(to(west=9, east=1))
+    assert ledger.division().drained == ("c-east",)
+    ledger.change(Member, "c-east", scheduling=Scheduling.ACTIVE)
+    ledger.settle(to(east=10))
+    assert ledger.division().drained == ()
+    assert ledger.division().history[-1].cause == "the drain of east was called off"

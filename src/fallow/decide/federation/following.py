@@ -173,10 +173,14 @@ class Following:
             updated_at=self.now, revision=before.revision if before is not None else 0,
             deployment_id=self.deployment.id, policy=target.fingerprint, total=total, shares=shares,
             rules=dict(target.rules), unplaced=target.unplaced, unplaced_reason=target.unplaced_reason,
-            moving_since=(since or self.now) if moving else 0.0, history=history,
+            moving_since=(since or self.now) if moving else 0.0, drained=self._drained(), history=history,
             off_since=self.course.off_since, off_shares=dict(self.course.off_shares),
         )  # fmt: skip
         return division, tuple(events)
+
+    def _drained(self) -> tuple[str, ...]:
+        """Return the clusters that are to run less because they are drained: that may be called off."""
+        return tuple(id_ for id_, side in self.sides.items() if side.leaves and side.told > side.target)
 
     def _settled(self, changed: Mapping[str, Share]) -> bool:
         """Say whether every cluster that speaks is told what it should have, and has it ready."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fallow.decide.federation.candidates import Candidate, Use, candidates, fingerprint_of, known_labels, weight_of
 from fallow.decide.federation.divide import Counts
 from fallow.decide.federation.policy import Asked
+from fallow.decide.federation.recall import recalled
 from fallow.decide.federation.rooms import UNCAPPED, Mask, rooms_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import ClusterPolicy
@@ -112,7 +113,8 @@ class Table:
                 continue
             self.was[row] = 0
             self.anew[row] = division.policy != self.fingerprints[row]
-            for cluster_id, count in division.shares.items():
+            shares = recalled(self.snapshot, division) if division.drained else division.shares
+            for cluster_id, count in shares.items():
                 column = columns.get(cluster_id)
                 if column is not None:
                     rows.append(row)
