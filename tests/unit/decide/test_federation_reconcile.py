@@ -1,6 +1,7 @@
 """The host's loop: divisions, shares, what is told of them, and how a host begins and ends."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment, ids
@@ -277,3 +278,12 @@ def test_a_division_names_the_clusters_it_empties_because_they_are_drained() -> 
     ledger.settle(to(east=10))
     assert ledger.division().drained == ()
     assert ledger.division().history[-1].cause == "the drain of east was called off"
+
+
+def test_who_waits_for_what_clusters_say_of_another_shape_is_looked_at_again_soon() -> None:
+    ledger = host(share("c-east", 10, 10))
+    ledger.settle(to(east=10))
+    settled = to(east=10)
+    assert (ledger.run(settled).wake_after_seconds or 60) > 1
+    waiting = {id_: replace(target, waits=True) for id_, target in settled.items()}
+    assert (ledger.run(waiting).wake_after_seconds or 60) < 1
