@@ -23,7 +23,9 @@ from records import NOW, replica, snapshot
 from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.shapes import question_of
+from fallow.decide.federation.table import Table
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.deployments import Deployment, Origin
 from fallow.model.members import MemberState, Scheduling
@@ -173,6 +175,16 @@ def test_a_silent_cluster_keeps_what_was_foreseen_for_it() -> None:
     records = [division, share(of, "a", 4), room("a", (of, 9)), room("b", (of, 9)), cluster("b")]
     assert divide_one(of, cluster("a", state=MemberState.SUSPECT), *records) == {"a": 6}
     assert divide_one(of, cluster("a", scheduling=Scheduling.CORDONED), *records) == {"a": 4, "b": 2}
+
+
+def test_a_fenced_replica_of_a_dead_cluster_is_replaced_once_it_has_stopped_there() -> None:
+    of = wish(replicas=1, fence_seconds=60.0)
+    stopped = stopped_after(of)
+    for passed, wanted in ((0.0, {"a": 1}), (stopped - 1.0, {"a": 1}), (stopped + 1.0, {"b": 1})):
+        dead = cluster("a", state=MemberState.DEAD, died_at=LATER - passed)
+        found = divide_one(of, dead, cluster("b"), room("b", (of, 9)), *told(of, a=1))
+        assert found == wanted, passed
+    assert "fence" in Table(snapshot(of, dead), dead.died_at).candidates_of(0)[0].why
 
 
 def test_nothing_runs_away_when_nobody_has_room() -> None:
