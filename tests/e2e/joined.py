@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from conftest import Whole, replicas_on
 
@@ -70,8 +71,11 @@ class Joined(Federation):
         self.host.wait(lambda: all(self.state_of(name) == states[name] for name in states), seconds, f"{states}")
 
 
+Kind = TypeVar("Kind", bound=Joined)
+
+
 @contextmanager
-def federation(sizes: Mapping[str, int]) -> Iterator[Joined]:
+def federation(sizes: Mapping[str, int], kind: type[Kind]) -> Iterator[Kind]:
     """Make a host with a gateway, and clusters with so many nodes each that have joined it."""
     parts.require("namespaces", "registry", "haproxy", "busybox", "curl")
     with Fabric() as fabric:
@@ -80,7 +84,7 @@ def federation(sizes: Mapping[str, int]) -> Iterator[Joined]:
         host.image = images.push(registry.address, "shop:1", images.shop("1"))
         host.image2 = images.push(registry.address, "shop:2", images.shop("2"))
         host.http_port = free_port(18080)
-        found = Joined(host)
+        found = kind(host)
         try:
             host.start_server()
             host.fallow("registry", "add", registry.address, "--insecure")

@@ -25,12 +25,12 @@ def cause_of(snapshot: Snapshot, deployment: Deployment, before: Division | None
         found = trouble(snapshot.clusters.get(id_))
         if found:
             causes.append(found)
+    if causes:
+        return ", ".join(causes)
     for id_ in before.drained:
         cluster = snapshot.clusters.get(id_)
         if cluster is not None and cluster.scheduling is not Scheduling.DRAINING:
-            causes.append(f"the drain of {cluster.name} was called off")
-    if causes:
-        return ", ".join(causes)
+            return f"the drain of {cluster.name} was called off"
     return "another division fits better what clusters have room for, or are labelled with"
 
 
