@@ -95,13 +95,16 @@ class Federation:
         return spec.replicas if floor is None else min(floor, spec.replicas)
 
     def firm(self, of: str) -> int:
-        """Return how many are ready that no order under way takes."""
-        told = self.ledger.told(of)
-        return sum(
-            min(each.runs[of].ready, each.runs[of].wants, told.get(each.id, 0))
-            for each in self.clusters.values()
-            if of in each.runs
-        )
+        """Return how many are ready, as the host knows, that no order under way takes.
+
+        What became ready a moment ago may still be taken for what is not ready, and go.
+        """
+        found = 0
+        for share in self.shares():
+            running = self.clusters[share.cluster_id].runs.get(of) if share.deployment_id == of else None
+            if running is not None and share.reported is not None:
+                found += min(running.ready, running.wants, share.replicas, share.reported.ready)
+        return found
 
     def note(self) -> None:
         """Raise what is guaranteed to what is there to stay, as far as it is needed."""

@@ -139,13 +139,13 @@ async def test_two_control_planes_with_one_key_are_fenced(tmp_path: Path) -> Non
                 target.write_bytes(source.read_bytes())
                 target.chmod(source.stat().st_mode & 0o777)
         await member.start()
-        await until(lambda: member.plane.hosts.view().connected)
+        await until(lambda: member.plane.hosts.view().connected, 40)
         await copy.start()
         try:
-            await until(lambda: cluster_of(host).fence, 20)
+            await until(lambda: cluster_of(host).fence, 40)
             assert "two machines use the key" in cluster_of(host).fence
-            await until(lambda: cluster.id not in host.plane.hub.connected())
-            await until(lambda: "fenced" in member.plane.hosts.view().problem, 20)
+            await until(lambda: cluster.id not in host.plane.hub.connected(), 40)
+            await until(lambda: "fenced" in member.plane.hosts.view().problem, 40)
         finally:
             await copy.stop()
 

@@ -132,20 +132,25 @@ class Life(RuleBasedStateMachine):
         self.world.run(0.5)
         self.all_obey()
 
-    @rule(of=OF, fewer=st.integers(0, 6), more=st.integers(6, 14))
-    def change_of_mind(self, of: str, fewer: int, more: int) -> None:
-        """Orders to go down and up again are obeyed, and reported late."""
-        for total in (fewer, more):
-            self.world.wish(of, total=total)
-            self.world.settle()
-            self.all_obey()
+    @rule(of=OF, fewer=st.integers(0, 6), more=st.integers(6, 14), other=ANY)
+    def change_of_mind(self, of: str, fewer: int, more: int, other: str) -> None:
+        """Orders to go down and up again are obeyed, and reported late, while another cluster begins to be drained."""
+        self.world.wish(of, total=fewer)
+        self.world.settle()
+        self.all_obey()
+        self.world.report(other)
+        self.world.wish(of, total=more)
+        self.world.schedule(other, Scheduling.DRAINING)
+        self.world.settle()
+        self.all_obey()
 
     @rule(id_=FAR, other=ANY)
     def return_into_a_drain(self, id_: str, other: str) -> None:
-        """A cluster that lost all it ran is back and has said nothing yet, while another one is drained."""
+        """A cluster that lost all it ran, and was replaced, is back and says nothing yet; another is drained."""
         self.world.kill(id_)
         self.world.run(SUSPECT_SECONDS + 1.0)
-        self.world.run(DEAD_SECONDS)
+        for _ in range(3):
+            self.world.round()  # others take over
         self.world.come_back(id_)
         self.world.schedule(other, Scheduling.DRAINING)
         self.world.run(0.5)

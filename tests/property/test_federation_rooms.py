@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from division_cases import LATER, cluster, room_by_key, share, wish
+from division_cases import LATER, cluster, followed, room_by_key, share, wish
 from hypothesis import given
 from hypothesis import strategies as st
 from records import snapshot
@@ -123,3 +123,21 @@ def test_nothing_has_no_place_while_a_cluster_has_room_that_nobody_was_promised(
 
 def at_rest(world: World) -> World:
     return World(world.nodes, world.deployments, {})
+
+
+@given(worlds())
+def test_once_all_is_placed_and_counted_again_nothing_moves(world: World) -> None:
+    before = stored(at_rest(world))
+    targets = divide_all(before, LATER)
+    rooms = {}
+    for name, free in world.nodes.items():
+        nodes = list(free)
+        for found in sorted(world.deployments, key=size_of, reverse=True):
+            for _ in range(targets[found.id].shares.get(f"c-{name}", 0)):
+                assert put(nodes, size_of(found), 0)
+        answers = {question_of(found).key: fits(nodes, size_of(found)) for found in world.deployments}
+        rooms[f"c-{name}"] = room_by_key(name, answers, summary=RoomSummary(nodes=len(nodes)))
+    again = divide_all(followed(before, targets, rooms), LATER)
+    for id_, target in targets.items():
+        assert all(again[id_].shares.get(name, 0) >= count for name, count in target.shares.items())
+        assert target.unplaced or again[id_].shares == target.shares

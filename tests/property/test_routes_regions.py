@@ -198,7 +198,10 @@ def test_a_member_is_told_of_all_clusters_but_its_own_and_only_what_gateways_may
     made = offers(known)
     for id_ in ("c-one", "c-two", HERE_ID):
         for offer in made.values():
-            service = offered(offer, id_)
+            service = offered(offer, id_, alone=True)
+            elsewhere = offered(offer, id_)
+            abroad = elsewhere.clusters if elsewhere is not None else ()
+            assert "127.0.0.1" not in {at.address for one in abroad for at in one.endpoints}
             if service is None:
                 assert not offer.routes
                 continue

@@ -174,7 +174,7 @@ def test_a_leaving_replica_waits_until_it_is_withdrawn() -> None:
         told(place, order(2))
         await asyncio.sleep(4.0)
         told(place, order(1, 2))
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(25.0)
         report = place.host.shares["d1"]
         assert (report.ready, len(report.leaving), report.remaining) == (1, 1, 2)
         place.host.say(Withdrawn(replica_ids=report.leaving))

@@ -128,6 +128,8 @@ class ClusterMember:
         self._instance = home.new_id()
         self._orders = Orders()
         self._ordered = asyncio.Event()
+        self._due: set[str] | None = set()  # deployments whose orders are to be looked at; None: all
+        self._refused: set[str] = set()  # deployments whose orders cannot be taken in
         self._dirty: set[str] = set()  # deployments that there may be something new to report of
         self._soiled = asyncio.Event()
         self._told: dict[str, ShareReport] = {}
@@ -171,7 +173,8 @@ class ClusterMember:
     def opened(self, welcome: Welcome) -> None:
         """Tell the host how all its shares are; its orders follow by themselves."""
         self.welcome = welcome
-        self._orders = Orders()
+        self._orders, self._due = Orders(), set()
+        self._refused.clear()
         while not self._answers.empty():
             self._answers.get_nowait()  # it was for the session before
         self._remotes.opened()
@@ -186,11 +189,10 @@ class ClusterMember:
         match frame:
             case SetShares():
                 self._orders.take(frame)
-                self._ordered.set()
+                self._order(None if frame.full else {*frame.removed, *(each.deployment_id for each in frame.orders)})
             case SharesStored(batch=batch):
                 self.outbox.ack(batch)
                 self.news.set()
-                self._ordered.set()  # what was fenced may come back
             case AskRoom(questions=questions):
                 self.rooms.ask(questions)
             case SetRemotes() | Withdrawn():
@@ -244,10 +246,9 @@ class ClusterMember:
             async for changed in subscription:
                 snapshot = self._cache.snapshot()
                 self._look_at(concerned(snapshot, changed))
-                kinds = {kind for kind, _ in changed}
-                if "deployments" in kinds:
-                    self._ordered.set()
-                self.rooms.changed(kinds)
+                if deployments := {id_ for kind, id_ in changed if kind == "deployments"}:
+                    self._order(deployments | self._refused)  # a path may be free now
+                self.rooms.changed({kind for kind, _ in changed})
                 await asyncio.sleep(REST_SECONDS)
         finally:
             subscription.close()
@@ -260,25 +261,32 @@ class ClusterMember:
                 continue
             await self._remotes.settled()  # gateways should know what is elsewhere before less runs here
             began = self._steady()
+            due, self._due = self._due, set()
             try:
-                done, left = await self._take_in()
+                done, left = await self._take_in(due)
             except Fenced:
                 raise
             except StoreError as error:
                 _log.warning("orders not taken in; they are tried again", error=str(error))
                 done, left = False, True
-            self._look_at(self._orders.orders)
+            self._look_at(self._orders.orders if due is None else due)
+            spent = self._steady() - began
             if left:
-                self._ordered.set()
-            await asyncio.sleep(_rest(self._steady() - began) if done else RETRY_SECONDS)
+                self._order(due)
+            await asyncio.sleep(RETRY_SECONDS if not done else spent if left else _rest(spent))
 
-    async def _take_in(self) -> tuple[bool, bool]:
-        """Make deployments of orders; say whether all steps held, and whether something is left to do.
+    def _order(self, ids: set[str] | None) -> None:
+        """Look soon at the orders of deployments; None: at all."""
+        self._due = None if ids is None or self._due is None else self._due | ids
+        self._ordered.set()
+
+    async def _take_in(self, due: set[str] | None) -> tuple[bool, bool]:
+        """Make deployments of the orders that are due; say whether all steps held, and whether something is left to do.
 
         Raises StoreError.
         """
         now = self._clock()
-        plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at)
+        plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at, due)
         made = [step for step in plan.steps if creates(step)]
         steps = [step for step in plan.steps if not creates(step)]
         portion = first_steps(made, self._most_records - 1)  # one more is the guard
@@ -318,7 +326,9 @@ class ClusterMember:
 
     def _report_of(self, snapshot: Snapshot, id_: str) -> ShareReport | None:
         order, deployment = self._orders.orders.get(id_), snapshot.deployments.get(id_)
+        self._refused.discard(id_)
         if order is not None and (why := refusal(snapshot, order)):
+            self._refused.add(id_)
             return refused(order, why)
         if deployment is None or deployment.origin is None:
             return None
@@ -339,6 +349,8 @@ class ClusterMember:
         while True:
             await asyncio.sleep(FENCE_LOOK_SECONDS)
             snapshot, now, shortest = self._cache.snapshot(), self._clock(), self.shortest_fence()
+            if fenced := {id_ for id_, found in snapshot.deployments.items() if found.origin and found.origin.fenced}:
+                self._order(fenced)  # they may come back
             if shortest is None:
                 continue
             if now - self.heard_at > shortest / 4:

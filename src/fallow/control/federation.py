@@ -41,7 +41,8 @@ class Divisions:
             return made.targets
         targets = self._divide(snapshot, now, anew)
         ended = self._steady()
-        waits = len(targets) < len(snapshot.deployments)  # for what clusters say of a new shape
+        # For what clusters say of a new shape.
+        waits = len(targets) < len(snapshot.deployments) or any(found.waits for found in targets.values())
         until = ended if waits else ended + (ended - began) * REST_FACTOR
         self._made[bool(anew)] = _Made(targets, seen, until)
         return targets

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from fallow.client.tasks import first_to_end
 from fallow.control.shares import Shares
 from fallow.decide.federation.orders import order_revision
 from fallow.decide.federation.report import concerned, report_of
@@ -45,32 +46,29 @@ class Here:
         """Do nothing: the loop that lets replicas stop looks at all gateways."""
 
     async def run(self) -> None:
-        """Report until cancelled, for as long as the host has a member record of itself."""
+        """Report until cancelled, whenever the host has a member record of itself."""
         subscription = self._cache.subscribe()
         try:
-            await self._founded(subscription)
-            self._shares.open(HERE_ID, self)
-            counting = asyncio.create_task(self._counting.run(self._room))
-            try:
-                await self._follow(subscription)
-            finally:
-                counting.cancel()
-                await asyncio.gather(counting, return_exceptions=True)
+            while True:
+                while HERE_ID not in self._cache.snapshot().clusters:
+                    await anext(subscription)
+                self._shares.open(HERE_ID, self)
+                await first_to_end(self._follow(subscription), self._counting.run(self._room))
+                self._shares.close(HERE_ID)
         finally:
             self._shares.close(HERE_ID)
             subscription.close()
 
-    async def _founded(self, subscription: Subscription) -> None:
-        while HERE_ID not in self._cache.snapshot().clusters:
-            await anext(subscription)
-
     async def _follow(self, subscription: Subscription) -> None:
-        """Report everything, then what changes."""
+        """Report everything, then what changes, until there is no such cluster any more."""
         snapshot = self._cache.snapshot()
+        self._told.clear()
         self._report(snapshot, snapshot.deployments, full=True)
         async for changed in subscription:
             began = time.perf_counter()
             snapshot = self._cache.snapshot()
+            if HERE_ID not in snapshot.clusters:
+                return
             dirty = concerned(snapshot, changed)
             dirty |= {id_.removesuffix(f".{HERE_ID}") for kind, id_ in changed if kind == "shares"}
             self._report(snapshot, dirty, full=False)

@@ -109,8 +109,9 @@ class Peers:
     async def run(self) -> None:
         """Keep a connection to the process that leads, whenever it is not this one, until cancelled."""
         while True:
-            leader = self._leadership.leader
-            if leader is not None and leader.id != self._leadership.peer.id:
+            leader, us = self._leadership.leader, self._leadership.peer
+            # One that led from our own address ran here before us: who dials it talks to itself, without end.
+            if leader is not None and leader.id != us.id and leader.address != us.address:
                 try:
                     await self._converse(leader)
                 except (OSError, EOFError, TimeoutError, ValueError, msgspec.DecodeError) as error:

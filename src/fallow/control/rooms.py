@@ -9,8 +9,6 @@ import structlog
 from fallow.decide.federation.checks import fit_room
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.clusters import HERE_ID
-from fallow.model.members import Member
 from fallow.model.rooms import Room, RoomQuestion
 from fallow.model.wire import RoomReported
 from fallow.store.applier import Applier
@@ -78,7 +76,7 @@ class Rooms:
     def _room(self, cluster_id: str, frame: RoomReported, keys: set[str]) -> Room | None:
         """Return the record to write; None: nothing is new, or the cluster is no member."""
         snapshot = self._cache.snapshot()
-        if cluster_id != HERE_ID and not isinstance(snapshot.members.get(cluster_id), Member):
+        if cluster_id not in snapshot.clusters:
             return None
         answers, orders = fit_room(frame, keys, snapshot.deployments.keys())
         now, before = self._clock(), snapshot.rooms.get(cluster_id) or Room(id=cluster_id, created_at=0, updated_at=0)

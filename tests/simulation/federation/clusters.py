@@ -34,6 +34,7 @@ from simulation.members import Identity, MemorySession
 from simulation.network import Network
 
 DRAIN_SECONDS = 30.0  # so long a leaving replica stays when no host says that it may stop
+HOST_SECONDS = 5.0  # and so much longer when there is one, which waits for as long itself
 GATEWAY_SECONDS = 0.05  # its gateways take so long to do what they are told
 LOOK_SECONDS = 1.0
 BATCH_REPORTS = 1000
@@ -258,8 +259,8 @@ class Cluster:
         now = asyncio.get_running_loop().time()
         for container in list(self.site.containers.values()):
             if container.state == "leaving" and not container.stops:
-                waits_since = max(container.left_at, self._alone_since) if self._alone_since is not None else now
-                if container.id in self.site.kept.withdrawn or now - waits_since >= DRAIN_SECONDS:
+                patience = DRAIN_SECONDS + (HOST_SECONDS if self._alone_since is None else 0.0)
+                if container.id in self.site.kept.withdrawn or now - container.left_at >= patience:
                     self.site.stop(container)
 
     # what it says

@@ -1,6 +1,6 @@
 """What must hold of a federation at rest, when no fault is left and nobody asks for anything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fallow.decide.matching import matches
 from fallow.model.clusters import HERE_ID
@@ -69,10 +69,14 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
         member = watch.members().get(id_)
         if count and member is not None and member.id != HERE_ID and not may_keep(deployment, member) and roomy:
             yield f"{count} are left in {member.name} though {', '.join(roomy)} could take more"
+    yield from _limits(watch, deployment, running)
+
+
+def _limits(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:
+    named = {member.name: member.id for member in watch.members().values()}
     for name, most in deployment.spec.clusters.max.items():
-        for member in watch.members().values():
-            if member.name == name and running.get(member.id, 0) > most:
-                yield f"{running[member.id]} in {name}, which may have {most}"
+        if (count := running.get(named.get(name, ""), 0)) > most:
+            yield f"{count} in {name}, which may have {most}"
 
 
 def _roomy(watch: FederationWatch, deployment: Deployment) -> Iterable[Site]:

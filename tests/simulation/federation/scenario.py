@@ -15,7 +15,7 @@ from simulation.world import Outcome
 
 CHAOS_SECONDS = (20.0, 70.0)
 CALM_LOOKS = 3  # a second apart
-SETTLE_SECONDS = 180.0  # a leaving replica takes 30 s when its cluster had no host, and a cluster may be held back
+SETTLE_SECONDS = 400.0  # a cluster that did not place what it was told is held back for five minutes
 REST_SECONDS = 8.0  # so long nothing may change any more
 GLITCH_SECONDS = 5.0
 LONGEST_SECONDS = 1500.0

@@ -58,6 +58,28 @@ async def test_both_sides_come_to_know_what_either_hears(tmp_path: Path) -> None
         assert "n-b" in rig.hub.silences()  # its silence counts from the last sign of life
 
 
+async def test_a_process_does_not_dial_what_led_at_its_own_address_before_it(tmp_path: Path) -> None:
+    async with accepting(tmp_path) as rig:
+        await lead(rig)
+        cache, dialled = rig.stored.cache, []
+
+        class Noting(Peers):
+            async def _dial(self, address: ControlAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                dialled.append(self._leadership.peer.id)
+                return await super()._dial(address)
+
+        tasks = []
+        for id_, port in (("p2", rig.port), ("p3", rig.port + 1)):
+            address = ControlAddress(url="https://127.0.0.1:1", session_host="127.0.0.1", session_port=port)
+            leadership = Leadership(rig.stored.store, cache, peer(id_, address=address), _never)
+            other = Noting(cache, Hub(lambda: NOW), leadership, rig.authority, rig.settings, tmp_path)
+            tasks.append(asyncio.create_task(other.run()))
+        await until(lambda: bool(dialled))
+        assert set(dialled) == {"p3"}
+        for task in tasks:
+            await ended(task)
+
+
 async def test_members_are_told_of_other_processes(tmp_path: Path) -> None:
     async with accepting(tmp_path) as rig:
         connection = await rig.session(await rig.member("a"))

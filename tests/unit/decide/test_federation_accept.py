@@ -214,3 +214,15 @@ def test_another_placement_is_another_generation_in_the_member_too() -> None:
     assert only(after).generation == 2
     assert isinstance(after.templates["d-web.2"], Template)
     assert after.templates["d-web.2"].placement.max_per_node == 1
+
+
+def test_only_what_is_asked_for_is_looked_at() -> None:
+    before = stored(snapshot(only(taken(order("a"))), only(taken(order("b")))))
+    wanted = {"d-c": order("c"), "d-d": order("d")}
+    assert {
+        found.id for found in puts(accept(before, wanted, NOW, NEW_ID, only={"d-a", "d-c", "d-x"}), Deployment)
+    } == {
+        "d-a",
+        "d-c",
+    }
+    assert len(puts(accept(before, wanted, NOW, NEW_ID), Deployment)) == 4

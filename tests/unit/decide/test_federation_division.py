@@ -23,8 +23,10 @@ from records import NOW, replica, snapshot
 from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.shapes import question_of
-from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
+from fallow.decide.federation.table import Table
+from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.deployments import Deployment, Origin
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.meta import Record
@@ -32,6 +34,7 @@ from fallow.model.rooms import MOST, RoomSummary
 from fallow.model.shares import ShareReport
 from fallow.model.taints import Taint, Toleration
 
+ONE_GROUP = ClusterSpread(label="region", min_groups=1)
 MOVE = Taint(key="gpu", value="x", effect="move")
 
 
@@ -75,6 +78,7 @@ def told(of: Deployment, **shares: int) -> list[Record]:
         ({"min": {"c": 2}}, (50, 50, 2), None, 4, (1, 1, 2)),
         ({"max": {"a": 1, "b": 1}}, (9, 9, 9), None, 5, (1, 1, 3)),
         ({"min": {"a": 3, "b": 3}}, (9, 9, 9), None, 4, (2, 2, 0)),
+        ({"min": {"a": 2, "b": 2}, "spread": ONE_GROUP}, (9, 9, 99), None, 4, (2, 2, 0)),
         ({"max": {"a": 2}}, (9, 9, 9), (5, 0, 0), 5, (2, 2, 1)),
     ],
 )  # fmt: skip
@@ -92,6 +96,21 @@ def test_division(
 
 def test_without_member_clusters_nothing_is_divided() -> None:
     assert divide_all(snapshot(wish()), LATER) == {}
+
+
+def test_where_equally_few_clusters_do_those_that_hold_replicas_are_taken() -> None:
+    of = wish(replicas=4, divide="aggregate")
+    records = [*fleet(of, a=20, b=9, c=9), share(of, "c", 4), divided(of, {"c": 4}, "of another policy")]
+    assert divide_one(of, *records) == {"c": 4}
+    more = with_spec(of, replicas=14)
+    assert divide_one(more, *records) == {"a": 14}
+
+
+def test_who_wants_few_clusters_takes_no_part_of_a_cluster_that_others_fill() -> None:
+    many = [wish(f"app-{number}", 10, cpus=1.0, divide="aggregate") for number in range(2)]
+    rooms = [room(name, (many[0], count)) for name, count in (("a", 14), ("b", 12), ("c", 2))]
+    targets = divide_all(snapshot(*many, cluster("a"), cluster("b"), cluster("c"), *rooms), LATER)
+    assert [shares_by_name(target) for target in targets.values()] == [{"a": 10}, {"b": 10}]
 
 
 def test_an_edited_policy_divides_afresh_and_keeps_who_holds_them_among_equals() -> None:
@@ -156,6 +175,16 @@ def test_a_silent_cluster_keeps_what_was_foreseen_for_it() -> None:
     records = [division, share(of, "a", 4), room("a", (of, 9)), room("b", (of, 9)), cluster("b")]
     assert divide_one(of, cluster("a", state=MemberState.SUSPECT), *records) == {"a": 6}
     assert divide_one(of, cluster("a", scheduling=Scheduling.CORDONED), *records) == {"a": 4, "b": 2}
+
+
+def test_a_fenced_replica_of_a_dead_cluster_is_replaced_once_it_has_stopped_there() -> None:
+    of = wish(replicas=1, fence_seconds=60.0)
+    stopped = stopped_after(of)
+    for passed, wanted in ((0.0, {"a": 1}), (stopped - 1.0, {"a": 1}), (stopped + 1.0, {"b": 1})):
+        dead = cluster("a", state=MemberState.DEAD, died_at=LATER - passed)
+        found = divide_one(of, dead, cluster("b"), room("b", (of, 9)), *told(of, a=1))
+        assert found == wanted, passed
+    assert "fence" in Table(snapshot(of, dead), dead.died_at).candidates_of(0)[0].why
 
 
 def test_nothing_runs_away_when_nobody_has_room() -> None:

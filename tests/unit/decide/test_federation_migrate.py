@@ -86,10 +86,15 @@ def test_a_report_from_before_an_order_counts_up_to_the_fewest_that_were_told_si
     order, least = retold(lowered, 8, revision=30)
     raised = share("c-a", 8, 5, order=order, least=least)
     assert reliable(raised) == 2  # it may have gone down to 2 on the way
-    obeyed = share("c-a", 8, order=order, least=least, reported=report(6, revision=order))
+    obeyed = share("c-a", 8, order=order, least=least, reported=report(6, revision=order, replicas=8))
     assert reliable(obeyed) == 6
     order, least = retold(obeyed, 7, revision=40)
     assert (order, least) == (41, 7)
+
+
+def test_what_a_cluster_wants_no_more_is_about_to_go() -> None:
+    restored = share("c-a", 5, order=50, least=5, reported=report(5, revision=10, replicas=2))
+    assert reliable(restored) == 2
 
 
 def test_an_order_raised_over_what_was_followed_counts_all_that_is_ready() -> None:

@@ -1,12 +1,17 @@
 """The host's loop: divisions, shares, what is told of them, and how a host begins and ends."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from federation_world import Ledger, cluster, here, share
-from records import NOW, deployment
+from records import NOW, deployment, ids
 
 from fallow.decide.federation.division import Target
 from fallow.decide.federation.reconcile import reconcile
-from fallow.model.clusters import HERE_ID
-from fallow.model.deployments import Deployment, Origin
+from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
+from fallow.model.containers import ContainerSpec
+from fallow.model.deployments import Deployment, DeploymentSpec, Origin
 from fallow.model.divisions import Division
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.rooms import Room
@@ -133,6 +138,28 @@ def test_a_suspect_cluster_changes_nothing() -> None:
     assert not ledger.run(to(east=5, west=5)).steps
 
 
+def test_nothing_is_rebalanced_while_a_cluster_is_silent() -> None:
+    spec = DeploymentSpec(
+        replicas=10,
+        container=ContainerSpec(image="shop:1"),
+        clusters=ClusterPolicy(rebalance=Rebalance(after_seconds=0.0, at_once=1)),
+    )
+    ledger = host(share("c-east", 10, 10), share("c-west", 0), spec=spec)
+
+    def divide(snapshot: Snapshot, now: float, anew: Collection[str]) -> dict[str, Target]:
+        return to(east=5, west=5) if anew else to(east=10)
+
+    def looks(now: float) -> None:
+        ledger.commit(reconcile(ledger.snapshot(), now, ids(), divide))
+
+    for state, told in ((MemberState.SUSPECT, {"c-east": 10}), (MemberState.READY, {"c-east": 9, "c-west": 1})):
+        looks(NOW)
+        ledger.change(Member, "c-west", state=state)
+        for seconds in (1, 2):
+            looks(NOW + seconds)
+        assert ledger.division().shares == told
+
+
 def test_a_member_that_does_not_place_what_it_was_told_gets_no_more() -> None:
     ledger = host(share("c-east", 10, 2))
     ledger.settle(to(east=10))
@@ -251,3 +278,12 @@ def test_a_division_names_the_clusters_it_empties_because_they_are_drained() -> 
     ledger.settle(to(east=10))
     assert ledger.division().drained == ()
     assert ledger.division().history[-1].cause == "the drain of east was called off"
+
+
+def test_who_waits_for_what_clusters_say_of_another_shape_is_looked_at_again_soon() -> None:
+    ledger = host(share("c-east", 10, 10))
+    ledger.settle(to(east=10))
+    settled = to(east=10)
+    assert (ledger.run(settled).wake_after_seconds or 60) > 1
+    waiting = {id_: replace(target, waits=True) for id_, target in settled.items()}
+    assert (ledger.run(waiting).wake_after_seconds or 60) < 1

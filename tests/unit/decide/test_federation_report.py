@@ -6,7 +6,7 @@ import msgspec
 from records import NOW, deployment, ids, member, replica, snapshot
 
 from fallow.decide.federation.checks import fit_report, fit_room
-from fallow.decide.federation.fence import DRAINED_SECONDS, NOTICED_SECONDS, fence, replace_after
+from fallow.decide.federation.fence import DRAINED_SECONDS, NOTICED_SECONDS, fence, stopped_after
 from fallow.decide.federation.report import concerned, report_of
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
@@ -152,8 +152,7 @@ def test_what_came_later_than_the_hosts_last_word_counts_from_then() -> None:
     assert not fence(snapshot(singleton(0.0)), 0.0, NOW, ids()).steps
 
 
-def test_the_host_waits_until_a_fenced_replica_has_stopped() -> None:
-    assert replace_after(singleton(0.0), 10.0) == 10.0
+def test_a_fenced_replica_has_stopped_once_it_was_noticed_drained_and_had_its_time_to_end() -> None:
     grace = singleton(60.0).spec.container.stop_grace_seconds
-    assert replace_after(singleton(60.0), 10.0) == 60.0 + NOTICED_SECONDS + DRAINED_SECONDS + grace
-    assert replace_after(singleton(1.0), 600.0) == 600.0
+    assert stopped_after(singleton(60.0)) == 60.0 + NOTICED_SECONDS + DRAINED_SECONDS + grace
+    assert stopped_after(singleton(0.0)) == 0.0

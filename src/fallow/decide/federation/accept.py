@@ -4,7 +4,7 @@ From there on the member's loops do what they always do. Orders say all there is
 twice or late: what is stored already is written no more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -51,8 +51,11 @@ def accept(
     now: float,
     new_id: Callable[[], str],
     heard_at: float | None = None,
+    only: Collection[str] | None = None,
 ) -> Plan:
     """Return what makes the deployments of the host those of `orders`, which are all there are.
+
+    With `only` these deployments, by their ids, are looked at and no others.
 
     `heard_at` is when what the host has answered was sent (None: just now): what is fenced comes back only when the
     host is heard. What cannot be taken in is left out; `refusal` says why. Only deployments with an origin are ever
@@ -61,7 +64,8 @@ def accept(
     author = Author(now, new_id, ACTOR)
     changed: list[Step] = []
     made: list[Step] = []
-    for order in orders.values():
+    looked_at = [found for id_ in only if (found := orders.get(id_))] if only is not None else orders.values()
+    for order in looked_at:
         current = snapshot.deployments.get(order.deployment_id)
         if refusal(snapshot, order):
             continue
@@ -71,10 +75,16 @@ def accept(
             changed.extend(_changed(snapshot, current, order, author))
     changed += [
         _removed(deployment, now, new_id)
-        for deployment in snapshot.deployments.values()
+        for deployment in _deployments(snapshot, only)
         if deployment.origin is not None and deployment.id not in orders and not deployment.deleting
     ]
     return Plan(steps=[*changed, *made])
+
+
+def _deployments(snapshot: Snapshot, only: Collection[str] | None) -> Iterable[Deployment]:
+    if only is None:
+        return snapshot.deployments.values()
+    return [found for id_ in only if (found := snapshot.deployments.get(id_)) is not None]
 
 
 def refusal(snapshot: Snapshot, order: ShareOrder) -> str:

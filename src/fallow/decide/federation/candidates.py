@@ -2,7 +2,7 @@
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -46,13 +46,14 @@ def fingerprint_of(policy: ClusterPolicy) -> str:
 
 
 def candidates(
-    policy: ClusterPolicy, clusters: Sequence[Member], sets: Mapping[str, LabelSet]
+    policy: ClusterPolicy, clusters: Sequence[Member], sets: Mapping[str, LabelSet], fenced: Collection[str] = ()
 ) -> tuple[Candidate, ...]:
     """Return how far a policy may use each of the clusters.
 
+    What a dead one ran is not replaced while its id is in `fenced`: it may run there still.
     Replicas that are duplicated stand in one fallback group: the first in which a cluster may be used at all.
     """
-    found = tuple(_judged(policy, cluster, sets) for cluster in clusters)
+    found = tuple(_judged(policy, cluster, sets, cluster.id in fenced) for cluster in clusters)
     if policy.divide != "duplicate" or not policy.fallback:
         return found
     first = min((each.tier for each in found if each.use), default=0)
@@ -72,18 +73,20 @@ def known_labels(cluster: Member) -> Mapping[str, str]:
     return {**cluster.labels, NAME_KEY: cluster.name}
 
 
-def _judged(policy: ClusterPolicy, cluster: Member, sets: Mapping[str, LabelSet]) -> Candidate:
+def _judged(policy: ClusterPolicy, cluster: Member, sets: Mapping[str, LabelSet], fenced: bool) -> Candidate:
     labels = known_labels(cluster)
     if not matches(policy.where, labels, sets):
         return Candidate(Use.NONE, _mismatch(policy.where, sets))
     tier = next((index for index, each in enumerate(policy.fallback) if matches(each, labels, sets)), None)
     if policy.fallback and tier is None:
         return Candidate(Use.NONE, "is in none of the fallback groups")
-    found = _in_service(cluster) or _untainted(cluster, policy.tolerate)
+    found = _in_service(cluster, fenced) or _untainted(cluster, policy.tolerate)
     return Candidate(found.use if found else Use.OPEN, found.why if found else "", tier or 0)
 
 
-def _in_service(cluster: Member) -> Candidate | None:
+def _in_service(cluster: Member, fenced: bool) -> Candidate | None:
+    if cluster.state is MemberState.DEAD and fenced:
+        return Candidate(Use.KEPT, "dead; what it ran is not replaced before its fence has passed")
     if cluster.state in (MemberState.JOINING, MemberState.DEAD):
         return Candidate(Use.NONE, "has not come up yet" if cluster.state is MemberState.JOINING else "dead")
     if cluster.scheduling is Scheduling.DRAINING:

@@ -30,7 +30,8 @@ class Target:
     """How many replicas of one deployment each cluster should run, by cluster id; who is not named should run none.
 
     `rules` says what made a cluster's share, `unplaced` how many replicas have no place. `fingerprint` is that of the
-    policy; a division keeps it, so that another policy is noticed.
+    policy; a division keeps it, so that another policy is noticed. One that `waits` stays as it is until clusters have
+    said what room they have for it, for `table.WAIT_SECONDS` at the most.
     """
 
     shares: dict[str, int] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Target:
     unplaced: int = 0
     unplaced_reason: str = ""
     fingerprint: str = ""
+    waits: bool = False
 
 
 def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
@@ -141,6 +143,7 @@ def _targets(table: Table, shares: Counts) -> dict[str, Target]:
                 unplaced=division.unplaced,
                 unplaced_reason=division.unplaced_reason,
                 fingerprint=division.policy,
+                waits=table.waiting.item(row),
             )
         else:
             changed.append(row)

@@ -18,16 +18,15 @@ NOTICED_SECONDS = 2.0  # by when a cluster has noticed that the time is over, an
 DRAINED_SECONDS = 30.0  # by when gateways have let go of a replica that is to stop
 
 
-def replace_after(deployment: Deployment, dead_after_seconds: float) -> float:
-    """Return after how many seconds of a cluster's silence its replicas of a deployment are replaced elsewhere.
+def stopped_after(deployment: Deployment) -> float:
+    """Return how many seconds after it was cut off a cluster has stopped its replicas of a deployment; 0: it does not.
 
-    With a fence that is when they have stopped there: noticed, drained, and given their time to end.
+    By then that is noticed, gateways have let go of them, and they have had their time to end.
     """
     fence = deployment.spec.clusters.fence_seconds
     if fence <= 0:
-        return dead_after_seconds
-    stopped = fence + NOTICED_SECONDS + DRAINED_SECONDS + deployment.spec.container.stop_grace_seconds
-    return max(dead_after_seconds, stopped)
+        return 0.0
+    return fence + NOTICED_SECONDS + DRAINED_SECONDS + deployment.spec.container.stop_grace_seconds
 
 
 def fenceable(snapshot: Snapshot) -> Iterable[Deployment]:

@@ -79,11 +79,13 @@ def obeyed(share: Share) -> bool:
 def reliable(share: Share) -> int:
     """Return how many replicas are ready for sure, whichever of the orders under way the cluster has followed so far.
 
-    What it said before it took in the newest order counts only up to the fewest it was told since.
+    What it said before it took in the newest order counts only up to the fewest it was told since. What it wants no
+    more by its own word, going by older orders after a restore, is about to go.
     """
-    if share.reported is None:
+    told = share.reported
+    if told is None:
         return 0
-    return min(share.reported.ready, share.replicas if obeyed(share) else share.least)
+    return min(told.ready, told.replicas, share.replicas if obeyed(share) else share.least)
 
 
 def retold(share: Share, replicas: int, revision: int) -> tuple[int, int]:

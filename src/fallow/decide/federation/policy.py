@@ -144,7 +144,8 @@ def _spread(asked: Asked) -> Counts:
     columns, ranks = [], []
     for group in range(int(part.groups.max()) + 1):
         usable = (part.groups == group) & (part.ceilings > 0)
-        held = np.where(usable, part.current * 2.0 + part.liked, 0.0)
+        # Who gets some by a floor anyway comes first, then who holds some.
+        held = np.where(usable, part.current * 2.0 + part.liked + (part.floors > 0) * 2.0**20, 0.0)
         worth = np.where(usable, held * 2.0**40 + part.weights - part.tiers * 2.0**20, -np.inf)
         columns.append(worth.argmax(axis=1))
         ranks.append(np.where(usable.any(axis=1), held.sum(axis=1) * 2.0**40 + worth.max(axis=1), -np.inf))

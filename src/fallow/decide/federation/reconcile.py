@@ -75,8 +75,9 @@ def _steps(
             yield from _ended(snapshot, deployment, now)
             continue
         found = courses.get(deployment.id)
-        if found is None:
+        if found is None or found.target.waits:
             waits.append(UNDECIDED_SECONDS)
+        if found is None:
             continue
         if deployment.share is None:
             yield founding.adopted(snapshot, deployment, found.target.fingerprint, now)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fallow.decide.federation.candidates import Candidate, Use, candidates, fingerprint_of, known_labels, weight_of
 from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.policy import Asked
 from fallow.decide.federation.recall import recalled
 from fallow.decide.federation.rooms import UNCAPPED, Mask, rooms_of
@@ -33,7 +34,7 @@ class Table:
         self.clusters = self.rooms.clusters
         self.totals: Counts = np.array([found.spec.replicas for found in self.deployments], dtype=np.int64)
         self.fingerprints = [fingerprint_of(found.spec.clusters) for found in self.deployments]
-        self._read_policies()
+        self._read_policies(now)
         self._read_divisions(anew)
         self.waiting = self._waiting(now)
 
@@ -73,18 +74,23 @@ class Table:
             turn=turn,
         )
 
-    def _read_policies(self) -> None:
-        known: dict[str, int] = {}
+    def _read_policies(self, now: float) -> None:
+        known: dict[tuple[str, float], int] = {}
         policies: list[ClusterPolicy] = []
+        fenced: list[Collection[str]] = []
         numbers = []
         for found, fingerprint in zip(self.deployments, self.fingerprints, strict=True):
-            if fingerprint not in known:
-                known[fingerprint] = len(policies)
+            fence = stopped_after(found)
+            if (fingerprint, fence) not in known:
+                known[fingerprint, fence] = len(policies)
                 policies.append(found.spec.clusters)
-            numbers.append(known[fingerprint])
+                fenced.append({each.id for each in self.clusters if now - each.died_at < fence})
+            numbers.append(known[fingerprint, fence])
         self.policy_of: Counts = np.array(numbers, dtype=np.int64)
         sets, clusters = self.snapshot.label_sets, self.clusters
-        self.candidates = [candidates(policy, clusters, sets) for policy in policies]
+        self.candidates = [
+            candidates(policy, clusters, sets, held) for policy, held in zip(policies, fenced, strict=True)
+        ]
         self.use = self._ints([each.use for each in found] for found in self.candidates)
         self.tiers = self._ints([each.tier for each in found] for found in self.candidates)
         self.mins = self._ints([policy.min.get(each.name, 0) for each in clusters] for policy in policies)

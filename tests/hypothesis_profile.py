@@ -1,4 +1,4 @@
-"""What all properties share."""
+"""How properties are tried, whichever tests are run; pytest loads it by its name (pyproject.toml)."""
 
 from hypothesis import settings
 

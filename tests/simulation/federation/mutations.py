@@ -1,0 +1,106 @@
+"""Mistakes of a host made on purpose. Each must break its promise in some run."""
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import fallow.control.members
+import fallow.decide.federation.following
+import fallow.decide.federation.migrate
+import fallow.decide.federation.rooms
+import fallow.decide.members
+from fallow.decide.federation.migrate import Side, next_told, reliable, side_of
+from fallow.model.members import MemberState
+from simulation.federation.watch import MINIMUM
+from simulation.mutations import Mutation
+from simulation.promises import FEDERATION_FROM
+
+_following, _migrate, _rooms = (
+    fallow.decide.federation.following,
+    fallow.decide.federation.migrate,
+    fallow.decide.federation.rooms,
+)
+
+
+def _lowered_before_ready() -> list[Any]:
+    def at_once(sides: dict[str, Side], need: int) -> dict[str, int]:
+        return next_told(sides, 0)
+
+    return [mock.patch.object(_following, "next_told", at_once)]
+
+
+def _silent_count_as_ready() -> list[Any]:
+    def believing(share: Any, cluster: Any, target: int, now: float) -> Side:
+        side = side_of(share, cluster, target, now)
+        if share is None or cluster.state not in (MemberState.SUSPECT, MemberState.DEAD):
+            return side
+        return replace(side, sure=reliable(share))
+
+    return [mock.patch.object(_following, "side_of", believing)]
+
+
+def _room_ignored() -> list[Any]:
+    answers = _rooms._answers
+
+    def endless(shapes: Any, rooms: Any) -> Any:
+        free, known = answers(shapes, rooms)
+        return np.where(known, 100, free), known
+
+    return [mock.patch.object(_rooms, "_answers", endless)]
+
+
+def _outage_ignored() -> list[Any]:
+    never = lambda *_: False  # noqa: E731
+    return [
+        mock.patch.object(fallow.control.members, "in_outage", never),
+        mock.patch.object(fallow.decide.members, "in_outage", never),
+    ]
+
+
+def _reservations_forgotten() -> list[Any]:
+    return [mock.patch.object(_rooms, "_uncounted", lambda share, counted: 0)]
+
+
+def _recovered_dropped_at_once() -> list[Any]:
+    def hasty(share: Any, cluster: Any, target: int, now: float) -> Side:
+        side = side_of(share, cluster, target, now)
+        back = cluster.state is MemberState.READY and cluster.died_at > 0
+        return replace(side, sure=0, lowerable=True) if back and side.told > target else side
+
+    return [mock.patch.object(_following, "side_of", hasty)]
+
+
+def _orders_in_flight_forgotten() -> list[Any]:
+    def hasty(share: Any) -> int:
+        return share.reported.ready if share.reported is not None else 0
+
+    return [mock.patch.object(_migrate, "reliable", hasty)]
+
+
+def _dead_when_suspect() -> list[Any]:
+    before = fallow.control.members._Watch.__init__
+
+    def impatient(self: Any, settings: Any, began: float, clusters: bool) -> None:
+        before(self, settings, began, clusters)
+        if clusters:
+            self.suspect, self.dead = 2.5, 3.5
+
+    return [mock.patch.object(fallow.control.members._Watch, "__init__", impatient)]
+
+
+ROOM = "no cluster is told more than it has room for"
+
+MUTATIONS = (
+    Mutation("clusters are lowered before others are ready", MINIMUM, _lowered_before_ready, FEDERATION_FROM),
+    Mutation("silent clusters count as ready", MINIMUM, _silent_count_as_ready, FEDERATION_FROM + 5, 60),
+    Mutation("clusters are told more than they have room for", ROOM, _room_ignored, FEDERATION_FROM + 10),
+    Mutation("a host that hears nobody goes on", "who hears nobody", _outage_ignored, FEDERATION_FROM + 5, 60),
+    Mutation("what was just told is not reserved", ROOM, _reservations_forgotten, FEDERATION_FROM, 60),
+    Mutation(
+        "what a recovered cluster has too many goes at once", MINIMUM, _recovered_dropped_at_once, FEDERATION_FROM, 60
+    ),
+    Mutation("orders on their way are forgotten", MINIMUM, _orders_in_flight_forgotten, FEDERATION_FROM + 5, 60),
+    Mutation("a glitch makes clusters dead", "nobody is given up too early", _dead_when_suspect, FEDERATION_FROM),
+)
