@@ -68,11 +68,11 @@ def nothing_starts(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def deaf(cluster: Cluster, way: str) -> Iterator[None]:
+def one_way(joined: Joined, cluster: Cluster, way: str) -> Iterator[None]:
     """Drop what a control plane sends to its host (`way` is OUTPUT), or what it hears (INPUT), but not both."""
     assert cluster.network is not None
-    where = "--destination" if way == "OUTPUT" else "--source"
-    rule = [way, where, cluster.fabric.host_address, "--jump", "DROP"]
+    port = "--dport" if way == "OUTPUT" else "--sport"
+    rule = [way, "--protocol", "tcp", port, str(joined.host.port + 1), "--jump", "DROP"]
     inside = ["nsenter", f"--net={cluster.network.path}", "iptables", "--wait"]
     processes.run(*inside, "--append", *rule)
     try:
@@ -299,7 +299,7 @@ def test_what_is_fenced_never_runs_twice_and_a_member_cut_off_for_long_goes_on(j
     joined.host.fallow("cluster", "uncordon", "east")
     joined.wait_shares(60, west=10)
     with no_request_fails(joined.host.http_port), never_twice(joined, "one") as seen:
-        with deaf(west, "INPUT"):
+        with one_way(joined, west, "INPUT"):
             joined.wait_state(west="dead")
             joined.wait_shares(30, east=10)
             assert joined.containers("west") >= 10, "it goes on with what it has"
@@ -316,7 +316,7 @@ def test_who_is_removed_while_it_is_cut_off_gives_all_up_when_it_hears_of_it(joi
     joined.host.fallow("cluster", "uncordon", "east")
     joined.wait_shares(60, west=10)
     with no_request_fails(joined.host.http_port):
-        with deaf(west, "OUTPUT"):
+        with one_way(joined, west, "OUTPUT"):
             joined.wait_state(west="suspect")
             joined.host.fallow("cluster", "remove", "west", "--force")
             joined.wait_shares(30, east=10)

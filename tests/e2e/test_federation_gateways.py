@@ -36,7 +36,7 @@ class Served(Joined):
 
     def regions(self, answers: Counter[str]) -> Counter[str]:
         """Return how many answers came from each cluster."""
-        owners = {found["name"]: name for name, cluster in self.members.items() for found in cluster.replicas()}
+        owners = {found["id"]: name for name, cluster in self.members.items() for found in cluster.replicas()}
         found: Counter[str] = Counter()
         for answer, count in answers.items():
             found[owners[json.loads(answer)["replica"]]] += count

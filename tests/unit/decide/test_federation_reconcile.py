@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from dataclasses import replace
 
+import msgspec
 from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment, ids
 
 from fallow.decide.federation.division import Target
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.reconcile import reconcile
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
@@ -287,3 +289,16 @@ def test_who_waits_for_what_clusters_say_of_another_shape_is_looked_at_again_soo
     assert (ledger.run(settled).wake_after_seconds or 60) > 1
     waiting = {id_: replace(target, waits=True) for id_, target in settled.items()}
     assert (ledger.run(waiting).wake_after_seconds or 60) < 1
+
+
+def test_what_a_dead_cluster_has_stopped_by_its_fence_it_is_not_told_again_when_it_is_back() -> None:
+    spec = deployment("web", 1, share=0).spec
+    fenced = msgspec.structs.replace(spec, clusters=ClusterPolicy(fence_seconds=60))
+    ledger = host(share("c-east", 1, 1))
+    ledger.change(Deployment, "d-web", spec=msgspec.structs.replace(fenced, replicas=1))
+    ledger.settle(to(east=1))
+    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW)
+    ledger.settle(to(west=1), NOW + 60)
+    assert ledger.told() == {"c-east": 1, "c-west": 1}
+    ledger.settle(to(west=1), NOW + stopped_after(ledger.deployment()))
+    assert ledger.told() == {"c-east": 0, "c-west": 1}

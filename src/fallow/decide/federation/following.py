@@ -1,7 +1,7 @@
 """One deployment on its way to its division: what is written of it next, in one commit."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from fallow.decide.events import event
 from fallow.decide.federation.causes import cause_of, listed
 from fallow.decide.federation.division import Target
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.migrate import Side, needed, next_told, retold, side_of
 from fallow.decide.federation.rebalancing import CAUSE, Course
 from fallow.decide.federation.stuck import timed
@@ -18,7 +19,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import HISTORY, Division, PastDivision
 from fallow.model.events import Event
-from fallow.model.members import MemberState
+from fallow.model.members import Member, MemberState
 from fallow.model.meta import Record
 from fallow.model.shares import Share
 from fallow.model.units import format_duration
@@ -77,8 +78,14 @@ class Following:
         for id_ in dict.fromkeys((*self.shares, *self.target.shares)):
             cluster = self.snapshot.clusters.get(id_)
             if cluster is not None:
-                found[id_] = side_of(self.shares.get(id_), cluster, self.target.shares.get(id_, 0), self.now)
+                side = side_of(self.shares.get(id_), cluster, self.target.shares.get(id_, 0), self.now)
+                found[id_] = replace(side, lowerable=True) if self._fenced_off(cluster) else side
         return found
+
+    def _fenced_off(self, cluster: Member) -> bool:
+        """Say whether a dead cluster has stopped all of this by itself: it is not to begin again when it is back."""
+        stopped = stopped_after(self.deployment)
+        return stopped > 0 and cluster.state is MemberState.DEAD and self.now - cluster.died_at >= stopped
 
     def _told(self, cluster_id: str) -> int:
         share = self.shares.get(cluster_id)
