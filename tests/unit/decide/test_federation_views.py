@@ -137,6 +137,18 @@ def test_a_cluster_shows_what_comes_and_goes() -> None:
     assert (views["here"].here, views["here"].member.connected, west.here) == (True, True, False)
 
 
+def test_what_a_dead_cluster_said_last_counts_for_nothing() -> None:
+    dead = cluster("east", state=MemberState.DEAD)
+    records = (dead, WEST, web(), division({"c-west": 10}), share("c-east", 7, 7), share("c-west", 10, 10))
+    view = clusters(*records)["east"]
+    assert (view.ready, view.running, view.moving_in, view.moving_out) == (0, 0, 0, 0)
+    found = division_view(snapshot(*records), web())
+    assert (found.ready, found.moving) == (10, 0)
+    assert (found.shares[0].ready, found.shares[0].replicas, found.shares[0].reason) == (
+        0, 7, "nothing is heard of the cluster",
+    )  # fmt: skip
+
+
 def test_a_drained_cluster_says_what_cannot_leave_it() -> None:
     draining = cluster("east", scheduling=Scheduling.DRAINING)
     late = saying(share("c-west", 10, 3), reason="pulling")

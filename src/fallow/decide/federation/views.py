@@ -179,7 +179,8 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
     here = member.id == HERE_ID
     if here:
         member = msgspec.structs.replace(member, connected=True)
-    told = [(share, share.reported or _NOTHING, _target(snapshot, share)) for share in shares]
+    dead = member.state is MemberState.DEAD  # what it said last counts for nothing, and nothing moves there
+    told = [(share, _NOTHING if dead else share.reported or _NOTHING, _target(snapshot, share)) for share in shares]
     return ClusterView(
         member=member,
         here=here,
@@ -190,7 +191,7 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         running=sum(report.running for _, report, _ in told),
         ready=sum(report.ready for _, report, _ in told),
         moving_in=sum(max(0, min(share.replicas, target) - report.ready) for share, report, target in told),
-        moving_out=sum(max(0, share.replicas - target) for share, _, target in told),
+        moving_out=0 if dead else sum(max(0, share.replicas - target) for share, _, target in told),
         left=sum(max(share.replicas, report.remaining) for share, report, _ in told),
         stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
     )
