@@ -237,7 +237,10 @@ def settled(joined: Joined) -> dict[str, int]:
         division = joined.division()
         return division["ready"] == division["total"] and not division["moving"]
 
-    joined.host.wait(so, 40, "settled")
+    try:
+        joined.host.wait(so, 40, "settled")
+    except TestbedError as error:
+        raise TestbedError(f"{error}\n{joined.host.fallow('deployment', 'division', PATH)}") from None
     return told(joined)
 
 
@@ -316,7 +319,7 @@ def test_who_is_removed_while_it_is_cut_off_gives_all_up_when_it_hears_of_it(joi
     joined.host.fallow("cluster", "uncordon", "east")
     joined.wait_shares(60, west=10)
     with no_request_fails(joined.host.http_port):
-        with one_way(joined, west, "OUTPUT"):
+        with one_way(joined, west, "INPUT"):
             joined.wait_state(west="suspect")
             joined.host.fallow("cluster", "remove", "west", "--force")
             joined.wait_shares(30, east=10)
