@@ -57,14 +57,15 @@ def joined() -> Iterator[Joined]:
 @contextmanager
 def nothing_starts(cluster: Cluster) -> Iterator[None]:
     """Hold the agents of a cluster's nodes, so that a move towards it stays in its middle."""
-    pids = [agent.inner_pid for agent in cluster.agents.values()]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    agents = {agent.pid: agent.inner_pid for agent in cluster.agents.values()}
+    for inner in agents.values():
+        os.kill(inner, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        for outer, inner in agents.items():  # `nsenter` stops itself when what it runs is stopped
+            os.kill(inner, signal.SIGCONT)
+            os.kill(outer, signal.SIGCONT)
 
 
 @contextmanager
