@@ -114,5 +114,5 @@ def no_request_fails(port: int) -> Iterator[Load]:
     """Send requests to a gateway meanwhile; none may fail."""
     with requests(port) as load:
         yield load
-    assert load.failures == []
+    assert load.failures == [], f"{len(load.failures)} of {load.sent.total()} failed"
     assert load.sent.total() > 20

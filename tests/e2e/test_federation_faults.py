@@ -57,14 +57,15 @@ def joined() -> Iterator[Joined]:
 @contextmanager
 def nothing_starts(cluster: Cluster) -> Iterator[None]:
     """Hold the agents of a cluster's nodes, so that a move towards it stays in its middle."""
-    pids = [agent.inner_pid for agent in cluster.agents.values()]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    agents = {agent.pid: agent.inner_pid for agent in cluster.agents.values()}
+    for inner in agents.values():
+        os.kill(inner, signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        for outer, inner in agents.items():  # `nsenter` stops itself when what it runs is stopped
+            os.kill(inner, signal.SIGCONT)
+            os.kill(outer, signal.SIGCONT)
 
 
 @contextmanager
@@ -237,7 +238,10 @@ def settled(joined: Joined) -> dict[str, int]:
         division = joined.division()
         return division["ready"] == division["total"] and not division["moving"]
 
-    joined.host.wait(so, 40, "settled")
+    try:
+        joined.host.wait(so, 40, "settled")
+    except TestbedError as error:
+        raise TestbedError(f"{error}\n{joined.host.fallow('deployment', 'division', PATH)}") from None
     return told(joined)
 
 
@@ -316,7 +320,7 @@ def test_who_is_removed_while_it_is_cut_off_gives_all_up_when_it_hears_of_it(joi
     joined.host.fallow("cluster", "uncordon", "east")
     joined.wait_shares(60, west=10)
     with no_request_fails(joined.host.http_port):
-        with one_way(joined, west, "OUTPUT"):
+        with one_way(joined, west, "INPUT"):
             joined.wait_state(west="suspect")
             joined.host.fallow("cluster", "remove", "west", "--force")
             joined.wait_shares(30, east=10)

@@ -96,7 +96,7 @@ class Claims:
         changed = msgspec.structs.replace(member, runs=found.runs, updated_at=now)
         if found.other is None or member.fence:
             return Step(puts=(changed,))
-        text = fence_text(member.name, found.other, run)
+        text = fence_text(member.name, found.other, run, member.role)
         told = event(
             new_id(), now, "sessions", "member", member.id, member.name, f"{member.role.title()}Fenced", text, "warning"
         )

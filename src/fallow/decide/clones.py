@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from fallow.model.members import AgentRun
+from fallow.model.members import AgentRun, Role
 
 KEPT = 8  # starts remembered; an image that was copied to more machines shows itself by two of the last eight
 
@@ -52,8 +52,14 @@ def superseded(runs: Sequence[AgentRun], instance: str) -> bool:
     return any(each.instance == instance for each in runs[:-1])
 
 
-def fence_text(name: str, one: AgentRun, other: AgentRun) -> str:
+def fence_text(name: str, one: AgentRun, other: AgentRun, role: Role = Role.NODE) -> str:
     """Say what was found, and what to do about it."""
+    if role is Role.CLUSTER:
+        return (
+            f"two control planes use the key of {name} at once, {_place(one)} and {_place(other)}: one store is a copy "
+            f"of the other. Neither is let in. Stop the copy, then `fallow node unfence {name}`; or `fallow cluster "
+            f"remove {name}`, then `fallow cluster leave` on both, and let the one that is to be {name} join again"
+        )
     return (
         f"two machines use the key of {name} at once, {_place(one)} and {_place(other)}: one disk is a copy of the "
         f"other. Neither is let in. Shut the copy down, then `fallow node unfence {name}`; or give the machine that is "

@@ -22,7 +22,7 @@ from fallow.model.members import MemberState
 from fallow.model.remotes import RemoteCluster, RemoteService
 from fallow.model.shares import RemoteEndpoint, Share
 
-_LIVE = (MemberState.READY, MemberState.SUSPECT)
+_ASKED = (MemberState.READY, MemberState.SUSPECT, MemberState.DEAD)
 # A cluster's id has no dot and a replica's is short: so `cluster.replica` is nobody else's id, and any proxy takes it.
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -220,9 +220,17 @@ def _endpoints(
 
 
 def _reported(snapshot: Snapshot, share: Share) -> Group | None:
-    """Return what a member says of its share; None for a cluster that is not alive, or is this one."""
+    """Return what a member says of its share; None for a cluster that has nothing of it, or is this one.
+
+    One that is dead may only be cut off, and serve on: it is asked, like a suspect one, while nobody else is ready. But
+    it was told nothing that counts, and what has a fence has stopped.
+    """
     cluster = snapshot.clusters.get(share.cluster_id)
-    if cluster is None or share.cluster_id == HERE_ID or cluster.state not in _LIVE:
+    if cluster is None or share.cluster_id == HERE_ID or cluster.state not in _ASKED:
+        return None
+    dead = cluster.state is MemberState.DEAD
+    deployment = snapshot.deployments.get(share.deployment_id)
+    if dead and (deployment is None or deployment.spec.clusters.fence_seconds > 0):
         return None
     report = share.reported
     leaving = frozenset(report.leaving) if report is not None else frozenset[str]()
@@ -231,7 +239,7 @@ def _reported(snapshot: Snapshot, share: Share) -> Group | None:
         share.cluster_id,
         cluster.labels.get(REGION_LABEL, ""),
         cluster.state is not MemberState.READY,
-        share.replicas,
+        0 if dead else share.replicas,
         (found for found in endpoints if found.id not in leaving),
     )
 

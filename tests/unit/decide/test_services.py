@@ -11,7 +11,7 @@ from fallow.decide import names
 from fallow.decide.remotes import ENDPOINTS, FRAME_SERVICES, frames, offered, offers
 from fallow.decide.routes import SUSPECT_WEIGHT, WEIGHT, Place, conflicts, place_of, render, render_all
 from fallow.decide.services import services
-from fallow.model.clusters import HERE_ID
+from fallow.model.clusters import HERE_ID, ClusterPolicy
 from fallow.model.deployments import Origin, RouteSpec
 from fallow.model.hosts import HOST_ID, Host
 from fallow.model.members import Lease, MemberState, Role
@@ -96,11 +96,11 @@ def test_a_gateway_stands_in_its_clusters_region_unless_it_says_another() -> Non
     [
         (MemberState.READY, {"c-one.web-0": (WEIGHT, False)}),
         (MemberState.SUSPECT, {"c-one.web-0": (SUSPECT_WEIGHT, False)}),
-        (MemberState.DEAD, {}),
+        (MemberState.DEAD, {"c-one.web-0": (SUSPECT_WEIGHT, False)}),
         (MemberState.JOINING, {}),
     ],
 )
-def test_a_suspect_cluster_is_the_last_to_be_asked_and_a_dead_one_is_not(
+def test_a_suspect_cluster_is_the_last_to_be_asked_and_so_is_a_dead_one(
     state: MemberState, expected: dict[str, Any]
 ) -> None:
     one = cluster("one", "west", state=state)
@@ -108,6 +108,15 @@ def test_a_suspect_cluster_is_the_last_to_be_asked_and_a_dead_one_is_not(
     assert weighed(WEB, one, told) == expected
     if state is not MemberState.READY:
         assert weighed(WEB, one, TWO, told, share(WEB, "c-two", *several(1))) == {"c-two.web-0": (WEIGHT, False)}
+
+
+def test_a_dead_cluster_with_a_fence_is_not_asked_and_no_region_waits_for_what_a_dead_one_was_told() -> None:
+    dead, told = cluster("one", "west", state=MemberState.DEAD), share(WEB, "c-one", *several(1), replicas=9)
+    policy = msgspec.structs.replace(WEB.spec, clusters=ClusterPolicy(fence_seconds=5))
+    assert weighed(msgspec.structs.replace(WEB, spec=policy), dead, told) == {}
+    shares = [share(WEB, "c-three", *several(1), replicas=1), share(WEB, "c-two", *several(1), replicas=1)]
+    found = weighed(WEB, dead, TWO, cluster("three", "west"), told, *shares)
+    assert found == {"c-three.web-0": (WEIGHT, False), "c-two.web-0": (WEIGHT, True)}
 
 
 def test_replicas_of_one_name_in_two_clusters_are_two_endpoints() -> None:
