@@ -555,3 +555,27 @@ def test_generations_that_mean_different_images_by_one_name_are_found_and_starte
     story.feed(m.ImageReady(reference=IMAGE, pin="default/web#2", image_id="sha256:2"))
     assert (story.one(m.StartContainer).assignment, story.one(m.StartContainer).image_id) == (new, "sha256:2")
     assert {IMAGE, "sha256:1", "sha256:2"} <= story.machine.needed_images()
+
+
+def test_a_host_port_is_published_again_only_when_its_container_is_gone():
+    story, old, new = Story(), wish("r1"), wish("r2")
+    story.start(old)
+    story.assign(new)  # as a control plane does that was restored from a backup, and knows nothing of r1
+    assert story.one(m.StopContainer).replica_id == "r1"
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
+    assert not story.find(m.StartContainer)
+    assert "r1" in story.seen().message
+    story.feed(m.ContainerStopped(replica_id="r1"))
+    assert not story.find(m.StartContainer)
+    story.feed(m.ContainerRemoved(replica_id="r1"))
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
+    assert story.one(m.StartContainer).assignment == new
+
+
+def test_replicas_with_other_host_ports_wait_for_nobody():
+    story, old = Story(), wish("r1")
+    new = msgspec.structs.replace(wish("r2"), host_ports={"8080/tcp": 20002})
+    story.start(old)
+    story.assign(new)
+    story.feed(m.ImageReady(reference=IMAGE, pin=PIN))
+    assert story.one(m.StartContainer).assignment == new

@@ -43,6 +43,7 @@ class Steps:
         self._serial_floor = 0  # every observation's serial is above it
         self._risen = False  # the floor is above every serial of the agent's earlier runs
         self._newest_serial = 0
+        self._awaiting_ports: dict[str, None] = {}  # replicas that wait until others have let go of a host port
 
     def _step(self, run: Run, now: float) -> None:
         """Do the next thing for a replica, if anything can be done now; calling it once too often does no harm."""
@@ -100,6 +101,10 @@ class Steps:
             run.phase = Activity.WAITING
             run.message = ""
             self._step_up(run, now)
+        awaiting, self._awaiting_ports = self._awaiting_ports, {}
+        for waiting in awaiting:
+            if waiting in self._runs:
+                self._step(self._runs[waiting], now)
 
     def _begin(self, run: Run, operation: str, order: Instruction) -> None:
         run.busy = operation  # type: ignore[assignment]
@@ -114,10 +119,28 @@ class Steps:
     def _start(self, run: Run) -> None:
         assert run.assignment is not None
         self._leave_flight(run)
+        if (holder := self._holder_of_ports(run)) is not None:
+            run.phase = Activity.WAITING
+            run.message = f"waits until {holder.id}, which is stopping, has let go of its host port"
+            self._awaiting_ports[run.id] = None
+            return
         run.phase = Activity.CREATING
         run.halted = False
         order = StartContainer(assignment=run.assignment, spec_hash=run.spec_hash, image_id=run.image_id)
         self._begin(run, "start", order)
+
+    def _holder_of_ports(self, run: Run) -> Run | None:
+        """Return a replica on its way out whose container still has a host port that `run` is to get.
+
+        A control plane gives a port away once it is free; one that was restored from a backup may not know that it is
+        not. An engine would publish it twice, and what it forwards may then lead to the container that is gone.
+        """
+        wanted = _published(run)
+        for other in self._runs.values() if wanted else ():
+            there = other.container is not None or other.busy or other.unsure
+            if other.wish is not Wish.RUN and there and not wanted.isdisjoint(_published(other)):
+                return other
+        return None
 
     def _want_image(self, run: Run) -> None:
         assert run.assignment is not None
@@ -277,3 +300,9 @@ class Steps:
             self._runs[replica_id] = run
             self._step(run, now)
         self._unclaimed = {}
+
+
+def _published(run: Run) -> set[tuple[int, str]]:
+    """Return the host ports of a replica, with their protocols."""
+    ports = run.assignment.host_ports if run.assignment is not None else {}
+    return {(port, key.rpartition("/")[2]) for key, port in ports.items()}
