@@ -7,7 +7,7 @@ SEEDS ?= 20000
 FROM ?= 0
 KIND ?= narrow
 
-.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e fuzz reference benchmarks parts simulation simulate clean
+.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e faults fuzz reference benchmarks parts simulation simulate clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,11 @@ install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile tests/contract tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/e2e
+
+faults: $(VENV)/.done  ## faults of a federation on real parts, five minutes: cut off, one-way, killed, restored, clocks apart
+	@bash scripts/install-parts.sh --for test
+	@bash scripts/as-root.sh $(BIN)/pytest -m slow tests/e2e
 
 check: format lint types layers sizes reference pure  ## what needs no real parts: under a minute
 

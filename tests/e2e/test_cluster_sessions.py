@@ -143,7 +143,7 @@ async def test_two_control_planes_with_one_key_are_fenced(tmp_path: Path) -> Non
         await copy.start()
         try:
             await until(lambda: cluster_of(host).fence, 40)
-            assert "two machines use the key" in cluster_of(host).fence
+            assert "two control planes use the key" in cluster_of(host).fence
             await until(lambda: cluster.id not in host.plane.hub.connected(), 40)
             await until(lambda: "fenced" in member.plane.hosts.view().problem, 40)
         finally:

@@ -20,7 +20,7 @@ from testbed import processes
 from testbed.cluster import Cluster
 from testbed.processes import TestbedError
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300), pytest.mark.slow]
 
 SINGLE = """
 services:
@@ -326,5 +326,5 @@ def test_who_is_removed_while_it_is_cut_off_gives_all_up_when_it_hears_of_it(joi
             joined.wait_shares(30, east=10)
             assert joined.containers("west") == 10
         joined.host.wait(lambda: joined.containers("west") == 0, 40, "west has given all up")
-        assert west.deployments() == {}
+        joined.host.wait(lambda: west.deployments() == {}, 10, "west has forgotten what it ran")
         assert "removed" in west.fallow("cluster", "host")
