@@ -319,12 +319,15 @@ def test_who_is_removed_while_it_is_cut_off_gives_all_up_when_it_hears_of_it(joi
     joined.host.fallow("cluster", "drain", "east", "--timeout", "60s")
     joined.host.fallow("cluster", "uncordon", "east")
     joined.wait_shares(60, west=10)
-    with no_request_fails(joined.host.http_port):
+    with requests(joined.host.http_port) as load:
         with one_way(joined, west, "INPUT"):
             joined.wait_state(west="suspect")
-            joined.host.fallow("cluster", "remove", "west", "--force")
+            joined.host.fallow("cluster", "remove", "west", "--force")  # it has all: force does not wait for others
             joined.wait_shares(30, east=10)
+            load.phase = "replaced"
             assert joined.containers("west") == 10
         joined.host.wait(lambda: joined.containers("west") == 0, 40, "west has given all up")
         joined.host.wait(lambda: west.deployments() == {}, 10, "west has forgotten what it ran")
         assert "removed" in west.fallow("cluster", "host")
+    assert load.sent["replaced"] > 20
+    assert load.failed("replaced") == 0
