@@ -40,10 +40,10 @@ from records import member  # noqa: E402
 from fallow.agent.blobs import Settings  # noqa: E402
 from fallow.control.blobs import Blobs as Plan  # noqa: E402
 from fallow.drivers.blobs.peers import Throttle  # noqa: E402
+from fallow.model.image_frames import BlobsChanged  # noqa: E402
 from fallow.model.images import PullGrant  # noqa: E402
 from fallow.model.members import Lease, Member  # noqa: E402
 from fallow.model.units import parse_bytes  # noqa: E402
-from fallow.model.wire import BlobsChanged  # noqa: E402
 
 LAYERS = 4
 SAMPLE_BYTES = 64 * 1024

@@ -38,6 +38,8 @@ from cryptography.x509.oid import NameOID
 from fallow.client.joining import ca_key_sha256, check_server, signed
 from fallow.model.credentials import SERVER_NAME, parse_join_credential
 from fallow.model.deployments import Activity, Health, Observation
+from fallow.model.frames import Frame
+from fallow.model.image_frames import ImagesReported, ImageTasksReported, ImageTasksStored, SetImageTasks
 from fallow.model.image_jobs import ImageOrder, TaskReport
 from fallow.model.images import NodeImage
 from fallow.model.members import Facts, Identity, JoinRequest, Role
@@ -45,16 +47,11 @@ from fallow.model.wire import (
     PROTOCOL_VERSION,
     Assign,
     Assignment,
-    Frame,
     Heartbeat,
     Hello,
-    ImagesReported,
-    ImageTasksReported,
-    ImageTasksStored,
     Observed,
     ObservedAck,
     Reject,
-    SetImageTasks,
     Usage,
     Welcome,
     decode_to_member,

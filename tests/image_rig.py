@@ -8,12 +8,8 @@ from pathlib import Path
 from fallow.agent.images import Images
 from fallow.drivers.engine.contract import ContainerRequest, Engine
 from fallow.model.containers import ContainerSpec
-from fallow.model.image_jobs import CleanRules, ImageAction, ImageOrder, TaskReport
-from fallow.model.images import PlatformImage, PullGrant
-from fallow.model.members import Lease
-from fallow.model.wire import (
-    IMAGES_PROTOCOL,
-    Frame,
+from fallow.model.frames import Frame
+from fallow.model.image_frames import (
     ImageProgressed,
     ImagesReported,
     ImageTasksReported,
@@ -21,8 +17,11 @@ from fallow.model.wire import (
     PullAsked,
     PullGranted,
     SetImageTasks,
-    Welcome,
 )
+from fallow.model.image_jobs import CleanRules, ImageAction, ImageOrder, TaskReport
+from fallow.model.images import PlatformImage, PullGrant
+from fallow.model.members import Lease
+from fallow.model.wire import IMAGES_PROTOCOL, Welcome
 
 DEADLINE_SECONDS = 30.0
 LEASE = Lease(address="10.0.0.9")

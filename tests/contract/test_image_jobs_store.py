@@ -22,14 +22,9 @@ from fallow.control.settings import Settings
 from fallow.decide.image_garbage import forgettable
 from fallow.decide.image_records import Wanted, recorded
 from fallow.decide.plan import Plan, Step
+from fallow.model.image_frames import ImageTasksReported, ImageTasksStored, SetImageTasks
 from fallow.model.image_jobs import ImageJob, JobState, TaskReport, TaskState
-from fallow.model.wire import (
-    IMAGES_PROTOCOL,
-    ImageTasksReported,
-    ImageTasksStored,
-    SetImageTasks,
-    ToMember,
-)
+from fallow.model.wire import IMAGES_PROTOCOL, ToMember
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Store

@@ -22,11 +22,11 @@ from victim import FALLOW, JOIN, Answer, Victim, join, refused, request_of, wish
 
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.deployments import Activity, Health, Observation
+from fallow.model.frames import Frame
 from fallow.model.members import Facts
 from fallow.model.wire import (
     MAX_FRAME_BYTES,
     Assign,
-    Frame,
     Heartbeat,
     Hello,
     Observed,

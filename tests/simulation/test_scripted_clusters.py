@@ -11,23 +11,13 @@ import msgspec
 import fallow.agent.control_addresses
 import fallow.agent.session
 from fallow.client.frames import read_frame
+from fallow.model.cluster_frames import AskRoom, RoomReported, SetShares, SharesReported, SharesStored, Withdrawn
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import DeploymentSpec
 from fallow.model.members import Lease
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder, ShareReport
-from fallow.model.wire import (
-    AskRoom,
-    Heartbeat,
-    RoomReported,
-    SetShares,
-    SharesReported,
-    SharesStored,
-    Welcome,
-    Withdrawn,
-    decode_from_member,
-    encode_frame,
-)
+from fallow.model.wire import Heartbeat, Welcome, decode_from_member, encode_frame
 from simulation.clock import LoopTime, VirtualLoop
 from simulation.federation.clusters import Cluster
 from simulation.federation.sites import Container, Site

@@ -20,23 +20,11 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
+from fallow.model.cluster_frames import AskRoom, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
+from fallow.model.frames import Frame
 from fallow.model.members import Facts
 from fallow.model.shares import ShareReport
-from fallow.model.wire import (
-    OLDEST_PROTOCOL,
-    PROTOCOL_VERSION,
-    AskRoom,
-    Frame,
-    Hello,
-    RemotesApplied,
-    SetRemotes,
-    SetShares,
-    SharesStored,
-    ToMember,
-    Usage,
-    Welcome,
-    Withdrawn,
-)
+from fallow.model.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, ToMember, Usage, Welcome
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from fallow.model.frames import Frame
+from fallow.model.image_frames import PullAsked, PullGranted
 from fallow.model.images import PullGrant
 from fallow.model.references import MAX_REFERENCE
-from fallow.model.wire import IMAGES_PROTOCOL, Frame, PullAsked, PullGranted
+from fallow.model.wire import IMAGES_PROTOCOL
 
 _log = structlog.get_logger("fallow.agent.grants")
 

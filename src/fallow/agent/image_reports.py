@@ -1,8 +1,8 @@
 """Image tasks that ended, on their way to the control plane."""
 
 from fallow.agent.repeating import Repeating
+from fallow.model.image_frames import ImageTasksReported
 from fallow.model.image_jobs import TaskReport
-from fallow.model.wire import ImageTasksReported
 
 BATCH_REPORTS = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # verdicts of two thousand images each would not go into one frame

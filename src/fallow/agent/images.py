@@ -19,19 +19,12 @@ from fallow.client.tasks import first_to_end
 from fallow.decide.agent import images as m
 from fallow.decide.image_removal import under_pressure
 from fallow.drivers.engine.contract import Engine
+from fallow.model.frames import Frame
+from fallow.model.image_frames import ImageProgressed, ImagesReported, ImageTasksStored, PullGranted, SetImageTasks
 from fallow.model.image_jobs import ImageAction, ImageOrder, TaskProgress, TaskReport
 from fallow.model.images import PlatformImage
 from fallow.model.watermarks import Watermarks
-from fallow.model.wire import (
-    IMAGES_PROTOCOL,
-    Frame,
-    ImageProgressed,
-    ImagesReported,
-    ImageTasksStored,
-    PullGranted,
-    SetImageTasks,
-    Welcome,
-)
+from fallow.model.wire import IMAGES_PROTOCOL, Welcome
 
 __all__ = ["Fetched", "Fetcher", "Images"]
 

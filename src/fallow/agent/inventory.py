@@ -10,9 +10,9 @@ import structlog
 from fallow.agent.image_notes import ImageNotes
 from fallow.agent.pulling import quickly
 from fallow.drivers.engine.contract import Engine, EngineError, StoredImage
+from fallow.model.image_frames import ImagesReported
 from fallow.model.images import NodeImage, PlatformImage
 from fallow.model.references import MAX_REFERENCE
-from fallow.model.wire import ImagesReported
 
 _log = structlog.get_logger("fallow.agent.inventory")
 

@@ -15,10 +15,11 @@ from fallow.agent.folder import set_aside, write_private
 from fallow.client.tasks import first_to_end
 from fallow.drivers.engine.contract import Resolving
 from fallow.drivers.network.contract import Network, NetworkError
+from fallow.model.frames import Frame
 from fallow.model.members import Lease
 from fallow.model.network import NetworkPeer, NetworkReport, NetworkState
 from fallow.model.pools import NetworkMode
-from fallow.model.wire import ChangePeers, Frame, NetworkReported, SetNetwork, Welcome
+from fallow.model.wire import ChangePeers, NetworkReported, SetNetwork, Welcome
 
 _log = structlog.get_logger("fallow.agent.network")
 

@@ -24,6 +24,8 @@ from fallow.client.tasks import first_to_end
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Engine
+from fallow.model.frames import Frame
+from fallow.model.image_frames import ImageTasksStored, PullGranted, SetImageTasks
 from fallow.model.labels import Variable
 from fallow.model.watermarks import Watermarks
 from fallow.model.wire import (
@@ -32,12 +34,8 @@ from fallow.model.wire import (
     Assign,
     ChangePeers,
     CloseLog,
-    Frame,
     Hello,
-    ImageTasksStored,
     OpenLog,
-    PullGranted,
-    SetImageTasks,
     SetNetwork,
     ToMember,
     Usage,

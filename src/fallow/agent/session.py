@@ -22,10 +22,10 @@ from fallow.client.frames import abort, read_frame
 from fallow.client.joining import JoinError
 from fallow.client.tasks import first_to_end
 from fallow.model.credentials import SERVER_NAME
+from fallow.model.frames import Frame
 from fallow.model.units import format_duration
 from fallow.model.wire import (
     ControlMoved,
-    Frame,
     Goodbye,
     Heartbeat,
     Hello,

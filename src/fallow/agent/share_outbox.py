@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from fallow.agent.repeating import Repeating
+from fallow.model.cluster_frames import SharesReported
 from fallow.model.shares import ShareReport
-from fallow.model.wire import SharesReported
 
 BATCH_REPORTS = 1000
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # but for a single report that is larger: ten thousand endpoints are 2 MiB

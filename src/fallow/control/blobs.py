@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from fallow.control.hub import Link
 from fallow.decide.fanout import CHILDREN, Holder, plan_sources
+from fallow.model.image_frames import BlobsChanged
 from fallow.model.images import BlobSource, PlatformImage
 from fallow.model.members import Member
-from fallow.model.wire import BlobsChanged
 from fallow.store.cache import Cache
 
 ZONE_LABEL = "zone"

@@ -15,10 +15,10 @@ from fallow.decide.federation.report import concerned, report_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
+from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, ShareOrder, ShareReport
-from fallow.model.wire import RoomReported, SharesReported
 from fallow.store.cache import Cache, Subscription
 
 REST_SECONDS = 0.05

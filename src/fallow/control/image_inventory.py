@@ -9,9 +9,9 @@ import structlog
 from fallow.control.ids import new_id
 from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
+from fallow.model.image_frames import ImagesReported
 from fallow.model.images import NodeImage, NodeImages
 from fallow.model.members import Member
-from fallow.model.wire import ImagesReported
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError

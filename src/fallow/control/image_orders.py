@@ -7,9 +7,10 @@ import msgspec
 from fallow.control.hub import Hub, Link, node_called
 from fallow.decide.image_needs import needed
 from fallow.decide.snapshot import Snapshot
+from fallow.model.image_frames import SetImageTasks
 from fallow.model.image_jobs import CleanRules, ImageAction, ImageJob, ImageOrder, ImageTask, TaskReport, TaskState
 from fallow.model.members import Member
-from fallow.model.wire import IMAGES_PROTOCOL, SetImageTasks
+from fallow.model.wire import IMAGES_PROTOCOL
 from fallow.store.cache import Cache
 
 REMOVING = (ImageAction.DELETE, ImageAction.CLEAN)

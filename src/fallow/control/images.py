@@ -8,8 +8,8 @@ from fallow.control.image_inventory import ImageInventory
 from fallow.control.image_orders import ImageOrders
 from fallow.control.image_reports import ImageReports
 from fallow.control.intake import Unstored
+from fallow.model.image_frames import ImageProgressed, ImagesReported, ImageTasksReported, ImageTasksStored
 from fallow.model.image_jobs import TaskReport
-from fallow.model.wire import ImageProgressed, ImagesReported, ImageTasksReported, ImageTasksStored
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 

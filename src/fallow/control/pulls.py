@@ -16,12 +16,12 @@ from fallow.decide.plan import Step
 from fallow.decide.trust import rules_of
 from fallow.drivers.authority import AuthorityError
 from fallow.model.deployments import Replica, Template
+from fallow.model.image_frames import PullAsked, PullGranted
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.images import BlobSource, ImageErrorKind, PlatformImage, PullGrant, ResolvedImage
 from fallow.model.kinds import KIND_OF
 from fallow.model.members import Member
 from fallow.model.references import Reference, parse_reference
-from fallow.model.wire import PullAsked, PullGranted
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError

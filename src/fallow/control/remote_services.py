@@ -15,9 +15,9 @@ from fallow.client.tasks import first_to_end
 from fallow.control.hub import Hub
 from fallow.decide.plan import Plan, Step
 from fallow.decide.services import gateway_id, is_elsewhere
+from fallow.model.cluster_frames import RemotesApplied, SetRemotes, Withdrawn
 from fallow.model.meta import Record
 from fallow.model.remotes import RemoteService
-from fallow.model.wire import RemotesApplied, SetRemotes, Withdrawn
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError

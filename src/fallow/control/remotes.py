@@ -15,10 +15,10 @@ from fallow.decide.plan import Plan
 from fallow.decide.remotes import Offers, frames, listening, offered, offers
 from fallow.decide.services import Services, gateway_id, is_loopback, services
 from fallow.decide.snapshot import Snapshot
+from fallow.model.cluster_frames import SetRemotes, Withdrawn
 from fallow.model.clusters import HERE_ID
 from fallow.model.remotes import RemoteService
 from fallow.model.shares import Share
-from fallow.model.wire import SetRemotes, Withdrawn
 
 
 @dataclass(slots=True)

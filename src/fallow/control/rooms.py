@@ -9,8 +9,8 @@ import structlog
 from fallow.decide.federation.checks import fit_room
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.model.cluster_frames import RoomReported
 from fallow.model.rooms import Room, RoomQuestion
-from fallow.model.wire import RoomReported
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Conflict, StoreError

@@ -37,7 +37,10 @@ from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
 from fallow.decide.joining import lease_address
 from fallow.drivers.authority import key_sha256_of_certificate
+from fallow.model.cluster_frames import RemotesApplied, RoomReported, SharesReported
 from fallow.model.credentials import parse_member_uri
+from fallow.model.frames import Frame
+from fallow.model.image_frames import BlobsChanged, ImageProgressed, ImagesReported, ImageTasksReported, PullAsked
 from fallow.model.labels import variables_problem
 from fallow.model.members import AgentRun, Member, RenewRequest, Revocation, Role
 from fallow.model.names import DNS_PORT_VARIABLE
@@ -45,28 +48,19 @@ from fallow.model.peers import PEER_ROLE
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
-    BlobsChanged,
-    Frame,
     FromMember,
     Goodbye,
     Heartbeat,
     Hello,
-    ImageProgressed,
-    ImagesReported,
-    ImageTasksReported,
     LogChunk,
     NamesReported,
     NetworkReported,
     Observed,
     ObservedAck,
     ProxyReported,
-    PullAsked,
     Reject,
-    RemotesApplied,
     RenewAsked,
     Renewed,
-    RoomReported,
-    SharesReported,
     ToMember,
     UpgradeReported,
     Welcome,

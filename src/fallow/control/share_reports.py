@@ -15,11 +15,11 @@ from fallow.control.intake import Batch, Intake
 from fallow.decide.events import event
 from fallow.decide.federation.checks import fit_report
 from fallow.decide.plan import Step
+from fallow.model.cluster_frames import SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member
 from fallow.model.peers import Peer
 from fallow.model.shares import Share, ShareReport
-from fallow.model.wire import SharesReported
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 

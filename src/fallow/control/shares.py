@@ -11,11 +11,11 @@ from fallow.decide.federation.orders import order_of
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.clusters.contract import Cluster
 from fallow.drivers.clusters.session import SessionCluster
+from fallow.model.cluster_frames import RoomReported, SharesReported, SharesStored
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, ShareOrder
-from fallow.model.wire import RoomReported, SharesReported, SharesStored
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 

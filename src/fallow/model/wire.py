@@ -1,5 +1,7 @@
 """The session between a member and its control plane: every frame, and the only encoder and decoder.
 
+Frames of clusters and of images are in files of their own (`cluster_frames`, `image_frames`); the unions are here.
+
 A frame is a 4-byte big-endian length and that many bytes of msgpack. The member opens the connection and sends Hello;
 the control plane answers Welcome or Reject. Everything after is idempotent: a frame may arrive twice.
 """
@@ -8,19 +10,35 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from fallow.model.cluster_frames import (
+    AskRoom,
+    RemotesApplied,
+    RoomReported,
+    SetRemotes,
+    SetShares,
+    SharesReported,
+    SharesStored,
+    Withdrawn,
+)
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Observation
-from fallow.model.image_jobs import ImageOrder, TaskProgress, TaskReport
-from fallow.model.images import BlobDigest, NodeImage, PullGrant, ReferenceText
+from fallow.model.frames import Frame
+from fallow.model.image_frames import (
+    BlobsChanged,
+    ImageProgressed,
+    ImagesReported,
+    ImageTasksReported,
+    ImageTasksStored,
+    PullAsked,
+    PullGranted,
+    SetImageTasks,
+)
 from fallow.model.labels import Labels, Variable
 from fallow.model.members import Facts, Identity, Lease
 from fallow.model.names import NamesChange, NamesReport
 from fallow.model.network import NetworkPeer, NetworkReport, NetworkState, WireguardKey
 from fallow.model.peers import ControlAddress
-from fallow.model.remotes import RemoteService
-from fallow.model.rooms import RoomAnswer, RoomQuestion, RoomSummary
 from fallow.model.routes import ProxyReport, ProxyState
-from fallow.model.shares import ReplicaId, ShareOrder, ShareReport
 
 # A member's agent and its control plane may be one version apart. What a newer one adds has defaults that older ones
 # leave it at, and frames that an older one does not know are not sent to it.
@@ -29,10 +47,6 @@ OLDEST_PROTOCOL = 1
 UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
 IMAGES_PROTOCOL = 3  # from which on agents take image orders, and ask before they pull
 MAX_FRAME_BYTES = 8 * 1024 * 1024
-
-
-class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
-    """Any message of a session."""
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,80 +139,6 @@ class RenewAsked(Frame, frozen=True, kw_only=True, tag="renew"):
     """Ask for a new certificate for the same key."""
 
     csr_pem: Annotated[str, msgspec.Meta(max_length=8192)]
-
-
-class ImageTasksReported(Frame, frozen=True, kw_only=True, tag="image-tasks"):
-    """Image tasks that ended. Repeated until acknowledged."""
-
-    batch: int
-    reports: Annotated[tuple[TaskReport, ...], msgspec.Meta(max_length=1000)]
-
-
-class ImageProgressed(Frame, frozen=True, kw_only=True, tag="image-progress"):
-    """How far image tasks are; at most once a second, never repeated."""
-
-    tasks: Annotated[tuple[TaskProgress, ...], msgspec.Meta(max_length=100)]
-
-
-class ImagesReported(Frame, frozen=True, kw_only=True, tag="images"):
-    """All images of a node, sent after a session has opened and when something has changed."""
-
-    images: Annotated[tuple[NodeImage, ...], msgspec.Meta(max_length=2000)]
-    omitted: Annotated[int, msgspec.Meta(ge=0)] = 0
-    disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
-    disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
-    warning: Annotated[str, msgspec.Meta(max_length=1024)] = ""  # what the agent had to do by itself: an event
-
-
-class PullAsked(Frame, frozen=True, kw_only=True, tag="pull"):
-    """Before every pull: what exactly, from whom, with which login? Answered by PullGranted.
-
-    It is for a replica of this node or for a task of it; a node is told no login for anything else.
-    """
-
-    pull_id: Annotated[str, msgspec.Meta(max_length=64)]
-    reference: ReferenceText
-    replica_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
-    task_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
-
-
-class BlobsChanged(Frame, frozen=True, kw_only=True, tag="blobs"):
-    """What a node can serve to others now: blobs it has whole, those it is fetching, those it has no more.
-
-    With `full` it is all it has; what was told before counts no more.
-    """
-
-    full: bool = False
-    whole: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
-    fetching: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
-    gone: Annotated[tuple[BlobDigest, ...], msgspec.Meta(max_length=10_000)] = ()
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0  # where it serves them
-
-
-# member cluster -> host
-
-
-class SharesReported(Frame, frozen=True, kw_only=True, tag="shares"):
-    """Shares that changed. Repeated until acknowledged. `full`: there are no others, whatever was told before."""
-
-    batch: int
-    full: bool = False
-    more: bool = False  # of a full one: the rest follows
-    reports: Annotated[tuple[ShareReport, ...], msgspec.Meta(max_length=1000)] = ()
-
-
-class RoomReported(Frame, frozen=True, kw_only=True, tag="room"):
-    """All answers to the questions that stand, and which orders were taken in when they were counted."""
-
-    answers: Annotated[tuple[RoomAnswer, ...], msgspec.Meta(max_length=20_000)] = ()
-    orders: Annotated[dict[ReplicaId, int], msgspec.Meta(max_length=20_000)] = {}
-    summary: RoomSummary = RoomSummary()
-
-
-class RemotesApplied(Frame, frozen=True, kw_only=True, tag="remotes-applied"):
-    """Every gateway of this cluster does what SetRemotes of this revision, and all before it, asked."""
-
-    revision: Annotated[int, msgspec.Meta(ge=0)]
 
 
 # one control plane -> the one that leads
@@ -335,71 +275,6 @@ class Upgrade(Frame, frozen=True, kw_only=True, tag="upgrade"):
     trial_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
     sha256: str
     package: bytes
-
-
-class SetImageTasks(Frame, frozen=True, kw_only=True, tag="set-image-tasks"):
-    """Image tasks a node is to do. `full`: all there are, others it knows are cancelled; otherwise what changes."""
-
-    full: bool
-    orders: tuple[ImageOrder, ...] = ()
-    cancelled: tuple[str, ...] = ()  # ids of tasks
-
-
-class ImageTasksStored(Frame, frozen=True, kw_only=True, tag="image-tasks-ack"):
-    """The reports of `batch` are stored."""
-
-    batch: int
-
-
-class PullGranted(Frame, frozen=True, kw_only=True, tag="pull-granted"):
-    """The answer to PullAsked."""
-
-    pull_id: str
-    grant: PullGrant
-
-
-# host -> member cluster
-
-
-class SetShares(Frame, frozen=True, kw_only=True, tag="set-shares"):
-    """What a cluster should run. `full`: nothing else that it runs for us; otherwise what changes.
-
-    A deployment of which a cluster should run nothing has an order for 0 replicas until it says that nothing is left;
-    `removed` are those that it may forget.
-    """
-
-    full: bool
-    orders: Annotated[tuple[ShareOrder, ...], msgspec.Meta(max_length=1000)] = ()
-    more: bool = False  # of a full one: the rest follows in further frames
-    removed: tuple[ReplicaId, ...] = ()
-
-
-class SharesStored(Frame, frozen=True, kw_only=True, tag="shares-ack"):
-    """The reports of `batch` are stored."""
-
-    batch: int
-
-
-class AskRoom(Frame, frozen=True, kw_only=True, tag="ask-room"):
-    """All questions that stand from now on; they are answered at once, and again when answers change."""
-
-    questions: Annotated[tuple[RoomQuestion, ...], msgspec.Meta(max_length=20_000)] = ()
-
-
-class SetRemotes(Frame, frozen=True, kw_only=True, tag="set-remotes"):
-    """Services of other clusters that gateways here should serve as well. `full`: all there are."""
-
-    full: bool
-    revision: int
-    services: Annotated[tuple[RemoteService, ...], msgspec.Meta(max_length=1000)] = ()
-    removed: tuple[ReplicaId, ...] = ()
-    more: bool = False  # the rest follows in further frames
-
-
-class Withdrawn(Frame, frozen=True, kw_only=True, tag="withdrawn"):
-    """No gateway outside the cluster sends requests to these leaving replicas any more: they may stop."""
-
-    replica_ids: tuple[ReplicaId, ...]
 
 
 class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):

@@ -10,25 +10,21 @@ from random import Random
 
 from fallow.agent.repeating import Repeating
 from fallow.client.tasks import first_to_end
-from fallow.model.members import Facts
-from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion, RoomSummary
-from fallow.model.shares import RemoteEndpoint, ShareOrder, ShareReport
-from fallow.model.wire import (
-    PROTOCOL_VERSION,
+from fallow.model.cluster_frames import (
     AskRoom,
-    Frame,
-    Hello,
     RemotesApplied,
     RoomReported,
     SetRemotes,
     SetShares,
     SharesReported,
     SharesStored,
-    ToMember,
-    Usage,
-    Welcome,
     Withdrawn,
 )
+from fallow.model.frames import Frame
+from fallow.model.members import Facts
+from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion, RoomSummary
+from fallow.model.shares import RemoteEndpoint, ShareOrder, ShareReport
+from fallow.model.wire import PROTOCOL_VERSION, Hello, ToMember, Usage, Welcome
 from simulation.federation.sites import Container, Site
 from simulation.members import Identity, MemorySession
 from simulation.network import Network

@@ -8,9 +8,10 @@ from fallow.agent.inventory import _that_fit
 from fallow.agent.pulling import PullFailed
 from fallow.drivers.engine.contract import EngineError
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine
+from fallow.model.image_frames import ImagesReported, PullAsked
 from fallow.model.image_jobs import ImageAction
 from fallow.model.images import NodeImage, PullGrant, RegistryLogin
-from fallow.model.wire import ImagesReported, PullAsked, decode_from_member, encode_frame
+from fallow.model.wire import decode_from_member, encode_frame
 
 APP = "registry.test/shop/app:1"
 

@@ -17,9 +17,10 @@ from fallow.agent.network import KEEPALIVE_SECONDS, Networking, interface_of, ke
 from fallow.decide.network import peer_of, state_of
 from fallow.drivers.engine.contract import Resolving
 from fallow.drivers.network.fake import FakeNetwork
+from fallow.model.frames import Frame
 from fallow.model.members import Lease
 from fallow.model.network import NetworkReport, NetworkState
-from fallow.model.wire import ChangePeers, Frame, NetworkReported, SetNetwork, Welcome
+from fallow.model.wire import ChangePeers, NetworkReported, SetNetwork, Welcome
 
 ME, OTHER, THIRD = (overlaid(f"m{number}", number) for number in (1, 2, 3))
 MINE = "192.0.2.1"

@@ -34,16 +34,10 @@ from fallow.control.upgrades import Upgrades
 from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.drivers.packages import Packages
 from fallow.model.credentials import SERVER_NAME
+from fallow.model.frames import Frame
+from fallow.model.image_frames import SetImageTasks
 from fallow.model.members import Member, Role
-from fallow.model.wire import (
-    PROTOCOL_VERSION,
-    Frame,
-    Hello,
-    SetImageTasks,
-    ToMember,
-    decode_to_member,
-    encode_frame,
-)
+from fallow.model.wire import PROTOCOL_VERSION, Hello, ToMember, decode_to_member, encode_frame
 from fallow.store.contract import Check
 
 T = TypeVar("T", bound=Frame)

@@ -6,9 +6,9 @@ from records import member
 from test_hub import Line
 
 from fallow.control.blobs import BEGIN_SECONDS, Blobs
+from fallow.model.image_frames import BlobsChanged
 from fallow.model.images import BlobSource
 from fallow.model.members import Lease
-from fallow.model.wire import BlobsChanged
 
 MADE = made_image(100, 200)
 MANIFEST = MADE.image.manifest.digest

@@ -12,10 +12,11 @@ from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.control.hub import Hub
 from fallow.control.remote_services import RemoteServices
 from fallow.control.rosters import guarded
+from fallow.model.cluster_frames import SetShares
 from fallow.model.deployments import Origin
 from fallow.model.members import Lease
 from fallow.model.shares import ShareOrder
-from fallow.model.wire import SetShares, Welcome
+from fallow.model.wire import Welcome
 
 
 async def test_a_report_speaks_of_an_order_only_once_it_is_followed(tmp_path: Path) -> None:

@@ -16,17 +16,17 @@ from fallow.control.hub import Hub
 from fallow.control.images import Images
 from fallow.decide.image_tasks import begun
 from fallow.model.containers import ContainerSpec
-from fallow.model.image_jobs import CleanRules, ImageAction, ImageJob, ImageTask, TaskProgress, TaskReport, TaskState
-from fallow.model.images import Blob, NodeImage, NodeImages, PlatformImage, ResolvedImage
-from fallow.model.members import Role
-from fallow.model.wire import (
-    IMAGES_PROTOCOL,
+from fallow.model.image_frames import (
     ImageProgressed,
     ImagesReported,
     ImageTasksReported,
     ImageTasksStored,
     SetImageTasks,
 )
+from fallow.model.image_jobs import CleanRules, ImageAction, ImageJob, ImageTask, TaskProgress, TaskReport, TaskState
+from fallow.model.images import Blob, NodeImage, NodeImages, PlatformImage, ResolvedImage
+from fallow.model.members import Role
+from fallow.model.wire import IMAGES_PROTOCOL
 
 NOW = 1_000_000.0
 DIGEST = "sha256:" + "d" * 64

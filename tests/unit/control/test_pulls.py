@@ -17,12 +17,13 @@ from fallow.drivers.registry import RegistryError
 from fallow.drivers.registry.fake import FakeRegistry
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Replica, ReplicaState, Template
+from fallow.model.image_frames import PullAsked
 from fallow.model.image_jobs import ImageAction, ImageJob, ImageTarget, ImageTask, TaskState
 from fallow.model.images import BlobSource, PullGrant, RegistryLogin
 from fallow.model.members import Facts, Member, Role
 from fallow.model.registries import RegistryRequest
 from fallow.model.trust import TrustRequest
-from fallow.model.wire import PullAsked, ToMember
+from fallow.model.wire import ToMember
 
 HOST = "registry.example"
 LOGIN = RegistryLogin(username="ci", password="hunter2-sealed")

@@ -17,6 +17,7 @@ from fallow.control.remotes import Remotes
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, LoopMetrics, Runner
 from fallow.control.settings import Settings
+from fallow.model.cluster_frames import RemotesApplied, SetRemotes, Withdrawn
 from fallow.model.clusters import HERE_ID
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Origin, ReplicaState, RouteSpec
@@ -25,7 +26,7 @@ from fallow.model.members import MemberState, Role
 from fallow.model.remotes import RemoteCluster, RemoteService
 from fallow.model.routes import ProxyReport, ProxyState
 from fallow.model.shares import RemoteEndpoint, Share
-from fallow.model.wire import RemotesApplied, SetProxy, SetRemotes, Withdrawn
+from fallow.model.wire import SetProxy
 
 SPEC = DeploymentSpec(
     replicas=4, container=ContainerSpec(image="shop:1"), routes=(RouteSpec(host="shop.test", port=80),)

@@ -18,6 +18,7 @@ from fallow.control.members import sessions_controller
 from fallow.drivers.authority import Authority
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Activity, DeploymentSpec, Health, Observation, ReplicaState
+from fallow.model.image_frames import PullAsked, PullGranted
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Role
 from fallow.model.routes import ProxyReport
@@ -30,8 +31,6 @@ from fallow.model.wire import (
     Observed,
     ObservedAck,
     ProxyReported,
-    PullAsked,
-    PullGranted,
     Reject,
     RenewAsked,
     Renewed,

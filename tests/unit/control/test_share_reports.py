@@ -14,11 +14,11 @@ from fallow.control.share_reports import ShareReports
 from fallow.control.shares import Shares
 from fallow.decide.federation.shapes import question_of
 from fallow.drivers.clusters.fake import FakeCluster
+from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.events import Event
 from fallow.model.members import Role
 from fallow.model.rooms import Room, RoomAnswer
 from fallow.model.shares import RemoteEndpoint, Share, ShareReport
-from fallow.model.wire import RoomReported, SharesReported
 
 WEB = deployment("web", 5, revision=0)
 WEST = member("west", id="c-west", role=Role.CLUSTER, revision=0, observed_address="192.0.2.1")

@@ -10,12 +10,12 @@ from fallow.decide.federation.accept import Orders, accept, creates, follows, re
 from fallow.decide.federation.leave import kept_shares, removed_shares
 from fallow.decide.federation.orders import order_of, order_revision
 from fallow.decide.snapshot import Snapshot
+from fallow.model.cluster_frames import SetShares
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Origin, PlacementPolicy, RouteSpec, Template
 from fallow.model.shares import Share, ShareOrder
 from fallow.model.updates import UpdateState, UpdateStatus
-from fallow.model.wire import SetShares
 
 NEW_ID = ids()
 

@@ -8,13 +8,13 @@ from records import NOW, deployment, ids, member, replica, snapshot
 from fallow.decide.federation.checks import fit_report, fit_room
 from fallow.decide.federation.fence import DRAINED_SECONDS, NOTICED_SECONDS, fence, stopped_after
 from fallow.decide.federation.report import concerned, report_of
+from fallow.model.cluster_frames import RoomReported
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment, DeploymentSpec, Origin, ReplicaState
 from fallow.model.members import MemberState
 from fallow.model.rooms import RoomAnswer
 from fallow.model.shares import RemoteEndpoint, ShareReport
-from fallow.model.wire import RoomReported
 
 PORTS = {"80/tcp": 20001}
 

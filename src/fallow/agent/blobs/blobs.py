@@ -20,9 +20,11 @@ from fallow.drivers.blobs import BlobCache, BlobError, Growing, Stored, Way
 from fallow.drivers.blobs.cache import MAX_AGE_SECONDS, MAX_BYTES
 from fallow.drivers.blobs.peers import PeerServer, PeerWay, Throttle
 from fallow.drivers.folders import FolderError
+from fallow.model.frames import Frame
+from fallow.model.image_frames import BlobsChanged
 from fallow.model.images import BlobSource, PlatformImage, PullGrant
 from fallow.model.pools import NetworkMode
-from fallow.model.wire import IMAGES_PROTOCOL, BlobsChanged, Frame
+from fallow.model.wire import IMAGES_PROTOCOL
 
 _log = structlog.get_logger("fallow.agent.blobs")
 

@@ -13,10 +13,10 @@ from fallow.decide.deploy import deleted
 from fallow.decide.generations import Author, renewed, template_of
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
+from fallow.model.cluster_frames import SetShares
 from fallow.model.deployments import Deployment, DeploymentSpec, Origin
 from fallow.model.meta import Record
 from fallow.model.shares import ShareOrder
-from fallow.model.wire import SetShares
 
 ACTOR = "host"
 

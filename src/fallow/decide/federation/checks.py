@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from fallow.decide.joining import plain_address, unfit_claim
+from fallow.model.cluster_frames import RoomReported
 from fallow.model.rooms import RoomAnswer
 from fallow.model.shares import RemoteEndpoint, ShareReport
-from fallow.model.wire import RoomReported
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PORT = re.compile(r"[0-9]{1,5}/(tcp|udp)\Z")

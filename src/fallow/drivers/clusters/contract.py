@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder
-from fallow.model.wire import RoomReported, SharesReported
 
 
 class Cluster(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from fallow.decide.federation.room_answers import answers_to, summary_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
+from fallow.model.cluster_frames import RoomReported
 from fallow.model.rooms import RoomQuestion
-from fallow.model.wire import RoomReported
 
 KINDS = frozenset({"replicas", "members", "deployments", "templates", "label-sets"})
 LEAST_REST_SECONDS = 0.5

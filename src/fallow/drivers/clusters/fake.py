@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from fallow.drivers.clusters.contract import Listener
+from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion
 from fallow.model.shares import RemoteEndpoint, ShareOrder, ShareReport
-from fallow.model.wire import RoomReported, SharesReported
 
 
 class FakeCluster:

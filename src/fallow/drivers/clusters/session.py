@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from fallow.model.cluster_frames import AskRoom, SetShares, Withdrawn
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder
-from fallow.model.wire import AskRoom, SetShares, ToMember, Withdrawn
+from fallow.model.wire import ToMember
 
 MOST_ORDERS = 500  # of one frame
 MOST_BYTES = 2 * 1024 * 1024  # of the orders in one frame, but for a single one that is larger
