@@ -18,10 +18,13 @@ from fallow.model.registrations import MemberKey, Registration
 from fallow.model.registries import KnownRegistry
 from fallow.model.remotes import RemoteService
 from fallow.model.rooms import Room
+from fallow.model.server_pools import ServerPool
+from fallow.model.servers import Lending
 from fallow.model.shares import Share
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
+from fallow.model.vms import Vm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,9 @@ class Snapshot:
     rooms: Mapping[str, Room] = field(default_factory=dict)
     remote_services: Mapping[str, RemoteService] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
+    server_pools: Mapping[str, ServerPool] = field(default_factory=dict)
+    vms: Mapping[str, Vm] = field(default_factory=dict)
+    lendings: Mapping[str, Lending] = field(default_factory=dict)
 
     @cached_property
     def replicas_by_deployment(self) -> Mapping[str, list[Replica]]:
@@ -119,6 +125,24 @@ class Snapshot:
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
         return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
+
+    @cached_property
+    def servers(self) -> Mapping[str, Member]:
+        """Return the members that lend what their primary application leaves idle."""
+        return {id_: member for id_, member in self.members.items() if member.role is Role.SERVER}
+
+    @cached_property
+    def vms_by_node(self) -> Mapping[str, Vm]:
+        """Return the virtual machine that each node on lent capacity is; what a node says of itself does not count."""
+        return {vm.node_id: vm for vm in self.vms.values() if vm.node_id}
+
+    @cached_property
+    def vms_by_server(self) -> Mapping[str, list[Vm]]:
+        """Return the virtual machines of every server's id."""
+        found: dict[str, list[Vm]] = defaultdict(list)
+        for vm in self.vms.values():
+            found[vm.server_id].append(vm)
+        return found
 
     @cached_property
     def draining(self) -> frozenset[str]:

@@ -24,8 +24,15 @@ class Preference(msgspec.Struct, frozen=True, kw_only=True):
     weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
 
+ServiceClass = Literal["", "standard", "harvest", "spot"]
+
+
 class PlacementPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Where replicas may go and how they are laid out.
+
+    `service_class` says what a replica bears: `standard` never goes to lent capacity; `harvest` does, and moves away
+    once its replacement is ready, where time allows; `spot` does, goes first, and may be stopped before it is replaced.
+    Empty: it goes anywhere, and counts as `harvest` where it is on lent capacity.
 
     `selector` sees assigned labels only, since security may hang on it; `resources` and `prefer` also see what nodes
     say and measure.
@@ -38,6 +45,7 @@ class PlacementPolicy(msgspec.Struct, frozen=True, kw_only=True):
     spread_by: tuple[str, ...] = ()  # assigned labels whose values should hold equally many replicas
     max_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: no limit; 1: anti-affinity with itself
     architectures: tuple[str, ...] = ()  # empty: any
+    service_class: ServiceClass = ""
 
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +193,8 @@ class Replica(Record, frozen=True, kw_only=True):
     state: ReplicaState = ReplicaState.PENDING
     state_since: float = 0.0
     reason: Reason | None = None  # why it is pending, leaving, failed or lost
+    move: Reason | None = None  # why it should be replaced elsewhere: its server needs what it lent
+    move_by: float = 0.0  # when it goes whether its replacement is ready or not; 0: never
     # observed
     observed: Observation | None = None
     healthy_since: float = 0.0  # 0: not healthy now

@@ -18,10 +18,13 @@ from fallow.model.registries import KnownRegistry
 from fallow.model.remotes import RemoteService
 from fallow.model.rooms import Room
 from fallow.model.secrets import SealedSecret
+from fallow.model.server_pools import ServerPool
+from fallow.model.servers import Lending, LentHour
 from fallow.model.shares import Share
 from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
+from fallow.model.vms import Vm
 
 KINDS: dict[str, type[Record]] = {
     "members": Member,
@@ -54,6 +57,10 @@ KINDS: dict[str, type[Record]] = {
     "rooms": Room,
     "remote-services": RemoteService,
     "hosts": Host,
+    "server-pools": ServerPool,
+    "vms": Vm,
+    "lendings": Lending,
+    "lent-hours": LentHour,
 }
 KIND_OF: dict[type[Record], str] = {kind: name for name, kind in KINDS.items()}
 

@@ -64,9 +64,9 @@ class ApiToken(Record, frozen=True, kw_only=True):
 
 
 class TokenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for a join token (`role` node, gateway or cluster) or an API token (`role` viewer, operator or admin)."""
+    """Ask for a join token (`role` node, gateway, server, cluster) or an API token (`role` viewer, operator, admin)."""
 
-    role: Annotated[str, msgspec.Meta(pattern="^(node|gateway|cluster|viewer|operator|admin)$(?!\\n)")]
+    role: Annotated[str, msgspec.Meta(pattern="^(node|gateway|server|cluster|viewer|operator|admin)$(?!\\n)")]
     ttl_seconds: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] | None = None
     uses: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
     labels: Labels = {}

@@ -1,6 +1,7 @@
 """The session between a member and its control plane: every frame, and the only encoder and decoder.
 
-Frames of clusters and of images are in files of their own (`cluster_frames`, `image_frames`); the unions are here.
+Frames of clusters, images and servers are in files of their own (`cluster_frames`, `image_frames`, `server_frames`);
+the unions are here.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack. The member opens the connection and sends Hello;
 the control plane answers Welcome or Reject. Everything after is idempotent: a frame may arrive twice.
@@ -39,13 +40,16 @@ from fallow.model.names import NamesChange, NamesReport
 from fallow.model.network import NetworkPeer, NetworkReport, NetworkState, WireguardKey
 from fallow.model.peers import ControlAddress
 from fallow.model.routes import ProxyReport, ProxyState
+from fallow.model.server_frames import ServerLeaving, ServerReported, SetLending, VmTokenAsked, VmTokenGranted
+from fallow.model.servers import ServerReport
 
 # A member's agent and its control plane may be one version apart. What a newer one adds has defaults that older ones
 # leave it at, and frames that an older one does not know are not sent to it.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 OLDEST_PROTOCOL = 1
 UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
 IMAGES_PROTOCOL = 3  # from which on agents take image orders, and ask before they pull
+SERVERS_PROTOCOL = 4  # from which on there are servers
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 
 
@@ -153,6 +157,8 @@ class MemberNews(msgspec.Struct, frozen=True, array_like=True):
     report: ProxyReport | None = None
     names: NamesReport | None = None
     remotes: int = 0  # a cluster: up to which revision its gateways do what SetRemotes asked
+    server: ServerReport | None = None
+    server_age_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of that report
 
 
 class Digest(Frame, frozen=True, kw_only=True, tag="digest"):
@@ -301,6 +307,9 @@ FromMember = (
     | SharesReported
     | RoomReported
     | RemotesApplied
+    | ServerReported
+    | VmTokenAsked
+    | ServerLeaving
     | Goodbye
 )
 ToMember = (
@@ -325,6 +334,8 @@ ToMember = (
     | AskRoom
     | SetRemotes
     | Withdrawn
+    | SetLending
+    | VmTokenGranted
     | Goodbye
 )
 

@@ -178,7 +178,7 @@ async def test_a_session_of_the_version_before_works(rig: SessionRig) -> None:
     await until(lambda: rig.hub.usage("n-a") == Usage(cpus=1.0))
 
 
-@pytest.mark.parametrize(("protocol", "oldest", "welcome"), [(4, 3, True), (4, 0, False), (5, 4, False), (0, 0, False)])
+@pytest.mark.parametrize(("protocol", "oldest", "welcome"), [(5, 4, True), (5, 0, False), (6, 5, False), (0, 0, False)])
 async def test_versions_that_have_one_in_common_get_along(
     rig: SessionRig, protocol: int, oldest: int, welcome: bool
 ) -> None:

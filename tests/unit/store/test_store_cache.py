@@ -61,7 +61,7 @@ async def cache(store):
 def test_every_field_of_a_snapshot_has_its_kind():
     fields = set(Snapshot.__dataclass_fields__) - {"revision"}
     assert fields == set(cache_module._SNAPSHOT_FIELDS)
-    apart = {"events", "audit", "leaders", "peers", "rosters", "secrets"}
+    apart = {"events", "audit", "leaders", "peers", "rosters", "secrets", "lent_hours"}
     assert fields == {kind.replace("-", "_") for kind in KINDS} - apart
 
 

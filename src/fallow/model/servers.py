@@ -1,0 +1,166 @@
+"""Servers: machines that run a primary application and lend what it leaves idle."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from fallow.model.labels import Labels
+from fallow.model.members import MemberState, Scheduling
+from fallow.model.meta import Record
+from fallow.model.server_pools import Bytes, Cpus, Seconds
+from fallow.model.vms import VmUse
+
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+STALE_SECONDS = 5.0  # a server that was silent for longer is taken for full
+
+
+class Primary(msgspec.Struct, frozen=True, kw_only=True):
+    """A primary application, by the control group, systemd unit or process name that it runs as."""
+
+    kind: Literal["cgroup", "systemd", "process"]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+    @property
+    def text(self) -> str:
+        """Return it as people write it: `systemd:postgresql.service`."""
+        return f"{self.kind}:{self.name}"
+
+
+class PrimaryUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What one primary application uses now. `waiting`: share of the time in which something of it waited."""
+
+    name: Annotated[str, msgspec.Meta(max_length=300)]  # Primary.text
+    found: bool
+    cpus: Cpus = 0.0
+    memory_bytes: Bytes = 0
+    cpu_waiting: Fraction = 0.0
+    memory_waiting: Fraction = 0.0
+    io_waiting: Fraction = 0.0
+    problem: Text = ""
+
+
+class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server uses, lends and expects, as its agent sees it now; told about once a second and never stored.
+
+    The server's `system` use is what is neither primary nor lent. Times are durations, so that no two clocks meet.
+    """
+
+    cpus: Cpus = 0.0  # all it has
+    memory_bytes: Bytes = 0
+    primary_cpus: Cpus = 0.0
+    primary_memory_bytes: Bytes = 0
+    system_cpus: Cpus = 0.0
+    system_memory_bytes: Bytes = 0
+    lent_cpus: Cpus = 0.0  # that is used
+    lent_memory_bytes: Bytes = 0
+    limit_cpus: Cpus = 0.0  # that what is lent may use now, all together
+    limit_memory_bytes: Bytes = 0
+    predicted_cpus: Cpus = 0.0  # the peak of the primary in the time ahead
+    predicted_memory_bytes: Bytes = 0
+    predictor: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    predictor_why: Text = ""
+    offer_cpus: Cpus = 0.0  # that all containers here may ask for, smoothed
+    offer_memory_bytes: Bytes = 0
+    cpu_waiting: Fraction = 0.0  # of the primaries, the worst of them
+    memory_waiting: Fraction = 0.0
+    io_waiting: Fraction = 0.0
+    throttled: Fraction = 0.0  # share of the time that what is lent had to wait for its limit
+    window_seconds: Seconds = 1.0  # that the figures of use are means of
+    # what should go for all to be right again; 0: nothing
+    relief_cpus: Cpus = 0.0
+    relief_memory_bytes: Bytes = 0
+    relief_seconds: Seconds = 0.0  # since when it has been so
+    urgent: bool = False  # there is no time to wait for replacements
+    lends: bool = False
+    why_not: Text = ""  # it does not lend: outside its hours, a primary is not found, nothing could be measured
+    problems: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] = ()  # for people
+    primaries: Annotated[tuple[PrimaryUse, ...], msgspec.Meta(max_length=64)] = ()
+    vms: Annotated[tuple[VmUse, ...], msgspec.Meta(max_length=64)] = ()
+    # sums since the agent started as `run`
+    run: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    lent_core_seconds: Annotated[float, msgspec.Meta(ge=0, le=2**53)] = 0.0  # that could have been used
+    used_core_seconds: Annotated[float, msgspec.Meta(ge=0, le=2**53)] = 0.0
+    over_seconds: Annotated[float, msgspec.Meta(ge=0, le=2**53)] = 0.0  # above a ceiling, with something lent
+
+    @property
+    def used_cpus(self) -> float:
+        """Return what all of it uses."""
+        return self.primary_cpus + self.system_cpus + self.lent_cpus
+
+    @property
+    def used_memory_bytes(self) -> int:
+        """Return what all of it uses."""
+        return self.primary_memory_bytes + self.system_memory_bytes + self.lent_memory_bytes
+
+
+class Lending(Record, frozen=True, kw_only=True):
+    """What was decided about a server that lends. Its id is the server's."""
+
+    backoff_until: float = 0.0  # it sent replicas away, and gets none before
+    evictions: int = 0  # ever
+    evicted_at: float = 0.0  # last
+    reason: str = ""  # of the last one
+    closed: str = ""  # why nothing is lent, though the policy would: outside its hours, drained, shutting down
+
+
+class LentHour(Record, frozen=True, kw_only=True):
+    """What one server lent in one hour, as far as it was heard. Its id is `server id.hour`, counted from the epoch."""
+
+    server_id: str
+    server: str  # its name then
+    hour: int
+    lent_core_seconds: float = 0.0
+    used_core_seconds: float = 0.0
+    over_seconds: float = 0.0
+    evictions: int = 0
+    primary_core_seconds: float = 0.0
+    capacity_core_seconds: float = 0.0
+
+
+class ServerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as the API shows it. `age_seconds`: how old the report is; None: there is none."""
+
+    id: str
+    name: str
+    state: MemberState
+    scheduling: Scheduling
+    labels: Labels = {}
+    pool: str
+    cpu_threshold: float = 0.0
+    cpu_ceiling: float = 0.0
+    memory_threshold: float = 0.0
+    memory_ceiling: float = 0.0
+    report: ServerReport | None = None
+    age_seconds: float | None = None
+    vms: tuple[str, ...] = ()  # names
+    replicas: int = 0
+    requested_cpus: float = 0.0  # by those replicas
+    requested_memory_bytes: int = 0
+    backoff_until: float = 0.0
+    closed: str = ""
+    evictions: int = 0
+
+
+class HarvestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server, or all of them, lent over a time."""
+
+    server: str  # empty: all of them
+    hours: float = 0.0  # that were heard
+    capacity_core_hours: float = 0.0
+    primary_core_hours: float = 0.0
+    lent_core_hours: float = 0.0
+    used_core_hours: float = 0.0
+    over_seconds: float = 0.0
+    evictions: int = 0
+
+
+class HarvestReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was lent since a moment; `saved` is what the used core-hours would have cost elsewhere, at a price given."""
+
+    since: float
+    until: float
+    total: HarvestRow
+    servers: tuple[HarvestRow, ...] = ()
+    price_per_core_hour: float = 0.0
+    saved: float = 0.0
