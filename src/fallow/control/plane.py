@@ -17,8 +17,8 @@ from fallow.control.admission import Admission
 from fallow.control.archives import Archives
 from fallow.control.assignments import Assignments
 from fallow.control.audit import witness
-from fallow.control.blobs import Blobs
 from fallow.control.deployments import deployments_controller
+from fallow.control.distribution import Distribution
 from fallow.control.door import Door
 from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
@@ -39,11 +39,8 @@ from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
 from fallow.control.pools import leases_controller
-from fallow.control.pulls import Pulls
 from fallow.control.registrations import Registrations, registrations_controller
-from fallow.control.registries import Registries
 from fallow.control.remotes import Remotes
-from fallow.control.resolving import Resolver
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.sessions import Sessions
@@ -103,28 +100,29 @@ class ControlPlane:
         self.assignments = Assignments(self.cache, self.hub)
         self.networks = Networks(self.cache, self.hub, settings.domain)
         self.observations = Observations(self.cache, self.applier, clock)
-        self.archives = Archives(folder / "archives", clock)
-        self.blobs = Blobs(self.cache, steady)
-        self.blobs.beside = self.archives.sources
         self.leadership = Leadership(store, self.cache, _peer(settings, clock()), self._lead, clock)
         self.peers = self.peers_type(self.cache, self.hub, self.leadership, authority, settings, folder)
         self.names = NamesLoop(self.hub, settings.domain, self.registry)
         self.packages = Packages(folder / "packages")
         self.upgrades = Upgrades(self.cache, self.applier, self.hub, self.packages, clock)
-        self._distribution = self.registry_type()
         self.vault = Vault(self.cache, settings.cluster_key or folder / "cluster.key")
-        self.registries = Registries(self.cache, self.applier, self.vault, self._distribution, clock)
+        self.distribution = Distribution(self.cache, self.applier, self.vault, self.registry_type(), clock, steady)
+        self.archives = Archives(folder / "archives", clock)
+        self.distribution.blobs.beside = self.archives.sources
         self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
         self.remotes = Remotes(self.hub, settings, steady)
         self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
         self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead
-        self.resolver = Resolver(self.cache, self.registries, self._distribution, clock, steady)
-        self.pulls = Pulls(self.cache, self.applier, self.registries, self.resolver)
-        self.pulls.helpers = self.blobs.sources
         self.images = Images(self.cache, self.applier, self.hub, clock)
-        self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id, self.resolver)
+        resolver = self.distribution.resolver
+        self.image_requests = ImageRequests(self.cache, self.applier, self.hub, clock, new_id, resolver)
         self._metrics = LoopMetrics(self.registry)
-        self.sessions = self.sessions_type(
+        self.sessions = self._make_sessions()
+        self._tasks: asyncio.Task[None] | None = None
+        self._listener: Door | None = None
+
+    def _make_sessions(self) -> Sessions:
+        return self.sessions_type(
             cache=self.cache,
             applier=self.applier,
             hub=self.hub,
@@ -134,15 +132,13 @@ class ControlPlane:
             networks=self.networks,
             peers=self.peers,
             observations=self.observations,
-            blobs=self.blobs,
+            blobs=self.distribution.blobs,
             upgrades=self.upgrades,
-            pulls=self.pulls,
+            pulls=self.distribution.pulls,
             shares=self.shares,
-            settings=settings,
-            clock=clock,
+            settings=self.settings,
+            clock=self.clock,
         )
-        self._tasks: asyncio.Task[None] | None = None
-        self._listener: Door | None = None
 
     def _own_controllers(self) -> Sequence[Controller]:
         """Return the loops of every process: they act on the sessions it holds."""
@@ -212,7 +208,7 @@ class ControlPlane:
             await asyncio.gather(self._tasks, return_exceptions=True)
         await self.archives.stop()
         await self.names.server.close()
-        await self._distribution.close()
+        await self.distribution.stop()
         await self.cache.stop()
         await self.store.close()
 
