@@ -13,6 +13,7 @@ VmId = Annotated[str, msgspec.Meta(max_length=64)]
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
 INHERITED_LABELS = ("region", "zone")
+LENT_GROUP = "fallow-lent"  # the control group above everything that a server lends
 
 
 class VmState(enum.StrEnum):
