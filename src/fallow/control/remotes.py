@@ -155,7 +155,7 @@ def _leaving(snapshot: Snapshot) -> list[Share]:
 def _send(
     link: Link, full: bool, revision: int, found: Iterable[RemoteService | None], removed: tuple[str, ...]
 ) -> None:
-    parts = list(frames(service for service in found if service is not None))
+    parts = frames([service for service in found if service is not None])
     for number, part in enumerate(parts):
         link.send(
             SetRemotes(
