@@ -15,7 +15,7 @@ from fallow.model.cluster_frames import RoomReported, SharesReported, SharesStor
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
-from fallow.model.shares import Share, ShareOrder
+from fallow.model.shares import Share, ShareOrder, parse_share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -117,11 +117,11 @@ class Shares:
         share_ids |= {share.id for id_ in deployment_ids for share in by_deployment.get(id_, ())}
         for cluster_id, cluster in list(self._open.items()):
             told = self._told[cluster_id]
-            known = [id_ for id_ in share_ids if id_.endswith(f".{cluster_id}")]
+            known = [id_ for id_ in share_ids if parse_share_id(id_)[1] == cluster_id]
             shares = [share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None]
             wanted = _orders(snapshot, (share for share in shares if share.cluster_id == cluster_id))
             changed = [order for id_, order in wanted.items() if told.get(id_) != order]
-            gone = {id_.removesuffix(f".{cluster_id}") for id_ in known} - wanted.keys()
+            gone = {parse_share_id(id_)[0] for id_ in known} - wanted.keys()
             removed = sorted((gone | (deployment_ids - snapshot.deployments.keys())) & told.keys())
             if changed or removed:
                 if removed or any(_lowers(told.get(order.deployment_id), order) for order in changed):
