@@ -48,7 +48,7 @@ def test_all_commands_are_there() -> None:
         cluster-token-create cluster-join cluster-host cluster-leave
         plan-cluster-loss plan-drain plan-add
         cluster-list cluster-show cluster-label cluster-taint cluster-cordon cluster-uncordon
-            cluster-drain cluster-remove
+            cluster-drain cluster-remove cluster-unfence
         label-set-create label-set-list label-set-show label-set-update label-set-delete
         deployment-list deployment-show deployment-scale deployment-delete deployment-division
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume
