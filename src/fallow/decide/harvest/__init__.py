@@ -1,0 +1,1 @@
+"""Harvest: what a server can lend while its primary application comes first."""
