@@ -30,7 +30,7 @@ class Cost:
     `overshoot`: of every point by which the peak was above.
     """
 
-    violation: float = 2.5
+    violation: float = 2.0
     overshoot: float = 3.0
 
     def of(self, predicted: Floats, peaks: Floats, use: Floats) -> Floats:

@@ -1,14 +1,15 @@
 """Our own predictor: the usual rise at this hour, and a margin learned from its own past errors.
 
-Two forms of it are computed, and each server uses the one that would have cost it less:
+Three forms of it are computed, and each server uses the one that would have cost it least:
 
-- *steady*: level and usual rise, and a margin in points of capacity. The level is between current use and the mean of
-  the last two hours; the usual rise is how far above its level the primary went at this time of day on up to seven
-  days before.
+- *steady*: level and half of the usual rise, and a margin in points of capacity. The level is between current use and
+  the mean of the last two hours; the usual rise is how far above its level the primary went at this time of day on up
+  to seven days before. Half, because what happened on some days at this hour happens more or less.
+- *clockwork*: the same with the whole rise, for jobs that always start at the same time.
 - *restless*: the level alone, and a margin in deviations of the last two hours. It widens at once when use begins to
   swing, and narrows only as the swing leaves these two hours.
 
-Both were computable at every step of the last week, so their errors are known. The margin is the one that would have
+All were computable at every step of the last week, so their errors are known. The margin is the one that would have
 cost least over these errors: every point above the peak costs a point that is not lent, every step below costs as
 `Cost` says. Errors around the same time of day count more: a nightly batch job asks for a margin at night only.
 
@@ -48,8 +49,8 @@ class _Form(NamedTuple):
 class LearnedMargin(Predictor):
     """Level, usual rise and least-cost margin.
 
-    `now` is the weight of current use in the level, `rise` that of the usual rise; errors within about `near_seconds`
-    of the same time of day count up to 1 + `near` times.
+    `now` is the weight of current use in the level, `rise` that of the usual rise in the steady form; errors within
+    about `near_seconds` of the same time of day count up to 1 + `near` times.
     """
 
     cost: Cost = field(default_factory=Cost)
@@ -66,7 +67,7 @@ class LearnedMargin(Predictor):
     def raw(self, history: History, horizon: int, last: int) -> Floats:
         """See `Predictor`."""
         last = min(last, history.steps)
-        forms = self._forms(history, horizon)
+        forms = tuple(self._forms(history, horizon))
         foretold = np.full((history.servers, last), np.nan)
         first = history.steps - last
         for start, end in _hours(history, first):
@@ -86,17 +87,18 @@ class LearnedMargin(Predictor):
                 least = np.minimum(least, cost)
         return np.where(np.isfinite(foretold), np.fmax(foretold, held(history.usage, GAP)[:, first:]), np.nan)
 
-    def _forms(self, history: History, horizon: int) -> tuple[_Form, _Form]:
-        """Return the steady and the restless form, for every step from nothing later than it."""
+    def _forms(self, history: History, horizon: int) -> Iterator[_Form]:
+        """Yield the steady, the clockwork and the restless form, for every step from nothing later than it."""
         peaks = peak_ahead(history.usage, horizon)
         mean, sd = moving_mean_and_sd(history.usage, max(_LEVEL_SECONDS // history.step_seconds, 2))
         level = self.now * held(history.usage, GAP) + (1 - self.now) * mean
-        steady = level + self.rise * _usual(peaks - mean, history.day)
-        points, deviations = np.full_like(level, _POINTS), _QUIET + sd
-        return (
-            _Form(steady, points, (peaks - steady) / points),
-            _Form(level, deviations, (peaks - level) / deviations),
-        )
+        usual, points, deviations = _usual(peaks - mean, history.day), np.full_like(level, _POINTS), _QUIET + sd
+        for expected, scale in (
+            (level + self.rise * usual, points),
+            (level + usual, points),
+            (level, deviations),
+        ):
+            yield _Form(expected, scale, (peaks - expected) / scale)
 
     def _weights(self, history: History, start: int, known: int) -> tuple[Floats, int]:
         """Return how much the errors of the steps up to `known` count for the hour from `start`, and the first step."""
