@@ -19,7 +19,7 @@ from fallow.model.divisions import Division
 from fallow.model.events import Event
 from fallow.model.members import Lease, Member, Role
 from fallow.model.meta import Record
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 
 
 def cluster(name: str, **changes: Any) -> Member:
@@ -43,7 +43,7 @@ def share(cluster_id: str, replicas: int, ready: int | None = None, *, of: str =
     """Return a share that was told long ago; `ready` is what its cluster says, None: nothing yet."""
     said = None if ready is None else report(ready, replicas=replicas, placed=replicas, deployment_id=of)
     values: dict[str, Any] = {
-        "id": f"{of}.{cluster_id}", "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
+        "id": share_id(of, cluster_id), "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
         "cluster_id": cluster_id, "replicas": replicas, "since": NOW - 500, "order": 1, "least": replicas,
         "reported": said, "reported_at": NOW - 400 if said is not None else 0.0,
     }  # fmt: skip
@@ -102,7 +102,7 @@ class Ledger:
         raise AssertionError("the loop does not come to rest")
 
     def share(self, cluster_id: str, of: str = "d-web") -> Share:
-        found = self.records[Share, f"{of}.{cluster_id}"]
+        found = self.records[Share, share_id(of, cluster_id)]
         assert isinstance(found, Share)
         return found
 

@@ -13,7 +13,7 @@ from fallow.model.members import Facts, Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.peers import ControlAddress, Peer
 from fallow.model.pools import NetworkMode
-from fallow.model.shares import RemoteEndpoint, Share, ShareReport
+from fallow.model.shares import RemoteEndpoint, Share, ShareReport, share_id
 from fallow.store.indexes import carry, move_all
 
 NOW = 1_000_000.0
@@ -120,7 +120,7 @@ def share(of: Deployment, cluster_id: str, *endpoints: RemoteEndpoint, replicas:
     """Return what a cluster is told to run of a deployment, and says of it."""
     report = ShareReport(deployment_id=of.id, endpoints=endpoints, **said)
     return Share(
-        id=f"{of.id}.{cluster_id}", created_at=NOW, updated_at=NOW, revision=1, deployment_id=of.id,
+        id=share_id(of.id, cluster_id), created_at=NOW, updated_at=NOW, revision=1, deployment_id=of.id,
         cluster_id=cluster_id, replicas=replicas, reported=report,
     )  # fmt: skip
 

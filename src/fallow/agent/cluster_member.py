@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from fallow.agent.share_outbox import ShareOutbox
@@ -23,6 +22,7 @@ from fallow.drivers.clusters.counting import Counting
 from fallow.model.cluster_frames import AskRoom, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
 from fallow.model.frames import Frame
 from fallow.model.members import Facts
+from fallow.model.portions import encoded_bytes, portions
 from fallow.model.shares import ShareReport
 from fallow.model.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, ToMember, Usage, Welcome
 from fallow.store.applier import Applier
@@ -30,7 +30,6 @@ from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError
 from fallow.version import VERSION
 
-_encoder = msgspec.msgpack.Encoder()
 _log = structlog.get_logger("fallow.agent.cluster")
 
 REST_SECONDS = 0.05  # between two looks at what changed: what changes meanwhile is told together
@@ -353,15 +352,12 @@ class ClusterMember:
 
 def first_steps(steps: Sequence[Step], most_records: int) -> list[Step]:
     """Return the first of some steps, as many as one commit should have; at least one."""
-    found: list[Step] = []
-    records = size = 0
-    for step in steps:
-        records += len(step.puts)
-        size += sum(len(_encoder.encode(record)) for record in step.puts)
-        if found and (records > most_records or size > BYTES_AT_ONCE):
-            break
-        found.append(step)
-    return found
+    return list(next(portions(steps, most_records, BYTES_AT_ONCE, _weigh), ()))
+
+
+def _weigh(step: Step) -> tuple[int, int]:
+    """Return how many records a step writes, and their bytes."""
+    return len(step.puts), sum(map(encoded_bytes, step.puts))
 
 
 def _rest(spent: float) -> float:

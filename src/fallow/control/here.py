@@ -19,7 +19,7 @@ from fallow.drivers.clusters.counting import Counting
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.rooms import RoomQuestion
-from fallow.model.shares import Share, ShareOrder, ShareReport
+from fallow.model.shares import Share, ShareOrder, ShareReport, parse_share_id, share_id
 from fallow.store.cache import Cache, Subscription
 
 REST_SECONDS = 0.05
@@ -78,7 +78,8 @@ class Here:
             if HERE_ID not in snapshot.clusters:
                 return
             dirty = concerned(snapshot, changed)
-            dirty |= {id_.removesuffix(f".{HERE_ID}") for kind, id_ in changed if kind == "shares"}
+            shares = (parse_share_id(id_) for kind, id_ in changed if kind == "shares")
+            dirty |= {deployment_id for deployment_id, cluster_id in shares if cluster_id == HERE_ID}
             self._report(snapshot, dirty, full=False)
             self._counting.changed({kind for kind, _ in changed})
             spent = time.perf_counter() - began
@@ -103,7 +104,7 @@ class Here:
 
 def _report_of(snapshot: Snapshot, deployment_id: str) -> ShareReport | None:
     """Return the report of a deployment; None: it has no share here."""
-    deployment, share = snapshot.deployments.get(deployment_id), snapshot.shares.get(f"{deployment_id}.{HERE_ID}")
+    deployment, share = snapshot.deployments.get(deployment_id), snapshot.shares.get(share_id(deployment_id, HERE_ID))
     if deployment is None or share is None:
         return None
     return report_of(snapshot, deployment, _revision(snapshot, share))
@@ -118,5 +119,5 @@ def _revision(snapshot: Snapshot, share: Share) -> int:
 
 
 def _included(snapshot: Snapshot) -> Mapping[str, int]:
-    found = (snapshot.shares.get(f"{id_}.{HERE_ID}") for id_ in snapshot.deployments)
+    found = (snapshot.shares.get(share_id(id_, HERE_ID)) for id_ in snapshot.deployments)
     return {share.deployment_id: _revision(snapshot, share) for share in found if share is not None}

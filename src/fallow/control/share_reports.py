@@ -19,7 +19,7 @@ from fallow.model.cluster_frames import SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member
 from fallow.model.peers import Peer
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -68,7 +68,7 @@ class ShareReports(Intake[ShareReport]):
             member = self._cache.get("members", batch.member_id)
             observed = member.observed_address if isinstance(member, Member) else ""
             for said in batch.items:
-                id_ = f"{said.deployment_id}.{batch.member_id}"
+                id_ = share_id(said.deployment_id, batch.member_id)
                 share = changed.get(id_) or self._cache.get("shares", id_)
                 if not isinstance(share, Share) or share.cluster_id != batch.member_id:
                     continue  # forgotten already, or another cluster's: not this one's to speak of

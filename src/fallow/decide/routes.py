@@ -151,7 +151,7 @@ def withdrawn(
     steps: list[Step] = []
     waits: list[float] = []
     for replica in leaving(snapshot):
-        own = all(_done(replica, report) for report in gateways)
+        own = unasked(replica.id, replica.revision, gateways)
         own = own and all(revision >= replica.revision for revision in elsewhere.applied.values())
         hosted = _hosted(snapshot, replica)
         cleared = not hosted or replica.id in (elsewhere.cleared or ())
@@ -163,6 +163,17 @@ def withdrawn(
         stopping = msgspec.structs.replace(replica, state=ReplicaState.STOPPING, state_since=now, updated_at=now)
         steps.append(Step(puts=(stopping,)))
     return Plan(steps=tuple(steps), wake_after_seconds=min(waits, default=None))
+
+
+def unasked(endpoint_id: str, revision: int, reports: Iterable[ProxyReport | None]) -> bool:
+    """Say whether no gateway asks an endpoint any more that was taken away at `revision`.
+
+    `reports` are those of all gateways that are waited for; None: one has not reported yet.
+    """
+    return all(
+        report is not None and report.applied_revision >= revision and endpoint_id not in report.draining
+        for report in reports
+    )
 
 
 def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
@@ -320,7 +331,3 @@ def _weighed(*parts: tuple[Iterable[_Reached], int, bool]) -> tuple[Endpoint, ..
         for id_, address, port, of_full in part
     ]
     return tuple(sorted(endpoints, key=lambda endpoint: endpoint.id))
-
-
-def _done(replica: Replica, report: ProxyReport | None) -> bool:
-    return report is not None and report.applied_revision >= replica.revision and replica.id not in report.draining

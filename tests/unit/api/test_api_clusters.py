@@ -7,7 +7,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.divisions import Division, PastDivision
 from fallow.model.members import Role
 from fallow.model.rooms import Room, RoomSummary
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 
 EAST = node("east", "c-east", role=Role.CLUSTER, key_sha256="e" * 64)
 HERE = node("here", HERE_ID, role=Role.CLUSTER, key_sha256="")
@@ -20,7 +20,7 @@ def share(cluster_id: str, replicas: int, ready: int, remaining: int = 0) -> Sha
         remaining=remaining or ready, state="serving",
     )  # fmt: skip
     return Share(
-        id=f"{WEB.id}.{cluster_id}", created_at=NOW, updated_at=NOW, deployment_id=WEB.id, cluster_id=cluster_id,
+        id=share_id(WEB.id, cluster_id), created_at=NOW, updated_at=NOW, deployment_id=WEB.id, cluster_id=cluster_id,
         replicas=replicas, reported=said, reported_at=NOW,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division
 from fallow.model.members import Lease, Member, MemberState, Role
-from fallow.model.shares import Share
+from fallow.model.shares import Share, share_id
 
 
 def alone(snapshot: Snapshot) -> bool:
@@ -42,7 +42,7 @@ def founded(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Step:
 def adopted(snapshot: Snapshot, deployment: Deployment, policy: str, now: float) -> Step:
     """Return what makes a deployment that runs here whole a divided one, all here; `policy` is its fingerprint."""
     count = deployment.spec.replicas
-    id_ = f"{deployment.id}.{HERE_ID}"
+    id_ = share_id(deployment.id, HERE_ID)
     before = snapshot.shares.get(id_)  # of an earlier time as a host
     share = Share(
         id=id_, created_at=now, updated_at=now, revision=before.revision if before is not None else 0,
