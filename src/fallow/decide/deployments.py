@@ -150,9 +150,8 @@ def _evicted(view: Slots, replicas: list[Replica]) -> Iterator[Step]:
     for replica in replicas:
         move = replica.move or Reason(code="Moved", text="it has to move")
         others = [found for found in view.slots[replica.slot] if found.id != replica.id]
-        healthy = next((found for found in others if found.healthy), None)
-        yield view.retire(replica, move, *([healthy] if healthy is not None else ()))
-        if healthy is None and replica.healthy:
+        yield view.retire(replica, move)
+        if replica.healthy and not any(found.healthy for found in others):
             pending = next((found.reason.text for found in others if found.reason is not None), "")
             bare[f"{move.text}; {pending or 'no replacement is healthy yet'}"].append(replica.id)
     yield from _tell(view)
@@ -182,7 +181,8 @@ def _badness(view: Slots, replica: Replica) -> tuple[bool, ...]:
     """Return why a replica would not be missed, the weightiest reason first."""
     node = view.members.get(replica.node_id)
     unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
-    return replica.state is ReplicaState.PENDING, not replica.healthy, unwell, view.outdated(replica)
+    leaves = unwell or replica.move is not None
+    return replica.state is ReplicaState.PENDING, not replica.healthy, leaves, view.outdated(replica)
 
 
 def _from_the_most_crowded(by_node: dict[str, list[tuple[float, int]]], crowd: Counter[str], count: int) -> list[int]:
