@@ -12,6 +12,7 @@ from fallow.client.tasks import first_to_end
 from fallow.control.shares import Shares
 from fallow.decide.federation.orders import order_revision
 from fallow.decide.federation.report import concerned, report_of
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
@@ -26,10 +27,17 @@ from fallow.store.cache import Cache, Subscription
 class Here:
     """The cluster `HERE_ID`; see `drivers.clusters.contract.Cluster`. `heard` is what nodes said last that they use."""
 
-    def __init__(self, cache: Cache, shares: Shares, heard: Callable[[], Heard]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        shares: Shares,
+        heard: Callable[[], Heard],
+        servers: Callable[[], HeardServers] = dict,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._cache = cache
         self._shares = shares
-        self._counting = Counting(cache.snapshot, heard, _included)
+        self._counting = Counting(cache.snapshot, heard, _included, servers, clock)
         self._telling = Telling()
 
     def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
