@@ -26,7 +26,7 @@ class ClusterCollector(Collector):
         snapshot = self._services.cache.snapshot()
         members = GaugeMetricFamily("fallow_members", "Members by role and state", labels=["role", "state"])
         by_state = Counter((member.role, member.state) for member in snapshot.members.values())
-        for role in (Role.NODE, Role.GATEWAY, Role.CLUSTER):
+        for role in (Role.NODE, Role.GATEWAY, Role.SERVER, Role.CLUSTER):
             for state in MemberState:
                 members.add_metric([role, state], by_state[role, state])
         yield members

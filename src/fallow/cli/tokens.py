@@ -17,7 +17,13 @@ from fallow.cli.watching import show_list
 from fallow.model.tokens import Approve, TokenRequest, TokenUse, TokenView
 from fallow.model.units import format_duration
 
-JOINING = {"node": "join", "gateway": "gateway", "cluster": "cluster join"}  # role -> the command that uses its token
+# role -> the command that uses its token
+JOINING = {
+    "node": "join",
+    "gateway": "gateway",
+    "server": "join --role server --primary KIND:NAME",
+    "cluster": "cluster join",
+}
 ROLES = (*JOINING, "viewer", "operator", "admin")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -26,7 +32,7 @@ Role = Annotated[
     typer.Option(
         "--role",
         metavar="ROLE",
-        help="node, gateway or cluster to join; viewer, operator or admin for the API.",
+        help="node, gateway, server or cluster to join; viewer, operator or admin for the API.",
         autocompletion=lambda: list(ROLES),
     ),
 ]

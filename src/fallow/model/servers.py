@@ -101,7 +101,20 @@ class Lending(Record, frozen=True, kw_only=True):
     evictions: int = 0  # ever
     evicted_at: float = 0.0  # last
     reason: str = ""  # of the last one
-    closed: str = ""  # why nothing is lent, though the policy would: outside its hours, drained, shutting down
+    closed: str = ""  # why nothing is lent now: drained, shutting down, its policy; its hours the agent tells itself
+    leaving: str = ""  # why the server said that it shuts down
+    left_by: str = ""  # the start of its agent that said so; another one means that it is back
+
+
+class LentMark(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to where the sums of a server have been counted: those of its agent's start `run`, at the time `at`."""
+
+    run: str
+    at: float
+    lent_core_seconds: float = 0.0
+    used_core_seconds: float = 0.0
+    over_seconds: float = 0.0
+    evictions: int = 0
 
 
 class LentHour(Record, frozen=True, kw_only=True):
@@ -116,6 +129,7 @@ class LentHour(Record, frozen=True, kw_only=True):
     evictions: int = 0
     primary_core_seconds: float = 0.0
     capacity_core_seconds: float = 0.0
+    mark: LentMark | None = None  # what it has counted last
 
 
 class ServerView(msgspec.Struct, frozen=True, kw_only=True):

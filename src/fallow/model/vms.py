@@ -54,6 +54,7 @@ class Vm(Record, frozen=True, kw_only=True):
     wanted: VmWish = VmWish.RUNNING
     automatic: bool = False  # made by the policy, which may also resize and remove it
     draining: bool = False  # its node gets nothing, and what it has moves
+    node_drained: bool = False  # its node was set to drain for the sake of all this, not by an operator
     # identity
     token_id: str = ""  # of the newest token made for it
     node_id: str = ""  # of the member that joined with it
