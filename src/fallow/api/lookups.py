@@ -5,8 +5,9 @@ import re
 from fallow.control.refusals import not_found, refuse
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
-from fallow.model.members import Member
+from fallow.model.members import Member, Role
 from fallow.model.meta import Record, is_name
+from fallow.model.vms import Vm
 
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
@@ -19,6 +20,28 @@ def member_called(snapshot: Snapshot, reference: str) -> Member:
     if member is None:
         raise not_found(f"member {reference[:80]!r}", "fallow node list shows nodes, with --role gateway gateways")
     return member
+
+
+def server_called(snapshot: Snapshot, reference: str) -> Member:
+    """Return the server with this id or name. Raises Refused (404)."""
+    member = snapshot.members.get(reference) or next(
+        (found for found in snapshot.members.values() if found.name == reference), None
+    )
+    if member is None:
+        raise not_found(f"server {reference[:80]!r}", "fallow server list shows all")
+    if member.role is not Role.SERVER:
+        raise not_found(f"server {reference[:80]!r}", f"{member.name} is a {member.role}: fallow node show")
+    return member
+
+
+def vm_called(snapshot: Snapshot, reference: str) -> Vm:
+    """Return the virtual machine with this id or name. Raises Refused (404)."""
+    vm = snapshot.vms.get(reference) or next(
+        (found for found in snapshot.vms.values() if found.name == reference), None
+    )
+    if vm is None:
+        raise not_found(f"virtual machine {reference[:80]!r}", "fallow vm list shows all")
+    return vm
 
 
 def deployment_called(snapshot: Snapshot, project: str, name: str) -> Deployment:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fallow.decide.federation.explain import cluster_explained, shares_explained
 from fallow.decide.federation.views import whole_view
+from fallow.decide.harvest.explain import server_explained
+from fallow.decide.harvest.heard import HeardServer, HeardServers
 from fallow.decide.placement import Placement, judge, place
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.table import free_room
@@ -22,7 +24,9 @@ _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 _GONE = (ReplicaState.FAILED, ReplicaState.LOST)
 
 
-def explain(snapshot: Snapshot, subject: str, now: float, heard: Heard | None = None) -> Explanation | None:
+def explain(
+    snapshot: Snapshot, subject: str, now: float, heard: Heard | None = None, servers: HeardServers | None = None
+) -> Explanation | None:
     """Explain a replica id, `project/deployment`, a deployment of the default project, or a member's name or id.
 
     The first of these that exists is meant; None when nothing is called so.
@@ -37,6 +41,8 @@ def explain(snapshot: Snapshot, subject: str, now: float, heard: Heard | None = 
     member = snapshot.members.get(subject) or next(
         (found for found in snapshot.members.values() if found.name == subject), None
     )
+    if member is not None and member.role is Role.SERVER:
+        return _server(snapshot, member, now, (servers or {}).get(member.id))
     return _member(snapshot, member, now, heard) if member is not None else None
 
 
@@ -201,6 +207,13 @@ def _member(snapshot: Snapshot, member: Member, now: float, heard: Heard | None)
         f"{member.role} at {member.lease.address or 'no address yet'}" + (f", labels {labels}" if labels else "")
     )
     return Explanation(subject=member.name, state=member.state, lines=tuple(map(_one_line, lines)))
+
+
+def _server(snapshot: Snapshot, server: Member, now: float, heard: HeardServer | None) -> Explanation:
+    since = format_duration(now - server.state_since)
+    lines = [f"{server.state} for {since}" + (f": {server.state_reason}" if server.state_reason else "")]
+    lines.extend(server_explained(snapshot, server, heard, now))
+    return Explanation(subject=server.name, state=server.state, lines=tuple(map(_one_line, lines)))
 
 
 def _scheduling(
