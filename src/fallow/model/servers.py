@@ -137,9 +137,11 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    revision: int = 0
     state: MemberState
     scheduling: Scheduling
     labels: Labels = {}
+    address: str = ""
     pool: str
     cpu_threshold: float = 0.0
     cpu_ceiling: float = 0.0
@@ -151,9 +153,14 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 0
     requested_cpus: float = 0.0  # by those replicas
     requested_memory_bytes: int = 0
+    offered_cpus: float = 0.0  # 0 without a fresh report
+    offered_memory_bytes: int = 0
+    why_not: str = ""  # why it gets nothing new now; empty: it may
     backoff_until: float = 0.0
     closed: str = ""
     evictions: int = 0
+    evicted_at: float = 0.0
+    evicted_why: str = ""  # the last time
 
 
 class HarvestRow(msgspec.Struct, frozen=True, kw_only=True):

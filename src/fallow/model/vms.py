@@ -53,6 +53,7 @@ class Vm(Record, frozen=True, kw_only=True):
     image: str
     wanted: VmWish = VmWish.RUNNING
     automatic: bool = False  # made by the policy, which may also resize and remove it
+    fixed: bool = False  # its size was given by hand: the policy leaves it so
     draining: bool = False  # its node gets nothing, and what it has moves
     node_drained: bool = False  # its node was set to drain for the sake of all this, not by an operator
     # identity
@@ -125,6 +126,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     automatic: bool
+    fixed: bool = False
     draining: bool
     state: VmState
     state_since: float
