@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+TREES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids", "perf_event", "net_cls")
 _MOST_GROUPS = 4096  # below one group that are looked at
 
 
@@ -47,8 +48,7 @@ class Groups:
 
     def folders(self, group: str) -> list[Path]:
         """Return the folders that this group has, one for each tree."""
-        names = ("cpu", "cpuacct", "memory", "blkio", "pids", "systemd")
-        trees = [tree for name in names if (tree := self.tree(name)) is not None]
+        trees = [tree for name in (*TREES, "systemd") if (tree := self.tree(name)) is not None]
         if self.unified is not None:
             trees.append(self.unified)
         places = dict.fromkeys(tree / group.strip("/") for tree in trees)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fallow.drivers.cgroups import Groups, lines, number
+from fallow.drivers.cgroups import TREES, Groups, lines, number
 from fallow.drivers.limits.contract import LentUse, LimitsError
 
 PERIOD_US = 100_000
@@ -16,7 +16,6 @@ MEMORY_STEP = 16 * 2**20  # a memory limit that moves by less is not worth a wri
 FLOOR_MEMORY = 16 * 2**20
 _NO_LIMIT = 2**60
 _KEPT = "trusted.fallow.quota"  # an attribute of a group of version 1: the quota that it had before we lowered it
-_TREES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids", "perf_event", "net_cls")
 _CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
 
 
@@ -102,7 +101,7 @@ class KernelLimits:
         name = self._group.strip("/")
         if self._groups.version == 2:
             return [self._groups.root / name]
-        trees = [self._groups.tree(controller) for controller in _TREES]
+        trees = [self._groups.tree(controller) for controller in TREES]
         return [tree / name for tree in (*trees, self._groups.unified) if tree is not None]
 
     def _share_cpuset(self) -> None:
