@@ -41,15 +41,22 @@ _log = structlog.get_logger("fallow.agent.server")
 
 REPORT_SECONDS = 1.0
 LEAVE_SECONDS = 90.0  # so long what is lent may take to move away when this machine shuts down
+STOP_SECONDS = 15.0  # and so long the machines that are left may take to stop
 LOOK_SECONDS = 0.5
-_RUNS = (VmState.PREPARING, VmState.STARTING, VmState.RUNNING, VmState.STOPPING)
 
 
 class Machines(Hosting, Protocol):
     """What makes and keeps virtual machines, as a whole."""
 
+    @property
+    def stopped(self) -> bool:
+        """Say whether no machine runs, as far as is known."""
+
     def granted(self, frame: VmTokenGranted) -> None:
         """Take in a token."""
+
+    def stop_all(self) -> None:
+        """Stop every machine, whatever is ordered."""
 
     async def run(self) -> None:
         """Work until cancelled; machines that run go on."""
@@ -66,8 +73,16 @@ class NoMachines:
         """Take in all orders."""
         self._orders = orders
 
+    @property
+    def stopped(self) -> bool:
+        """Say that no machine runs."""
+        return True
+
     def granted(self, frame: VmTokenGranted) -> None:
         """Take in a token, for nothing."""
+
+    def stop_all(self) -> None:
+        """Stop nothing."""
 
     def uses(self) -> tuple[VmUse, ...]:
         """Say of each that there is none."""
@@ -181,20 +196,24 @@ class ServerAgent:
             if not swaps and self._session.connected and await asyncio.to_thread(self._parts.stopping):
                 _log.info("this machine shuts down; what it lends moves away", at_most_seconds=LEAVE_SECONDS)
                 await self._session.send(ServerLeaving(reason="the server shuts down"))
-                await self._emptied(LEAVE_SECONDS)
+                if not await self._emptied(LEAVE_SECONDS):
+                    self._machines.stop_all()
+                    await self._emptied(STOP_SECONDS)
         except (OSError, TimeoutError) as error:
             _log.warning("what is lent was not moved", reason=str(error))
         finally:
             left.set()
 
-    async def _emptied(self, seconds: float) -> None:
-        """Return once no machine runs any more, or after so long."""
+    async def _emptied(self, seconds: float) -> bool:
+        """Wait until no machine runs any more, for at most so long; say whether that came true."""
         try:
             async with asyncio.timeout(seconds):
-                while any(use.state in _RUNS for use in self._machines.uses()):  # noqa: ASYNC110 - they tell of nothing
+                while not self._machines.stopped:  # noqa: ASYNC110 - they tell of nothing
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             _log.warning("machines still run", seconds=seconds)
+            return False
+        return True
 
     async def _clean(self) -> None:
         """Take away all machines, as the control plane does not know this server any more."""

@@ -267,7 +267,7 @@ def _cpus_text(cpus: float | None) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Write to a file of the kernel in one call. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY)
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
     try:
         os.write(descriptor, text.encode())
     finally:
