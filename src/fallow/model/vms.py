@@ -77,6 +77,8 @@ class VmOrder(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     joined: bool = False  # it is a node: it needs no token, and its disk is not made anew
+    # by what is placed in it; None: the control plane does not say, and it is taken for all that the machine has
+    asked_cpus: float | None = None
     rank: int = 0  # the best class that it holds: 0 nothing, 1 spot, 2 harvest; the lowest goes first in an emergency
 
 
