@@ -13,7 +13,9 @@ VmId = Annotated[str, msgspec.Meta(max_length=64)]
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
 INHERITED_LABELS = ("region", "zone")
-LENT_GROUP = "fallow-lent"  # the control group above everything that a server lends
+# The control group above everything that a server lends. libvirt finds it whether systemd runs, whose slice it then is,
+# or not: to a name without a dot it would add `.partition`.
+LENT_GROUP = "fallow.slice"
 
 
 class VmState(enum.StrEnum):
