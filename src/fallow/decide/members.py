@@ -82,6 +82,7 @@ def judge(
             state_since=now,
             state_reason=reason,
             died_at=now if dead and rules.clusters else member.died_at,
+            died_at_revision=snapshot.revision if dead and rules.clusters else member.died_at_revision,
             purge_at=member.purge_at if dead else 0.0,
             updated_at=now,
         )
