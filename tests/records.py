@@ -129,7 +129,9 @@ def remote_endpoint(id_: str, address: str = "10.1.0.1", port: int = 20000, **ch
     return RemoteEndpoint(**({"id": id_, "address": address, "ports": {"80/tcp": port}} | changes))
 
 
-def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = ()) -> Snapshot:
+def following(
+    before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = (), revision: int | None = None
+) -> Snapshot:
     """Return the snapshot after some writes, with its indexes carried over as a cache does it."""
     fields: dict[str, dict[str, Any]] = {}
     touched: dict[str, set[str]] = {}
@@ -142,7 +144,7 @@ def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] =
         else:
             found.pop(record.id, None)
     same = {name: getattr(before, name) for name in before.__dataclass_fields__ if name not in fields}
-    after = Snapshot(**{**same, **fields, "revision": before.revision + 1})
+    after = Snapshot(**{**same, **fields, "revision": before.revision + 1 if revision is None else revision})
     carry(before, after, touched)
     for field, changed in touched.items():
         move_all(before, after, field, changed)

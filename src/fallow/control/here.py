@@ -16,15 +16,12 @@ from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
+from fallow.drivers.clusters.telling import Telling, rest_seconds
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, ShareOrder, ShareReport, parse_share_id, share_id
 from fallow.store.cache import Cache, Subscription
-
-REST_SECONDS = 0.05
-REST_FACTOR = 9.0
-MOST_REST_SECONDS = 1.0
 
 
 class Here:
@@ -41,7 +38,7 @@ class Here:
         self._cache = cache
         self._shares = shares
         self._counting = Counting(cache.snapshot, heard, _included, servers, clock)
-        self._told: dict[str, ShareReport] = {}
+        self._telling = Telling()
 
     def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
         """Do nothing: the deployments are the host's own, and say what runs here."""
@@ -70,7 +67,7 @@ class Here:
     async def _follow(self, subscription: Subscription) -> None:
         """Report everything, then what changes, until there is no such cluster any more."""
         snapshot = self._cache.snapshot()
-        self._told.clear()
+        self._telling.begin()
         self._report(snapshot, snapshot.deployments, full=True)
         async for changed in subscription:
             began = time.perf_counter()
@@ -82,19 +79,11 @@ class Here:
             dirty |= {deployment_id for deployment_id, cluster_id in shares if cluster_id == HERE_ID}
             self._report(snapshot, dirty, full=False)
             self._counting.changed({kind for kind, _ in changed})
-            spent = time.perf_counter() - began
-            await asyncio.sleep(min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR)))
+            await asyncio.sleep(rest_seconds(time.perf_counter() - began))
 
     def _report(self, snapshot: Snapshot, ids: Iterable[str], *, full: bool) -> None:
         """Hand in the reports of deployments that differ from what was told."""
-        news = []
-        for id_ in ids:
-            report = _report_of(snapshot, id_)
-            if report is None:
-                self._told.pop(id_, None)
-            elif self._told.get(id_) != report:
-                self._told[id_] = report
-                news.append(report)
+        news = self._telling.news((id_, _report_of(snapshot, id_)) for id_ in ids)
         if news or full:
             self._shares.reports.shared(HERE_ID, SharesReported(batch=0, full=full, reports=tuple(news)))
 

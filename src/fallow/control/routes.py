@@ -78,7 +78,7 @@ class RoutesLoop:
             # The host waits for our gateways, also where what it took away was asked by none of them.
             self._remotes, self._confirm = snapshot.remote_services, snapshot.revision
         leaves = [replica.revision for replica in leaving(snapshot)]
-        leaves += [share.revision for share in snapshot.shares.values() if share.reported and share.reported.leaving]
+        leaves += [share.revision for shares in snapshot.shares_leaving.values() for share in shares]
         self._publish(places, self._rendered.states, max(self._confirm, *leaves, 0))
         return Plan()
 

@@ -55,8 +55,8 @@ class ShareReports(Intake[ShareReport]):
         if frame.more:
             return []
         del self._named[cluster_id]
-        shares = self._cache.snapshot().shares.values()
-        ids = [share.deployment_id for share in shares if share.cluster_id == cluster_id and share.reported is not None]
+        shares = self._cache.snapshot().shares_by_cluster.get(cluster_id, ())
+        ids = [share.deployment_id for share in shares if share.reported is not None]
         return [ShareReport(deployment_id=id_) for id_ in ids if id_ not in named]
 
     def steps(self, batches: Sequence[Batch[ShareReport]]) -> list[Step]:

@@ -69,7 +69,7 @@ class Shares:
         """Tell a cluster all it should run, and all it should answer."""
         self.reports.opened(cluster_id)
         snapshot = self._cache.snapshot()
-        wanted = _orders(snapshot, (share for share in snapshot.shares.values() if share.cluster_id == cluster_id))
+        wanted = _orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
         self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)

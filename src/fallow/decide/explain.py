@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from fallow.decide.federation.explain import cluster_explained, shares_explained
 from fallow.decide.federation.views import whole_view
-from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.harvest.explain import server_explained
+from fallow.decide.harvest.heard import HeardServer, HeardServers
 from fallow.decide.placement import Placement, judge, place
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.standing import Lenders, capacity_of, report_of
@@ -52,6 +53,8 @@ def explain(
     member = snapshot.members.get(subject) or next(
         (found for found in snapshot.members.values() if found.name == subject), None
     )
+    if member is not None and member.role is Role.SERVER:
+        return _server(snapshot, member, now, said.servers.get(member.id))
     return _member(snapshot, member, now, said) if member is not None else None
 
 
@@ -243,6 +246,13 @@ def _lent(snapshot: Snapshot, vm: Vm, now: float, servers: HeardServers) -> str:
         f"{where}, which takes {processors(max(found.cpus.free, 0))} CPUs and "
         f"{format_bytes(max(found.memory.free, 0))} of memory more, on all its virtual machines together"
     )
+
+
+def _server(snapshot: Snapshot, server: Member, now: float, heard: HeardServer | None) -> Explanation:
+    since = format_duration(now - server.state_since)
+    lines = [f"{server.state} for {since}" + (f": {server.state_reason}" if server.state_reason else "")]
+    lines.extend(server_explained(snapshot, server, heard, now))
+    return Explanation(subject=server.name, state=server.state, lines=tuple(map(_one_line, lines)))
 
 
 def _scheduling(snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float, heard: _Heard) -> list[str]:

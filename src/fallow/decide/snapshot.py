@@ -112,6 +112,23 @@ class Snapshot:
         return found
 
     @cached_property
+    def shares_by_cluster(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every cluster id."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            found[share.cluster_id].append(share)
+        return found
+
+    @cached_property
+    def shares_empty(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every cluster id of which it is told to run nothing."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            if not share.replicas:
+                found[share.cluster_id].append(share)
+        return found
+
+    @cached_property
     def shares_leaving(self) -> Mapping[str, list[Share]]:
         """Return the shares of every cluster id of which replicas wait to stop."""
         found: dict[str, list[Share]] = defaultdict(list)

@@ -54,7 +54,15 @@ async def test_clusters_are_listed_with_what_they_run(rig: Rig) -> None:
 
 async def test_a_node_is_no_cluster(rig: Rig) -> None:
     await rig.put(node())
-    problem(await rig.call("GET", "/v1/clusters/web-1"), 404, "not-found")
+    told = problem(await rig.call("GET", "/v1/clusters/web-1"), 404, "not-found")
+    assert "web-1 is a node: fallow node show" in told["hint"]
+
+
+async def test_who_names_no_cluster_is_sent_to_the_list_of_clusters(rig: Rig) -> None:
+    await federated(rig)
+    asked = {"what": "drain", "cluster": "nope"}
+    for answer in (await rig.call("GET", "/v1/clusters/nope"), await rig.call("POST", "/v1/plans", json=asked)):
+        assert problem(answer, 404, "not-found")["hint"] == "fallow cluster list shows all"
 
 
 async def test_a_division_is_read_with_its_history(rig: Rig) -> None:

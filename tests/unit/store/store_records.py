@@ -48,7 +48,7 @@ def member(id_: str, role: Role = Role.NODE, wireguard_key: str = "") -> Member:
     )
 
 
-def share(deployment_id: str, cluster_id: str, leaving: tuple[str, ...] | None = None) -> Share:
+def share(deployment_id: str, cluster_id: str, leaving: tuple[str, ...] | None = None, replicas: int = 1) -> Share:
     """Return a share; `leaving` is what its cluster says, None: nothing yet."""
     said = None if leaving is None else ShareReport(deployment_id=deployment_id, leaving=leaving)
     return Share(
@@ -57,7 +57,7 @@ def share(deployment_id: str, cluster_id: str, leaving: tuple[str, ...] | None =
         updated_at=1.0,
         deployment_id=deployment_id,
         cluster_id=cluster_id,
-        replicas=1,
+        replicas=replicas,
         reported=said,
     )
 

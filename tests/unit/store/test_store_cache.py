@@ -264,6 +264,8 @@ def indexes(snapshot: Snapshot):
         ordered(snapshot.replicas_by_deployment),
         ordered(snapshot.members_by_wireguard_key),
         ordered(snapshot.shares_by_deployment),
+        ordered(snapshot.shares_by_cluster),
+        ordered(snapshot.shares_empty),
         ordered(snapshot.shares_leaving),
         snapshot.nodes,
         sorted(snapshot.live_gateways, key=lambda record: record.id),
@@ -282,7 +284,7 @@ async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_ane
                 chance.choice([Role.NODE, Role.GATEWAY]),
                 wireguard_key=chance.choice(["", "one", "two"]),
             ),
-            share(f"d{chance.randrange(2)}", f"c{chance.randrange(3)}", chance.choice([None, (), ("r1",)])),
+            share(f"d{chance.randrange(2)}", f"c{chance.randrange(3)}", chance.choice([None, (), ("r1",)]), turn % 2),
             event(f"e{turn}"),
         ]
         some = chance.sample(records, chance.randrange(1, 4))

@@ -23,15 +23,19 @@ def alone(snapshot: Snapshot) -> bool:
     return not (snapshot.clusters.keys() - {HERE_ID})
 
 
+def keyless(id_: str, name: str, now: float) -> Member:
+    """Return the record of a cluster that did not join: nobody has its key, so no session can be opened as it."""
+    return Member(
+        id=id_, created_at=now, updated_at=now, name=name, role=Role.CLUSTER, key_sha256="", token_id="",
+        certificate_expires_at=0.0, lease=Lease(address=""), state=MemberState.READY, state_since=now,
+    )  # fmt: skip
+
+
 def founded(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Step:
-    """Return what makes this control plane's own nodes a cluster; nobody has its key, so no session can be opened."""
+    """Return what makes this control plane's own nodes a cluster."""
     taken = {member.name for member in snapshot.members.values()}
     name = HERE_ID if HERE_ID not in taken else f"{HERE_ID}-{new_id()}"
-    here = Member(
-        id=HERE_ID, created_at=now, updated_at=now, name=name, role=Role.CLUSTER, key_sha256="", token_id="",
-        certificate_expires_at=0.0, lease=Lease(address=""), state=MemberState.READY, state_since=now,
-        state_reason="it is this cluster itself",
-    )  # fmt: skip
+    here = msgspec.structs.replace(keyless(HERE_ID, name, now), state_reason="it is this cluster itself")
     told = event(
         new_id(), now, "loop:federation", "member", HERE_ID, name, "ClusterFounded",
         f"this control plane is a host now: its own nodes are the cluster {name} among others",

@@ -166,15 +166,12 @@ def standing(cluster: Member) -> str:
 def cluster_views(snapshot: Snapshot, members: Iterable[MemberView]) -> tuple[ClusterView, ...]:
     """Return clusters with what they run and what is on the move, those given, by name."""
     chosen = {view.id: view for view in members}
-    by_cluster: dict[str, list[Share]] = {id_: [] for id_ in chosen}
-    for share in snapshot.shares.values():
-        if share.cluster_id in chosen:
-            by_cluster[share.cluster_id].append(share)
+    shares = snapshot.shares_by_cluster
     wanted = dict.fromkeys(chosen, 0)
     for division in snapshot.divisions.values():
         for id_ in chosen.keys() & division.shares.keys():
             wanted[id_] += division.shares[id_]
-    views = (_cluster_view(snapshot, chosen[id_], by_cluster[id_], wanted[id_]) for id_ in chosen)
+    views = (_cluster_view(snapshot, chosen[id_], shares.get(id_, ()), wanted[id_]) for id_ in chosen)
     return tuple(sorted(views, key=lambda view: view.member.name))
 
 
