@@ -94,9 +94,9 @@ def test_the_last_that_serves_stays_if_another_will_do() -> None:
 
 
 def test_two_of_a_deployment_are_not_both_taken_for_spare() -> None:
-    pair, other = asking("pair"), asking("other")
+    pair, other = asking("pair"), asking("third")
     records = [*fleet(pair, each=2), *fleet(other)[3:], replica(other, 1, node_id="n-z")]
-    assert sorted(gone(run(snapshot(*records), needs(2.0)))) == ["other-0", "pair-0"]
+    assert sorted(gone(run(snapshot(*records), needs(2.0)))) == ["pair-0", "third-0"]
 
 
 def test_what_serves_nothing_yet_goes_before_what_does_and_the_youngest_before_older_ones() -> None:

@@ -11,9 +11,11 @@ from fallow.decide.federation.room_answers import summary_of
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement import Binding, fits, foretell, judge, place
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.views import replica_view
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import Deployment, DeploymentSpec, PlacementPolicy, ReplicaState
 from fallow.model.members import Scheduling
+from fallow.model.meta import Reason
 from fallow.model.server_pools import LendingPolicy, ServerPool
 from fallow.model.vms import VmWish
 
@@ -189,6 +191,20 @@ def test_explained() -> None:
     full = explain(before, "a", LATER, None, {})
     assert full is not None
     assert any("which takes nothing more: server srv1 has not said anything yet" in line for line in full.lines)
+
+
+def test_explained_why_a_replica_moves() -> None:
+    of = asking()
+    move = Reason(code="ServerNeeds", text="server srv1 needs back 1 processors")
+    for move_by, text in [
+        (0.0, "moves once its replacement is ready: server srv1 needs back 1 processors"),
+        (LATER + 9, "moves within 9s, earlier if its replacement is ready: server srv1 needs back 1 processors"),
+    ]:
+        there = fleet(replica(of, 0, move=move, move_by=move_by), waiting=0)
+        told = explain(there, "web-0", LATER, None, heard())
+        assert told is not None
+        assert text in told.lines
+        assert replica_view(there, there.replicas["web-0"]).reason == f"has to move: {move.text}"
 
 
 def test_a_summary_of_room_counts_no_more_than_servers_lend() -> None:
