@@ -2,6 +2,8 @@
 
 from fallow.decide.clones import superseded
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.placement.request import NANO
+from fallow.decide.placement.standing import need_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.server_frames import SetLending
@@ -69,8 +71,15 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         image=vm.image,
         wanted=_stopped_if(told(snapshot, vm), closed and empty(snapshot, vm)),
         joined=bool(vm.node_id),
+        asked_cpus=_asked(snapshot, vm),
         rank=_rank(snapshot, vm),
     )
+
+
+def _asked(snapshot: Snapshot, vm: Vm) -> float:
+    """Return the processors that the replicas on a virtual machine count for, those that leave among them."""
+    there = snapshot.replicas_by_node.get(vm.node_id, ()) if vm.node_id else ()
+    return sum(need_of(snapshot.templates.get(replica.template_id)).cpus for replica in there) / NANO
 
 
 def _stopped_if(wish: VmWish, stops: bool) -> VmWish:
