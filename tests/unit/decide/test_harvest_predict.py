@@ -138,3 +138,9 @@ def test_a_dearer_violation_asks_for_a_wider_margin() -> None:
     cheap, dear = (LearnedMargin(cost=Cost(price, 1.0)) for price in (0.1, 50.0))
     seen = history(usage, float(NOON))
     assert cheap.peak(seen, 1)[0] < dear.peak(seen, 1)[0]
+
+
+@pytest.mark.parametrize(("violation", "overshoot"), [(-0.1, 3.0), (2.0, 0.9)])
+def test_prices_at_which_it_would_pay_to_lend_everything_are_refused(violation: float, overshoot: float) -> None:
+    with pytest.raises(ValueError, match="at least 0 and 1"):
+        Cost(violation, overshoot)
