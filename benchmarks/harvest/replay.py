@@ -36,7 +36,7 @@ LONGEST = LONGEST_SECONDS // STEP_SECONDS
 PRICES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # times the usual ones
 FEW = 20  # servers: of larger parts the sweep over prices would take an hour
 CHOSEN, ORACLE, RIVAL = "chosen by replay", "oracle", "mean+5sd"
-SETS = ("alibaba", "bitbrains", "numenta")
+SETS = ("alibaba", "numenta", "bitbrains")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def parts_of(folder: Path, name: str) -> Iterator[Part]:
     elif name == "bitbrains":
         yield Part(bitbrains(folder, "cpu", 7, range(1, 251)), "tune", range(2, 32))
         yield Part(bitbrains(folder, "cpu", 7, range(251, 501)), "judge", range(2, 32))
-        yield Part(bitbrains(folder, "cpu", 8, range(1, 501)), "judge", range(2, 32))
         yield Part(bitbrains(folder, "memory", 7, range(251, 501)), "judge", range(2, 32))
+        yield Part(bitbrains(folder, "cpu", 8, range(1, 501)), "judge", range(2, 32))
     else:
         yield Part(numenta(folder), "judge", range(2, 16))
 
@@ -179,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
                 figures, foretold = replay(part)
                 answer["replays"].append(figures)
                 _tell(figures)
+                if options.json:
+                    write(answer, options)  # all but the last part is kept when somebody stops it
                 if options.plots:
                     draw(options.plots, part, figures, foretold)
     except MissingTraceError as missing:
