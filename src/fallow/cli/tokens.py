@@ -21,7 +21,7 @@ from fallow.model.units import format_duration
 JOINING = {
     "node": "join",
     "gateway": "gateway",
-    "server": "join --role server --primary KIND:NAME",
+    "server": "join --role server --primary 'systemd:NAME.service'",
     "cluster": "cluster join",
 }
 ROLES = (*JOINING, "viewer", "operator", "admin")
@@ -135,6 +135,10 @@ def _tell_use(token: TokenView, url: str) -> None:
     uses = f"1 {what}" if token.uses_left == 1 else f"{token.uses_left} {what}s"
     first = " Somebody has to let it in: fallow node pending." if token.approve is Approve.MANUAL else ""
     output.note(f"Join token {token.id} for {uses}, {until}.{first} {where}, run:")
+    if token.role == "server":
+        output.note(
+            "Name there what the server is for: a systemd unit, cgroup:/PATH, process:NAME, or several of them."
+        )
     console = output.stderr()
     console.print(
         Text(f"\n  fallow {JOINING[token.role]} {url} {token.secret}\n", style="bold"), soft_wrap=True, crop=False

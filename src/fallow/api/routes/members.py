@@ -17,6 +17,7 @@ from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.decide.events import event
+from fallow.decide.harvest.views import load_of
 from fallow.decide.label_sets import chosen
 from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
@@ -127,8 +128,8 @@ async def remove_member(
 
 def _held(snapshot: Snapshot, member: Member) -> int:
     """Return how many replicas go with a member: its own, and those in a server's virtual machines."""
-    nodes = [member.id, *(vm.node_id for vm in snapshot.vms_by_server.get(member.id, ()) if vm.node_id)]
-    return sum(len(snapshot.replicas_by_node.get(id_, ())) for id_ in nodes)
+    own = len(snapshot.replicas_by_node.get(member.id, ()))
+    return own + load_of(snapshot, snapshot.vms_by_server.get(member.id, ())).replicas
 
 
 def _check_machine_may_go(snapshot: Snapshot, member: Member, held: int) -> None:
@@ -158,7 +159,7 @@ def _check_cluster_may_go(snapshot: Snapshot, cluster: Member, force: bool) -> N
             409, "is-here", "It is this cluster itself", f"{cluster.name} stands for the nodes of this control plane",
             "it goes by itself with the last of the other clusters; fallow cluster drain keeps deployments off it",
         )  # fmt: skip
-    held = sum(share.cluster_id == cluster.id and _holds(share) for share in snapshot.shares.values())
+    held = sum(map(_holds, snapshot.shares_by_cluster.get(cluster.id, ())))
     if held and not force:
         raise refuse(
             409, "holds-replicas", "Still in use", f"{cluster.name} runs replicas of {held} deployments",
