@@ -7,6 +7,7 @@ from fallow.decide.placement.standing import need_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.server_frames import SetLending
+from fallow.model.servers import Lending
 from fallow.model.vms import Vm, VmOrder, VmWish
 
 # What an emergency on a server spares last.
@@ -21,10 +22,21 @@ def closed(snapshot: Snapshot, server: Member) -> str:
     if server.scheduling is Scheduling.DRAINING:
         return "it is drained by an operator"
     lending = snapshot.lendings.get(server.id)
-    if lending is not None and lending.leaving and not superseded(server.runs, lending.left_by):
+    if lending is not None and leaving(server, lending):
         return f"it shuts down: {lending.leaving}"
     pool, policy = pool_of(snapshot, server)
     return "" if policy.lends else f"its server pool {pool} lends nothing"
+
+
+def leaving(server: Member, lending: Lending) -> bool:
+    """Say whether a server has said that it shuts down, and has not come back since with another start of its agent.
+
+    A start is on record only a moment after its session was opened, so the one that said it need not be.
+    """
+    runs = server.runs
+    if not lending.leaving or superseded(runs, lending.left_by):
+        return False
+    return not runs or runs[-1].instance == lending.left_by or runs[-1].at <= lending.updated_at
 
 
 def orders_of(snapshot: Snapshot, server: Member) -> SetLending:
