@@ -19,10 +19,10 @@ def server_explained(snapshot: Snapshot, server: Member, heard: HeardServer | No
     if view.evictions:
         last = f", last {format_duration(now - view.evicted_at)} ago" if view.evicted_at else ""
         why = f": {view.evicted_why}" if view.evicted_why else ""
-        yield f"it has sent away {view.evictions} replicas{last}{why}"
+        yield f"it has sent away {_count(view.evictions, 'replica')}{last}{why}"
     vms = snapshot.vms_by_server.get(server.id, ())
     yield (
-        f"holds {view.replicas} replicas on {len(vms)} virtual machines, "
+        f"holds {_count(view.replicas, 'replica')} on {_count(len(vms), 'virtual machine')}, "
         f"which ask for {view.requested_cpus:g} processors and {format_bytes(view.requested_memory_bytes)} of memory"
     )
     if heard is not None:
@@ -36,7 +36,7 @@ def server_explained(snapshot: Snapshot, server: Member, heard: HeardServer | No
         yield from (f"problem: {text}" for text in report.problems)
     yield from (
         f"virtual machine {vm.name}: {vm.state}{', draining' if vm.draining else ''}, {vm.cpus:g} processors and "
-        f"{format_bytes(vm.memory_bytes)}, {load_of(snapshot, (vm,)).replicas} replicas"
+        f"{format_bytes(vm.memory_bytes)}, {_count(load_of(snapshot, (vm,)).replicas, 'replica')}"
         + (f": {vm.problem}" if vm.problem else "")
         for vm in sorted(vms, key=lambda found: found.name)
     )
@@ -102,3 +102,7 @@ def _hours(policy: LendingPolicy) -> str:
     if not policy.lends:
         return "it does not lend"
     return f"{' and '.join(policy.hours)} ({policy.timezone})" if policy.hours else "at all hours"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
