@@ -21,8 +21,8 @@ from fallow.model.units import format_duration
 JOINING = {
     "node": "join",
     "gateway": "gateway",
-    "cluster": "cluster join",
     "server": "join --role server --primary 'systemd:NAME.service'",
+    "cluster": "cluster join",
 }
 ROLES = (*JOINING, "viewer", "operator", "admin")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -13,7 +13,9 @@ VmId = Annotated[str, msgspec.Meta(max_length=64)]
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
 INHERITED_LABELS = ("region", "zone")
-LENT_GROUP = "fallow-lent"  # the control group above everything that a server lends
+# The control group above everything that a server lends. libvirt finds it whether systemd runs, whose slice it then is,
+# or not: to a name without a dot it would add `.partition`.
+LENT_GROUP = "fallow.slice"
 
 
 class VmState(enum.StrEnum):
@@ -55,6 +57,7 @@ class Vm(Record, frozen=True, kw_only=True):
     automatic: bool = False  # made by the policy, which may also resize and remove it
     fixed: bool = False  # its size was given by hand: the policy leaves it so
     draining: bool = False  # its node gets nothing, and what it has moves
+    node_drained: bool = False  # its node was set to drain for the sake of all this, not by an operator
     # identity
     token_id: str = ""  # of the newest token made for it
     node_id: str = ""  # of the member that joined with it
@@ -76,6 +79,8 @@ class VmOrder(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     joined: bool = False  # it is a node: it needs no token, and its disk is not made anew
+    # by what is placed in it; None: the control plane does not say, and it is taken for all that the machine has
+    asked_cpus: float | None = None
     rank: int = 0  # the best class that it holds: 0 nothing, 1 spot, 2 harvest; the lowest goes first in an emergency
 
 

@@ -141,7 +141,7 @@ def _check_cluster_may_go(snapshot: Snapshot, cluster: Member, force: bool) -> N
             409, "is-here", "It is this cluster itself", f"{cluster.name} stands for the nodes of this control plane",
             "it goes by itself with the last of the other clusters; fallow cluster drain keeps deployments off it",
         )  # fmt: skip
-    held = sum(share.cluster_id == cluster.id and _holds(share) for share in snapshot.shares.values())
+    held = sum(map(_holds, snapshot.shares_by_cluster.get(cluster.id, ())))
     if held and not force:
         raise refuse(
             409, "holds-replicas", "Still in use", f"{cluster.name} runs replicas of {held} deployments",
