@@ -184,14 +184,10 @@ def _hot(share: float, above: float) -> Text:
 
 
 def _notes(view: ServerView) -> Iterable[Text]:
-    """Yield what a person should know beside the figures: that it is silent, why it gets nothing, what has to go."""
+    """Yield what a person should know beside the figures: why it gets nothing, what has to go, what is wrong."""
     name, report = (output.clean(view.name), "bold"), fresh(view)
-    told = [view.why_not] if view.why_not else []
-    if report is None and view.age_seconds is not None and "silent" not in view.why_not:
-        told.append(f"silent for {format_duration(view.age_seconds)}: taken for full")
-    if told:
-        colour = "red" if report is None else "yellow"
-        yield Text.assemble(name, ": ", (output.clean("; ".join(told)), colour))
+    if view.why_not:
+        yield Text.assemble(name, " ", (output.clean(view.why_not), "red" if report is None else "yellow"))
     if report is None:
         return
     if report.relief_cpus or report.relief_memory_bytes:

@@ -19,14 +19,14 @@ STOPPED = VmUse(vm_id="vm-srv1-vm", state=VmState.STOPPED)
 
 
 def test_list_shows_why_a_server_gets_nothing(api: FakeApi, fallow: Fallow) -> None:
-    old = server("old", age_seconds=9.0, why_not="silent for 9s: taken for full", scheduling=DRAINING)
+    old = server("old", age_seconds=9.0, why_not="has said nothing for 9 s, so it counts as full", scheduling=DRAINING)
     api.on("GET /v1/servers", listing(server("srv1"), old))
     ran = fallow("server", "list")
     assert ran.code == 0, ran
     head, first, second = [line.split() for line in ran.out.splitlines()]
     assert head[:6] == ["NAME", "STATE", "POOL", "CPUS", "LENT", "OFFERED"]
     assert first[:7] == ["old", "ready,", "draining", "default", "-", "-", "-"]
-    assert first[-4:] == ["9s:", "taken", "for", "full"]
+    assert first[-4:] == ["it", "counts", "as", "full"]
     assert second[:6] == ["srv1", "ready", "default", "6.8/16", "2.0", "4.0"]
     assert json.loads(fallow("server", "list", "--json").out)["items"][0]["name"] == "srv1"
 
@@ -44,7 +44,7 @@ def test_show_says_what_it_is_and_why(api: FakeApi, fallow: Fallow) -> None:
 
 
 def test_a_server_that_never_spoke_is_shown(api: FakeApi, fallow: Fallow) -> None:
-    api.on("GET /v1/servers/srv1", server(report=None, age_seconds=None, why_not="taken for full"))
+    api.on("GET /v1/servers/srv1", server(report=None, age_seconds=None, why_not="has not said anything yet"))
     api.on("GET /v1/explain", Explanation(subject="srv1", state="ready", lines=()))
     assert "said          nothing yet" in fallow("server", "show", "srv1").out
 

@@ -26,16 +26,28 @@ def lent(**more: object) -> Lending:
 @pytest.mark.parametrize(
     ("records", "said", "told"),
     [
-        ((server(), pool("default", lends=False)), heard(), "its pool does not lend"),
-        ((server(scheduling=Scheduling.CORDONED),), heard(), "it is cordoned"),
-        ((server(), lent(closed="it shuts down")), heard(), "closed: it shuts down"),
-        ((server(state=MemberState.DEAD, state_reason="silent"),), heard(), "it is dead: silent"),
-        ((server(),), heard(lends=False), "it says that it does not lend"),
-        ((server(), lent(backoff_until=NOW + 0.2)), heard(), "backing off for 1s"),
+        ((server(), pool("default", lends=False)), heard(), "does not lend: its pool default says so"),
+        ((server(scheduling=Scheduling.CORDONED),), heard(), "is cordoned"),
+        ((server(), lent(closed="it shuts down")), heard(), "does not lend now: it shuts down"),
+        ((server(state=MemberState.DEAD, state_reason="silent"),), heard(), "is dead: silent"),
+        ((server(),), heard(lends=False), "does not lend now: it does not say why"),
+        (
+            (server(), lent(backoff_until=NOW + 0.2)),
+            heard(),
+            "is backing off until 13:46 UTC after sending replicas away",
+        ),
+        ((server(),), heard(primary_cpus=10.35), "would be at 65.3 % of its processors, above its threshold of 65 %"),
+        (
+            (server(),),
+            heard(offer_memory_bytes=0),
+            "has no room: the smallest asks for 64 MiB of memory, offered are 0 B of which 0 B is taken",
+        ),
         ((server(), lent(backoff_until=NOW, evictions=2)), heard(), ""),
     ],
 )
-def test_the_most_lasting_reason_comes_first(records: tuple[object, ...], said: HeardServer, told: str) -> None:
+def test_why_not_even_the_smallest_replica_may_go_there(
+    records: tuple[object, ...], said: HeardServer, told: str
+) -> None:
     known = snapshot(*records)  # type: ignore[arg-type]
     assert server_view(known, known.servers["s-srv"], said, NOW).why_not == told
 
@@ -66,10 +78,11 @@ def test_a_server_is_explained_from_its_policy_to_its_machines() -> None:
     told = explain(known, "srv", NOW, servers={"s-srv": said})
     assert told is not None
     for line in (
-        "it may get new replicas",
+        "it gets nothing new: it would be at 81.9 % of its processors, above its threshold of 65 %",
         "it has sent away 1 replica, last 1m ago",
         "offers 8.0 processors: 16 x 65% - 13.0 that the primary may need - 2 in reserve, smoothed; 0 are taken",
-        "processors are used to 81%: 2.6 above the threshold of 65%",
+        "admits 0.0 more of processors: 13.0 are used (81%) and 0.0 on the way of at most 10.4 (65%); "
+        "0.0 asked for of 8.0 offered",
         "1.5 processors and 0 B have to go, since 1m1s",
         "predicted by learned margin: best on its history",
         "primary process:java is not found: no process is called so",
@@ -84,8 +97,8 @@ def test_a_server_is_explained_from_its_policy_to_its_machines() -> None:
 def test_what_is_old_is_said_to_be() -> None:
     told = explain(snapshot(server()), "srv", NOW, servers={"s-srv": heard(30.0, memory_bytes=64 * GIB)})
     assert told is not None
-    assert "it gets nothing new: silent for 30s: taken for full" in told.lines
+    assert "it gets nothing new: it has said nothing for 30 s, so it counts as full" in told.lines
     assert "the figures below are 30s old" in told.lines
     alone = explain(snapshot(server()), "srv", NOW)
     assert alone is not None
-    assert "it gets nothing new: it has not told anything of itself: taken for full" in alone.lines
+    assert "it gets nothing new: it has not said anything yet, so it counts as full" in alone.lines
