@@ -96,7 +96,9 @@ def server(
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:
-    """Run a control plane."""
+    """Run a control plane; with a command after it, look after the servers that lend what they do not use."""
+    if ctx.invoked_subcommand is not None:
+        return
     silences = seconds(heartbeat), seconds(suspect), seconds(dead)
     if not 0 < silences[0] < silences[1] < silences[2]:
         raise usage("--heartbeat, --suspect-after and --dead-after must grow in this order")

@@ -130,7 +130,20 @@ class Lending(Record, frozen=True, kw_only=True):
     evictions: int = 0  # ever
     evicted_at: float = 0.0  # last
     reason: str = ""  # of the last one
-    closed: str = ""  # why nothing is lent, though the policy would: outside its hours, drained, shutting down
+    closed: str = ""  # why nothing is lent now: drained, shutting down, its policy; its hours the agent tells itself
+    leaving: str = ""  # why the server said that it shuts down
+    left_by: str = ""  # the start of its agent that said so; another one means that it is back
+
+
+class LentMark(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to where the sums of a server have been counted: those of its agent's start `run`, at the time `at`."""
+
+    run: str
+    at: float
+    lent_core_seconds: float = 0.0
+    used_core_seconds: float = 0.0
+    over_seconds: float = 0.0
+    evictions: int = 0
 
 
 class LentHour(Record, frozen=True, kw_only=True):
@@ -145,6 +158,7 @@ class LentHour(Record, frozen=True, kw_only=True):
     evictions: int = 0
     primary_core_seconds: float = 0.0
     capacity_core_seconds: float = 0.0
+    mark: LentMark | None = None  # what it has counted last
 
 
 class ServerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,9 +166,11 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    revision: int = 0
     state: MemberState
     scheduling: Scheduling
     labels: Labels = {}
+    address: str = ""
     pool: str
     cpu_threshold: float = 0.0
     cpu_ceiling: float = 0.0
@@ -166,9 +182,14 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 0
     requested_cpus: float = 0.0  # by those replicas
     requested_memory_bytes: int = 0
+    offered_cpus: float = 0.0  # 0 without a fresh report
+    offered_memory_bytes: int = 0
+    why_not: str = ""  # why it gets nothing new now; empty: it may
     backoff_until: float = 0.0
     closed: str = ""
     evictions: int = 0
+    evicted_at: float = 0.0
+    evicted_why: str = ""  # the last time
 
 
 class HarvestRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,9 @@ VmId = Annotated[str, msgspec.Meta(max_length=64)]
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
 INHERITED_LABELS = ("region", "zone")
-LENT_GROUP = "fallow-lent"  # the control group above everything that a server lends
+# The control group above everything that a server lends. libvirt finds it whether systemd runs, whose slice it then is,
+# or not: to a name without a dot it would add `.partition`.
+LENT_GROUP = "fallow.slice"
 
 
 class VmState(enum.StrEnum):
@@ -53,7 +55,9 @@ class Vm(Record, frozen=True, kw_only=True):
     image: str
     wanted: VmWish = VmWish.RUNNING
     automatic: bool = False  # made by the policy, which may also resize and remove it
+    fixed: bool = False  # its size was given by hand: the policy leaves it so
     draining: bool = False  # its node gets nothing, and what it has moves
+    node_drained: bool = False  # its node was set to drain for the sake of all this, not by an operator
     # identity
     token_id: str = ""  # of the newest token made for it
     node_id: str = ""  # of the member that joined with it
@@ -126,6 +130,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     automatic: bool
+    fixed: bool = False
     draining: bool
     state: VmState
     state_since: float

@@ -1,0 +1,1 @@
+"""Virtual machines on a server, and the control groups that stand for them."""
