@@ -25,6 +25,8 @@ _VM_ID = re.compile(r"[a-z0-9]{1,40}\Z")
 _NAMESPACE = uuid.UUID("6f1d1c52-6b8e-4f0a-9c8a-0b6a2f3f1f0e")
 _CPU = {"kvm": ("host-passthrough", ""), "tcg": ("custom", "qemu64")}
 _TCG_CACHE_MIB = 256  # of translated code; more than twice as much by itself
+# An emulated processor has no secrets to leak between guests, and its clock needs no calibration.
+_TCG_WORDS = "mitigations=off tsc=reliable no_timer_check"
 _OVERHEAD_BYTES = 512 * 2**20  # of the emulator beside what its guest has
 
 
@@ -129,7 +131,8 @@ def _boot(root: ET.Element, plan: DomainPlan) -> None:
         _text(system, "kernel", str(plan.kernel))
         if plan.initrd is not None:
             _text(system, "initrd", str(plan.initrd))
-        _text(system, "cmdline", plan.command_line)
+        emulated = f" {_TCG_WORDS}" if plan.accelerator == "tcg" else ""
+        _text(system, "cmdline", plan.command_line + emulated)
     else:
         ET.SubElement(system, "boot", dev="hd")
     features = ET.SubElement(root, "features")
