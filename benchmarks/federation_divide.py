@@ -35,7 +35,7 @@ from fallow.model.divisions import Division
 from fallow.model.labels import Requirement, Selector
 from fallow.model.members import Lease, Member, MemberState, Role
 from fallow.model.rooms import Room, RoomAnswer, RoomSummary
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 
 MIB = 2**20
 SHAPES = 500
@@ -107,8 +107,8 @@ def counted(snapshot: Snapshot, targets: Mapping[str, Target]) -> Snapshot:
         )  # fmt: skip
         resources = snapshot.deployments[id_].spec.container.resources
         for cluster_id, count in target.shares.items():
-            shares[f"{id_}.{cluster_id}"] = Share(
-                id=f"{id_}.{cluster_id}", created_at=0.0, updated_at=0.0, deployment_id=id_, cluster_id=cluster_id,
+            shares[share_id(id_, cluster_id)] = Share(
+                id=share_id(id_, cluster_id), created_at=0.0, updated_at=0.0, deployment_id=id_, cluster_id=cluster_id,
                 replicas=count, order=1, least=count,
                 reported=ShareReport(
                     deployment_id=id_, revision=1, generation=1, replicas=count, placed=count, ready=count

@@ -81,6 +81,8 @@ def _none(_: object) -> int:
 def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, child in command.commands.items():
         if hasattr(child, "commands"):
+            if child.invoke_without_command:
+                yield (*path, name), child
             yield from _commands(child, (*path, name))
         else:
             yield (*path, name), child
@@ -123,7 +125,7 @@ _CHOICES = {"log_level": "debug, info, warning or error", "log_format": "auto, j
 
 
 def _is_flag(parameter: Any) -> bool:
-    return isinstance(parameter.default, bool)
+    return isinstance(parameter.default, bool) or bool(getattr(parameter, "is_flag", False))
 
 
 def _default(parameter: Any) -> str:
@@ -134,7 +136,7 @@ def _default(parameter: Any) -> str:
     if _is_flag(parameter):
         return (
             f"`{(parameter.opts if parameter.default else parameter.secondary_opts)[0]}`"
-            if parameter.secondary_opts
+            if parameter.secondary_opts and parameter.default is not None
             else ""
         )
     return f"`{parameter.default}`" if parameter.show_default and parameter.default not in (None, "") else ""

@@ -25,7 +25,7 @@ from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Deployment, DeploymentSpec, Replica
 from fallow.model.hosts import HostRequest, HostView
 from fallow.model.members import Member, MemberState, Role
-from fallow.model.shares import Share
+from fallow.model.shares import Share, share_id
 from fallow.model.tokens import TokenRequest
 from fallow.store.contract import Conflict
 from fallow.store.memory import MemoryStore
@@ -179,7 +179,7 @@ class Site:
 
     async def tell(self, deployment: Deployment, cluster_id: str, replicas: int) -> None:
         """Tell a cluster how many replicas to run, as the host's loop does."""
-        now, id_ = time.time(), f"{deployment.id}.{cluster_id}"
+        now, id_ = time.time(), share_id(deployment.id, cluster_id)
         before = self.snapshot.shares.get(id_) or Share(
             id=id_, created_at=now, updated_at=now, deployment_id=deployment.id, cluster_id=cluster_id, replicas=0
         )
@@ -191,7 +191,7 @@ class Site:
                 return
 
     def share(self, deployment: Deployment, cluster_id: str) -> Share | None:
-        found = self.snapshot.shares.get(f"{deployment.id}.{cluster_id}")
+        found = self.snapshot.shares.get(share_id(deployment.id, cluster_id))
         return found if isinstance(found, Share) else None
 
     def reported(self, deployment: Deployment, cluster_id: str) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from records import NOW, ids, member, snapshot
+from records import NOW, following, ids, member
 
+from fallow.control.federation import LOOK_SECONDS
 from fallow.decide.federation.division import Target
 from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -19,7 +21,7 @@ from fallow.model.divisions import Division
 from fallow.model.events import Event
 from fallow.model.members import Lease, Member, Role
 from fallow.model.meta import Record
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 
 
 def cluster(name: str, **changes: Any) -> Member:
@@ -43,7 +45,7 @@ def share(cluster_id: str, replicas: int, ready: int | None = None, *, of: str =
     """Return a share that was told long ago; `ready` is what its cluster says, None: nothing yet."""
     said = None if ready is None else report(ready, replicas=replicas, placed=replicas, deployment_id=of)
     values: dict[str, Any] = {
-        "id": f"{of}.{cluster_id}", "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
+        "id": share_id(of, cluster_id), "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
         "cluster_id": cluster_id, "replicas": replicas, "since": NOW - 500, "order": 1, "least": replicas,
         "reported": said, "reported_at": NOW - 400 if said is not None else 0.0,
     }  # fmt: skip
@@ -58,6 +60,10 @@ class Ledger:
         self.records: dict[tuple[type[Record], str], Record] = {}
         self.events: list[Event] = []
         self.new_id = ids()
+        self._taken = Snapshot(revision=0)
+        self._kept: dict[tuple[type[Record], str], Record] = {}  # that `_taken` is made of
+        self._resting = Resting()
+        self._all_looked_at = 0.0
         for record in records:
             self.write(record)
 
@@ -70,7 +76,12 @@ class Ledger:
             self.records[type(record), record.id] = msgspec.structs.replace(record, revision=self.revision)
 
     def snapshot(self) -> Snapshot:
-        return snapshot(*self.records.values(), revision=self.revision)
+        """Return what is stored, with indexes carried over from snapshot to snapshot."""
+        puts = [record for key, record in self.records.items() if self._kept.get(key) is not record]
+        gone = [record for key, record in self._kept.items() if key not in self.records]
+        if puts or gone:
+            self._taken, self._kept = following(self._taken, puts, gone, revision=self.revision), dict(self.records)
+        return self._taken
 
     def commit(self, plan: Plan) -> int:
         """Commit every step that still holds; return how many did."""
@@ -89,8 +100,14 @@ class Ledger:
         return found.revision if found is not None else 0
 
     def run(self, targets: Mapping[str, Target], now: float = NOW) -> Plan:
-        """Run the loop once and commit what it plans."""
+        """Run the loop once and commit what it plans; it plans the same when it follows only what has changed."""
         plan = reconcile(self.snapshot(), now, self.new_id, lambda *_: targets)
+        if now >= self._all_looked_at + LOOK_SECONDS:
+            self._resting.forget()
+            self._all_looked_at = now
+        short = reconcile(self.snapshot(), now, ids(), lambda *_: targets, self._resting)
+        assert _written(short) == _written(plan)
+        assert short.wake_after_seconds == plan.wake_after_seconds
         self.commit(plan)
         return plan
 
@@ -102,7 +119,7 @@ class Ledger:
         raise AssertionError("the loop does not come to rest")
 
     def share(self, cluster_id: str, of: str = "d-web") -> Share:
-        found = self.records[Share, f"{of}.{cluster_id}"]
+        found = self.records[Share, share_id(of, cluster_id)]
         assert isinstance(found, Share)
         return found
 
@@ -132,3 +149,11 @@ class Ledger:
         found = self.records[Deployment, of]
         assert isinstance(found, Deployment)
         return found
+
+
+def _written(plan: Plan) -> list[object]:
+    """Return what a plan does, but for events, whose ids differ."""
+    return [
+        (tuple(record for record in step.puts if not isinstance(record, Event)), step.deletes, step.guards)
+        for step in plan.steps
+    ]

@@ -13,7 +13,7 @@ from fallow.model.members import Facts, Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.peers import ControlAddress, Peer
 from fallow.model.pools import NetworkMode
-from fallow.model.shares import RemoteEndpoint, Share, ShareReport
+from fallow.model.shares import RemoteEndpoint, Share, ShareReport, share_id
 from fallow.store.indexes import carry, move_all
 
 NOW = 1_000_000.0
@@ -120,7 +120,7 @@ def share(of: Deployment, cluster_id: str, *endpoints: RemoteEndpoint, replicas:
     """Return what a cluster is told to run of a deployment, and says of it."""
     report = ShareReport(deployment_id=of.id, endpoints=endpoints, **said)
     return Share(
-        id=f"{of.id}.{cluster_id}", created_at=NOW, updated_at=NOW, revision=1, deployment_id=of.id,
+        id=share_id(of.id, cluster_id), created_at=NOW, updated_at=NOW, revision=1, deployment_id=of.id,
         cluster_id=cluster_id, replicas=replicas, reported=report,
     )  # fmt: skip
 
@@ -129,7 +129,9 @@ def remote_endpoint(id_: str, address: str = "10.1.0.1", port: int = 20000, **ch
     return RemoteEndpoint(**({"id": id_, "address": address, "ports": {"80/tcp": port}} | changes))
 
 
-def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = ()) -> Snapshot:
+def following(
+    before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] = (), revision: int | None = None
+) -> Snapshot:
     """Return the snapshot after some writes, with its indexes carried over as a cache does it."""
     fields: dict[str, dict[str, Any]] = {}
     touched: dict[str, set[str]] = {}
@@ -142,7 +144,7 @@ def following(before: Snapshot, puts: Iterable[Record], gone: Iterable[Record] =
         else:
             found.pop(record.id, None)
     same = {name: getattr(before, name) for name in before.__dataclass_fields__ if name not in fields}
-    after = Snapshot(**{**same, **fields, "revision": before.revision + 1})
+    after = Snapshot(**{**same, **fields, "revision": before.revision + 1 if revision is None else revision})
     carry(before, after, touched)
     for field, changed in touched.items():
         move_all(before, after, field, changed)

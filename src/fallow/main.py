@@ -8,6 +8,7 @@ from fallow.cli.launchers import (
     GatewayOptions,
     JoinOptions,
     Launchers,
+    LendOptions,
     ServerOptions,
     StoreCopied,
     StoreTask,
@@ -18,7 +19,9 @@ from fallow.model.doctor import Finding
 
 def main() -> None:
     """Run the command line."""
-    launchers = Launchers(server=_server, join=_join, gateway=_gateway, up=_up, store=_store, doctor=_doctor)
+    launchers = Launchers(
+        server=_server, join=_join, lend=_lend, gateway=_gateway, up=_up, store=_store, doctor=_doctor
+    )
     build_cli(launchers)()
 
 
@@ -35,6 +38,12 @@ def _join(options: JoinOptions) -> int:
     from fallow.wiring import run_join
 
     return run_join(options)
+
+
+def _lend(options: LendOptions) -> int:
+    from fallow.wiring import run_lend
+
+    return run_lend(options)
 
 
 def _gateway(options: GatewayOptions) -> int:

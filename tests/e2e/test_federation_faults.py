@@ -290,7 +290,7 @@ def test_a_copy_of_a_member_is_fenced_and_nothing_runs_twice(joined: Joined) -> 
         joined.wait_state(west="dead")
         joined.wait_shares(east=10)
         assert joined.containers("west") == before["west"], "nodes know nothing of it"
-        joined.host.fallow("node", "unfence", "west")
+        joined.host.fallow("cluster", "unfence", "west")
         joined.wait_state(west="ready")
         joined.host.wait(lambda: joined.containers("west") == 0, 40, "the surplus goes")
 

@@ -1,6 +1,7 @@
 """Random fleets for placement, and a slow judge of one binding at a time that shares no code with it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -222,9 +223,7 @@ def with_bindings(snapshot: Snapshot, bindings: Iterable[Binding]) -> Snapshot:
             replicas[binding.replica_id], node_id=binding.node_id, address=binding.address,
             host_ports=binding.host_ports, state=ReplicaState.PLACED,
         )  # fmt: skip
-    return Snapshot(
-        members=snapshot.members, templates=snapshot.templates, replicas=replicas, label_sets=snapshot.label_sets
-    )
+    return replace(snapshot, replicas=replicas)
 
 
 def residents(snapshot: Snapshot, node_id: str) -> list[Replica]:

@@ -24,6 +24,7 @@ from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Activity, Deployment, DeploymentSpec, Health, Observation, Replica, ReplicaState
 from fallow.model.lifecycle import REPLICA_TRANSITIONS
 from fallow.model.members import Lease, MemberState, Scheduling
+from fallow.model.meta import Reason
 from fallow.model.pools import PortRange
 from fallow.model.updates import UpdateConfig, UpdateState
 
@@ -43,7 +44,7 @@ COMMON = (
     "rollback",
     "deploy_good",
 )
-NODES = ("drain", "uncordon", "die", "revive")
+NODES = ("drain", "uncordon", "die", "revive", "send_away", "stays")
 FAULTS = ("deploy_bad", "unwell")
 CONFIGS = st.builds(
     UpdateConfig,
@@ -139,6 +140,19 @@ class World:
     def revive(self) -> None:
         self.change_node(state=MemberState.READY)
 
+    def send_away(self) -> None:
+        """Let a server need back what some replica uses: at once, soon, or whenever another is ready."""
+        there = [found for found in self.state.replicas.values() if found.state in LIVE and found.node_id]
+        if there:
+            move_by = self.chance.choice((self.now, self.now + 4, 0.0))
+            move = Reason(code="ServerNeeds", text="the server needs it back")
+            self.write(msgspec.structs.replace(self.chance.choice(there), move=move, move_by=move_by))
+
+    def stays(self) -> None:
+        for found in live(self.state):
+            if found.move is not None:
+                self.write(msgspec.structs.replace(found, move=None, move_by=0.0))
+
     def change_node(self, **changes: object) -> None:
         node = self.chance.choice(sorted(self.state.members.values(), key=lambda found: found.id))
         self.write(msgspec.structs.replace(node, **changes))
@@ -189,6 +203,7 @@ class World:
         before, web = self.state, self.web
         portions = max(portion(web), portion(msgspec.structs.replace(web, update=None)))
         served = served_slots(before)
+        due = {found.slot for found in live(before) if found.move is not None and 0 < found.move_by <= self.now}
         plan = reconcile(before, self.now, self.new_id)
         self.woken_by = plan.wake_after_seconds
         self.apply(plan)
@@ -197,6 +212,7 @@ class World:
         promised = min(len(served), web.spec.replicas)
         if "stop-first" in (web.spec.update.order, web.spec.rollback.order):
             promised = min(promised, web.spec.replicas - portions - tolerated(web))
+        promised -= len(due & served)
         after = served_slots(self.state)
         assert len(after) >= promised - len(lost - after), "our own doing took replicas below what is promised"
         allowed = max(renewals(before), 0 if web.spec.update.order == "stop-first" else portions)
@@ -283,6 +299,8 @@ def tolerated(web: Deployment) -> int:
 
 
 def drained(state: Snapshot, replica: Replica) -> bool:
+    if replica.move is not None:
+        return True
     node = state.members.get(replica.node_id)
     return node is not None and node.scheduling is Scheduling.DRAINING
 

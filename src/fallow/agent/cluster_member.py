@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from fallow.agent.share_outbox import ShareOutbox
@@ -20,9 +19,11 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
+from fallow.drivers.clusters.telling import REST_SECONDS, Telling, rest_seconds
 from fallow.model.cluster_frames import AskRoom, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
 from fallow.model.frames import Frame
 from fallow.model.members import Facts
+from fallow.model.portions import encoded_bytes, portions
 from fallow.model.shares import ShareReport
 from fallow.model.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, ToMember, Usage, Welcome
 from fallow.store.applier import Applier
@@ -30,12 +31,8 @@ from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError
 from fallow.version import VERSION
 
-_encoder = msgspec.msgpack.Encoder()
 _log = structlog.get_logger("fallow.agent.cluster")
 
-REST_SECONDS = 0.05  # between two looks at what changed: what changes meanwhile is told together
-REST_FACTOR = 9.0
-MOST_REST_SECONDS = 1.0
 RETRY_SECONDS = 0.5
 FENCE_LOOK_SECONDS = 0.5
 BYTES_AT_ONCE = 512 * 1024  # of deployments made in one commit, but for a single one that is larger
@@ -120,7 +117,7 @@ class ClusterMember:
         self._refused: set[str] = set()  # deployments whose orders cannot be taken in
         self._dirty: set[str] = set()  # deployments that there may be something new to report of
         self._soiled = asyncio.Event()
-        self._told: dict[str, ShareReport] = {}
+        self._telling = Telling()
 
     @property
     def heard_at(self) -> float:
@@ -168,8 +165,8 @@ class ClusterMember:
         self._remotes.opened()
         snapshot = self._cache.snapshot()
         ours = [found for found in snapshot.deployments.values() if found.origin is not None]
-        self._told = {found.id: report_of(snapshot, found) for found in ours}
-        self.outbox.begin(self._told.values())
+        self._telling.begin()
+        self.outbox.begin(self._telling.news((found.id, report_of(snapshot, found)) for found in ours))
         self.news.set()
 
     def received(self, frame: ToMember) -> None:
@@ -261,7 +258,7 @@ class ClusterMember:
             spent = self._steady() - began
             if left:
                 self._order(due)
-            await asyncio.sleep(RETRY_SECONDS if not done else spent if left else _rest(spent))
+            await asyncio.sleep(RETRY_SECONDS if not done else spent if left else rest_seconds(spent))
 
     def _order(self, ids: set[str] | None) -> None:
         """Look soon at the orders of deployments; None: at all."""
@@ -296,20 +293,15 @@ class ClusterMember:
             began = self._steady()
             dirty, self._dirty = self._dirty, set()
             self._put(self._cache.snapshot(), dirty)
-            await asyncio.sleep(_rest(self._steady() - began))
+            await asyncio.sleep(rest_seconds(self._steady() - began))
 
     def _put(self, snapshot: Snapshot, ids: Iterable[str]) -> None:
         """Send the reports of deployments that differ from what was told."""
-        news = []
-        for id_ in ids:
-            report = self._report_of(snapshot, id_)
+        found = {id_: self._report_of(snapshot, id_) for id_ in ids}
+        for id_, report in found.items():
             if report is None:
-                self._told.pop(id_, None)
                 self.outbox.forget(id_)
-            elif self._told.get(id_) != report:
-                self._told[id_] = report
-                news.append(report)
-        if news:
+        if news := self._telling.news(found.items()):
             self.outbox.put(news)
 
     def _report_of(self, snapshot: Snapshot, id_: str) -> ShareReport | None:
@@ -353,17 +345,9 @@ class ClusterMember:
 
 def first_steps(steps: Sequence[Step], most_records: int) -> list[Step]:
     """Return the first of some steps, as many as one commit should have; at least one."""
-    found: list[Step] = []
-    records = size = 0
-    for step in steps:
-        records += len(step.puts)
-        size += sum(len(_encoder.encode(record)) for record in step.puts)
-        if found and (records > most_records or size > BYTES_AT_ONCE):
-            break
-        found.append(step)
-    return found
+    return list(next(portions(steps, most_records, BYTES_AT_ONCE, _weigh), ()))
 
 
-def _rest(spent: float) -> float:
-    """Return how long to rest after so many seconds of work: a tenth of the time is enough."""
-    return min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR))
+def _weigh(step: Step) -> tuple[int, int]:
+    """Return how many records a step writes, and their bytes."""
+    return len(step.puts), sum(map(encoded_bytes, step.puts))

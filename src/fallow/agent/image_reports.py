@@ -3,6 +3,7 @@
 from fallow.agent.repeating import Repeating
 from fallow.model.image_frames import ImageTasksReported
 from fallow.model.image_jobs import TaskReport
+from fallow.model.portions import portions
 
 BATCH_REPORTS = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # verdicts of two thousand images each would not go into one frame
@@ -18,16 +19,16 @@ class TaskOutbox(Repeating[TaskReport, ImageTasksReported]):
 
     def pack(self, batch: int) -> ImageTasksReported:
         """Take the first ones, as many as one frame holds."""
-        reports: list[TaskReport] = []
-        size = 0
-        for task_id in list(self._waiting)[:BATCH_REPORTS]:
-            report = self._waiting[task_id]
-            size += 4096 + 3000 * len(report.verdicts) + 512 * len(report.log)
-            if reports and size > MAX_BATCH_BYTES:
-                break
-            reports.append(self._waiting.pop(task_id))
-        return ImageTasksReported(batch=batch, reports=tuple(reports))
+        reports = next(portions(self._waiting.values(), BATCH_REPORTS, MAX_BATCH_BYTES, _weigh), ())
+        for report in reports:
+            del self._waiting[report.task_id]
+        return ImageTasksReported(batch=batch, reports=reports)
 
     def take_back(self, frame: ImageTasksReported) -> None:
         """Let reports wait again, before those that came since."""
         self._waiting = {**{report.task_id: report for report in frame.reports}, **self._waiting}
+
+
+def _weigh(report: TaskReport) -> tuple[int, int]:
+    """Return one, and how many bytes a report has at the most."""
+    return 1, 4096 + 3000 * len(report.verdicts) + 512 * len(report.log)

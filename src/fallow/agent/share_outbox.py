@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from fallow.agent.repeating import Repeating
 from fallow.model.cluster_frames import SharesReported
+from fallow.model.portions import portions
 from fallow.model.shares import ShareReport
 
 BATCH_REPORTS = 1000
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # but for a single report that is larger: ten thousand endpoints are 2 MiB
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 class ShareOutbox(Repeating[ShareReport, SharesReported]):
@@ -52,17 +49,13 @@ class ShareOutbox(Repeating[ShareReport, SharesReported]):
 
     def pack(self, batch: int) -> SharesReported:
         """Take the first ones, as many as one frame holds."""
-        reports: list[ShareReport] = []
-        size = 0
-        for id_ in list(self._waiting)[:BATCH_REPORTS]:
-            size += len(_encoder.encode(self._waiting[id_]))
-            if reports and size > MAX_BATCH_BYTES:
-                break
-            reports.append(self._waiting.pop(id_))
+        reports = next(portions(self._waiting.values(), BATCH_REPORTS, MAX_BATCH_BYTES), ())
+        for report in reports:
+            del self._waiting[report.deployment_id]
         full, more = self._full, self._full and bool(self._waiting)
         self._full, self._sign = more, False
         self._packed_at = self._steady()
-        return SharesReported(batch=batch, full=full, more=more, reports=tuple(reports))
+        return SharesReported(batch=batch, full=full, more=more, reports=reports)
 
     def ack(self, batch: int) -> None:
         """Note that the host has stored a batch, and was alive after it was sent."""

@@ -70,7 +70,7 @@ class Vitals:
         busy, total = self._ticks()
         share = (busy - self._busy) / (total - self._total) if self._busy >= 0 and total > self._total else 0.0
         self._busy, self._total = busy, total
-        memory = self._meminfo()
+        memory = self.meminfo()
         return Usage(
             cpus=max(0.0, share) * (os.cpu_count() or 1),
             memory_bytes=max(0, memory.get("MemTotal", 0) - memory.get("MemAvailable", 0)),
@@ -94,7 +94,7 @@ class Vitals:
 
     def memory_bytes(self) -> int:
         """Return the memory we may use: the machine's, or the limit of our control group or any above it."""
-        found = self._meminfo().get("MemTotal", 0)
+        found = self.meminfo().get("MemTotal", 0)
         for group in self._groups("memory"):
             for name in ("memory.max", "memory.limit_in_bytes"):
                 limit = _number(_text(group / name))
@@ -128,7 +128,8 @@ class Vitals:
         idle = ticks[3] + ticks[4]
         return sum(ticks) - idle, sum(ticks)
 
-    def _meminfo(self) -> dict[str, int]:
+    def meminfo(self) -> dict[str, int]:
+        """Return what the kernel says of memory, in bytes by its names."""
         found = {}
         for line in _text(self.proc / "meminfo").splitlines():
             name, _, value = line.partition(":")

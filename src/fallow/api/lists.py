@@ -15,9 +15,12 @@ from fallow.model.problems import Page
 from fallow.model.registrations import RegistrationView
 from fallow.model.registries import RegistryView
 from fallow.model.routes import RouteView
+from fallow.model.server_pools import ServerPoolView
+from fallow.model.servers import ServerView
 from fallow.model.tokens import TokenView
 from fallow.model.trust import TrustView
 from fallow.model.upgrades import UpgradeView
+from fallow.model.vms import VmView
 
 
 class MemberList(Page, frozen=True, kw_only=True):
@@ -30,6 +33,24 @@ class ClusterList(Page, frozen=True, kw_only=True):
     """Clusters, by name."""
 
     items: tuple[ClusterView, ...]
+
+
+class ServerList(Page, frozen=True, kw_only=True):
+    """Servers, by name."""
+
+    items: tuple[ServerView, ...]
+
+
+class ServerPoolList(Page, frozen=True, kw_only=True):
+    """Server pools, by name."""
+
+    items: tuple[ServerPoolView, ...]
+
+
+class VmList(Page, frozen=True, kw_only=True):
+    """Virtual machines, by server and name."""
+
+    items: tuple[VmView, ...]
 
 
 class LabelSetList(Page, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from fallow.cli import (
     control,
     deployments,
     dns,
+    harvest,
     images,
     label_sets,
     node_life,
@@ -30,10 +31,15 @@ from fallow.cli import (
     registries,
     replicas,
     routes,
+    server_life,
+    server_pools,
+    servers,
     stores,
     tokens,
     trust,
     versions,
+    vm_life,
+    vms,
 )
 from fallow.cli.deploy import deploy
 from fallow.cli.doctor import doctor
@@ -43,6 +49,7 @@ from fallow.cli.failures import Exit, Failure, as_failure, usage
 from fallow.cli.launchers import Launchers
 from fallow.cli.options import JSON_WANTED
 from fallow.cli.session import Connect, Session, connect
+from fallow.cli.top import top
 from fallow.version import VERSION
 
 RUN, USE, SEE = "Run", "Use", "See"
@@ -91,6 +98,12 @@ _EXAMPLES = {
   fallow events --follow --json | jq .message
   fallow events --audit --since 7d
   fallow events --audit --who ci --subject shop/web""",
+    "top": """Examples:
+
+  fallow top
+  fallow top --vms
+  fallow top --once
+  fallow top --json""",
     "doctor": """Examples:
 
   fallow doctor
@@ -178,6 +191,9 @@ def _callback(
 node_life.register(nodes.app)
 cluster_host.register(clusters.app)
 cluster_life.register(clusters.app)
+server_life.register(servers.app)
+vm_life.register(vms.app)
+servers.app.callback(invoke_without_command=True, epilog=_EXAMPLES["server"])(processes.server)
 
 
 def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
@@ -196,14 +212,17 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
         epilog="Begin with:\n\n  fallow up\n  fallow deploy compose.yaml\n  fallow token create --role node",
     )
     app.callback()(_callback)
-    for run in (processes.up, processes.server, processes.join, processes.gateway):
+    for run in (processes.up, processes.join, processes.gateway):
         app.command(epilog=_EXAMPLES[run.__name__], rich_help_panel=RUN)(run)
+    app.add_typer(servers.app, name="server", rich_help_panel=RUN)
     app.command(epilog=_EXAMPLES["deploy"], rich_help_panel=USE)(deploy)
     app.add_typer(stores.app, name="store", rich_help_panel=RUN)
     for name, group in (
         ("deployment", deployments.app),
         ("node", nodes.app),
         ("cluster", clusters.app),
+        ("server-pool", server_pools.app),
+        ("vm", vms.app),
         ("token", tokens.app),
         ("pool", pools.app),
     ):
@@ -214,9 +233,10 @@ def build_cli(launchers: Launchers, connect: Connect = connect) -> typer.Typer:
     app.add_typer(trust.app, name="trust", rich_help_panel=USE)
     app.add_typer(contexts.app, name="context", rich_help_panel=USE)
     app.add_typer(control.app, name="control", rich_help_panel=USE)
-    for see in (replicas.logs, explain, events, doctor, versions.version):
+    for see in (replicas.logs, explain, events, top, doctor, versions.version):
         app.command(epilog=_EXAMPLES[see.__name__], rich_help_panel=SEE)(see)
     for name, group in (("replica", replicas.app), ("route", routes.app), ("dns", dns.app), ("peer", peers.app)):
         app.add_typer(group, name=name, rich_help_panel=SEE)
     app.add_typer(plan.app, name="plan", rich_help_panel=SEE)
+    app.add_typer(harvest.app, name="harvest", rich_help_panel=SEE)
     return app

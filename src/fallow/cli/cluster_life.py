@@ -1,4 +1,4 @@
-"""`fallow cluster drain` and `remove`: how a cluster is emptied, watched while it is, and leaves."""
+"""`fallow cluster drain`, `remove` and `unfence`: how a cluster is emptied, leaves, and is let in again."""
 
 import time
 from contextlib import ExitStack
@@ -11,6 +11,7 @@ from rich.text import Text
 from fallow.cli import output
 from fallow.cli.clusters import Cluster
 from fallow.cli.failures import Exit, Failure
+from fallow.cli.node_life import let_in
 from fallow.cli.options import Json, seconds
 from fallow.cli.session import session_of
 from fallow.cli.watching import wait_until
@@ -31,12 +32,13 @@ _EXAMPLES = {
 
   fallow cluster remove old
   fallow cluster remove old --force""",
+    "unfence": "Example:\n\n  fallow cluster unfence west",
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to a group."""
-    for command in (drain, remove):
+    for command in (drain, remove, unfence):
         app.command(epilog=_EXAMPLES[command.__name__])(command)
 
 
@@ -124,3 +126,9 @@ def remove(
         client.clusters.one(name)
         client.remove_member(name, force=force)
     output.write(f"{name}: removed")
+
+
+def unfence(ctx: typer.Context, name: Cluster, as_json: Json = False) -> None:
+    """Let a cluster in again that was fenced because two control planes used its key; stop the copy first."""
+    with session_of(ctx).client() as client:
+        let_in(client, client.clusters.one(name).member, "cluster", as_json)

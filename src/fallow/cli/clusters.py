@@ -160,7 +160,7 @@ def taint(
 ) -> None:
     """Keep deployments off a cluster that do not tolerate it: new replicas (no-new), or those that are there too."""
     with session_of(ctx).client() as client:
-        member = client.member(name)
+        member = client.clusters.one(name).member
         taints = {found.key: found for found in member.taints}
         for word in words:
             if word.endswith("-") and "=" not in word:

@@ -64,6 +64,36 @@ def clusters(ctx: typer.Context, incomplete: str) -> list[str]:
     return _quietly(find, incomplete)
 
 
+def servers(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all servers."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.servers.all().items)
+
+    return _quietly(find, incomplete)
+
+
+def server_pools(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all server pools."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.server_pools.all().items)
+
+    return _quietly(find, incomplete)
+
+
+def vms(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of all virtual machines."""
+
+    def find() -> Iterable[str]:
+        with session_of(ctx).client(seconds=PATIENCE_SECONDS) as client:
+            yield from (found.name for found in client.vms.all().items)
+
+    return _quietly(find, incomplete)
+
+
 def label_sets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of all label sets."""
 

@@ -1,19 +1,15 @@
 """`fallow events`: what happened, to what, by whom and why."""
 
-import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from fallow.cli import completion, output
-from fallow.cli.failures import usage
-from fallow.cli.options import Json
+from fallow.cli.options import Json, moment
 from fallow.cli.session import session_of
 from fallow.model.audit import AuditEntry
 from fallow.model.events import Event
-from fallow.model.units import parse_seconds
 
 if TYPE_CHECKING:
     from fallow.client.listings import Listing
@@ -46,7 +42,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show what happened, newest last. With --follow and --json, one document a line."""
-    begin = _moment(since) if since else None
+    begin = moment(since) if since else None
     with session_of(ctx).client() as client:
         listed: Listing[Event] | Listing[AuditEntry]
         listed = (client.audit if audit else client.events)(subject, limit, who=who, since=begin)
@@ -59,18 +55,6 @@ def events(
             for change in client.watch(("audit",) if audit else ("events",), listed.revision):
                 if isinstance(change.record, Event | AuditEntry) and _concerns(change.record, subject, who):
                     _show(change.record, as_json)
-
-
-def _moment(text: str) -> float:
-    """Read a duration before now, or a moment in local time unless it says otherwise. Raises Failure."""
-    try:
-        return time.time() - parse_seconds(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise usage(f"{text!r} is not a time", "Write 30m, 2h or 7d, or a moment such as 2026-01-31T08:00.") from None
 
 
 def _concerns(found: Event | AuditEntry, subject: str, who: str) -> bool:

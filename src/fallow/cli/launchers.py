@@ -9,6 +9,7 @@ from fallow.model.control import Level
 from fallow.model.doctor import Finding
 from fallow.model.labels import Variable
 from fallow.model.names import DEFAULT_DOMAIN
+from fallow.model.servers import Primary
 from fallow.model.watermarks import Watermarks
 
 DNS_LISTEN = "127.0.0.1:8453"
@@ -86,6 +87,24 @@ class GatewayOptions(MemberOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """How a server makes virtual machines."""
+
+    libvirt: str = "qemu:///system"
+    bridge: str = ""  # that they are attached to; empty: libvirt's network of the name `network`
+    network: str = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LendOptions(MemberOptions):
+    """One server that lends what its primary applications leave idle."""
+
+    primaries: tuple[Primary, ...] = ()  # none: all that is not lent
+    machines: MachineOptions = MachineOptions()
+    drain_on_stop: bool = False  # let what is lent move away before the agent stops
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpOptions:
     """A control plane, a node and a gateway together on this machine."""
 
@@ -149,6 +168,10 @@ class DoctorOptions:
     ports: tuple[int, ...] = (7443, 7444, 80, 8080)
 
 
+def _no_lending(_: LendOptions) -> int:
+    raise NotImplementedError("this command line cannot run servers")
+
+
 def _unchecked(_: DoctorOptions) -> Sequence[Finding]:
     return ()
 
@@ -165,4 +188,5 @@ class Launchers:
     gateway: Callable[[GatewayOptions], int]
     up: Callable[[UpOptions], int]
     store: Callable[[StoreTask], StoreCopied]
+    lend: Callable[[LendOptions], int] = _no_lending
     doctor: Callable[[DoctorOptions], Sequence[Finding]] = _unchecked  # returns at once with what it found

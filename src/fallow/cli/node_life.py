@@ -118,9 +118,14 @@ def remove(
 def unfence(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
     """Let a member in again that was fenced because two machines used its key; shut the copy down first."""
     with session_of(ctx).client() as client:
-        if not client.member(name).fence:
-            raise usage(f"{name} is not fenced", f"See `fallow node show {name}`.")
-        member = client.change_member(name, MemberChange(unfence=True))
+        let_in(client, client.member(name), "node", as_json)
+
+
+def let_in(client: "Client", member: MemberView, noun: str, as_json: bool) -> None:
+    """Take the fence from a member, and say so; `noun` is what its commands call it. Raises usage when it has none."""
+    if not member.fence:
+        raise usage(f"{member.name} is not fenced", f"See `fallow {noun} show {member.name}`.")
+    member = client.change_member(member.name, MemberChange(unfence=True))
     if as_json:
         output.write_json(member)
     else:

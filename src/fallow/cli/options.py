@@ -1,6 +1,8 @@
 """Options that many commands share, each defined once."""
 
 import sys
+import time
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -23,6 +25,18 @@ def seconds(text: str) -> float:
         return parse_seconds(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def moment(text: str) -> float:
+    """Read a duration before now, or a moment in local time unless it says otherwise. Raises Failure."""
+    try:
+        return time.time() - parse_seconds(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise usage(f"{text!r} is not a time", "Write 30m, 2h or 7d, or a moment such as 2026-01-31T08:00.") from None
 
 
 def key_values(texts: list[str], what: str) -> tuple[tuple[str, str], ...]:

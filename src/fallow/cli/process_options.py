@@ -1,7 +1,7 @@
 """The options of the commands that run until they are stopped, as `--help` tells them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,6 +42,53 @@ CleanImages = Annotated[
         "--clean-images",
         metavar="HIGH:LOW",
         help="Above the first share of the images' disk unused ones are deleted, until the second; off: never.",
+    ),
+]
+JoinRole = Annotated[
+    Literal["node", "server"],
+    typer.Option("--role", help="node: it runs containers. server: it lends what its primary application leaves idle."),
+]
+Primaries = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--primary",
+        metavar="WHAT",
+        help="The primary application: systemd:UNIT, cgroup:/PATH or process:NAME, several with commas.",
+        show_default="all that is not lent",
+        rich_help_panel="Of a server",
+    ),
+]
+VmBridge = Annotated[
+    str,
+    typer.Option(
+        "--vm-bridge",
+        metavar="NAME",
+        help="The bridge that virtual machines are attached to.",
+        show_default="libvirt's network",
+        rich_help_panel="Of a server",
+    ),
+]
+VmNetwork = Annotated[
+    str,
+    typer.Option(
+        "--vm-network",
+        metavar="NAME",
+        help="libvirt's network that virtual machines are attached to.",
+        rich_help_panel="Of a server",
+    ),
+]
+Libvirt = Annotated[
+    str,
+    typer.Option(
+        "--libvirt", metavar="URI", help="The libvirt that runs virtual machines.", rich_help_panel="Of a server"
+    ),
+]
+DrainOnStop = Annotated[
+    bool,
+    typer.Option(
+        "--drain-on-stop",
+        help="Let what is lent move away before the agent stops, as when the machine shuts down.",
+        rich_help_panel="Of a server",
     ),
 ]
 Haproxy = Annotated[str, typer.Option("--haproxy", metavar="PROGRAM", help="The HAProxy to run.")]

@@ -13,7 +13,9 @@ from fallow.cli.launchers import (
     DNS_OFF,
     GatewayOptions,
     JoinOptions,
+    LendOptions,
     LogOptions,
+    MachineOptions,
     ServerOptions,
     UpOptions,
 )
@@ -29,6 +31,7 @@ from fallow.cli.process_options import (
     DeadAfter,
     DnsListen,
     Domain,
+    DrainOnStop,
     Engine,
     Format,
     Function,
@@ -37,11 +40,14 @@ from fallow.cli.process_options import (
     HeartbeatEvery,
     Hosts,
     Install,
+    JoinRole,
     KeepAudit,
     KeepImages,
     Level,
+    Libvirt,
     Listen,
     MemberName,
+    Primaries,
     PurgeAfter,
     SessionListen,
     Store,
@@ -50,6 +56,8 @@ from fallow.cli.process_options import (
     Token,
     Url,
     Variables,
+    VmBridge,
+    VmNetwork,
     WriteContext,
 )
 from fallow.cli.session import session_of
@@ -57,6 +65,7 @@ from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
 from fallow.model.names import DEFAULT_DOMAIN, domain_name
+from fallow.model.servers import Primary, parse_primaries
 from fallow.model.watermarks import Watermarks, parse_watermarks
 
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -87,7 +96,9 @@ def server(
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:
-    """Run a control plane."""
+    """Run a control plane; with a command after it, look after the servers that lend what they do not use."""
+    if ctx.invoked_subcommand is not None:
+        return
     silences = seconds(heartbeat), seconds(suspect), seconds(dead)
     if not 0 < silences[0] < silences[1] < silences[2]:
         raise usage("--heartbeat, --suspect-after and --dead-after must grow in this order")
@@ -128,17 +139,42 @@ def join(
     function: Function = "",
     address: Address = "",
     timeout: Timeout = "",
+    role: JoinRole = "node",
     engine: Engine = None,
     clean_images: CleanImages = "85%:80%",
+    primary: Primaries = None,
+    vm_bridge: VmBridge = "",
+    vm_network: VmNetwork = "default",
+    libvirt: Libvirt = "qemu:///system",
+    drain_on_stop: DrainOnStop = False,
     data: Data = None,
     install: Install = False,
     log_level: Level = "info",
     log_format: Format = "auto",
 ) -> None:
-    """Make this machine a node, and run its agent.
+    """Make this machine a node, or a server that lends what it does not use, and run its agent.
 
     Without URL and TOKEN it goes on with the identity it has from an earlier join.
     """
+    if role == "server":
+        lending = LendOptions(
+            url=_url(url),
+            token=_join_token(url, token),
+            name=_name(name),
+            variables=_variables(var),
+            function=function,
+            address=_own_address(address),
+            timeout_seconds=seconds(timeout) if timeout else None,
+            primaries=_primaries(primary),
+            machines=MachineOptions(libvirt=libvirt, bridge=vm_bridge, network=vm_network),
+            drain_on_stop=drain_on_stop,
+            data=data or data_folder("lending"),
+            install=install,
+            log=LogOptions(level=log_level, format=log_format),
+        )
+        raise typer.Exit(session_of(ctx).launchers.lend(lending))
+    if primary or drain_on_stop:
+        raise usage("--primary and --drain-on-stop are of servers", "Add --role server.")
     options = JoinOptions(
         url=_url(url),
         token=_join_token(url, token),
@@ -307,6 +343,13 @@ def _own_address(text: str) -> str:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise usage(f"{text!r} is not an IP address", "Write it as 10.86.0.7 or fd00:86::7.") from None
+
+
+def _primaries(texts: list[str] | None) -> tuple[Primary, ...]:
+    try:
+        return parse_primaries(",".join(texts)) if texts else ()
+    except ValueError as error:
+        raise usage(f"--primary: {error}", "Example: --primary systemd:postgresql.service,process:java") from None
 
 
 def _watermarks(text: str) -> Watermarks | None:

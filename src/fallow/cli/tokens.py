@@ -17,7 +17,13 @@ from fallow.cli.watching import show_list
 from fallow.model.tokens import Approve, TokenRequest, TokenUse, TokenView
 from fallow.model.units import format_duration
 
-JOINING = {"node": "join", "gateway": "gateway", "cluster": "cluster join"}  # role -> the command that uses its token
+# role -> the command that uses its token
+JOINING = {
+    "node": "join",
+    "gateway": "gateway",
+    "server": "join --role server --primary 'systemd:NAME.service'",
+    "cluster": "cluster join",
+}
 ROLES = (*JOINING, "viewer", "operator", "admin")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -26,7 +32,7 @@ Role = Annotated[
     typer.Option(
         "--role",
         metavar="ROLE",
-        help="node, gateway or cluster to join; viewer, operator or admin for the API.",
+        help="node, gateway, server or cluster to join; viewer, operator or admin for the API.",
         autocompletion=lambda: list(ROLES),
     ),
 ]
@@ -129,6 +135,10 @@ def _tell_use(token: TokenView, url: str) -> None:
     uses = f"1 {what}" if token.uses_left == 1 else f"{token.uses_left} {what}s"
     first = " Somebody has to let it in: fallow node pending." if token.approve is Approve.MANUAL else ""
     output.note(f"Join token {token.id} for {uses}, {until}.{first} {where}, run:")
+    if token.role == "server":
+        output.note(
+            "Name there what the server is for: a systemd unit, cgroup:/PATH, process:NAME, or several of them."
+        )
     console = output.stderr()
     console.print(
         Text(f"\n  fallow {JOINING[token.role]} {url} {token.secret}\n", style="bold"), soft_wrap=True, crop=False

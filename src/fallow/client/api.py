@@ -1,5 +1,5 @@
-"""The typed client: one method for every row of `docs/design/api.md`; those of images, registries, trust and
-clusters are attributes of it.
+"""The typed client: one method for every row of `docs/design/api.md`; those of images, registries, trust,
+clusters, servers, server pools and virtual machines are attributes of it.
 
 Every method raises a `ClientError`: `ApiError` when the control plane refuses, else `Unreachable`, `Untrusted` or
 `BadAnswer`.
@@ -18,6 +18,7 @@ from fallow.client.image_archives import ArchiveCalls
 from fallow.client.images import ImageCalls
 from fallow.client.listings import Listing, decoded
 from fallow.client.registries import RegistryCalls
+from fallow.client.servers import ServerCalls, ServerPoolCalls, VmCalls
 from fallow.client.streams import split_lines
 from fallow.client.transport import READ_SECONDS, Transport, part, peer_certificate
 from fallow.client.trust import TrustCalls
@@ -78,6 +79,9 @@ class Client:
         self.image_archives = ArchiveCalls(self._transport)
         self.registries = RegistryCalls(self._transport)
         self.trust = TrustCalls(self._transport)
+        self.servers = ServerCalls(self._transport)
+        self.server_pools = ServerPoolCalls(self._transport)
+        self.vms = VmCalls(self._transport)
         self._ca_pem = ca_pem
 
     def __enter__(self) -> Self:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from fallow.control.runner import Controller
 from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.reconcile import Divide, reconcile
+from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 
+LOOK_SECONDS = 10.0  # what time alone brings is noticed by then
 REST_FACTOR = 9.0  # so many times as long as a division took, reports alone make no other
 
 
@@ -81,18 +83,29 @@ class _Made:
 
 
 def federation_controller(new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic) -> Controller:
-    """Return the loop; `steady` gives seconds that nobody sets."""
+    """Return the loop; `steady` gives seconds that nobody sets.
+
+    A run follows the deployments that something has changed for; every `LOOK_SECONDS`, and at first, all of them.
+    """
     divisions = Divisions(steady=steady)
+    resting = Resting()
+    all_due = -math.inf
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
+        nonlocal all_due
         divisions.begin()
-        plan = reconcile(snapshot, now, new_id, divisions.divide)
-        wake = min(divisions.due_in, math.inf if plan.wake_after_seconds is None else plan.wake_after_seconds)
-        return replace(plan, wake_after_seconds=None if wake == math.inf else wake)
+        if steady() >= all_due:
+            resting.forget()
+            all_due = steady() + LOOK_SECONDS
+        plan = reconcile(snapshot, now, new_id, divisions.divide, resting)
+        wake = min(divisions.due_in, max(0.0, all_due - steady()))
+        if plan.wake_after_seconds is not None:
+            wake = min(wake, plan.wake_after_seconds)
+        return replace(plan, wake_after_seconds=wake)
 
     return Controller(
         name="federation",
         kinds=frozenset({"members", "deployments", "divisions", "shares", "rooms", "label-sets"}),
-        every_seconds=10.0,
+        every_seconds=LOOK_SECONDS,
         decide=decide,
     )

@@ -12,28 +12,33 @@ from fallow.client.tasks import first_to_end
 from fallow.control.shares import Shares
 from fallow.decide.federation.orders import order_revision
 from fallow.decide.federation.report import concerned, report_of
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.drivers.clusters.counting import Counting
+from fallow.drivers.clusters.telling import Telling, rest_seconds
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.rooms import RoomQuestion
-from fallow.model.shares import Share, ShareOrder, ShareReport
+from fallow.model.shares import Share, ShareOrder, ShareReport, parse_share_id, share_id
 from fallow.store.cache import Cache, Subscription
-
-REST_SECONDS = 0.05
-REST_FACTOR = 9.0
-MOST_REST_SECONDS = 1.0
 
 
 class Here:
     """The cluster `HERE_ID`; see `drivers.clusters.contract.Cluster`. `heard` is what nodes said last that they use."""
 
-    def __init__(self, cache: Cache, shares: Shares, heard: Callable[[], Heard]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        shares: Shares,
+        heard: Callable[[], Heard],
+        servers: Callable[[], HeardServers] = dict,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._cache = cache
         self._shares = shares
-        self._counting = Counting(cache.snapshot, heard, _included)
-        self._told: dict[str, ShareReport] = {}
+        self._counting = Counting(cache.snapshot, heard, _included, servers, clock)
+        self._telling = Telling()
 
     def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
         """Do nothing: the deployments are the host's own, and say what runs here."""
@@ -62,7 +67,7 @@ class Here:
     async def _follow(self, subscription: Subscription) -> None:
         """Report everything, then what changes, until there is no such cluster any more."""
         snapshot = self._cache.snapshot()
-        self._told.clear()
+        self._telling.begin()
         self._report(snapshot, snapshot.deployments, full=True)
         async for changed in subscription:
             began = time.perf_counter()
@@ -70,22 +75,15 @@ class Here:
             if HERE_ID not in snapshot.clusters:
                 return
             dirty = concerned(snapshot, changed)
-            dirty |= {id_.removesuffix(f".{HERE_ID}") for kind, id_ in changed if kind == "shares"}
+            shares = (parse_share_id(id_) for kind, id_ in changed if kind == "shares")
+            dirty |= {deployment_id for deployment_id, cluster_id in shares if cluster_id == HERE_ID}
             self._report(snapshot, dirty, full=False)
             self._counting.changed({kind for kind, _ in changed})
-            spent = time.perf_counter() - began
-            await asyncio.sleep(min(MOST_REST_SECONDS, max(REST_SECONDS, spent * REST_FACTOR)))
+            await asyncio.sleep(rest_seconds(time.perf_counter() - began))
 
     def _report(self, snapshot: Snapshot, ids: Iterable[str], *, full: bool) -> None:
         """Hand in the reports of deployments that differ from what was told."""
-        news = []
-        for id_ in ids:
-            report = _report_of(snapshot, id_)
-            if report is None:
-                self._told.pop(id_, None)
-            elif self._told.get(id_) != report:
-                self._told[id_] = report
-                news.append(report)
+        news = self._telling.news((id_, _report_of(snapshot, id_)) for id_ in ids)
         if news or full:
             self._shares.reports.shared(HERE_ID, SharesReported(batch=0, full=full, reports=tuple(news)))
 
@@ -95,7 +93,7 @@ class Here:
 
 def _report_of(snapshot: Snapshot, deployment_id: str) -> ShareReport | None:
     """Return the report of a deployment; None: it has no share here."""
-    deployment, share = snapshot.deployments.get(deployment_id), snapshot.shares.get(f"{deployment_id}.{HERE_ID}")
+    deployment, share = snapshot.deployments.get(deployment_id), snapshot.shares.get(share_id(deployment_id, HERE_ID))
     if deployment is None or share is None:
         return None
     return report_of(snapshot, deployment, _revision(snapshot, share))
@@ -110,5 +108,5 @@ def _revision(snapshot: Snapshot, share: Share) -> int:
 
 
 def _included(snapshot: Snapshot) -> Mapping[str, int]:
-    found = (snapshot.shares.get(f"{id_}.{HERE_ID}") for id_ in snapshot.deployments)
+    found = (snapshot.shares.get(share_id(id_, HERE_ID)) for id_ in snapshot.deployments)
     return {share.deployment_id: _revision(snapshot, share) for share in found if share is not None}

@@ -12,10 +12,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from types import MappingProxyType
 from typing import Protocol
 
+from fallow.control.heard import HeardReports
 from fallow.control.ids import new_id
+from fallow.decide.harvest.heard import HeardServers
 from fallow.model.members import Member, Role
 from fallow.model.names import NamesReport
 from fallow.model.routes import ProxyReport
+from fallow.model.servers import ServerReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
 from fallow.store.cache import Cache
 
@@ -94,6 +97,7 @@ class Hub:
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._heard: dict[str, float] = {}  # here, not at a peer: by `steady`
         self._usage: dict[str, Usage] = {}
+        self._servers = HeardReports(steady)
         self._proxies: dict[str, ProxyReport] = {}
         self._names: dict[str, NamesReport] = {}
         self._name_servers: dict[Link, None] = {}  # sessions of those that serve names, in the order they came
@@ -154,6 +158,7 @@ class Hub:
         now, heard = self._steady(), self._heard
         living = {id_ for id_ in self._links if id_ in heard and heard[id_] >= self._seen[id_][1]}
         known = (self.connected() - (self._elsewhere.get(peer_id, frozenset()) - living)) & self._seen.keys()
+        reports = self._servers.news(peer_id, known)
         return Digest(
             members=tuple(
                 MemberNews(
@@ -163,6 +168,7 @@ class Hub:
                     self._proxies.get(id_),
                     self._names.get(id_),
                     self._remotes.get(id_, 0),
+                    *reports.get(id_, (None, 0.0)),
                 )
                 for id_ in sorted(known)
             )
@@ -178,6 +184,8 @@ class Hub:
             at = steady - news.silence_seconds
             if at > self._seen.get(news.member_id, (0.0, -math.inf))[1]:
                 self._seen[news.member_id] = (wall - news.silence_seconds, at)
+            if news.server is not None:
+                self._reported(news.member_id, news.server, news.server_age_seconds)
             if news.member_id in self._links and self._heard.get(news.member_id, -math.inf) > at:
                 continue  # the session here is the living one
             if news.usage is not None:
@@ -193,6 +201,7 @@ class Hub:
     def peer_gone(self, peer_id: str) -> None:
         """Forget which sessions a peer holds; what it said of them last stays known."""
         self._elsewhere.pop(peer_id, None)
+        self._servers.peer_gone(peer_id)
 
     def steady(self) -> float:
         """Return seconds that nobody sets, by which silence is measured."""
@@ -223,6 +232,18 @@ class Hub:
     def usages(self) -> Mapping[str, Usage]:
         """Return what every member last said it uses: a view that changes with the hub."""
         return MappingProxyType(self._usage)
+
+    def server_reported(self, member_id: str, report: ServerReport) -> None:
+        """Note what a server says of itself."""
+        self._reported(member_id, report, 0.0)
+
+    def servers(self) -> HeardServers:
+        """Return what every server said last, and how old that is: a view that changes with the hub and with time."""
+        return self._servers
+
+    def _reported(self, member_id: str, report: ServerReport, age_seconds: float) -> None:
+        if self._servers.note(member_id, report, age_seconds):
+            self._changed()
 
     def proxied(self, member_id: str, report: ProxyReport) -> None:
         """Note what a gateway does."""
@@ -304,6 +325,7 @@ class Hub:
             self._remotes_said,
         ):
             known.pop(member_id, None)
+        self._servers.forget(member_id)
 
     def disconnect(self, member_id: str, reason: str, clean: bool = False) -> None:
         """End a member's session for good, whether it heeds that or not; `clean`: it should remove what it runs."""

@@ -7,6 +7,7 @@ import msgspec
 
 from fallow.control.runner import Controller
 from fallow.decide.events import event
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement import Binding, Placement, fits, place
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
@@ -15,16 +16,18 @@ from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.meta import Reason, Record
 
 REASON_SECONDS = 10.0
-RESOURCES_SECONDS = 2.0  # heartbeats wake nobody; what waits for resources looks again so often
+RESOURCES_SECONDS = 2.0  # heartbeats wake nobody; what waits for what is only heard looks again so often
 
 
-def placement_controller(new_id: Callable[[], str], heard: Callable[[], Heard] = dict) -> Controller:
-    """Return the loop; `heard` gives what nodes said last that they use."""
+def placement_controller(
+    new_id: Callable[[], str], heard: Callable[[], Heard] = dict, servers: Callable[[], HeardServers] = dict
+) -> Controller:
+    """Return the loop; `heard` gives what nodes said last that they use, `servers` what servers that lend said last."""
     return Controller(
         name="placement",
-        kinds=frozenset({"replicas", "members", "label-sets"}),
+        kinds=frozenset({"replicas", "members", "label-sets", "vms", "lendings", "server-pools"}),
         every_seconds=10.0,
-        decide=lambda snapshot, now: plan_of(snapshot, place(snapshot, now, heard()), now, new_id),
+        decide=lambda snapshot, now: plan_of(snapshot, place(snapshot, now, heard(), servers()), now, new_id),
     )
 
 
@@ -49,9 +52,14 @@ def plan_of(snapshot: Snapshot, placement: Placement, now: float, new_id: Callab
 
 
 def _may_come(snapshot: Snapshot, placement: Placement) -> bool:
-    """Say whether what is pending may fit without any record changing: it waits for what nodes measure."""
+    """Say whether what is pending may fit without any record changing: it waits for what nodes or servers measure."""
+    lent = bool(snapshot.vms)
     templates = (snapshot.templates.get(rejection.template_id) for rejection in placement.rejections)
-    return any(found is not None and found.placement.resources.requirements for found in templates)
+    return any(
+        found is not None
+        and (found.placement.resources.requirements or (lent and found.placement.service_class != "standard"))
+        for found in templates
+    )
 
 
 def _bound(replica: Replica, binding: Binding, now: float) -> Replica:
@@ -88,8 +96,17 @@ def binds(step: Step) -> bool:
     return any(_binds(record) for record in step.puts)
 
 
-def still_fits(snapshot: Snapshot, step: Step, heard: Callable[[], Heard] = dict) -> Reason | None:
-    """Re-check a step's bindings against the newest snapshot; the applier drops what no longer fits."""
+def still_fits(
+    snapshot: Snapshot,
+    step: Step,
+    heard: Callable[[], Heard] = dict,
+    servers: Callable[[], HeardServers] = dict,
+    clock: Callable[[], float] = float,
+) -> Reason | None:
+    """Re-check a step's bindings against the newest snapshot; the applier drops what no longer fits.
+
+    `clock` gives UTC seconds, which count where a binding is to lent capacity.
+    """
     for record in step.puts:
         if isinstance(record, Replica) and _binds(record):
             before = snapshot.replicas.get(record.id)
@@ -103,6 +120,8 @@ def still_fits(snapshot: Snapshot, step: Step, heard: Callable[[], Heard] = dict
                         host_ports=record.host_ports,
                     ),
                     heard(),
+                    servers(),
+                    clock(),
                 )
     return None
 

@@ -20,6 +20,7 @@ from fallow.control.audit import witness
 from fallow.control.deployments import deployments_controller
 from fallow.control.distribution import Distribution
 from fallow.control.door import Door
+from fallow.control.evictions import evictions_controller
 from fallow.control.federation import federation_controller
 from fallow.control.garbage import garbage_controller, trim_events
 from fallow.control.here import Here
@@ -32,6 +33,7 @@ from fallow.control.image_requests import ImageRequests
 from fallow.control.image_schedules import ImageSchedules
 from fallow.control.images import Images
 from fallow.control.leader import Leadership
+from fallow.control.lent_hours import lent_hours_controller, trim_lent_hours
 from fallow.control.members import members_controller, purge_controller, sessions_controller
 from fallow.control.names import NamesLoop
 from fallow.control.networks import Networks
@@ -43,12 +45,15 @@ from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.remotes import Remotes
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
+from fallow.control.servers import Servers
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.control.shares import Shares
 from fallow.control.tokens import Tokens
 from fallow.control.upgrades import Upgrades, upgrades_controller
 from fallow.control.vault import Vault
+from fallow.control.vm_tokens import VmTokens
+from fallow.control.vms import vms_controller
 from fallow.decide.federation.shapes import questions
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
@@ -112,6 +117,8 @@ class ControlPlane:
         self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
         self.remotes = Remotes(self.hub, settings, steady)
         self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
+        vm_tokens = VmTokens(self.cache, self.applier, settings, authority.ca_sha256, clock, steady)
+        self.servers = Servers(self.cache, self.applier, self.hub, vm_tokens, clock)
         self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead
         self.images = Images(self.cache, self.applier, self.hub, clock)
         resolver = self.distribution.resolver
@@ -136,6 +143,7 @@ class ControlPlane:
             upgrades=self.upgrades,
             pulls=self.distribution.pulls,
             shares=self.shares,
+            servers=self.servers,
             settings=self.settings,
             clock=self.clock,
         )
@@ -167,6 +175,9 @@ class ControlPlane:
             upgrades_controller(new_id),
             image_jobs_controller(new_id, self.hub.usages, self.settings),
             image_drift_controller(new_id),
+            vms_controller(self.hub, new_id, self.steady),
+            evictions_controller(self.hub, new_id),
+            lent_hours_controller(self.hub, self.cache, self.steady),
         )
 
     def _led(self) -> bool:
@@ -221,6 +232,7 @@ class ControlPlane:
                 group.create_task(self.observations.run())
                 group.create_task(self.images.run())
                 group.create_task(self.shares.run())
+                group.create_task(self.servers.run())
                 group.create_task(self.peers.run())
                 group.create_task(self.leadership.run())
         except Exception:
@@ -257,6 +269,7 @@ class ControlPlane:
         while True:
             try:
                 await trim_events(self.store, self.cache, self.settings, self.clock())
+                await trim_lent_hours(self.store, self.cache, self.clock())
             except StoreError as error:
                 _log.warning("events not trimmed", error=str(error))
             await asyncio.sleep(TRIM_SECONDS)

@@ -13,12 +13,12 @@ from fallow.control.runner import Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.remotes import Offers, frames, listening, offered, offers
+from fallow.decide.routes import unasked
 from fallow.decide.services import Services, gateway_id, is_loopback, services
 from fallow.decide.snapshot import Snapshot
 from fallow.model.cluster_frames import SetRemotes, Withdrawn
 from fallow.model.clusters import HERE_ID
 from fallow.model.remotes import RemoteService
-from fallow.model.shares import Share
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Remotes:
         self._services: Services | None = None
         self._offers: Offers = {}
         self._told: dict[Link, _Told] = {}
-        self._asked: dict[tuple[str, str], _Asked] = {}  # cluster id, replica id
+        self._asked: dict[str, dict[str, _Asked]] = {}  # cluster id -> replica id
 
     def controller(self) -> Controller:
         """Return the loop."""
@@ -106,30 +106,26 @@ class Remotes:
 
     def _clear(self, snapshot: Snapshot) -> float | None:
         """Say which leaving replicas may stop; return after how many seconds one has been waited for long enough."""
-        leaving = _leaving(snapshot)
         at = self._steady()
-        here = {link.member_id for link in self._told}
-        self._asked = {
-            (share.cluster_id, id_): self._asked.get((share.cluster_id, id_), _Asked(share.revision, at))
-            for share in leaving
-            if share.cluster_id in here
-            for id_ in (share.reported.leaving if share.reported is not None else ())
-        }
-        waits: list[float] = []
-        clusters = listening(snapshot, self._hub.connected()) if self._asked else ()
+        leaving = {link.member_id for link in self._told} & snapshot.shares_leaving.keys()
+        self._asked = {id_: self._asked_of(snapshot, id_, at) for id_ in leaving}
+        clusters = listening(snapshot, self._hub.connected()) if leaving else ()
         known = {member.id: self._hub.remotes(member.id) for member in clusters}
+        reports = [self._hub.proxy_report(gateway.id) for gateway in snapshot.live_gateways]
+        waits: list[float] = []
         for link, told in self._told.items():
-            mine = {id_: asked for (cluster_id, id_), asked in self._asked.items() if cluster_id == link.member_id}
+            mine = self._asked.get(link.member_id, {})
             told.cleared &= mine.keys()
+            if not mine:
+                continue
+            elsewhere = min((known[id_] for id_ in known if id_ != link.member_id), default=snapshot.revision)
             free = []
             for id_, asked in mine.items():
                 left = asked.since + self._settings.drain_seconds - at
                 if id_ in told.cleared:
                     continue
-                elsewhere = (revision for member_id, revision in known.items() if member_id != link.member_id)
                 if left <= 0 or (
-                    all(revision >= asked.revision for revision in elsewhere)
-                    and self._unasked(snapshot, gateway_id(link.member_id, id_), asked.revision)
+                    elsewhere >= asked.revision and unasked(gateway_id(link.member_id, id_), asked.revision, reports)
                 ):
                     free.append(id_)
                 else:
@@ -139,23 +135,20 @@ class Remotes:
                 told.cleared.update(free)
         return min(waits, default=None)
 
-    def _unasked(self, snapshot: Snapshot, id_: str, revision: int) -> bool:
-        """Say whether no gateway here asks an endpoint any more, as far as they are ready."""
-        reports = [self._hub.proxy_report(gateway.id) for gateway in snapshot.live_gateways]
-        return all(
-            report is not None and report.applied_revision >= revision and id_ not in report.draining
-            for report in reports
-        )
-
-
-def _leaving(snapshot: Snapshot) -> list[Share]:
-    return [share for share in snapshot.shares.values() if share.reported is not None and share.reported.leaving]
+    def _asked_of(self, snapshot: Snapshot, cluster_id: str, at: float) -> dict[str, _Asked]:
+        """Return a member's leaving replicas by their ids; those that were not known before are, from now on."""
+        before = self._asked.get(cluster_id, {})
+        return {
+            id_: before.get(id_) or _Asked(share.revision, at)
+            for share in snapshot.shares_leaving.get(cluster_id, ())
+            for id_ in (share.reported.leaving if share.reported is not None else ())
+        }
 
 
 def _send(
     link: Link, full: bool, revision: int, found: Iterable[RemoteService | None], removed: tuple[str, ...]
 ) -> None:
-    parts = list(frames(service for service in found if service is not None))
+    parts = frames([service for service in found if service is not None])
     for number, part in enumerate(parts):
         link.send(
             SetRemotes(

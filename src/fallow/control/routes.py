@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
+from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.harvest.throttled import Weights, weights
 from fallow.decide.plan import Plan
 from fallow.decide.remotes import listening
 from fallow.decide.routes import Elsewhere, Place, Rendered, leaving, place_of, render_all, withdrawn
@@ -48,10 +50,15 @@ def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], flo
 
 
 class RoutesLoop:
-    """Renders what gateways should do and sends it to each that does not know it yet."""
+    """Renders what gateways should do and sends it to each that does not know it yet.
 
-    def __init__(self, hub: Hub) -> None:
+    `servers` gives what servers that lend said last: a throttled node gets fewer requests.
+    """
+
+    def __init__(self, hub: Hub, servers: Callable[[], HeardServers] = dict) -> None:
         self._hub = hub
+        self._servers = servers
+        self._weights: Weights = {}
         self._sent: dict[Link, ProxyState] = {}  # what each open session was last told
         self._rendered: Rendered | None = None
         self._remotes: Mapping[str, RemoteService] = {}
@@ -61,15 +68,17 @@ class RoutesLoop:
         """Return the loop."""
         return Controller(name="routes", kinds=ROUTED, every_seconds=5.0, decide=self._decide)
 
-    def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
+    def _decide(self, snapshot: Snapshot, now: float) -> Plan:
         region = own_region(snapshot)
         places = {gateway_id: place_of(gateway, region) for gateway_id, gateway in snapshot.gateways.items()}
-        self._rendered = render_all(snapshot, sorted(set(places.values())), self._rendered)
+        if snapshot.vms or self._weights:
+            self._weights = weights(snapshot, self._servers(), now, self._weights)
+        self._rendered = render_all(snapshot, sorted(set(places.values())), self._rendered, self._weights)
         if snapshot.remote_services is not self._remotes:
             # The host waits for our gateways, also where what it took away was asked by none of them.
             self._remotes, self._confirm = snapshot.remote_services, snapshot.revision
         leaves = [replica.revision for replica in leaving(snapshot)]
-        leaves += [share.revision for share in snapshot.shares.values() if share.reported and share.reported.leaving]
+        leaves += [share.revision for shares in snapshot.shares_leaving.values() for share in shares]
         self._publish(places, self._rendered.states, max(self._confirm, *leaves, 0))
         return Plan()
 

@@ -32,6 +32,7 @@ from fallow.control.observations import Observations
 from fallow.control.peers import APART, Peers
 from fallow.control.pulls import Pulls
 from fallow.control.reported import Greeting, KeyTaken, Reported
+from fallow.control.servers import Servers
 from fallow.control.settings import Settings
 from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
@@ -45,9 +46,11 @@ from fallow.model.labels import variables_problem
 from fallow.model.members import AgentRun, Member, RenewRequest, Revocation, Role
 from fallow.model.names import DNS_PORT_VARIABLE
 from fallow.model.peers import PEER_ROLE
+from fallow.model.server_frames import ServerLeaving, ServerReported, VmTokenAsked
 from fallow.model.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL_VERSION,
+    SERVERS_PROTOCOL,
     FromMember,
     Goodbye,
     Heartbeat,
@@ -92,6 +95,9 @@ _SPEAKERS: dict[type[Frame], Role] = {
     SharesReported: Role.CLUSTER,
     RoomReported: Role.CLUSTER,
     RemotesApplied: Role.CLUSTER,
+    ServerReported: Role.SERVER,
+    VmTokenAsked: Role.SERVER,
+    ServerLeaving: Role.SERVER,
 }
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
@@ -164,6 +170,7 @@ class Sessions:
     upgrades: Upgrades
     pulls: Pulls
     shares: Shares
+    servers: Servers
     settings: Settings
     clock: Callable[[], float]
     hello_seconds: float = HELLO_SECONDS
@@ -261,6 +268,7 @@ class Sessions:
             self.networks.closed(link)
             self.pulls.closed(link)
             self.shares.ended(link)
+            self.servers.ended(link)
 
     async def _admit(self, member: Member, reader: asyncio.StreamReader, source: str) -> tuple[Member, Hello]:
         """Return who it is and what it says at first. Raises SessionRefused."""
@@ -272,6 +280,10 @@ class Sessions:
             raise SessionRefused(
                 f"the member speaks protocol {hello.protocol}, this control plane {OLDEST_PROTOCOL} to "
                 f"{PROTOCOL_VERSION}: upgrade the older one"
+            )
+        if member.role is Role.SERVER and hello.protocol < SERVERS_PROTOCOL:
+            raise SessionRefused(
+                f"a server speaks protocol {SERVERS_PROTOCOL} or newer, this one {hello.protocol}: upgrade its agent"
             )
         problem = variables_problem(hello.variables)
         if problem:
@@ -319,6 +331,7 @@ class Sessions:
         self.assignments.greet(link)
         self.images.greet(link)
         self.shares.greet(link)
+        self.servers.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
         if hello.observations and member.role is Role.NODE:
@@ -378,6 +391,8 @@ class Sessions:
             await self.images.heard(link, frame)
         elif isinstance(frame, SharesReported | RoomReported):
             await self.shares.heard(link, frame)
+        elif isinstance(frame, ServerReported | VmTokenAsked | ServerLeaving):
+            await self.servers.heard(link, frame)
         else:
             await self._answer_other(link, frame)
 

@@ -19,7 +19,7 @@ from fallow.model.cluster_frames import SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member
 from fallow.model.peers import Peer
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -55,8 +55,8 @@ class ShareReports(Intake[ShareReport]):
         if frame.more:
             return []
         del self._named[cluster_id]
-        shares = self._cache.snapshot().shares.values()
-        ids = [share.deployment_id for share in shares if share.cluster_id == cluster_id and share.reported is not None]
+        shares = self._cache.snapshot().shares_by_cluster.get(cluster_id, ())
+        ids = [share.deployment_id for share in shares if share.reported is not None]
         return [ShareReport(deployment_id=id_) for id_ in ids if id_ not in named]
 
     def steps(self, batches: Sequence[Batch[ShareReport]]) -> list[Step]:
@@ -68,7 +68,7 @@ class ShareReports(Intake[ShareReport]):
             member = self._cache.get("members", batch.member_id)
             observed = member.observed_address if isinstance(member, Member) else ""
             for said in batch.items:
-                id_ = f"{said.deployment_id}.{batch.member_id}"
+                id_ = share_id(said.deployment_id, batch.member_id)
                 share = changed.get(id_) or self._cache.get("shares", id_)
                 if not isinstance(share, Share) or share.cluster_id != batch.member_id:
                     continue  # forgotten already, or another cluster's: not this one's to speak of

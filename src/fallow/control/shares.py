@@ -1,6 +1,7 @@
 """Tells member clusters what to run and what to answer: everything when one is opened, then what changes."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from fallow.control.hub import Link
@@ -15,7 +16,7 @@ from fallow.model.cluster_frames import RoomReported, SharesReported, SharesStor
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
-from fallow.model.shares import Share, ShareOrder
+from fallow.model.shares import Share, ShareOrder, parse_share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -68,7 +69,7 @@ class Shares:
         """Tell a cluster all it should run, and all it should answer."""
         self.reports.opened(cluster_id)
         snapshot = self._cache.snapshot()
-        wanted = _orders(snapshot, (share for share in snapshot.shares.values() if share.cluster_id == cluster_id))
+        wanted = _orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
         self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)
@@ -114,15 +115,18 @@ class Shares:
     def _send_changes(self, share_ids: set[str], deployment_ids: set[str]) -> None:
         snapshot = self._cache.snapshot()
         by_deployment = snapshot.shares_by_deployment
-        share_ids |= {share.id for id_ in deployment_ids for share in by_deployment.get(id_, ())}
+        touched: dict[str, set[str]] = defaultdict(set)  # cluster id -> ids of its shares
+        theirs = (share.id for id_ in deployment_ids for share in by_deployment.get(id_, ()))
+        for share_id in share_ids.union(theirs):
+            touched[parse_share_id(share_id)[1]].add(share_id)
+        deleted = deployment_ids - snapshot.deployments.keys()
         for cluster_id, cluster in list(self._open.items()):
-            told = self._told[cluster_id]
-            known = [id_ for id_ in share_ids if id_.endswith(f".{cluster_id}")]
-            shares = [share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None]
-            wanted = _orders(snapshot, (share for share in shares if share.cluster_id == cluster_id))
+            told, known = self._told[cluster_id], touched.get(cluster_id, ())
+            shares = (share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None)
+            wanted = _orders(snapshot, shares)
             changed = [order for id_, order in wanted.items() if told.get(id_) != order]
-            gone = {id_.removesuffix(f".{cluster_id}") for id_ in known} - wanted.keys()
-            removed = sorted((gone | (deployment_ids - snapshot.deployments.keys())) & told.keys())
+            gone = {parse_share_id(id_)[0] for id_ in known} - wanted.keys()
+            removed = sorted((gone | deleted) & told.keys())
             if changed or removed:
                 if removed or any(_lowers(told.get(order.deployment_id), order) for order in changed):
                     self._before_less(snapshot)

@@ -73,7 +73,7 @@ class Tokens:
 
     async def create(self, request: TokenRequest, actor: str) -> TokenView:
         """Store a new token and return it with its secret, which cannot be shown again. Raises Refused."""
-        if request.role in (Role.NODE, Role.GATEWAY, Role.CLUSTER) or request.replaces:
+        if request.role in (Role.NODE, Role.GATEWAY, Role.SERVER, Role.CLUSTER) or request.replaces:
             return await self._create_join(request, actor)
         return await self._create_api(request, actor)
 
@@ -244,9 +244,9 @@ class Tokens:
                 400, "bad-request", "One name is for one machine", f"{request.uses} machines cannot share a name",
                 "leave --name out, or make one token for each machine",
             )  # fmt: skip
-        if request.role == Role.CLUSTER and request.pool:
+        if request.role in (Role.CLUSTER, Role.SERVER) and request.pool:
             raise refuse(
-                400, "bad-request", "A cluster gets no address", "its nodes have their own", "leave --pool out"
+                400, "bad-request", f"A {request.role} gets no address", "its nodes have their own", "leave --pool out"
             )
         if request.role == Role.CLUSTER and self._cache.records("hosts"):
             raise refuse(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from fallow.decide.plan import Step
 from fallow.decide.selectors import format_selector
 from fallow.model.audit import AuditEntry, Difference
@@ -14,7 +16,9 @@ from fallow.model.members import Member
 from fallow.model.meta import Record
 from fallow.model.pools import Pool
 from fallow.model.registrations import Registration
+from fallow.model.server_pools import ServerPool
 from fallow.model.tokens import ApiToken, JoinToken
+from fallow.model.vms import Vm
 
 MAX_VALUE = 200
 
@@ -143,6 +147,26 @@ def _told(record: Record | None) -> dict[str, str]:
                 "agent_port": str(record.agent_port),
                 "quarantine_seconds": f"{record.quarantine_seconds:g}",
             }
+        case ServerPool():
+            told = {"selector": format_selector(record.selector), **_fields(record.policy)}
+        case Vm():
+            told = {
+                "cpus": f"{record.cpus:g}",
+                "memory_bytes": str(record.memory_bytes),
+                "wanted": str(record.wanted),
+                "draining": "yes" if record.draining else "",
+            }
         case _:
             told = {}
+    return told
+
+
+def _fields(of: msgspec.Struct, before: str = "") -> dict[str, str]:
+    """Return plain fields as `name: text`, those of a struct within as `outer.name`."""
+    told: dict[str, str] = {}
+    for name, value in msgspec.structs.asdict(of).items():
+        if isinstance(value, msgspec.Struct):
+            told |= _fields(value, f"{before}{name}.")
+        else:
+            told[before + name] = ", ".join(value) if isinstance(value, tuple) else f"{value}"
     return told

@@ -57,7 +57,7 @@ def fence_text(name: str, one: AgentRun, other: AgentRun, role: Role = Role.NODE
     if role is Role.CLUSTER:
         return (
             f"two control planes use the key of {name} at once, {_place(one)} and {_place(other)}: one store is a copy "
-            f"of the other. Neither is let in. Stop the copy, then `fallow node unfence {name}`; or `fallow cluster "
+            f"of the other. Neither is let in. Stop the copy, then `fallow cluster unfence {name}`; or `fallow cluster "
             f"remove {name}`, then `fallow cluster leave` on both, and let the one that is to be {name} join again"
         )
     return (

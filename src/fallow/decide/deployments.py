@@ -69,6 +69,7 @@ def _settled(deployment: Deployment, replicas: Iterable[Replica], draining: Set[
         and len(live) == deployment.replicas_here == len({replica.slot for replica in live})
         and all(map(deployment.wants, {replica.generation for replica in live}))
         and draining.isdisjoint(replica.node_id for replica in live)
+        and all(replica.move is None for replica in live)
     )
 
 
@@ -111,7 +112,10 @@ def _finish_deletion(snapshot: Snapshot, view: Slots) -> Iterator[Step]:
 
 
 def _changes(view: Slots) -> Iterator[Step]:
-    """Count first, then renew: a slot that goes away needs no replacement."""
+    """Let go what may not wait any longer; otherwise count first, then renew: a slot that goes needs no replacement."""
+    if overdue := _overdue(view):
+        yield from _evicted(view, overdue)  # what is missing then is made anew once that is stored
+        return
     status, another_generation = judge(view)
     if status is not None and another_generation:
         yield status
@@ -128,6 +132,36 @@ def _changes(view: Slots) -> Iterator[Step]:
     yield from _tell(view)
     if status is not None:
         yield status  # last, since the steps before it hold only for the deployment as it was
+
+
+def _overdue(view: Slots) -> list[Replica]:
+    """Return the replicas whose server waits no longer for their replacements."""
+    return [
+        replica
+        for replicas in view.slots.values()
+        for replica in replicas
+        if replica.move is not None and replica.move_by and view.reached(replica.move_by)
+    ]
+
+
+def _evicted(view: Slots, replicas: list[Replica]) -> Iterator[Step]:
+    """Retire replicas, and warn of those that nobody serves in place of."""
+    bare: dict[str, list[str]] = defaultdict(list)
+    for replica in replicas:
+        move = replica.move or Reason(code="Moved", text="it has to move")
+        others = [found for found in view.slots[replica.slot] if found.id != replica.id]
+        yield view.retire(replica, move)
+        if replica.healthy and not any(found.healthy for found in others):
+            pending = next((found.reason.text for found in others if found.reason is not None), "")
+            bare[f"{move.text}; {pending or 'no replacement is healthy yet'}"].append(replica.id)
+    yield from _tell(view)
+    path = view.deployment.path
+    for why, ids in bare.items():
+        told = event(
+            view.new_id(), view.now, "loop:deployments", "deployment", view.deployment.id, path, "EvictedUnreplaced",
+            f"{_named(ids)} of {path} must stop before a replacement serves: {why}", "warning",
+        )  # fmt: skip
+        yield Step(puts=(told,))
 
 
 def _victims(view: Slots, count: int) -> list[int]:
@@ -147,7 +181,8 @@ def _badness(view: Slots, replica: Replica) -> tuple[bool, ...]:
     """Return why a replica would not be missed, the weightiest reason first."""
     node = view.members.get(replica.node_id)
     unwell = node is None or node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE
-    return replica.state is ReplicaState.PENDING, not replica.healthy, unwell, view.outdated(replica)
+    leaves = unwell or replica.move is not None
+    return replica.state is ReplicaState.PENDING, not replica.healthy, leaves, view.outdated(replica)
 
 
 def _from_the_most_crowded(by_node: dict[str, list[tuple[float, int]]], crowd: Counter[str], count: int) -> list[int]:

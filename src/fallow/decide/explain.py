@@ -2,17 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from fallow.decide.federation.explain import cluster_explained, shares_explained
 from fallow.decide.federation.views import whole_view
+from fallow.decide.harvest.explain import server_explained
+from fallow.decide.harvest.heard import HeardServer, HeardServers
 from fallow.decide.placement import Placement, judge, place
 from fallow.decide.placement.phrases import processors
+from fallow.decide.placement.standing import Lenders, capacity_of, report_of
 from fallow.decide.placement.table import free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.deployments import Activity, Deployment, Explanation, Health, Replica, ReplicaState
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from fallow.model.units import format_bytes, format_duration
+from fallow.model.vms import Vm
 
 DEFAULT_PROJECT = "default"
 _MOST = 20  # lines about replicas of one kind
@@ -22,42 +27,65 @@ _GOING = (ReplicaState.LEAVING, ReplicaState.STOPPING)
 _GONE = (ReplicaState.FAILED, ReplicaState.LOST)
 
 
-def explain(snapshot: Snapshot, subject: str, now: float, heard: Heard | None = None) -> Explanation | None:
+class _Heard(NamedTuple):
+    """What nodes, and servers that lend, said last."""
+
+    nodes: Heard | None
+    servers: HeardServers
+
+
+def explain(
+    snapshot: Snapshot, subject: str, now: float, heard: Heard | None = None, servers: HeardServers | None = None
+) -> Explanation | None:
     """Explain a replica id, `project/deployment`, a deployment of the default project, or a member's name or id.
 
-    The first of these that exists is meant; None when nothing is called so.
+    The first of these that exists is meant; None when nothing is called so. `heard` is what nodes said last that they
+    use, `servers` what servers that lend said last.
     """
+    said = _Heard(heard, servers or {})
     replica = snapshot.replicas.get(subject)
     if replica is not None:
-        return _replica(snapshot, replica, now, heard)
+        return _replica(snapshot, replica, now, said)
     project, slash, name = subject.partition("/")
     deployment = snapshot.deployment_named(*((project, name) if slash else (DEFAULT_PROJECT, subject)))
     if deployment is not None:
-        return _deployment(snapshot, deployment, now, heard)
+        return _deployment(snapshot, deployment, now, said)
     member = snapshot.members.get(subject) or next(
         (found for found in snapshot.members.values() if found.name == subject), None
     )
-    return _member(snapshot, member, now, heard) if member is not None else None
+    if member is not None and member.role is Role.SERVER:
+        return _server(snapshot, member, now, said.servers.get(member.id))
+    return _member(snapshot, member, now, said) if member is not None else None
 
 
 # Replicas
 
 
-def _replica(snapshot: Snapshot, replica: Replica, now: float, heard: Heard | None) -> Explanation:
+def _replica(snapshot: Snapshot, replica: Replica, now: float, heard: _Heard) -> Explanation:
     lines: list[str] = []
     if replica.state is ReplicaState.PENDING:
-        lines.append(_why_pending(place(snapshot, now, heard), replica, snapshot))
+        lines.append(_why_pending(place(snapshot, now, *heard), replica, snapshot))
     elif replica.reason is not None:
         lines.append(f"{replica.state} because {replica.reason.text}")
     if replica.node_id:
         lines.append(_where(snapshot, replica))
     lines.extend(_observed(replica, now))
     if replica.node_id and not replica.ended:
-        lines.extend(_why_there(snapshot, replica, heard))
+        lines.extend(_why_there(snapshot, replica, now, heard))
+    if replica.move is not None and not replica.ended:
+        lines.append(_moving(replica, now))
     if replica.replaces and not replica.ended:
         lines.append(f"takes over from {replica.replaces} once it is healthy")
     lines.append(f"{replica.state} for {format_duration(now - replica.state_since)}, generation {replica.generation}")
     return Explanation(subject=replica.id, state=replica.state, lines=tuple(map(_one_line, lines)))
+
+
+def _moving(replica: Replica, now: float) -> str:
+    """Say why a replica is to move, and for how long it is waited for its replacement."""
+    why = replica.move.text if replica.move is not None else ""
+    if not replica.move_by:
+        return f"moves once its replacement is ready: {why}"
+    return f"moves within {format_duration(replica.move_by - now)}, earlier if its replacement is ready: {why}"
 
 
 def _where(snapshot: Snapshot, replica: Replica) -> str:
@@ -67,12 +95,12 @@ def _where(snapshot: Snapshot, replica: Replica) -> str:
     return "".join([*parts, f", {ports}" if ports else ""])
 
 
-def _why_there(snapshot: Snapshot, replica: Replica, heard: Heard | None) -> list[str]:
+def _why_there(snapshot: Snapshot, replica: Replica, now: float, heard: _Heard) -> list[str]:
     """Say which nodes could hold the replica: its own is one of them as long as nothing has changed."""
     template = snapshot.templates.get(replica.template_id)
     if template is None:
         return []
-    found = judge(snapshot, replica, template, heard)
+    found = judge(snapshot, replica, template, *heard, now)
     policy = template.placement
     spread = " over ".join(["spread", ", ".join(policy.spread_by)]) if policy.spread_by else policy.strategy
     lines = [f"placed by {spread}; {found.eligible} of {_count(found.nodes, 'node')} could hold it now"]
@@ -108,7 +136,7 @@ def _observed(replica: Replica, now: float) -> list[str]:
 # Deployments
 
 
-def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: Heard | None) -> Explanation:
+def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: _Heard) -> Explanation:
     view = whole_view(snapshot, deployment)
     replicas = sorted(snapshot.replicas_by_deployment.get(deployment.id, ()), key=lambda found: (found.slot, found.id))
     counts = view.counts
@@ -127,12 +155,12 @@ def _deployment(snapshot: Snapshot, deployment: Deployment, now: float, heard: H
     return Explanation(subject=deployment.path, state=view.state, lines=tuple(map(_one_line, lines)))
 
 
-def _pending_lines(snapshot: Snapshot, replicas: Sequence[Replica], now: float, heard: Heard | None) -> list[str]:
+def _pending_lines(snapshot: Snapshot, replicas: Sequence[Replica], now: float, heard: _Heard) -> list[str]:
     """Ask placement about what is pending: a reason a template, and what only waits for its turn."""
     pending = {found.id: found for found in replicas if found.state is ReplicaState.PENDING}
     if not pending:
         return []
-    placement = place(snapshot, now, heard)
+    placement = place(snapshot, now, *heard)
     templates = {found.template_id for found in pending.values()}
     lines = [
         f"{_count(rejection.count, 'replica')} pending: {rejection.reason.text}"
@@ -182,15 +210,20 @@ def _trouble(snapshot: Snapshot, replica: Replica) -> str:
 # Members
 
 
-def _member(snapshot: Snapshot, member: Member, now: float, heard: Heard | None) -> Explanation:
+def _member(snapshot: Snapshot, member: Member, now: float, heard: _Heard) -> Explanation:
     held = snapshot.replicas_by_node.get(member.id, [])
     since = format_duration(now - member.state_since)
     lines = [f"{member.state} for {since}" + (f": {member.state_reason}" if member.state_reason else "")]
     if member.role is Role.NODE:
         lines.extend(_scheduling(snapshot, member, held, now, heard))
-        cpus, memory = free_room(member, held, snapshot.templates)
-        lines.append(f"free: {processors(cpus)} of {member.facts.cpus:g} CPUs, "
-                     f"{format_bytes(memory)} of {format_bytes(member.facts.memory_bytes)} memory")  # fmt: skip
+        vm = snapshot.vms_by_node.get(member.id)
+        report = report_of(heard.servers, vm)
+        cpus, memory = free_room(member, held, snapshot.templates, vm, report)
+        whole = capacity_of(member, vm, report)
+        lines.append(f"free: {processors(cpus)} of {processors(whole.cpus)} CPUs, "
+                     f"{format_bytes(memory)} of {format_bytes(whole.memory)} memory")  # fmt: skip
+        if vm is not None:
+            lines.append(_lent(snapshot, vm, now, heard.servers))
         by_deployment = Counter(f"{found.project}/{found.deployment}" for found in held)
         counted = [f"{path} ({count})" for path, count in sorted(by_deployment.items())]
         lines.append(f"holds {_count(len(held), 'replica')}" + (f": {_listed(counted)}" if counted else ""))
@@ -203,9 +236,26 @@ def _member(snapshot: Snapshot, member: Member, now: float, heard: Heard | None)
     return Explanation(subject=member.name, state=member.state, lines=tuple(map(_one_line, lines)))
 
 
-def _scheduling(
-    snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float, heard: Heard | None
-) -> list[str]:
+def _lent(snapshot: Snapshot, vm: Vm, now: float, servers: HeardServers) -> str:
+    """Say which server's capacity a node is on, and how much of that is left."""
+    found = Lenders(snapshot, servers, now).standing(vm.server_id)
+    where = f"on lent capacity: virtual machine {vm.name} on server {found.name}"
+    if found.kind:
+        return f"{where}, which takes nothing more: {found.text}"
+    return (
+        f"{where}, which takes {processors(max(found.cpus.free, 0))} CPUs and "
+        f"{format_bytes(max(found.memory.free, 0))} of memory more, on all its virtual machines together"
+    )
+
+
+def _server(snapshot: Snapshot, server: Member, now: float, heard: HeardServer | None) -> Explanation:
+    since = format_duration(now - server.state_since)
+    lines = [f"{server.state} for {since}" + (f": {server.state_reason}" if server.state_reason else "")]
+    lines.extend(server_explained(snapshot, server, heard, now))
+    return Explanation(subject=server.name, state=server.state, lines=tuple(map(_one_line, lines)))
+
+
+def _scheduling(snapshot: Snapshot, member: Member, held: Sequence[Replica], now: float, heard: _Heard) -> list[str]:
     """Say whether it gets new replicas, and, when it is being drained, what is still in the way."""
     if member.scheduling is Scheduling.CORDONED:
         return ["cordoned by an operator: it keeps what it has and gets nothing new"]
@@ -217,7 +267,7 @@ def _scheduling(
         return ["drained: nothing is left on it"]
     replacements = {found.replaces: found for found in snapshot.replicas.values() if found.replaces and not found.ended}
     placement = (
-        place(snapshot, now, heard) if any(not found.node_id for found in replacements.values()) else Placement()
+        place(snapshot, now, *heard) if any(not found.node_id for found in replacements.values()) else Placement()
     )
     first = sorted(held, key=lambda found: found.id)[:_MOST]
     more = [f"and {len(held) - _MOST} more"] if len(held) > _MOST else []

@@ -38,12 +38,15 @@ def chosen(snapshot: Snapshot, selector: Selector, heard: Heard) -> list[Member]
 
 
 def users_of(snapshot: Snapshot, name: str) -> tuple[str, ...]:
-    """Return what names the label set itself: deployments first, then other label sets."""
+    """Return what names the label set itself: deployments first, then other label sets and server pools."""
     deployments = (
         f"deployment {found.path}" for found in snapshot.deployments.values() if name in _named_by(found.spec)
     )
     sets = (f"label set @{found.id}" for found in snapshot.label_sets.values() if name in sets_named(found.selector))
-    return (*sorted(deployments), *sorted(sets))
+    pools = (
+        f"server pool {found.id}" for found in snapshot.server_pools.values() if name in sets_named(found.selector)
+    )
+    return (*sorted(deployments), *sorted(sets), *sorted(pools))
 
 
 def spec_trouble(spec: DeploymentSpec, sets: Mapping[str, LabelSet]) -> str:
@@ -73,6 +76,10 @@ def change_trouble(snapshot: Snapshot, changed: LabelSet) -> str:
         trouble = spec_trouble(deployment.spec, after)
         if trouble and not spec_trouble(deployment.spec, snapshot.label_sets):
             return f"{trouble}, and the deployment {deployment.path} is placed by it"
+    for pool in snapshot.server_pools.values():
+        trouble = trouble_of(pool.selector, after, trusted=True)
+        if trouble and not trouble_of(pool.selector, snapshot.label_sets, trusted=True):
+            return f"{trouble}, and the server pool {pool.id} picks servers by it"
     return ""
 
 

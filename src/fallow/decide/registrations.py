@@ -29,7 +29,7 @@ PENDING_SECONDS = 24 * 3600.0  # so long a machine waits for a person
 KEEP_REFUSED_SECONDS = 600.0
 KEEP_REJECTED_SECONDS = 24 * 3600.0
 MAX_PENDING = 1000
-RECORDS_EACH = 5  # written for one machine at most: member, key, revocation, event, registration
+RECORDS_EACH = 6  # written for one machine at most: member, key, revocation, event, registration, virtual machine
 BYTES_EACH = 256  # of what is written beside the member
 
 
@@ -85,6 +85,7 @@ class Intake:
         self._names = {member.name for member in members.values()}
         self._replaced: set[str] = set()  # members that got a new key in this step
         self._joined: list[Member] = []
+        self._vms = {vm.token_id: vm for vm in self.snapshot.vms.values() if vm.token_id}
         self._numbers: dict[str, int] = {}  # plain name -> the number up to which all are taken
 
     def step(self) -> Step | None:
@@ -170,7 +171,7 @@ class Intake:
         return None
 
     def _lease(self, asks: Registration, token: JoinToken) -> Lease | Problem:
-        if asks.role is Role.CLUSTER:
+        if asks.role in (Role.CLUSTER, Role.SERVER):
             return Lease(address=asks.source_address)  # shown, never dialled: its nodes have addresses of their own
         wish = LeaseWish(role=asks.role, source_address=asks.source_address, address=asks.address, pool=token.pool)
         try:
@@ -246,6 +247,10 @@ class Intake:
         self._names.add(member.name)
         self._joined.append(member)
         self.puts += (member, key, told)
+        # In the same commit: nobody may take the node for a machine of its own, not even for a moment.
+        vm = self._vms.get(member.token_id)
+        if vm is not None:
+            self.puts.append(msgspec.structs.replace(vm, node_id=member.id, updated_at=self.now))
         self.deletes.append(asks)
 
     def _await_approval(self, asks: Registration, token: JoinToken) -> Problem | None:

@@ -1,6 +1,6 @@
 """What a host tells its members of services elsewhere: endpoints and routes, never what containers are made of."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -8,6 +8,7 @@ from fallow.decide.services import Service, Services, is_loopback
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member, MemberState
+from fallow.model.portions import portions
 from fallow.model.remotes import RemoteCluster, RemoteService
 
 ENDPOINTS = 3000  # of one service that a member is told: as many as one record of any store holds
@@ -15,8 +16,6 @@ FRAME_BYTES = 2 * 1024 * 1024
 FRAME_SERVICES = 1000
 
 Offers = Mapping[str, RemoteService]  # by deployment id: all that could be told, to nobody in particular
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 def offers(found: Services, before: Services | None = None, known: Offers | None = None) -> Offers:
@@ -46,18 +45,9 @@ def offered(offer: RemoteService | None, cluster_id: str, alone: bool = False) -
     return offer if offer.routes or any(cluster.endpoints for cluster in offer.clusters) else None
 
 
-def frames(services: Iterable[RemoteService]) -> Iterator[tuple[RemoteService, ...]]:
-    """Yield services in parts of which each fits into a frame; at least one part, even if it is empty."""
-    part: list[RemoteService] = []
-    size = 0
-    for service in services:
-        weight = len(_encoder.encode(service))
-        if part and (size + weight > FRAME_BYTES or len(part) >= FRAME_SERVICES):
-            yield tuple(part)
-            part, size = [], 0
-        part.append(service)
-        size += weight
-    yield tuple(part)
+def frames(services: Iterable[RemoteService]) -> Sequence[tuple[RemoteService, ...]]:
+    """Return services in parts of which each fits into a frame; at least one part, even if it is empty."""
+    return list(portions(services, FRAME_SERVICES, FRAME_BYTES)) or [()]
 
 
 def listening(snapshot: Snapshot, connected: frozenset[str]) -> list[Member]:

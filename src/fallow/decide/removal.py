@@ -67,13 +67,13 @@ def purge(snapshot: Snapshot, now: float, patience: Patience, new_id: Callable[[
 
     Nobody is warned of or removed before we have listened, without an outage of our own, for as long as a warning
     stands: who could not reach us has had that time. A fenced member is alive, so it stays. Clusters are never removed
-    so: they may hold what nobody else has.
+    so: they may hold what nobody else has. A node in a virtual machine goes when that does: it may be stopped for long.
     """
     if patience.purge_after_seconds <= 0 or now - patience.calm_since < patience.warned_seconds:
         return Plan()
-    steps = []
+    steps, in_vms = [], snapshot.vms_by_node
     for member in snapshot.machines.values():
-        if member.state not in (MemberState.DEAD, MemberState.JOINING) or member.fence:
+        if member.state not in (MemberState.DEAD, MemberState.JOINING) or member.fence or member.id in in_vms:
             continue
         gone = now - member.state_since
         if member.purge_at and now >= member.purge_at and gone >= patience.purge_after_seconds:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from fallow.decide.harvest.throttled import FULL, Weights
 from fallow.decide.plan import Plan, Step
 from fallow.decide.services import Group, Service, Services, gateway_id, is_loopback, own_region, services
 from fallow.decide.snapshot import Snapshot
@@ -39,6 +40,9 @@ class Place(NamedTuple):
 
     region: str
     alone: bool
+
+
+_Reached = tuple[str, str, int, int]  # id, address, port, and the weight it should have of a full one
 
 
 class _Wanted(NamedTuple):
@@ -75,11 +79,18 @@ def render(snapshot: Snapshot, place: Place | None = None) -> ProxyState:
     return render_all(snapshot, (place,)).states[place]
 
 
-def render_all(snapshot: Snapshot, places: Iterable[Place], before: Rendered | None = None) -> Rendered:
-    """Return what gateways should do at each of some places; what is as it was `before` is not made again."""
-    if before is not None and before.services.snapshot is snapshot and set(places) <= before.states.keys():
+def render_all(
+    snapshot: Snapshot, places: Iterable[Place], before: Rendered | None = None, weights: Weights | None = None
+) -> Rendered:
+    """Return what gateways should do at each of some places; what is as it was `before` is not made again.
+
+    `weights` are of nodes on lent capacity that are throttled.
+    """
+    weights = weights if weights is not None else {}
+    same = before is not None and before.services.snapshot is snapshot and before.services.weights == weights
+    if before is not None and same and set(places) <= before.states.keys():
         return before
-    found = services(snapshot, before.services if before is not None else None)
+    found = services(snapshot, before.services if before is not None else None, weights)
     old = before.services.by_id if before is not None else {}
     changed = {id_ for id_, service in found.by_id.items() if old.get(id_) is not service}
     gone = old.keys() - found.by_id.keys()
@@ -140,7 +151,7 @@ def withdrawn(
     steps: list[Step] = []
     waits: list[float] = []
     for replica in leaving(snapshot):
-        own = all(_done(replica, report) for report in gateways)
+        own = unasked(replica.id, replica.revision, gateways)
         own = own and all(revision >= replica.revision for revision in elsewhere.applied.values())
         hosted = _hosted(snapshot, replica)
         cleared = not hosted or replica.id in (elsewhere.cleared or ())
@@ -152,6 +163,17 @@ def withdrawn(
         stopping = msgspec.structs.replace(replica, state=ReplicaState.STOPPING, state_since=now, updated_at=now)
         steps.append(Step(puts=(stopping,)))
     return Plan(steps=tuple(steps), wake_after_seconds=min(waits, default=None))
+
+
+def unasked(endpoint_id: str, revision: int, reports: Iterable[ProxyReport | None]) -> bool:
+    """Say whether no gateway asks an endpoint any more that was taken away at `revision`.
+
+    `reports` are those of all gateways that are waited for; None: one has not reported yet.
+    """
+    return all(
+        report is not None and report.applied_revision >= revision and endpoint_id not in report.draining
+        for report in reports
+    )
 
 
 def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
@@ -282,7 +304,7 @@ def _endpoints(groups: Iterable[Group], port: int, place: Place) -> tuple[Endpoi
         [found for group in side for found in _reached(group, group.ready, port, place)] for side in (near, far)
     )
     if not ready and not spare:
-        last = [found for group in groups for found in _reached(group, group.suspect, port, place)]
+        last = [(*found[:3], FULL) for group in groups for found in _reached(group, group.suspect, port, place)]
         return _weighed((last, SUSPECT_WEIGHT, False))
     told = sum(group.told for group in near)
     if not ready or not spare:
@@ -293,25 +315,19 @@ def _endpoints(groups: Iterable[Group], port: int, place: Place) -> tuple[Endpoi
     return _weighed((ready, WEIGHT, False), (spare, max(1, min(WEIGHT, missing)), False))
 
 
-def _reached(
-    group: Group, endpoints: Iterable[RemoteEndpoint], port: int, place: Place
-) -> Iterator[tuple[str, str, int]]:
-    """Yield id, address and port of endpoints that publish a port, as gateways at a place know them."""
+def _reached(group: Group, endpoints: Iterable[RemoteEndpoint], port: int, place: Place) -> Iterator[_Reached]:
+    """Yield the endpoints that publish a port, as gateways at a place know them."""
     key = f"{port}/tcp"
     for found in endpoints:
         at = found.ports.get(key)
         if at and (place.alone or not group.cluster_id or not is_loopback(found.address)):
-            yield gateway_id(group.cluster_id, found.id), found.address, at
+            yield gateway_id(group.cluster_id, found.id), found.address, at, group.weights.get(found.id, FULL)
 
 
-def _weighed(*parts: tuple[Iterable[tuple[str, str, int]], int, bool]) -> tuple[Endpoint, ...]:
+def _weighed(*parts: tuple[Iterable[_Reached], int, bool]) -> tuple[Endpoint, ...]:
     endpoints = [
-        Endpoint(id=id_, address=address, port=port, weight=weight, backup=backup)
+        Endpoint(id=id_, address=address, port=port, weight=max(1, weight * of_full // FULL), backup=backup)
         for part, weight, backup in parts
-        for id_, address, port in part
+        for id_, address, port, of_full in part
     ]
     return tuple(sorted(endpoints, key=lambda endpoint: endpoint.id))
-
-
-def _done(replica: Replica, report: ProxyReport | None) -> bool:
-    return report is not None and report.applied_revision >= replica.revision and replica.id not in report.draining

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
 from fallow.decide.endpoints import endpoints_by_state
+from fallow.decide.harvest.throttled import FULL, Weights
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, Replica, RouteSpec
@@ -34,6 +36,7 @@ class Group:
     """The endpoints of a service in one cluster, in order; `told` is how many replicas that is told to run.
 
     The last to be asked are `suspect`: their nodes are silent for a moment, or the whole cluster is (`silent`).
+    `weights` are of endpoints on throttled nodes, by id, in hundredths of a full one.
     """
 
     cluster_id: str = ""  # empty: this one
@@ -42,6 +45,7 @@ class Group:
     silent: bool = False
     ready: tuple[RemoteEndpoint, ...] = ()
     suspect: tuple[RemoteEndpoint, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,18 +71,25 @@ class Services:
     """All services by id, and the snapshot they were made of; `region` is this cluster's."""
 
     by_id: Mapping[str, Service] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)  # of nodes that are throttled
     region: str = ""
     snapshot: Snapshot = field(default_factory=lambda: Snapshot(revision=-1))
 
 
-def services(snapshot: Snapshot, before: Services | None = None) -> Services:
-    """Return all services of a snapshot; those of `before` that are the same are the very same objects."""
+def services(snapshot: Snapshot, before: Services | None = None, weights: Weights | None = None) -> Services:
+    """Return all services of a snapshot; those of `before` that are the same are the very same objects.
+
+    `weights` are of nodes on lent capacity that are throttled.
+    """
+    weights = weights if weights is not None else {}
     region = own_region(snapshot)
     if before is not None and (before.region != region or _clusters(before.snapshot) != _clusters(snapshot)):
         before = None
     then = before.snapshot if before is not None else Snapshot(revision=-1)
     known = before.by_id if before is not None else {}
     turned = _on_turned_nodes(snapshot, then) if before is not None else frozenset[str]()
+    if before is not None and before.weights is not weights:
+        turned |= _on_other_weights(snapshot, weights, before.weights)
     remotes, remotes_then = remote_services(snapshot), remote_services(then)
     found: dict[str, Service] = {}
     for id_, deployment in snapshot.deployments.items():
@@ -90,12 +101,14 @@ def services(snapshot: Snapshot, before: Services | None = None) -> Services:
             and snapshot.replicas_by_deployment.get(id_) is then.replicas_by_deployment.get(id_)
             and snapshot.shares_by_deployment.get(id_) is then.shares_by_deployment.get(id_)
         )
-        found[id_] = known[id_] if same else _own(snapshot, deployment, remotes.get(id_), region, known.get(id_))
+        found[id_] = (
+            known[id_] if same else _own(snapshot, deployment, remotes.get(id_), _Here(region, weights), known.get(id_))
+        )
     for id_, remote in remotes.items():
         if id_ not in found:
             same = remotes_then.get(id_) is remote and id_ in known and not known[id_].own
             found[id_] = known[id_] if same else _elsewhere(remote)
-    return Services(by_id=found, region=region, snapshot=snapshot)
+    return Services(by_id=found, weights=weights, region=region, snapshot=snapshot)
 
 
 def own_region(snapshot: Snapshot) -> str:
@@ -164,13 +177,31 @@ def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> frozenset[str]:
     )
 
 
+def _on_other_weights(snapshot: Snapshot, weights: Weights, then: Weights) -> frozenset[str]:
+    """Return the ids of deployments with replicas on nodes whose weight is another one."""
+    other = [id_ for id_ in weights.keys() | then.keys() if _weight(weights, id_) != _weight(then, id_)]
+    return frozenset(replica.deployment_id for id_ in other for replica in snapshot.replicas_by_node.get(id_, ()))
+
+
+def _weight(weights: Weights, node_id: str) -> int:
+    found = weights.get(node_id)
+    return found.of_full if found is not None else FULL
+
+
+class _Here(NamedTuple):
+    """This cluster's region, and the weights of its nodes that are throttled."""
+
+    region: str
+    weights: Weights
+
+
 def _own(
-    snapshot: Snapshot, deployment: Deployment, remote: RemoteService | None, region: str, known: Service | None
+    snapshot: Snapshot, deployment: Deployment, remote: RemoteService | None, here: _Here, known: Service | None
 ) -> Service:
     groups = [_told_of(cluster) for cluster in remote.clusters] if remote is not None else []
     shares = snapshot.shares_by_deployment.get(deployment.id, ())
     groups += [group for share in shares if (group := _reported(snapshot, share)) is not None]
-    groups.append(_here(snapshot, deployment, region, known))
+    groups.append(_here(snapshot, deployment, here, known))
     return Service(
         id=deployment.id,
         project=deployment.project,
@@ -194,15 +225,22 @@ def _each_once(groups: Iterable[Group]) -> tuple[Group, ...]:
     return tuple(found[id_] for id_ in sorted(found))
 
 
-def _here(snapshot: Snapshot, deployment: Deployment, region: str, known: Service | None) -> Group:
+def _here(snapshot: Snapshot, deployment: Deployment, here: _Here, known: Service | None) -> Group:
     """Return the endpoints on nodes of this cluster; those of `known` that are the same are the very same objects."""
     by_state = endpoints_by_state(snapshot, deployment.id)
     made = {found.id: found for group in known.groups[:1] for found in group.ready} if known is not None else {}
     return Group(
-        region=region,
+        region=here.region,
         told=deployment.replicas_here,
         ready=_endpoints(by_state[MemberState.READY], made),
         suspect=_endpoints(by_state[MemberState.SUSPECT], {}, suspect=True),
+        weights={
+            found.id: here.weights[found.node_id].of_full
+            for found in by_state[MemberState.READY]
+            if found.node_id in here.weights
+        }
+        if here.weights
+        else {},
     )
 
 

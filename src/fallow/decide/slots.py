@@ -56,7 +56,9 @@ class Slots:
         }
 
     def leaves_its_node(self, replica: Replica) -> bool:
-        """Say whether the replica's node is being drained."""
+        """Say whether the replica's node is being drained, or the server that it is on needs what it lent."""
+        if replica.move is not None:
+            return True
         node = self.members.get(replica.node_id)
         return node is not None and node.scheduling is Scheduling.DRAINING
 

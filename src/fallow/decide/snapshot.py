@@ -112,6 +112,32 @@ class Snapshot:
         return found
 
     @cached_property
+    def shares_by_cluster(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every cluster id."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            found[share.cluster_id].append(share)
+        return found
+
+    @cached_property
+    def shares_empty(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every cluster id of which it is told to run nothing."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            if not share.replicas:
+                found[share.cluster_id].append(share)
+        return found
+
+    @cached_property
+    def shares_leaving(self) -> Mapping[str, list[Share]]:
+        """Return the shares of every cluster id of which replicas wait to stop."""
+        found: dict[str, list[Share]] = defaultdict(list)
+        for share in self.shares.values():
+            if share.reported is not None and share.reported.leaving:
+                found[share.cluster_id].append(share)
+        return found
+
+    @cached_property
     def clusters(self) -> Mapping[str, Member]:
         """Return the clusters this one is the host of, itself among them; empty: it stands alone."""
         return {id_: member for id_, member in self.members.items() if member.role is Role.CLUSTER}

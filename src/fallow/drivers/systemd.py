@@ -11,6 +11,7 @@ from fallow.model.credentials import API_PREFIX, JOIN_PREFIX
 UNIT_FOLDER = Path("/etc/systemd/system")
 _RUNS_SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 _COMMAND_SECONDS = 60.0
+_ASK_SECONDS = 5.0
 
 
 class InstallError(Exception):
@@ -83,6 +84,19 @@ def install(unit: Unit, folder: Path = UNIT_FOLDER) -> Path:
     for words in (("daemon-reload",), ("enable", unit.name), ("restart", unit.name)):
         _systemctl(*words)
     return path
+
+
+def shutting_down() -> bool:
+    """Say whether systemd is stopping this whole machine; no without systemd."""
+    if not _RUNS_SYSTEMD.is_dir():
+        return False
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-system-running"], capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"
 
 
 def _quote(argument: str) -> str:

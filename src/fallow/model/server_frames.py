@@ -52,5 +52,9 @@ class VmTokenGranted(Frame, frozen=True, kw_only=True, tag="vm-token-granted"):
 
     vm_id: str
     token: str = ""
-    url: str = ""
+    url: str = ""  # empty: where the server's own session is
     problem: str = ""
+
+    def __repr__(self) -> str:
+        """Keep the token out of logs and tracebacks."""
+        return f"VmTokenGranted({self.vm_id}{', with a token' if self.token else f': {self.problem}'})"

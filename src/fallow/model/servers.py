@@ -8,9 +8,10 @@ from fallow.model.labels import Labels
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.meta import Record
 from fallow.model.server_pools import Bytes, Cpus, Seconds
-from fallow.model.vms import VmUse
+from fallow.model.vms import LENT_GROUP, VmUse
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=2**60)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 STALE_SECONDS = 5.0  # a server that was silent for longer is taken for full
 
@@ -27,6 +28,32 @@ class Primary(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind}:{self.name}"
 
 
+def parse_primaries(text: str) -> tuple[Primary, ...]:
+    """Read `systemd:postgresql.service,cgroup:/shop,process:java`. Raises ValueError, which says what is wrong."""
+    found = []
+    for part in (part.strip() for part in text.split(",")):
+        kind, _, name = part.partition(":")
+        if kind not in ("cgroup", "systemd", "process") or not name:
+            raise ValueError(f"{part!r} is not systemd:UNIT, cgroup:/PATH or process:NAME")
+        if kind == "cgroup":
+            name = _group_name(name)
+        elif "/" in name or any(mark.isspace() for mark in name):
+            raise ValueError(f"{name!r} cannot be the name of a {'unit' if kind == 'systemd' else 'process'}")
+        elif kind == "systemd" and "." not in name:
+            name += ".service"
+        found.append(msgspec.convert({"kind": kind, "name": name}, Primary))
+    return tuple(dict.fromkeys(found))
+
+
+def _group_name(text: str) -> str:
+    parts = text.strip("/").split("/")
+    if not text.startswith("/") or not parts[0] or {".", "..", ""} & set(parts):
+        raise ValueError(f"{text!r} is not a control group such as /shop; the one of everything cannot be a primary")
+    if parts[0] == LENT_GROUP:
+        raise ValueError(f"{text!r} is what this machine lends, which cannot be a primary")
+    return "/" + "/".join(parts)
+
+
 class PrimaryUse(msgspec.Struct, frozen=True, kw_only=True):
     """What one primary application uses now. `waiting`: share of the time in which something of it waited."""
 
@@ -34,6 +61,7 @@ class PrimaryUse(msgspec.Struct, frozen=True, kw_only=True):
     found: bool
     cpus: Cpus = 0.0
     memory_bytes: Bytes = 0
+    io_bytes_per_second: Rate = 0.0  # read from and written to disks
     cpu_waiting: Fraction = 0.0
     memory_waiting: Fraction = 0.0
     io_waiting: Fraction = 0.0
@@ -65,6 +93,7 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     cpu_waiting: Fraction = 0.0  # of the primaries, the worst of them
     memory_waiting: Fraction = 0.0
     io_waiting: Fraction = 0.0
+    io_bytes_per_second: Rate = 0.0  # of all disks
     throttled: Fraction = 0.0  # share of the time that what is lent had to wait for its limit
     window_seconds: Seconds = 1.0  # that the figures of use are means of
     # what should go for all to be right again; 0: nothing
@@ -101,7 +130,20 @@ class Lending(Record, frozen=True, kw_only=True):
     evictions: int = 0  # ever
     evicted_at: float = 0.0  # last
     reason: str = ""  # of the last one
-    closed: str = ""  # why nothing is lent, though the policy would: outside its hours, drained, shutting down
+    closed: str = ""  # why nothing is lent now: drained, shutting down, its policy; its hours the agent tells itself
+    leaving: str = ""  # why the server said that it shuts down
+    left_by: str = ""  # the start of its agent that said so; another one means that it is back
+
+
+class LentMark(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to where the sums of a server have been counted: those of its agent's start `run`, at the time `at`."""
+
+    run: str
+    at: float
+    lent_core_seconds: float = 0.0
+    used_core_seconds: float = 0.0
+    over_seconds: float = 0.0
+    evictions: int = 0
 
 
 class LentHour(Record, frozen=True, kw_only=True):
@@ -116,6 +158,7 @@ class LentHour(Record, frozen=True, kw_only=True):
     evictions: int = 0
     primary_core_seconds: float = 0.0
     capacity_core_seconds: float = 0.0
+    mark: LentMark | None = None  # what it has counted last
 
 
 class ServerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,9 +166,11 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    revision: int = 0
     state: MemberState
     scheduling: Scheduling
     labels: Labels = {}
+    address: str = ""
     pool: str
     cpu_threshold: float = 0.0
     cpu_ceiling: float = 0.0
@@ -137,9 +182,14 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 0
     requested_cpus: float = 0.0  # by those replicas
     requested_memory_bytes: int = 0
+    offered_cpus: float = 0.0  # 0 without a fresh report
+    offered_memory_bytes: int = 0
+    why_not: str = ""  # why it gets nothing new now; empty: it may
     backoff_until: float = 0.0
     closed: str = ""
     evictions: int = 0
+    evicted_at: float = 0.0
+    evicted_why: str = ""  # the last time
 
 
 class HarvestRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(Record, frozen=True, kw_only=True):
-    """One cluster's part of one deployment; its id is `deployment.cluster`. The host alone has these.
+    """One cluster's part of one deployment; its id is made by `share_id`. The host alone has these.
 
     A share of 0 goes when its cluster says that nothing of it is left.
     """
@@ -71,6 +71,17 @@ class Share(Record, frozen=True, kw_only=True):
     reported_at: float = 0.0
     short_since: float = 0.0  # fewer are placed than it was told; 0: not now
     held_until: float = 0.0  # it gets no more than it has placed, whatever it says it has room for
+
+
+def share_id(deployment_id: str, cluster_id: str) -> str:
+    """Return the id of a share."""
+    return f"{deployment_id}.{cluster_id}"
+
+
+def parse_share_id(id_: str) -> tuple[str, str]:
+    """Return the ids of the deployment and of the cluster that a share's id names."""
+    deployment_id, _, cluster_id = id_.rpartition(".")
+    return deployment_id, cluster_id
 
 
 class ShareView(msgspec.Struct, frozen=True, kw_only=True):

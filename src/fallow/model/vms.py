@@ -55,7 +55,9 @@ class Vm(Record, frozen=True, kw_only=True):
     image: str
     wanted: VmWish = VmWish.RUNNING
     automatic: bool = False  # made by the policy, which may also resize and remove it
+    fixed: bool = False  # its size was given by hand: the policy leaves it so
     draining: bool = False  # its node gets nothing, and what it has moves
+    node_drained: bool = False  # its node was set to drain for the sake of all this, not by an operator
     # identity
     token_id: str = ""  # of the newest token made for it
     node_id: str = ""  # of the member that joined with it
@@ -77,6 +79,8 @@ class VmOrder(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     joined: bool = False  # it is a node: it needs no token, and its disk is not made anew
+    # by what is placed in it; None: the control plane does not say, and it is taken for all that the machine has
+    asked_cpus: float | None = None
     rank: int = 0  # the best class that it holds: 0 nothing, 1 spot, 2 harvest; the lowest goes first in an emergency
 
 
@@ -126,6 +130,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     wanted: VmWish
     automatic: bool
+    fixed: bool = False
     draining: bool
     state: VmState
     state_since: float

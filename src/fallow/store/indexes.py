@@ -20,11 +20,17 @@ _FIELD_OF = {
     "replicas_by_deployment": "replicas",
     "replicas_by_node": "replicas",
     "shares_by_deployment": "shares",
+    "shares_by_cluster": "shares",
+    "shares_empty": "shares",
+    "shares_leaving": "shares",
     "clusters": "members",
     "machines": "members",
     "nodes": "members",
     "draining": "members",
     "gateways": "members",
+    "servers": "members",
+    "vms_by_node": "vms",
+    "vms_by_server": "vms",
     "live_gateways": "members",
     "members_by_wireguard_key": "members",
     "_deployments_by_path": "deployments",
@@ -56,6 +62,21 @@ def share_of(share: Share) -> str:
     return share.deployment_id
 
 
+def cluster_of(share: Share) -> str:
+    """Return where `shares_by_cluster` lists a share."""
+    return share.cluster_id
+
+
+def empty_of(share: Share) -> str:
+    """Return where `shares_empty` lists a share; empty: nowhere."""
+    return "" if share.replicas else share.cluster_id
+
+
+def leaving_of(share: Share) -> str:
+    """Return where `shares_leaving` lists a share; empty: nowhere."""
+    return share.cluster_id if share.reported is not None and share.reported.leaving else ""
+
+
 def wireguard_key_of(member: Member) -> str:
     """Return where `members_by_wireguard_key` lists a member; empty: nowhere."""
     return member.wireguard_key
@@ -79,7 +100,12 @@ def worker_of(task: ImageTask) -> str:
 # Field of Snapshot -> its indexes that list records -> the key under which each lists one.
 LISTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "replicas": {"replicas_by_node": node_of, "replicas_by_deployment": deployment_of},
-    "shares": {"shares_by_deployment": share_of},
+    "shares": {
+        "shares_by_deployment": share_of,
+        "shares_by_cluster": cluster_of,
+        "shares_empty": empty_of,
+        "shares_leaving": leaving_of,
+    },
     "members": {"members_by_wireguard_key": wireguard_key_of},
     "image_tasks": {
         "image_tasks_by_job": job_of,

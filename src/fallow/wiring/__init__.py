@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fallow.cli.failures import Failure, sentence
-from fallow.cli.launchers import GatewayOptions, JoinOptions, ServerOptions, UpOptions
+from fallow.cli.launchers import GatewayOptions, JoinOptions, LendOptions, ServerOptions, UpOptions
 from fallow.wiring.control_plane import serve
 from fallow.wiring.everything import everything
 from fallow.wiring.logs import configure_logs, say
 from fallow.wiring.members import gateway, node, supervised
+from fallow.wiring.servers import lend
 
 
 def run_server(options: ServerOptions) -> int:
@@ -28,6 +29,12 @@ def run_join(options: JoinOptions) -> int:
     """Join as a node, or go on as the node this machine is already, and run its agent until told to stop."""
     configure_logs(options.log)
     return supervised(options, lambda: asyncio.run(_until_stopped(lambda stop: node(options, stop, upgrades=True))))
+
+
+def run_lend(options: LendOptions) -> int:
+    """Join as a server, or go on as the one this folder is already, and lend until told to stop."""
+    configure_logs(options.log)
+    return supervised(options, lambda: asyncio.run(_until_stopped(lambda stop: lend(options, stop, upgrades=True))))
 
 
 def run_gateway(options: GatewayOptions) -> int:
@@ -57,6 +64,7 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
     from fallow.drivers.authority import AuthorityError
     from fallow.drivers.dns.failures import NameServerError
     from fallow.drivers.engine.contract import EngineError
+    from fallow.drivers.limits.contract import LimitsError
     from fallow.drivers.proxy.contract import ProxyError
     from fallow.drivers.systemd import InstallError
     from fallow.store.contract import StoreError
@@ -68,6 +76,7 @@ async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, int
         InstallError,
         AuthorityError,
         EngineError,
+        LimitsError,
         NameServerError,
         ProxyError,
         StoreError,

@@ -42,8 +42,8 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
         return _install(options, ["join", "--clean-images", marks, *engine_words])
     engine, registry = DockerApiEngine(found.url, identity.identity.member_id), HttpRegistry()
     try:
-        upgrader = _upgrader(options, stop) if upgrades else None
-        network = _networking(identity)
+        upgrader = upgrader_of(options, stop) if upgrades else None
+        network = networking(identity)
         agent = NodeAgent(engine, options.data, identity, variables=options.variables, network=network)
         agent.upgraded_by(upgrader)
         agent.cleans_at(options.watermarks)
@@ -52,7 +52,7 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
     finally:
         await engine.close()
         await registry.close()
-    return _ended(upgrader)
+    return ended(upgrader)
 
 
 async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
@@ -67,12 +67,12 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool =
         places = [word for place in options.dns_listen for word in ("--dns-listen", place)]
         words = ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy, *places]
         return _install(options, words)
-    upgrader = _upgrader(options, stop) if upgrades else None
+    upgrader = upgrader_of(options, stop) if upgrades else None
     names = NameService(options.data, [split_address(place) for place in options.dns_listen])
     try:
         await names.start()
         port = Variable(name=HTTP_PORT_VARIABLE, value=str(options.http_port), type="number")
-        variables, network = (*options.variables, port), _networking(identity)
+        variables, network = (*options.variables, port), networking(identity)
         agent = GatewayAgent(proxy, options.data, identity, variables=variables, network=network)
         if options.dns_listen:
             agent.serves(names)
@@ -85,10 +85,11 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool =
         goes_on = upgrader is not None and upgrader.swapped
         service = "INVOCATION_ID" in os.environ and identity.exists
         await (proxy.release() if goes_on or service else proxy.stop())
-    return _ended(upgrader)
+    return ended(upgrader)
 
 
-def _upgrader(options: MemberOptions, stop: asyncio.Event) -> "Upgrader":
+def upgrader_of(options: MemberOptions, stop: asyncio.Event) -> "Upgrader":
+    """Return what swaps an agent for another version, by setting `stop`."""
     from fallow.agent.versions import Upgrader, Versions
 
     loop = asyncio.get_running_loop()
@@ -99,7 +100,8 @@ def _upgrader(options: MemberOptions, stop: asyncio.Event) -> "Upgrader":
     return Upgrader(Versions(options.data), swap)
 
 
-def _ended(upgrader: "Upgrader | None") -> int:
+def ended(upgrader: "Upgrader | None") -> int:
+    """Return the exit code of an agent that ended in good order."""
     from fallow.agent.launcher import SWAPPED
 
     return SWAPPED if upgrader is not None and upgrader.swapped else 0
@@ -152,7 +154,7 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
     return IdentityStore(options.data)
 
 
-def _networking(identity: "IdentityStore") -> "Networking":
+def networking(identity: "IdentityStore") -> "Networking":
     """Return what gives a member its lease's address, with its key of the overlay."""
     from fallow.agent.network import Networking, interface_of, key_of
     from fallow.drivers.network.wireguard import WireGuard

@@ -35,6 +35,7 @@ from fallow.control.runner import LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.control.vault import Vault
+from fallow.decide.harvest.heard import HeardServer
 from fallow.decide.plan import Step
 from fallow.drivers.authority import Authority
 from fallow.drivers.packages import Packages
@@ -102,6 +103,7 @@ class Rig:
     clock: Clock
     authority: Authority
     credentials: dict[str, str]
+    heard: dict[str, HeardServer]  # what servers said last, by id
 
     def client(self, role: str | None = "admin", source: str = SOURCE) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self.credentials[role]}"} if role is not None else {}
@@ -176,7 +178,9 @@ async def running(
     registry = CollectorRegistry()
     tokens = Tokens(cache, applier, authority, settings, clock)
     parts = registry_parts(cache, applier, folder, clock)
+    heard: dict[str, HeardServer] = {}
     services = Services(
+        heard_servers=lambda: heard,
         store=store,
         cache=cache,
         applier=applier,
@@ -209,7 +213,7 @@ async def running(
     deciding = asyncio.create_task(runner.run())
     try:
         with serving(services) as app:
-            yield Rig(store, services, app, clock, authority, credentials)
+            yield Rig(store, services, app, clock, authority, credentials, heard)
     finally:
         deciding.cancel()
         await asyncio.gather(deciding, return_exceptions=True)

@@ -7,7 +7,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.divisions import Division, PastDivision
 from fallow.model.members import Role
 from fallow.model.rooms import Room, RoomSummary
-from fallow.model.shares import Share, ShareReport
+from fallow.model.shares import Share, ShareReport, share_id
 
 EAST = node("east", "c-east", role=Role.CLUSTER, key_sha256="e" * 64)
 HERE = node("here", HERE_ID, role=Role.CLUSTER, key_sha256="")
@@ -20,7 +20,7 @@ def share(cluster_id: str, replicas: int, ready: int, remaining: int = 0) -> Sha
         remaining=remaining or ready, state="serving",
     )  # fmt: skip
     return Share(
-        id=f"{WEB.id}.{cluster_id}", created_at=NOW, updated_at=NOW, deployment_id=WEB.id, cluster_id=cluster_id,
+        id=share_id(WEB.id, cluster_id), created_at=NOW, updated_at=NOW, deployment_id=WEB.id, cluster_id=cluster_id,
         replicas=replicas, reported=said, reported_at=NOW,
     )  # fmt: skip
 
@@ -54,7 +54,15 @@ async def test_clusters_are_listed_with_what_they_run(rig: Rig) -> None:
 
 async def test_a_node_is_no_cluster(rig: Rig) -> None:
     await rig.put(node())
-    problem(await rig.call("GET", "/v1/clusters/web-1"), 404, "not-found")
+    told = problem(await rig.call("GET", "/v1/clusters/web-1"), 404, "not-found")
+    assert "web-1 is a node: fallow node show" in told["hint"]
+
+
+async def test_who_names_no_cluster_is_sent_to_the_list_of_clusters(rig: Rig) -> None:
+    await federated(rig)
+    asked = {"what": "drain", "cluster": "nope"}
+    for answer in (await rig.call("GET", "/v1/clusters/nope"), await rig.call("POST", "/v1/plans", json=asked)):
+        assert problem(answer, 404, "not-found")["hint"] == "fallow cluster list shows all"
 
 
 async def test_a_division_is_read_with_its_history(rig: Rig) -> None:

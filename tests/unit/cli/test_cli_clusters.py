@@ -78,7 +78,7 @@ def test_a_node_is_not_taken_for_a_cluster(api: FakeApi, fallow: Fallow) -> None
 
 def test_taints_are_added_to_those_there_are(api: FakeApi, fallow: Fallow) -> None:
     before = (Taint(key="a"), Taint(key="b", effect="move"))
-    api.on("GET /v1/members/west", member("west", role=Role.CLUSTER, taints=before))
+    api.on("GET /v1/clusters/west", view(taints=before))
     api.on("PATCH /v1/members/west", member("west", role=Role.CLUSTER, taints=(Taint(key="b"),)))
     ran = fallow("cluster", "taint", "west", "a-", "b", "c=x:move")
     assert ran.out == "west: b:no-new\n"
@@ -184,3 +184,15 @@ def test_how_a_deployment_is_divided(api: FakeApi, fallow: Fallow) -> None:
     assert json.loads(fallow("deployment", "division", "web", "--json").out)["total"] == 5
     api.on("GET /v1/deployments/default/web/division", msgspec.structs.replace(DIVISION, shares=(), history=()))
     assert "is not divided" in fallow("deployment", "division", "web").out
+
+
+def test_a_fenced_cluster_is_let_in_again(api: FakeApi, fallow: Fallow) -> None:
+    fenced = msgspec.structs.replace(view(), member=member("west", role=Role.CLUSTER, fence="two control planes"))
+    api.on("GET /v1/clusters/west", fenced)
+    api.on("PATCH /v1/members/west", member("west", role=Role.CLUSTER))
+    assert fallow("cluster", "unfence", "west").out == "west: let in again\n"
+    assert api.bodies("PATCH /v1/members/west")[0]["unfence"] is True
+    api.on("GET /v1/clusters/west", view())
+    ran = fallow("cluster", "unfence", "west")
+    assert ran.code == 2
+    assert "fallow cluster show west" in ran.err

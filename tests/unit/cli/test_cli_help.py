@@ -18,7 +18,7 @@ from fallow.cli.launchers import Launchers
 
 def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     children = getattr(command, "commands", {})
-    if not children:
+    if not children or (path and command.invoke_without_command):
         yield path
     for name, child in children.items():
         yield from _paths(child, (*path, name))
@@ -47,8 +47,12 @@ def test_all_commands_are_there() -> None:
         node-pending node-approve node-reject node-unfence node-upgrade node-upgrades
         cluster-token-create cluster-join cluster-host cluster-leave
         plan-cluster-loss plan-drain plan-add
+        server-list server-show server-label server-drain server-undrain server-remove server-token-create
+        server-pool-create server-pool-list server-pool-show server-pool-update server-pool-delete
+            server-pool-policy-show server-pool-policy-set
+        vm-list vm-show vm-create vm-resize vm-drain vm-stop vm-start vm-delete top harvest-report
         cluster-list cluster-show cluster-label cluster-taint cluster-cordon cluster-uncordon
-            cluster-drain cluster-remove
+            cluster-drain cluster-remove cluster-unfence
         label-set-create label-set-list label-set-show label-set-update label-set-delete
         deployment-list deployment-show deployment-scale deployment-delete deployment-division
             deployment-history deployment-restart deployment-rollback deployment-pause deployment-resume

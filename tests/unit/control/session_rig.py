@@ -27,10 +27,12 @@ from fallow.control.networks import Networks
 from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.plane import session_context
+from fallow.control.servers import Servers
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
+from fallow.control.vm_tokens import VmTokens
 from fallow.drivers.authority import Authority, key_sha256_of_request
 from fallow.drivers.packages import Packages
 from fallow.model.credentials import SERVER_NAME
@@ -127,6 +129,10 @@ class SessionRig:
         self.images = Images(stored.cache, stored.applier, self.hub, time.time)
         self.blobs = Blobs(stored.cache)
         self.shares = Shares(stored.cache, stored.applier, time.time, lambda _: ())
+        vm_tokens = VmTokens(
+            stored.cache, stored.applier, self.settings, self.authority.ca_sha256, time.time, time.monotonic
+        )
+        self.servers = Servers(stored.cache, stored.applier, self.hub, vm_tokens, time.time)
         admission = Admission(stored.cache, stored.applier, self.authority, self.settings, time.time)
         leadership = Leadership(stored.store, stored.cache, peer("p1"), _never)
         self.peers = Peers(stored.cache, self.hub, leadership, self.authority, self.settings, folder)
@@ -144,6 +150,7 @@ class SessionRig:
             upgrades=Upgrades(stored.cache, stored.applier, self.hub, Packages(folder / "packages"), time.time),
             pulls=registry_parts(stored.cache, stored.applier, folder, time.time).pulls,
             shares=self.shares,
+            servers=self.servers,
             settings=self.settings,
             clock=time.time,
             **changes,
@@ -198,7 +205,7 @@ async def accepting(folder: Path, **changes: Any) -> AsyncIterator[SessionRig]:
     async with storing() as stored:
         rig = SessionRig(stored, folder, **changes)
         listener = await rig.start()
-        parts = (rig.observations, rig.assignments, rig.networks, rig.images)
+        parts = (rig.observations, rig.assignments, rig.networks, rig.images, rig.servers)
         loops = [asyncio.create_task(part.run()) for part in parts]
         try:
             yield rig

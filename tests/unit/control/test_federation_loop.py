@@ -3,12 +3,16 @@
 from collections.abc import Collection, Mapping
 
 import msgspec
-from federation_world import cluster, here, share
+import pytest
+from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment, ids, snapshot
 
-from fallow.control.federation import REST_FACTOR, Divisions, federation_controller
+from fallow.control.federation import LOOK_SECONDS, REST_FACTOR, Divisions, federation_controller
 from fallow.decide.federation.division import Target
+from fallow.decide.federation.following import Following
+from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState
 from fallow.model.rooms import Room
 
@@ -106,4 +110,38 @@ def test_the_loop_divides_and_tells_what_is_due_later() -> None:
     told = snapshot(here(), cluster("east"), deployment("web", 1, share=0, updated_at=NOW - 60), room)
     loop = federation_controller(ids())
     assert loop.decide(told, NOW).steps
-    assert loop.decide(told, NOW).wake_after_seconds is not None
+    wake = loop.decide(told, NOW).wake_after_seconds
+    assert wake is not None
+    assert wake < 1.0
+
+
+def test_a_run_follows_what_has_changed_and_now_and_then_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[str] = []
+
+    def step(self: Following) -> Step | None:
+        followed.append(self.deployment.name)
+        return take_step(self)
+
+    take_step = Following.step
+    monkeypatch.setattr(Following, "step", step)
+    at = 100.0
+    loop = federation_controller(ids(), lambda: at)
+    ledger = Ledger(
+        here(), cluster("east"), Room(id="c-east", created_at=NOW, updated_at=NOW),
+        *(deployment(name, 0, share=0, updated_at=NOW - 60) for name in ("web", "api")),
+    )  # fmt: skip
+    while ledger.commit(loop.decide(ledger.snapshot(), NOW)):
+        pass
+    assert set(followed) == {"web", "api"}
+    followed.clear()
+    loop.decide(ledger.snapshot(), NOW)
+    assert followed == []
+    ledger.change(Deployment, "d-web", updated_at=NOW - 50)
+    loop.decide(ledger.snapshot(), NOW)
+    assert followed == ["web"]
+    at += LOOK_SECONDS - 1.0
+    wake = loop.decide(ledger.snapshot(), NOW).wake_after_seconds
+    assert (followed, wake) == (["web"], 1.0)
+    at += 1.0
+    loop.decide(ledger.snapshot(), NOW)
+    assert followed == ["web", "web", "api"]

@@ -10,7 +10,7 @@ from fallow.model.members import AgentRun, Role
     ("role", "commands"),
     [
         (Role.NODE, ("fallow node unfence west", "fallow token create --replace west")),
-        (Role.CLUSTER, ("fallow node unfence west", "fallow cluster remove west", "fallow cluster leave")),
+        (Role.CLUSTER, ("fallow cluster unfence west", "fallow cluster remove west", "fallow cluster leave")),
     ],
 )
 def test_what_to_do_is_said_for_whom_it_is(role: Role, commands: tuple[str, ...]) -> None:

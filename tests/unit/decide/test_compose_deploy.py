@@ -110,6 +110,7 @@ PLACEMENTS = [
     ("x-fallow: {spread: zone}", "", PlacementPolicy(spread_by=("zone",))),
     ("x-fallow: {spread: [zone, rack, zone]}", "", PlacementPolicy(spread_by=("zone", "rack"))),
     ("x-fallow: {strategy: pack}", "", PlacementPolicy(strategy="pack")),
+    ("x-fallow: {class: spot}", "", PlacementPolicy(service_class="spot")),
     ("x-fallow: {max_per_node: 1}", "", PlacementPolicy(max_per_node=1)),
     ("x-fallow: {architectures: [amd64, aarch64]}", "", PlacementPolicy(architectures=("amd64", "arm64"))),
     ("x-fallow: {architectures: arm64}\nplatform: linux/arm64/v8", "", PlacementPolicy(architectures=("arm64",))),
@@ -127,6 +128,7 @@ def test_compose_placement(keys: str, selector: str, expected: PlacementPolicy) 
             spread_by=found.spread_by,
             max_per_node=found.max_per_node,
             architectures=found.architectures,
+            service_class=found.service_class,
         )
         == expected
     )
@@ -185,6 +187,7 @@ REFUSED = [
     ("deploy: {placement: {preferences: [zone]}}", "preferences[0] (line 4): must be a mapping"),
     ("x-fallow: {selector: 'a in (b'}", "selector (line 4): expected ',' or ')' at character 8, after 'a in (b'"),
     ("x-fallow: {spread: '-a'}", "spread (line 4): '-a' is not a label key"),
+    ("x-fallow: {class: best-effort}", "class (line 4): must be standard or harvest or spot, not 'best-effort'"),
     ("x-fallow: {strategy: random}", "strategy (line 4): must be spread or pack, not 'random'"),
     ("x-fallow: {max_per_node: 1}\ndeploy: {placement: {max_replicas_per_node: 2}}", "differs from what the service"),
     (

@@ -10,6 +10,7 @@ from fallow.model.events import Event
 from fallow.model.kinds import key_of
 from fallow.model.members import Lease, Member, MemberState, Role
 from fallow.model.meta import Record
+from fallow.model.shares import Share, ShareReport, share_id
 from fallow.model.tokens import ApiRole, ApiToken
 from fallow.store.contract import Delete, Put, Store
 
@@ -44,6 +45,20 @@ def member(id_: str, role: Role = Role.NODE, wireguard_key: str = "") -> Member:
         lease=Lease(address=""),
         state=MemberState.READY,
         wireguard_key=wireguard_key,
+    )
+
+
+def share(deployment_id: str, cluster_id: str, leaving: tuple[str, ...] | None = None, replicas: int = 1) -> Share:
+    """Return a share; `leaving` is what its cluster says, None: nothing yet."""
+    said = None if leaving is None else ShareReport(deployment_id=deployment_id, leaving=leaving)
+    return Share(
+        id=share_id(deployment_id, cluster_id),
+        created_at=1.0,
+        updated_at=1.0,
+        deployment_id=deployment_id,
+        cluster_id=cluster_id,
+        replicas=replicas,
+        reported=said,
     )
 
 

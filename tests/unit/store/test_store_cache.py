@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from store_records import api_token, delete, event, member, put, replica, until
+from store_records import api_token, delete, event, member, put, replica, share, until
 
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import ReplicaState
@@ -263,6 +263,10 @@ def indexes(snapshot: Snapshot):
         ordered(snapshot.replicas_by_node),
         ordered(snapshot.replicas_by_deployment),
         ordered(snapshot.members_by_wireguard_key),
+        ordered(snapshot.shares_by_deployment),
+        ordered(snapshot.shares_by_cluster),
+        ordered(snapshot.shares_empty),
+        ordered(snapshot.shares_leaving),
         snapshot.nodes,
         sorted(snapshot.live_gateways, key=lambda record: record.id),
         snapshot.deployment_named("default", "web"),
@@ -280,9 +284,10 @@ async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_ane
                 chance.choice([Role.NODE, Role.GATEWAY]),
                 wireguard_key=chance.choice(["", "one", "two"]),
             ),
+            share(f"d{chance.randrange(2)}", f"c{chance.randrange(3)}", chance.choice([None, (), ("r1",)]), turn % 2),
             event(f"e{turn}"),
         ]
-        some = chance.sample(records, chance.randrange(1, 3))
+        some = chance.sample(records, chance.randrange(1, 4))
         revision = await (delete if chance.random() < 0.4 else put)(store, *some)
         if chance.random() < 0.6:
             await cache.wait(revision)

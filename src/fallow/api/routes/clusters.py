@@ -11,10 +11,9 @@ from litestar.params import FromPath
 from litestar.types import Guard
 
 from fallow.api.lists import ClusterList
-from fallow.api.lookups import deployment_called, etag, member_called
+from fallow.api.lookups import cluster_called, deployment_called, etag
 from fallow.api.problems import problems
 from fallow.api.services import Needs
-from fallow.control.refusals import not_found
 from fallow.decide.federation.views import cluster_views, division_view
 from fallow.decide.views import member_view
 from fallow.model.clusters import ClusterView
@@ -43,9 +42,7 @@ async def list_clusters(services: Needs) -> ClusterList:
 async def read_cluster(services: Needs, reference: FromPath[str]) -> Response[ClusterView]:
     """Read one cluster by id or name."""
     snapshot = services.cache.snapshot()
-    member = member_called(snapshot, reference)
-    if member.id not in snapshot.clusters:
-        raise not_found(f"cluster {reference[:80]!r}", f"{member.name} is a {member.role}: fallow node show")
+    member = cluster_called(snapshot, reference)
     (view,) = _views(services, [member])
     return Response(view, headers=etag(member.revision))
 

@@ -17,6 +17,7 @@ from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
 from fallow.decide.events import event
+from fallow.decide.harvest.views import load_of
 from fallow.decide.label_sets import chosen
 from fallow.decide.plan import Step
 from fallow.decide.removal import Cause, removal
@@ -111,14 +112,16 @@ async def remove_member(
         check_match(member, if_match)
         if member.id in snapshot.clusters:
             _check_cluster_may_go(snapshot, member, force)
-        held = len(snapshot.replicas_by_node.get(member.id, ()))
+        held, drain = len(snapshot.replicas_by_node.get(member.id, ())), "node drain"
+        if member.role is Role.SERVER:
+            held, drain = load_of(snapshot, snapshot.vms_by_server.get(member.id, ())).replicas, "server drain"
         if held and member.state is not MemberState.DEAD and not force:
             raise refuse(
                 409,
                 "holds-replicas",
                 "Still in use",
                 f"{member.name} holds {held} replicas",
-                f"fallow node drain {member.name}, wait until it is empty; or force it: they are replaced",
+                f"fallow {drain} {member.name}, wait until it is empty; or force it: they are replaced",
             )
         cause = Cause(
             actor=actor, reason="MemberRemoved", because="by an operator", keep_containers=keep_containers, held=held
@@ -138,7 +141,7 @@ def _check_cluster_may_go(snapshot: Snapshot, cluster: Member, force: bool) -> N
             409, "is-here", "It is this cluster itself", f"{cluster.name} stands for the nodes of this control plane",
             "it goes by itself with the last of the other clusters; fallow cluster drain keeps deployments off it",
         )  # fmt: skip
-    held = sum(share.cluster_id == cluster.id and _holds(share) for share in snapshot.shares.values())
+    held = sum(map(_holds, snapshot.shares_by_cluster.get(cluster.id, ())))
     if held and not force:
         raise refuse(
             409, "holds-replicas", "Still in use", f"{cluster.name} runs replicas of {held} deployments",

@@ -9,10 +9,10 @@ from litestar import post
 from litestar.params import JSONBody
 from litestar.types import Guard
 
-from fallow.api.lookups import member_called
+from fallow.api.lookups import cluster_called
 from fallow.api.problems import problems
 from fallow.api.services import Needs
-from fallow.control.refusals import not_found, refuse
+from fallow.control.refusals import refuse
 from fallow.decide.federation.foretell import NEW_NAME, plan
 from fallow.decide.snapshot import Snapshot
 from fallow.model.meta import is_name
@@ -44,10 +44,7 @@ def _meant(snapshot: Snapshot, data: PlanRequest) -> PlanRequest:
             409, "no-clusters", "There are no member clusters", "this control plane stands alone",
             "fallow cluster token create, and fallow cluster join on another control plane",
         )  # fmt: skip
-    member = member_called(snapshot, data.cluster)
-    if member.id not in snapshot.clusters:
-        raise not_found(f"cluster {data.cluster[:80]!r}", f"{member.name} is a {member.role}: fallow cluster list")
-    return msgspec.structs.replace(data, cluster=member.id)
+    return msgspec.structs.replace(data, cluster=cluster_called(snapshot, data.cluster).id)
 
 
 def _check_new(snapshot: Snapshot, data: PlanRequest) -> None:

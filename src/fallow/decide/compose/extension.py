@@ -159,6 +159,10 @@ def _max_per_node(field: Field, draft: Draft) -> None:
     set_max_per_node(draft, field)
 
 
+def _class(field: Field, draft: Draft) -> None:
+    draft.placement["service_class"] = field.choice("standard", "harvest", "spot")
+
+
 def _architectures(field: Field, draft: Draft) -> None:
     add_architectures(draft, field, each(field.items_or_one(), architecture))
 
@@ -179,6 +183,7 @@ EXTENSION: dict[str, Callable[[Field, Draft], None]] = {
     "strategy": _strategy,
     "max_per_node": _max_per_node,
     "architectures": _architectures,
+    "class": _class,
     "update": read_progress,
     "clusters": _clusters,
 }

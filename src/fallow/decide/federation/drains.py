@@ -1,6 +1,6 @@
 """What is left of shares that came to an end, and clusters that have become empty."""
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from fallow.decide.events import event
 from fallow.decide.federation.migrate import has_spoken, obeyed
@@ -21,16 +21,14 @@ def forgotten(
 
     Shares whose ids are in `written` are just being changed, and stay.
     """
-    left: dict[str, int] = {}
     empty: dict[str, list[Share]] = {}
-    for share in snapshot.shares.values():
+    for share in _ended(snapshot):
         if share.id not in written and _over(snapshot, share, now):
             empty.setdefault(share.cluster_id, []).append(share)
-        else:
-            left[share.cluster_id] = left.get(share.cluster_id, 0) + 1
     for cluster_id, shares in empty.items():
         cluster = snapshot.clusters.get(cluster_id)
-        drained = cluster is not None and cluster.scheduling is Scheduling.DRAINING and not left.get(cluster_id)
+        all_over = len(shares) == len(snapshot.shares_by_cluster[cluster_id])
+        drained = cluster is not None and cluster.scheduling is Scheduling.DRAINING and all_over
         last = shares[-DELETED_AT_ONCE:] if drained else []
         for share in shares[: len(shares) - len(last)]:
             yield Step(deletes=(share,))
@@ -46,6 +44,17 @@ def forgotten(
     for room in snapshot.rooms.values():
         if room.id not in snapshot.clusters:
             yield Step(deletes=(room,))
+
+
+def _ended(snapshot: Snapshot) -> Iterable[Share]:
+    """Return the shares of which nothing may be left: told to run nothing, or of what is no more; each once."""
+    by_cluster, by_deployment = snapshot.shares_by_cluster, snapshot.shares_by_deployment
+    lists = [
+        *(by_cluster[id_] for id_ in sorted(by_cluster.keys() - snapshot.clusters.keys())),
+        *(by_deployment[id_] for id_ in sorted(by_deployment.keys() - snapshot.deployments.keys())),
+        *snapshot.shares_empty.values(),
+    ]
+    return {share.id: share for found in lists for share in found}.values()
 
 
 def _over(snapshot: Snapshot, share: Share, now: float) -> bool:

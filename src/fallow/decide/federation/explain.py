@@ -42,7 +42,7 @@ def _line(share: ShareView) -> str:
 
 def cluster_explained(snapshot: Snapshot, cluster: Member) -> list[str]:
     """Return whether a cluster gets replicas, what it runs, and what cannot leave it."""
-    shares = [share for share in snapshot.shares.values() if share.cluster_id == cluster.id]
+    shares = snapshot.shares_by_cluster.get(cluster.id, [])
     count = sum(share.replicas for share in shares)
     lines = [_use(cluster, bool(shares)), f"runs {count} replicas of {len(shares)} deployments"]
     lines += [f"taint {taint_text(taint)}" for taint in cluster.taints]

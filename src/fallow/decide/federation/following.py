@@ -21,7 +21,7 @@ from fallow.model.divisions import HISTORY, Division, PastDivision
 from fallow.model.events import Event
 from fallow.model.members import Member, MemberState
 from fallow.model.meta import Record
-from fallow.model.shares import Share
+from fallow.model.shares import Share, share_id
 from fallow.model.units import format_duration
 
 SHARES_AT_ONCE = 40  # of one deployment in one commit; a store may not take many more
@@ -114,7 +114,7 @@ class Following:
         share = self.shares.get(cluster_id)
         if share is None:
             return Share(
-                id=f"{self.deployment.id}.{cluster_id}", created_at=self.now, updated_at=self.now,
+                id=share_id(self.deployment.id, cluster_id), created_at=self.now, updated_at=self.now,
                 deployment_id=self.deployment.id, cluster_id=cluster_id, replicas=replicas, since=self.now,
                 order=self.snapshot.revision + 1,
             )  # fmt: skip

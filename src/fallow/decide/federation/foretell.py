@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fallow.decide.federation.division import Target, divide_all
+from fallow.decide.federation.founding import keyless
 from fallow.decide.federation.room_answers import answers_to, summary_of
 from fallow.decide.federation.shapes import divided, questions
 from fallow.decide.federation.table import WAIT_SECONDS
@@ -18,7 +19,7 @@ from fallow.decide.placement.result import Foretold
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, DeploymentSpec
-from fallow.model.members import Lease, Member, MemberState, Role, Scheduling
+from fallow.model.members import MemberState, Scheduling
 from fallow.model.rooms import MOST, Room, RoomAnswer, RoomQuestion, RoomSummary
 from fallow.model.shares import PlanRequest, PlanResult, ShareChange
 
@@ -126,7 +127,7 @@ def _with(snapshot: Snapshot, **changes: Any) -> Snapshot:
 
 def _founded(snapshot: Snapshot, now: float) -> Snapshot:
     """Return the snapshot with this control plane's own nodes as a cluster, as with the first one that joins."""
-    known = _with(snapshot, members={**snapshot.members, HERE_ID: _cluster(HERE_ID, HERE_ID, now)})
+    known = _with(snapshot, members={**snapshot.members, HERE_ID: keyless(HERE_ID, HERE_ID, now)})
     answers = {each.key: each for each in answers_to(snapshot, questions(known))}
     return _with(known, rooms={**snapshot.rooms, HERE_ID: _room(HERE_ID, answers, summary_of(snapshot), now)})
 
@@ -134,7 +135,7 @@ def _founded(snapshot: Snapshot, now: float) -> Snapshot:
 def _added(snapshot: Snapshot, request: PlanRequest, now: float) -> Snapshot:
     """Return the snapshot with one more cluster."""
     name = request.cluster or NEW_NAME
-    new = msgspec.structs.replace(_cluster(_NEW_ID, name, now), labels=request.labels)
+    new = msgspec.structs.replace(keyless(_NEW_ID, name, now), labels=request.labels)
     answers = {each.key: RoomAnswer(key=each.key, more=_fits(each, request)) for each in questions(snapshot)}
     room = _room(_NEW_ID, answers, RoomSummary(nodes=request.nodes), now)
     return _with(snapshot, members={**snapshot.members, _NEW_ID: new}, rooms={**snapshot.rooms, _NEW_ID: room})
@@ -154,13 +155,6 @@ def _fits(asked: RoomQuestion, request: PlanRequest) -> int:
     if asked.placement.max_per_node:
         bounds.append(asked.placement.max_per_node)
     return min(min(bounds) * request.nodes, MOST)
-
-
-def _cluster(id_: str, name: str, now: float) -> Member:
-    return Member(
-        id=id_, created_at=now, updated_at=now, name=name, role=Role.CLUSTER, key_sha256="", token_id="",
-        certificate_expires_at=0.0, lease=Lease(address=""), state=MemberState.READY, state_since=now,
-    )  # fmt: skip
 
 
 def _room(id_: str, answers: dict[str, RoomAnswer], summary: RoomSummary, now: float) -> Room:

@@ -15,7 +15,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division
 from fallow.model.members import Lease, Member, MemberState, Role
-from fallow.model.shares import Share
+from fallow.model.shares import Share, share_id
 
 
 def alone(snapshot: Snapshot) -> bool:
@@ -23,15 +23,19 @@ def alone(snapshot: Snapshot) -> bool:
     return not (snapshot.clusters.keys() - {HERE_ID})
 
 
+def keyless(id_: str, name: str, now: float) -> Member:
+    """Return the record of a cluster that did not join: nobody has its key, so no session can be opened as it."""
+    return Member(
+        id=id_, created_at=now, updated_at=now, name=name, role=Role.CLUSTER, key_sha256="", token_id="",
+        certificate_expires_at=0.0, lease=Lease(address=""), state=MemberState.READY, state_since=now,
+    )  # fmt: skip
+
+
 def founded(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Step:
-    """Return what makes this control plane's own nodes a cluster; nobody has its key, so no session can be opened."""
+    """Return what makes this control plane's own nodes a cluster."""
     taken = {member.name for member in snapshot.members.values()}
     name = HERE_ID if HERE_ID not in taken else f"{HERE_ID}-{new_id()}"
-    here = Member(
-        id=HERE_ID, created_at=now, updated_at=now, name=name, role=Role.CLUSTER, key_sha256="", token_id="",
-        certificate_expires_at=0.0, lease=Lease(address=""), state=MemberState.READY, state_since=now,
-        state_reason="it is this cluster itself",
-    )  # fmt: skip
+    here = msgspec.structs.replace(keyless(HERE_ID, name, now), state_reason="it is this cluster itself")
     told = event(
         new_id(), now, "loop:federation", "member", HERE_ID, name, "ClusterFounded",
         f"this control plane is a host now: its own nodes are the cluster {name} among others",
@@ -42,7 +46,7 @@ def founded(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Step:
 def adopted(snapshot: Snapshot, deployment: Deployment, policy: str, now: float) -> Step:
     """Return what makes a deployment that runs here whole a divided one, all here; `policy` is its fingerprint."""
     count = deployment.spec.replicas
-    id_ = f"{deployment.id}.{HERE_ID}"
+    id_ = share_id(deployment.id, HERE_ID)
     before = snapshot.shares.get(id_)  # of an earlier time as a host
     share = Share(
         id=id_, created_at=now, updated_at=now, revision=before.revision if before is not None else 0,

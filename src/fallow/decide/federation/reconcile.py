@@ -15,6 +15,7 @@ from fallow.decide.federation.drains import forgotten
 from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import retold
 from fallow.decide.federation.rebalancing import Course, course, standing
+from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -28,15 +29,26 @@ UNDECIDED_SECONDS = 0.25  # until to look again after what waits for clusters to
 Divide = Callable[[Snapshot, float, Collection[str]], Mapping[str, Target]]
 
 
-def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str], divide: Divide = divide_all) -> Plan:
-    """Return what brings every deployment one step nearer to its division; nothing where there is only this cluster."""
+def reconcile(
+    snapshot: Snapshot,
+    now: float,
+    new_id: Callable[[], str],
+    divide: Divide = divide_all,
+    resting: Resting | None = None,
+) -> Plan:
+    """Return what brings every deployment one step nearer to its division; nothing where there is only this cluster.
+
+    Those that are `resting` are not followed; it is put right for all others.
+    """
     if founding.alone(snapshot):
         return Plan(steps=tuple(islice(founding.dissolved(snapshot, now, new_id), STEPS_AT_ONCE)))
     if HERE_ID not in snapshot.clusters:
         return Plan(steps=(founding.founded(snapshot, now, new_id),))
     waits: list[float] = []
     courses = _courses(snapshot, now, divide)
-    steps = tuple(islice(_steps(snapshot, now, new_id, courses, waits), STEPS_AT_ONCE))
+    resting = resting if resting is not None else Resting()
+    resting.begin(snapshot)
+    steps = tuple(islice(_steps(snapshot, now, new_id, courses, resting, waits), STEPS_AT_ONCE))
     if len(steps) == STEPS_AT_ONCE:
         waits.append(0.0)
     return Plan(steps=steps, wake_after_seconds=min(waits, default=None))
@@ -64,7 +76,12 @@ def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Cou
 
 
 def _steps(
-    snapshot: Snapshot, now: float, new_id: Callable[[], str], courses: Mapping[str, Course], waits: list[float]
+    snapshot: Snapshot,
+    now: float,
+    new_id: Callable[[], str],
+    courses: Mapping[str, Course],
+    resting: Resting,
+    waits: list[float],
 ) -> Iterator[Step]:
     """Yield what each deployment needs, whole or not at all; add to `waits` in how many seconds more is due."""
     written: set[str] = set()
@@ -82,8 +99,11 @@ def _steps(
         if deployment.share is None:
             yield founding.adopted(snapshot, deployment, found.target.fingerprint, now)
             continue
+        if resting.rests(snapshot, deployment, found):
+            continue
         following = Following(snapshot=snapshot, deployment=deployment, course=found, now=now, new_id=new_id)
         step = following.step()
+        resting.note(snapshot, deployment, found, rests=step is None and not following.waits)
         if step is not None:
             written.update(record.id for record in step.puts)
             yield step

@@ -4,12 +4,18 @@ What has been ordered and has no node yet is laid out first, as the placement lo
 as used.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
+from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.placement.assign import Job, divided
 from fallow.decide.placement.filters import refusal, room_for
 from fallow.decide.placement.place import Run, laid_out
-from fallow.decide.placement.request import Request, reservation
-from fallow.decide.placement.table import Ints
+from fallow.decide.placement.request import NANO, Request, reservation
+from fallow.decide.placement.standing import Lenders, capacity_of, report_of
+from fallow.decide.placement.table import Ints, free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.deployments import Deployment, Replica, ReplicaState
@@ -22,34 +28,48 @@ _LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 
 
 def answers_to(
-    snapshot: Snapshot, questions: Sequence[RoomQuestion], heard: Heard | None = None
+    snapshot: Snapshot,
+    questions: Sequence[RoomQuestion],
+    heard: Heard | None = None,
+    servers: HeardServers | None = None,
+    now: float = 0.0,
 ) -> tuple[RoomAnswer, ...]:
-    """Return the answers, in the order of the questions. `heard` is what nodes said last that they use."""
-    run = laid_out(snapshot, heard or {}, _coming(snapshot))
+    """Return the answers, in the order of the questions.
+
+    `heard` is what nodes said last that they use, `servers` what servers that lend said last.
+    """
+    run = laid_out(snapshot, heard or {}, _coming(snapshot), servers or {}, now)
     return tuple(_answer(run, question) for question in questions)
 
 
-def summary_of(snapshot: Snapshot) -> RoomSummary:
-    """Return what the nodes have that are ready to take something."""
-    ready = [
-        node
-        for node in snapshot.nodes.values()
-        if node.state is MemberState.READY and node.scheduling is Scheduling.ACTIVE
-    ]
-    cpus, memory = sum(node.facts.cpus for node in ready), sum(node.facts.memory_bytes for node in ready)
-    used_cpus, used_memory = 0.0, 0
-    for node in ready:
-        for replica in snapshot.replicas_by_node.get(node.id, ()):
-            template = snapshot.templates.get(replica.template_id)
-            if template is not None:
-                used_cpus += template.container.resources.cpus
-                used_memory += template.container.resources.memory_bytes
+def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: float = 0.0) -> RoomSummary:
+    """Return what the nodes have that are ready to take something; those on one server no more than it lends."""
+    lenders = Lenders(snapshot, servers or {}, now)
+    cpus, memory, nodes = 0, 0, 0
+    free_cpus: dict[str, int] = defaultdict(int)  # by server; empty: on none
+    free_memory: dict[str, int] = defaultdict(int)
+    for node in snapshot.nodes.values():
+        if node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE:
+            continue
+        vm = snapshot.vms_by_node.get(node.id)
+        report = report_of(lenders.heard, vm)
+        whole = capacity_of(node, vm, report)
+        left = free_room(node, snapshot.replicas_by_node.get(node.id, ()), snapshot.templates, vm, report)
+        server = vm.server_id if vm is not None else ""
+        nodes, cpus, memory = nodes + 1, cpus + whole.cpus, memory + whole.memory
+        free_cpus[server] += left[0]
+        free_memory[server] += left[1]
+    for server in free_cpus.keys() - {""}:
+        standing = lenders.standing(server)
+        most = (0, 0) if standing.kind else (standing.cpus.free, standing.memory.free)
+        free_cpus[server] = max(0, min(free_cpus[server], most[0]))
+        free_memory[server] = max(0, min(free_memory[server], most[1]))
     return RoomSummary(
-        nodes=len(ready),
-        cpus=min(float(2**30), cpus),
-        free_cpus=round(min(float(2**30), max(0.0, cpus - used_cpus)), 3),
+        nodes=nodes,
+        cpus=min(float(2**30), cpus / NANO),
+        free_cpus=round(min(float(2**30), max(0.0, sum(free_cpus.values()) / NANO)), 3),
         memory_bytes=min(2**60, memory),
-        free_memory_bytes=min(2**60, max(0, memory - used_memory)),
+        free_memory_bytes=min(2**60, max(0, sum(free_memory.values()))),
     )
 
 
@@ -72,7 +92,7 @@ def _room(run: Run, request: Request, held: Mapping[int, int]) -> Ints:
         for rows in {tuple(found) for found in shared.values()}:
             with_room = [row for row in rows if room[row] > 0]
             room[with_room[1:]] = 0
-    return room
+    return divided(Job(run.table, request, room, np.zeros(len(room), dtype=np.int64)))
 
 
 def _coming(snapshot: Snapshot) -> Iterator[tuple[str, list[Replica]]]:

@@ -1,6 +1,6 @@
 """Clusters, and deployments over all clusters, as people see them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,8 @@ from fallow.model.members import Member, MemberState, MemberView, Scheduling
 from fallow.model.shares import Share, ShareReport, ShareView
 
 MOST_STUCK = 20  # deployments that are named
-_NOTHING = ShareReport(deployment_id="")
+_NOTHING = ShareReport(deployment_id="")  # what a cluster says that has said nothing yet
+_SILENT = ShareReport(deployment_id="", reason="nothing is heard of the cluster")
 # A deployment is as its worst share is; the first of these is the worst.
 _WORST_FIRST = ("degraded", "refused", "fenced", "paused", "rolling-back", "updating", "waiting")
 _BAD = ("degraded", "refused", "fenced")
@@ -29,18 +30,26 @@ def whole_view(snapshot: Snapshot, deployment: Deployment) -> DeploymentView:
     local = deployment_view(snapshot, deployment)
     counts = _counts(snapshot, deployment, shares, local)
     state, reason = _state(snapshot, deployment, shares, counts)
-    current = [share.reported for share in shares if share.reported is not None and _alive(snapshot, share)]
-    updated = sum(told.updated for told in current if deployment.wants(told.generation))
+    updated = sum(told.updated for _, told in _heard(snapshot, shares) if deployment.wants(told.generation))
     return msgspec.structs.replace(local, counts=counts, state=state, reason=reason, updated=updated)
 
 
-def _alive(snapshot: Snapshot, share: Share) -> bool:
-    cluster = snapshot.clusters.get(share.cluster_id)
-    return cluster is not None and cluster.state in (MemberState.READY, MemberState.SUSPECT)
+def _said(cluster: Member | None, share: Share | None) -> ShareReport | None:
+    """Return what a cluster says of its share; None: it is not alive, and what it said last counts for nothing."""
+    if cluster is None or cluster.state not in (MemberState.READY, MemberState.SUSPECT):
+        return None
+    return share.reported if share is not None and share.reported is not None else _NOTHING
+
+
+def _heard(snapshot: Snapshot, shares: Iterable[Share]) -> Iterator[tuple[Share, ShareReport]]:
+    """Yield the shares of clusters that are alive, and what those say of them."""
+    for share in shares:
+        if (told := _said(snapshot.clusters.get(share.cluster_id), share)) is not None:
+            yield share, told
 
 
 def _counts(snapshot: Snapshot, deployment: Deployment, shares: Iterable[Share], local: DeploymentView) -> Counts:
-    told = [share.reported or _NOTHING for share in shares if _alive(snapshot, share)]
+    told = [report for _, report in _heard(snapshot, shares)]
     wanted = 0 if deployment.deleting else _wanted(snapshot, deployment)
     placed = sum(each.placed for each in told)
     running = sum(each.running for each in told)
@@ -67,7 +76,7 @@ def _wanted(snapshot: Snapshot, deployment: Deployment) -> int:
 def _state(snapshot: Snapshot, deployment: Deployment, shares: Sequence[Share], counts: Counts) -> tuple[str, str]:
     """Return one word for how a deployment is in all clusters, and why it is not serving."""
     if deployment.deleting:
-        left = sum(share.reported.remaining for share in shares if share.reported and _alive(snapshot, share))
+        left = sum(told.remaining for _, told in _heard(snapshot, shares))
         return "deleting", f"{left} replicas have not stopped yet"
     if deployment.spec.replicas == 0:
         return "stopped", "no replicas are wanted"
@@ -88,9 +97,8 @@ def _trouble(
     """Return the worst that a cluster says of its share; that some are yet to come is nothing while enough serve."""
     found: dict[str, str] = {}
     behind = []
-    for share in shares:
-        told = share.reported
-        if told is None or not share.replicas or not _alive(snapshot, share):
+    for share, told in _heard(snapshot, shares):
+        if told is _NOTHING or not share.replicas:
             continue
         name = snapshot.clusters[share.cluster_id].name
         if not deployment.wants(told.generation):
@@ -111,7 +119,7 @@ def division_view(snapshot: Snapshot, deployment: Deployment) -> DivisionView:
     division = snapshot.divisions.get(deployment.id)
     targets: Mapping[str, int] = division.shares if division is not None else {}
     shares = {share.cluster_id: share for share in snapshot.shares_by_deployment.get(deployment.id, ())}
-    alive = [share.reported or _NOTHING for share in shares.values() if _alive(snapshot, share)]
+    heard = list(_heard(snapshot, shares.values()))
     views = [
         _share_view(snapshot, id_, targets.get(id_, 0), shares.get(id_), division)
         for id_ in dict.fromkeys((*targets, *shares))
@@ -119,11 +127,9 @@ def division_view(snapshot: Snapshot, deployment: Deployment) -> DivisionView:
     return DivisionView(
         deployment=deployment.path,
         total=deployment.spec.replicas,
-        ready=sum(told.ready for told in alive),
-        placed=sum(told.placed for told in alive),
-        moving=sum(
-            max(0, share.replicas - targets.get(id_, 0)) for id_, share in shares.items() if _alive(snapshot, share)
-        ),
+        ready=sum(told.ready for _, told in heard),
+        placed=sum(told.placed for _, told in heard),
+        moving=sum(max(0, share.replicas - targets.get(share.cluster_id, 0)) for share, _ in heard),
         unplaced=division.unplaced if division is not None else 0,
         unplaced_reason=division.unplaced_reason if division is not None else "",
         shares=tuple(sorted(views, key=lambda view: view.cluster)),
@@ -135,9 +141,7 @@ def _share_view(
     snapshot: Snapshot, cluster_id: str, target: int, share: Share | None, division: Division | None
 ) -> ShareView:
     cluster = snapshot.clusters.get(cluster_id)
-    told = share.reported if share is not None and share.reported is not None else _NOTHING
-    if cluster is None or cluster.state is MemberState.DEAD:  # what it said last counts for nothing
-        told = ShareReport(deployment_id=told.deployment_id, reason="nothing is heard of the cluster")
+    told = _said(cluster, share) or _SILENT
     return ShareView(
         cluster=cluster.name if cluster is not None else cluster_id,
         cluster_state=standing(cluster) if cluster is not None else "removed",
@@ -162,15 +166,12 @@ def standing(cluster: Member) -> str:
 def cluster_views(snapshot: Snapshot, members: Iterable[MemberView]) -> tuple[ClusterView, ...]:
     """Return clusters with what they run and what is on the move, those given, by name."""
     chosen = {view.id: view for view in members}
-    by_cluster: dict[str, list[Share]] = {id_: [] for id_ in chosen}
-    for share in snapshot.shares.values():
-        if share.cluster_id in chosen:
-            by_cluster[share.cluster_id].append(share)
+    shares = snapshot.shares_by_cluster
     wanted = dict.fromkeys(chosen, 0)
     for division in snapshot.divisions.values():
         for id_ in chosen.keys() & division.shares.keys():
             wanted[id_] += division.shares[id_]
-    views = (_cluster_view(snapshot, chosen[id_], by_cluster[id_], wanted[id_]) for id_ in chosen)
+    views = (_cluster_view(snapshot, chosen[id_], shares.get(id_, ()), wanted[id_]) for id_ in chosen)
     return tuple(sorted(views, key=lambda view: view.member.name))
 
 
@@ -179,8 +180,8 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
     here = member.id == HERE_ID
     if here:
         member = msgspec.structs.replace(member, connected=True)
-    dead = member.state is MemberState.DEAD  # what it said last counts for nothing, and nothing moves there
-    told = [(share, _NOTHING if dead else share.reported or _NOTHING, _target(snapshot, share)) for share in shares]
+    cluster = snapshot.clusters.get(member.id)
+    told = [(share, _said(cluster, share) or _NOTHING, _target(snapshot, share)) for share in shares]
     return ClusterView(
         member=member,
         here=here,
@@ -191,7 +192,7 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         running=sum(report.running for _, report, _ in told),
         ready=sum(report.ready for _, report, _ in told),
         moving_in=sum(max(0, min(share.replicas, target) - report.ready) for share, report, target in told),
-        moving_out=0 if dead else sum(max(0, share.replicas - target) for share, _, target in told),
+        moving_out=sum(max(0, share.replicas - _target(snapshot, share)) for share, _ in _heard(snapshot, shares)),
         left=sum(max(share.replicas, report.remaining) for share, report, _ in told),
         stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
     )

@@ -35,9 +35,25 @@ def assign(job: Job, count: int) -> tuple[Ints, Ints]:
     given = np.zeros(len(job.table), dtype=np.int64)
     if job.request.policy.prefer:
         job = replace(job, liked=preference(job.table.known, job.request.policy.prefer, job.room > 0))
+    if job.table.lent is not None:
+        job = replace(job, room=divided(job))
     _branch(job, np.arange(len(job.table)), count, job.request.policy.spread_by, given)
     rows = np.flatnonzero(given)
     return rows, given[rows]
+
+
+def divided(job: Job) -> Ints:
+    """Return the job's room where no server is asked for more than it has by several of its nodes together."""
+    if job.table.lent is None:
+        return job.room
+    pack = job.request.policy.strategy == "pack"
+
+    def order(rows: Ints) -> Floats:
+        score = job.table.score(rows, job.request)
+        score = -score if pack else score
+        return score if job.liked is None else ranks(job.liked[rows], score)
+
+    return job.table.lent.divided(job.room, job.request, job.held, order, pack)
 
 
 def fill(held: Ints, room: Ints, count: int, order: Callable[[Ints, Ints], Floats]) -> Ints:

@@ -57,7 +57,7 @@ class Eligibility:
 
     def mask(self, policy: PlacementPolicy) -> Mask:
         """Return the nodes in service that have the labels and the architecture `policy` asks for."""
-        key = (policy.selector, policy.architectures, policy.resources)
+        key = (policy.selector, policy.architectures, policy.resources, policy.service_class == "standard")
         found = self._masks.get(key)
         if found is None:
             found = self._in_service.copy()
@@ -70,7 +70,8 @@ class Eligibility:
 def room_for(table: NodeTable, eligible: Mask, request: Request, held: Mapping[int, int], most: int) -> Ints:
     """Return how many replicas of `request`, `most` at the most, each node has room for.
 
-    `held` is how many of the same deployment count on a row already.
+    `held` is how many of the same deployment count on a row already. Rows of one server each have all of its room;
+    `assign` divides it.
     """
     room = np.where(eligible, most, 0)
     for found in room_filters(table, request, held):
@@ -109,13 +110,17 @@ def _service_filters(table: NodeTable) -> Iterator[tuple[Mask, str]]:
     yield table.networked, phrases.NO_NETWORK
 
 
-def _policy_filters(table: NodeTable, policy: PlacementPolicy) -> Iterator[tuple[Mask, str]]:
+def _policy_filters(table: NodeTable, policy: PlacementPolicy) -> Iterator[tuple[Mask, Trouble]]:
+    if table.lent is not None and policy.service_class == "standard":
+        yield ~table.lent.mask, phrases.STANDARD
     for requirement in policy.selector.requirements:
         yield table.labels.mask(requirement), table.labels.trouble(requirement) or phrases.requirement(requirement)
     if policy.architectures:
         yield table.built_for(policy.architectures), phrases.architecture(policy.architectures)
     for requirement in policy.resources.requirements:
         yield table.known.mask(requirement), table.known.trouble(requirement) or phrases.requirement(requirement)
+    if table.lent is not None:
+        yield from table.lent.admission()
 
 
 def room_filters(table: NodeTable, request: Request, held: Mapping[int, int]) -> Iterator[Filter]:
@@ -126,6 +131,9 @@ def room_filters(table: NodeTable, request: Request, held: Mapping[int, int]) ->
     if request.memory_bytes:
         memory, need = table.free_memory, request.memory_bytes
         yield Filter(memory // need, lambda nodes: phrases.memory(need, int(memory[nodes].max())))
+    if table.lent is not None:
+        for room, say in table.lent.rooms(request):
+            yield Filter(room, say)
     yield from _fixed_port_filters(table, request)
     if request.policy.max_per_node:
         room = np.full(len(table), request.policy.max_per_node, dtype=np.int64)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.matching import matches, picks, trouble_of
 from fallow.decide.placement import phrases
 from fallow.decide.placement.request import Request, going, protocol_bit, replaced_by, request_of
 from fallow.decide.placement.result import Binding
+from fallow.decide.placement.standing import NOBODY, Lenders, needed, report_of, vm_trouble
 from fallow.decide.placement.table import free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard, sight_of
@@ -15,8 +17,17 @@ from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.meta import Reason
 
 
-def fits(snapshot: Snapshot, binding: Binding, heard: Heard | None = None) -> Reason | None:
-    """Return why `binding` does not hold on `snapshot`, None when it does. Looks only at what is on its node."""
+def fits(
+    snapshot: Snapshot,
+    binding: Binding,
+    heard: Heard | None = None,
+    servers: HeardServers | None = None,
+    now: float = 0.0,
+) -> Reason | None:
+    """Return why `binding` does not hold on `snapshot`, None when it does.
+
+    Looks only at what is on its node, and where that is on lent capacity on its server (which alone `now` is for).
+    """
     replica = snapshot.replicas.get(binding.replica_id)
     if replica is None:
         return Reason(code="ReplicaGone", text="the replica is no longer wanted")
@@ -35,7 +46,8 @@ def fits(snapshot: Snapshot, binding: Binding, heard: Heard | None = None) -> Re
         _in_service(node, binding)
         or _wanted(snapshot, node, request)
         or _resourceful(snapshot, node, request, heard or {})
-        or _room(snapshot, node, request, others)
+        or _room(snapshot, node, request, others, servers or NOBODY)
+        or _lent(snapshot, node, request, servers or NOBODY, now)
         or _crowd(snapshot, request, replica, others)
         or _ports(node, request, binding, [*others, *neighbours])
     )
@@ -88,15 +100,31 @@ def _resourceful(snapshot: Snapshot, node: Member, request: Request, heard: Hear
     return None
 
 
-def _room(snapshot: Snapshot, node: Member, request: Request, others: Iterable[Replica]) -> Reason | None:
+def _room(
+    snapshot: Snapshot, node: Member, request: Request, others: Iterable[Replica], servers: HeardServers
+) -> Reason | None:
     if not request.reserves:
         return None
-    cpus, memory = free_room(node, others, snapshot.templates)
+    vm = snapshot.vms_by_node.get(node.id)
+    cpus, memory = free_room(node, others, snapshot.templates, vm, report_of(servers, vm))
     if 0 < request.cpus > cpus:
         return Reason(code="NotEnoughCpu", text=f"{node.name}: {phrases.cpus(request.cpus, cpus)}")
     if 0 < request.memory_bytes > memory:
         return Reason(code="NotEnoughMemory", text=f"{node.name}: {phrases.memory(request.memory_bytes, memory)}")
     return None
+
+
+def _lent(snapshot: Snapshot, node: Member, request: Request, servers: HeardServers, now: float) -> Reason | None:
+    """Look at the server of a node on lent capacity, with what is placed on all its virtual machines."""
+    vm = snapshot.vms_by_node.get(node.id)
+    if vm is None:
+        return None
+    if request.policy.service_class == "standard":
+        return Reason(code="LentCapacity", text=f"{node.name}: {phrases.STANDARD}")
+    if trouble := vm_trouble(vm):
+        return Reason(code="VmLeaves", text=f"{node.name}: {trouble}")
+    code, text = Lenders(snapshot, servers, now).standing(vm.server_id).refusal(needed(request))
+    return Reason(code=code, text=f"{node.name}: {text}") if code else None
 
 
 def _crowd(snapshot: Snapshot, request: Request, replica: Replica, others: Iterable[Replica]) -> Reason | None:

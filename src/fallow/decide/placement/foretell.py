@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.place import place
 from fallow.decide.placement.request import going
 from fallow.decide.placement.result import Foretold, Placement
@@ -19,6 +21,7 @@ def foretell(
     wishes: Sequence[tuple[str, DeploymentSpec]],
     now: float,
     heard: Heard | None = None,
+    servers: HeardServers | None = None,
 ) -> Mapping[str, Foretold]:
     """Return, by deployment name, where its replicas would be once the wishes have come true.
 
@@ -38,15 +41,8 @@ def foretell(
         for slot in range(spec.replicas - len(kept[name])):
             wish = _wish(project, name, slot, template)
             replicas[wish.id] = wish
-    imagined = Snapshot(
-        revision=snapshot.revision,
-        members=snapshot.members,
-        deployments=snapshot.deployments,
-        templates=templates,
-        replicas=replicas,
-        label_sets=snapshot.label_sets,
-    )
-    placement = place(imagined, now, heard)
+    imagined = replace(snapshot, templates=templates, replicas=replicas)
+    placement = place(imagined, now, heard, servers)
     nodes = {binding.replica_id: binding.node_id for binding in placement.bindings}
     wished = _ids_by_name(imagined)
     return {name: _foretold(imagined, placement, nodes, [*kept[name], *wished.get(name, ())]) for name, _ in wishes}

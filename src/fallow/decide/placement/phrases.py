@@ -1,5 +1,7 @@
 """How refusals are said, for one node and for many alike."""
 
+from datetime import UTC, datetime
+
 from fallow.decide.placement.request import NANO
 from fallow.decide.selectors import is_set
 from fallow.model.labels import Requirement
@@ -16,6 +18,8 @@ CORDONED = "cordoned"
 DRAINING = "draining"
 NO_ADDRESS = "address not known"
 NO_NETWORK = "its lease's address does not work (fallow node show tells why)"
+STANDARD = "on lent capacity, which replicas of class standard never use"
+SERVER_GONE = "its server was removed"
 
 _COMPARED = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -78,6 +82,83 @@ def exhausted(found: PortRange | None) -> str:
 def processors(nanos: int) -> str:
     """Write billionths of a processor: `0.5`."""
     return f"{nanos / NANO:g}"
+
+
+def server_cpus(server: str, need: int, over: tuple[int, int, float] | None, offered: int, taken: int) -> str:
+    """Say that a server lends too few processors, in billionths; `over`: what would be used, capacity and threshold."""
+    if over is not None:
+        return _above(server, "processors", *over)
+    return _not_offered(server, f"{processors(need)} processors", processors(max(offered, 0)), processors(taken))
+
+
+def server_memory(server: str, need: int, over: tuple[int, int, float] | None, offered: int, taken: int) -> str:
+    """Say that a server lends too little memory, in bytes; `over`: what would be used, capacity and threshold."""
+    if over is not None:
+        return _above(server, "memory", *over)
+    return _not_offered(server, f"{format_bytes(need)} of memory", format_bytes(max(offered, 0)), format_bytes(taken))
+
+
+def server_silent(server: str, age_seconds: float | None) -> str:
+    """Say that nothing new is known of a server."""
+    heard = f"has said nothing for {age_seconds:.0f} s" if age_seconds is not None else "has not said anything yet"
+    return f"server {server} {heard}, so it counts as full"
+
+
+def server_closed(server: str, why: str) -> str:
+    """Say that a server must not lend now."""
+    return f"server {server} does not lend now: {why}"
+
+
+def server_keeps(server: str, why: str) -> str:
+    """Say that a server says itself that it does not lend."""
+    return f"server {server} does not lend now: {why or 'it does not say why'}"
+
+
+def server_unscheduled(server: str, draining: bool) -> str:
+    """Say that an operator wants nothing new on a server."""
+    return f"server {server} is {'being drained' if draining else 'cordoned'}"
+
+
+def server_pool_keeps(server: str, pool: str) -> str:
+    """Say that no server of a pool lends."""
+    return f"server {server} does not lend: its pool {pool} says so"
+
+
+def server_backs_off(server: str, until: float) -> str:
+    """Say that a server has just sent replicas away."""
+    return f"server {server} is backing off until {_clock(until)} after sending replicas away"
+
+
+def servers_more(text: str, count: int) -> str:
+    """Say of how many more servers the like is true."""
+    return f"{text} (and {count} more {'server' if count == 1 else 'servers'})" if count else text
+
+
+def vm_unwanted(vm: str, wanted: str) -> str:
+    """Say that a virtual machine is to be stopped or removed."""
+    return f"its virtual machine {vm} is to be {wanted}"
+
+
+def vm_drained(vm: str) -> str:
+    """Say that a virtual machine is being emptied."""
+    return f"its virtual machine {vm} is being drained"
+
+
+def _above(server: str, what: str, used: int, capacity: int, threshold: float) -> str:
+    share = _percent(used / capacity) if capacity else "more than all"
+    return f"server {server} would be at {share} of its {what}, above its threshold of {_percent(threshold)}"
+
+
+def _not_offered(server: str, need: str, offered: str, taken: str) -> str:
+    return f"server {server}: asks for {need}, offered are {offered} of which {taken} is taken"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _clock(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, tz=UTC):%H:%M} UTC"
 
 
 def _list(values: tuple[str, ...]) -> str:

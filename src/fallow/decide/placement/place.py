@@ -7,11 +7,13 @@ from itertools import chain
 
 import numpy as np
 
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.assign import Job, assign
 from fallow.decide.placement.filters import Eligibility, refusal, room_for
 from fallow.decide.placement.request import Request, going, replaced_by, request_of
 from fallow.decide.placement.result import Binding, Placement, Rejection
 from fallow.decide.placement.scores import Rankings
+from fallow.decide.placement.standing import NOBODY
 from fallow.decide.placement.table import NodeTable
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
@@ -21,28 +23,35 @@ from fallow.model.meta import Reason
 _NO_TEMPLATE = Reason(code="NoTemplate", text="what it is made of is no longer stored")
 
 
-def place(snapshot: Snapshot, now: float, heard: Heard | None = None) -> Placement:
+def place(snapshot: Snapshot, now: float, heard: Heard | None = None, servers: HeardServers | None = None) -> Placement:
     """Decide for every PENDING replica, the longest waiting first; replicas of one template are laid out together.
 
-    `heard` is what nodes said last that they use: measured variables come from it.
+    `heard` is what nodes said last that they use: measured variables come from it. `servers` is what servers that
+    lend said last; without it nothing goes to lent capacity.
 
     What fits is placed even when the rest of its deployment does not. The same snapshot gives the same placement.
     """
     groups = _pending_groups(snapshot)
     if not groups:
         return Placement()
-    run = Run(snapshot, heard or {})
+    run = Run(snapshot, heard or {}, servers or NOBODY, now)
     for template_id, replicas in groups:
         run.place_group(template_id, replicas)
     return Placement(bindings=run.bindings, rejections=run.rejections())
 
 
-def laid_out(snapshot: Snapshot, heard: Heard, coming: Iterable[tuple[str, list[Replica]]] = ()) -> "Run":
+def laid_out(
+    snapshot: Snapshot,
+    heard: Heard,
+    coming: Iterable[tuple[str, list[Replica]]] = (),
+    servers: HeardServers = NOBODY,
+    now: float = 0.0,
+) -> "Run":
     """Return the nodes as they will be once all that is pending has its place, and then what is `coming`.
 
     That is replicas by their template's id, which are not stored yet.
     """
-    run = Run(snapshot, heard)
+    run = Run(snapshot, heard, servers, now)
     for template_id, replicas in chain(_pending_groups(snapshot), coming):
         run.place_group(template_id, replicas)
     return run
@@ -83,10 +92,12 @@ class Run:
 
     snapshot: Snapshot
     heard: Heard
+    servers: HeardServers = field(default_factory=dict)
+    now: float = 0.0
     bindings: list[Binding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = NodeTable(self.snapshot, self.heard)
+        self.table = NodeTable(self.snapshot, self.heard, self.servers, self.now)
         self.eligibility = Eligibility(self.table)
         self.rankings = Rankings(self.table, self.eligibility)
         self.replaced = replaced_by(self.snapshot.replicas.values())
@@ -160,6 +171,7 @@ class Run:
             and table.free_memory[row] >= request.memory_bytes
             and table.ports.free[row] >= len(request.free_ports)
             and not request.fixed_ports
+            and (table.lent is None or table.lent.fits(row, request))
         )
 
     def _place_many(self, request: Request, replicas: list[Replica], held: Counter[int]) -> int:

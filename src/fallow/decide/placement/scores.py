@@ -71,7 +71,14 @@ class Rankings:
     def of(self, request: Request) -> Ranking:
         """Return the ranking that `request` chooses by."""
         policy = request.policy
-        key = (policy.selector, policy.architectures, policy.resources, policy.strategy, request.reserves)
+        key = (
+            policy.selector,
+            policy.architectures,
+            policy.resources,
+            policy.strategy,
+            request.reserves,
+            policy.service_class == "standard",
+        )
         found = self._kept.get(key)
         if found is None:
             found = remember(self._kept, key, Ranking(self._table, self._eligibility.mask(policy), request))

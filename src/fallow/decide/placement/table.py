@@ -5,13 +5,18 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.columns import Columns, SeeingColumns
+from fallow.decide.placement.lent import lent_of
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.placement.request import MOST, NANO, Request, reservation
+from fallow.decide.placement.standing import NOBODY, capacity_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.deployments import Replica, Template
 from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.servers import ServerReport
+from fallow.model.vms import Vm
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,10 +31,13 @@ class NodeTable:
     """Free room, counts and labels of every node; it changes as replicas are given to nodes.
 
     `free_cpus` is in billionths of a processor, `free_memory` in bytes; both are negative where a node has shrunk.
-    `touched` lists the rows in the order in which they changed, for those who keep something made of them.
+    `touched` lists the rows in the order in which they changed, for those who keep something made of them. `lent` are
+    the columns of the servers whose capacity nodes are on; None: none is.
     """
 
-    def __init__(self, snapshot: Snapshot, heard: Heard | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, heard: Heard | None = None, servers: HeardServers | None = None, now: float = 0.0
+    ) -> None:
         self.nodes: list[Member] = sorted(snapshot.nodes.values(), key=lambda node: node.id)
         self.rows: dict[str, int] = {node.id: row for row, node in enumerate(self.nodes)}
         self.labels = Columns(self.nodes, snapshot.label_sets)  # all that security may hang on
@@ -38,6 +46,7 @@ class NodeTable:
             [node.lease.host_ports for node in self.nodes], [node.lease.address for node in self.nodes]
         )
         self.touched: list[int] = []
+        self.lent = lent_of(self.nodes, snapshot, servers or NOBODY, now)
         self._read_nodes()
         self._read_replicas(snapshot)
         self._score_all()
@@ -64,6 +73,8 @@ class NodeTable:
         self.free_cpus[row] -= request.cpus
         self.free_memory[row] -= request.memory_bytes
         self.counts[row] += 1
+        if self.lent is not None:
+            self.lent.take(row, request)
         count = self.counts.item(row)
         share = max(
             (self._all_cpus.item(row) - self.free_cpus.item(row)) * self._per_cpu.item(row),
@@ -78,6 +89,8 @@ class NodeTable:
         self.free_cpus[rows] -= given * request.cpus
         self.free_memory[rows] -= given * request.memory_bytes
         self.counts[rows] += given
+        if self.lent is not None:
+            self.lent.take_many(rows, given, request)
         share = self._share(rows, 0, request)
         self.by_share[rows] = share + self.counts[rows] * _TIE
         self.by_count[rows] = self.counts[rows] + share * 2.0**-10
@@ -110,6 +123,10 @@ class NodeTable:
         self._architecture_codes = codes
         self._all_cpus: Ints = np.array([round(node.facts.cpus * NANO) for node in nodes], dtype=np.int64)
         self._all_memory: Ints = np.array([node.facts.memory_bytes for node in nodes], dtype=np.int64)
+        if self.lent is not None:
+            granted = np.array(self.lent.capacity, dtype=np.int64)
+            self._all_cpus[self.lent.capacity_rows] = granted[:, 0]
+            self._all_memory[self.lent.capacity_rows] = granted[:, 1]
         self._per_cpu = _inverse(self._all_cpus)
         self._per_byte = _inverse(self._all_memory)
 
@@ -146,9 +163,18 @@ def reserved_by(replica: Replica, templates: Mapping[str, Template]) -> tuple[in
     return reservation(template.container.resources) if template is not None else (0, 0)
 
 
-def free_room(node: Member, held: Iterable[Replica], templates: Mapping[str, Template]) -> tuple[int, int]:
-    """Return what replicas leave of a node: (billionths of a processor, bytes), negative where it has shrunk."""
-    cpus, memory = round(node.facts.cpus * NANO), node.facts.memory_bytes
+def free_room(
+    node: Member,
+    held: Iterable[Replica],
+    templates: Mapping[str, Template],
+    vm: Vm | None = None,
+    report: ServerReport | None = None,
+) -> tuple[int, int]:
+    """Return what replicas leave of a node: (billionths of a processor, bytes), negative where it has shrunk.
+
+    `vm` is the virtual machine that it is, `report` what is known of that machine's server.
+    """
+    cpus, memory = capacity_of(node, vm, report)
     for replica in held:
         reserved = reserved_by(replica, templates)
         cpus -= reserved[0]

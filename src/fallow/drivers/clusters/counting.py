@@ -5,12 +5,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fallow.decide.federation.room_answers import answers_to, summary_of
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.cluster_frames import RoomReported
 from fallow.model.rooms import RoomQuestion
 
-KINDS = frozenset({"replicas", "members", "deployments", "templates", "label-sets"})
+KINDS = frozenset({"replicas", "members", "deployments", "templates", "label-sets", "vms", "lendings", "server-pools"})
 LEAST_REST_SECONDS = 0.5
 REST_FACTOR = 9.0  # counting takes a tenth of the time at the most
 LOOK_SECONDS = 10.0  # what nodes measure changes no record
@@ -19,7 +20,8 @@ LOOK_SECONDS = 10.0  # what nodes measure changes no record
 class Counting:
     """Counts room and tells what differs. `snapshot` gives the newest, `heard` what nodes said last that they use.
 
-    `included` says which orders the count of a snapshot includes: deployment id -> revision.
+    `included` says which orders the count of a snapshot includes: deployment id -> revision. `servers` gives what
+    servers that lend said last, and `clock` UTC seconds.
     """
 
     def __init__(
@@ -27,10 +29,14 @@ class Counting:
         snapshot: Callable[[], Snapshot],
         heard: Callable[[], Heard],
         included: Callable[[Snapshot], Mapping[str, int]],
+        servers: Callable[[], HeardServers] = dict,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._snapshot = snapshot
         self._heard = heard
         self._included = included
+        self._servers = servers
+        self._clock = clock
         self._questions: tuple[RoomQuestion, ...] = ()
         self._awake = asyncio.Event()
         self._told: RoomReported | None = None
@@ -63,10 +69,11 @@ class Counting:
         """Tell the answers if they are others than were told; return how many seconds it took to find them."""
         began = time.perf_counter()
         snapshot, questions = self._snapshot(), self._questions
+        servers, now = self._servers(), self._clock()
         frame = RoomReported(
-            answers=answers_to(snapshot, questions, self._heard()),
+            answers=answers_to(snapshot, questions, self._heard(), servers, now),
             orders=dict(self._included(snapshot)),
-            summary=summary_of(snapshot),
+            summary=summary_of(snapshot, servers, now),
         )
         spent = time.perf_counter() - began
         if frame != self._told:

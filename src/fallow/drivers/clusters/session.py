@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from fallow.model.cluster_frames import AskRoom, SetShares, Withdrawn
+from fallow.model.portions import portions
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder
 from fallow.model.wire import ToMember
@@ -12,8 +11,6 @@ from fallow.model.wire import ToMember
 MOST_ORDERS = 500  # of one frame
 MOST_BYTES = 2 * 1024 * 1024  # of the orders in one frame, but for a single one that is larger
 MOST_IDS = 10_000
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 class SessionCluster:
@@ -24,7 +21,7 @@ class SessionCluster:
 
     def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
         """Tell it what to run; see `contract.Cluster`."""
-        parts = portions(orders)
+        parts = list(portions(orders, MOST_ORDERS, MOST_BYTES))
         if not parts and (removed or full):
             parts = [()]
         for number, part in enumerate(parts, 1):
@@ -40,20 +37,3 @@ class SessionCluster:
         """Let leaving replicas stop."""
         for start in range(0, len(replica_ids), MOST_IDS):
             self._send(Withdrawn(replica_ids=tuple(replica_ids[start : start + MOST_IDS])))
-
-
-def portions(orders: Sequence[ShareOrder]) -> list[tuple[ShareOrder, ...]]:
-    """Return orders in portions that each fit into a frame."""
-    found: list[tuple[ShareOrder, ...]] = []
-    portion: list[ShareOrder] = []
-    size = 0
-    for order in orders:
-        bytes_ = len(_encoder.encode(order))
-        if portion and (len(portion) == MOST_ORDERS or size + bytes_ > MOST_BYTES):
-            found.append(tuple(portion))
-            portion, size = [], 0
-        portion.append(order)
-        size += bytes_
-    if portion:
-        found.append(tuple(portion))
-    return found

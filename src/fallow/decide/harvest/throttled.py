@@ -1,0 +1,59 @@
+"""How much of the requests a node on lent capacity gets, by how much it is throttled just now.
+
+In a few coarse steps, so that gateways are not told every second. A node sinks at once and rises a step at a time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.snapshot import Snapshot
+from fallow.model.servers import ServerReport
+from fallow.model.vms import Vm
+
+FULL = 100
+# (weight, throttled for more than this share of the time it sinks there, below that it may rise again)
+STEPS = ((10, 0.65, 0.45), (25, 0.35, 0.20), (50, 0.15, 0.05))
+RISE_SECONDS = 10.0  # that a node stays in a step before it rises to the next
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A share of full weight, in hundredths, and since when (UTC seconds) it is that."""
+
+    of_full: int
+    since: float
+
+
+Weights = Mapping[str, Weight]  # by node id; one that is absent has all
+
+
+def weights(snapshot: Snapshot, servers: HeardServers, now: float, before: Weights) -> Weights:
+    """Return the weights of nodes on lent capacity that have less than all; what is not heard of stays as it was.
+
+    The very same object as `before` is returned when nothing has changed.
+    """
+    found: dict[str, Weight] = {}
+    for node_id, vm in snapshot.vms_by_node.items():
+        old = before.get(node_id, Weight(FULL, 0.0))
+        heard = servers.get(vm.server_id)
+        new = _next(old, _share(heard.report, vm), now) if heard is not None and heard.fresh else old
+        if new.of_full < FULL:
+            found[node_id] = new
+    return before if found == before else found
+
+
+def _share(report: ServerReport, vm: Vm) -> float:
+    """Return the share of the time that a virtual machine had to wait, as far as its server can tell them apart."""
+    use = next((found for found in report.vms if found.vm_id == vm.id), None)
+    return max(use.throttled if use is not None else 0.0, report.throttled)
+
+
+def _next(old: Weight, share: float, now: float) -> Weight:
+    sunk = next((weight for weight, above, _ in STEPS if share > above), FULL)
+    if sunk < old.of_full:
+        return Weight(sunk, now)
+    rest = next((below for weight, _, below in STEPS if weight == old.of_full), 0.0)
+    if old.of_full < FULL and share < rest and not 0 <= now - old.since < RISE_SECONDS:
+        return Weight(next((weight for weight, _, _ in STEPS if weight > old.of_full), FULL), now)
+    return old

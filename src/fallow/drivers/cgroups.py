@@ -1,0 +1,174 @@
+"""Where control groups lie on this machine, and what the kernel says of one: version 1, 2, or both side by side."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+TREES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids", "perf_event", "net_cls")
+_MOST_GROUPS = 4096  # below one group that are looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The trees of control groups below `root`. Names of groups are absolute, such as `/fallow-lent`.
+
+    With version 1 each controller has a tree of its own, and there may be a tree of version 2 beside them that has
+    pressure and processor time but no limits ("hybrid").
+    """
+
+    root: Path = ROOT
+    unified: Path | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the tree of version 2."""
+        places = (self.root, self.root / "unified")
+        found = next((place for place in places if (place / "cgroup.controllers").is_file()), None)
+        object.__setattr__(self, "unified", found)
+
+    @property
+    def version(self) -> int:
+        """Return which version limits processors and memory here; 0: there are no control groups."""
+        if self.unified == self.root:
+            return 2
+        return 1 if (self.root / "cpu").is_dir() else 0
+
+    def tree(self, controller: str) -> Path | None:
+        """Return the tree of a controller; None when it has none."""
+        if self.version == 2:
+            return self.root
+        place = self.root / controller
+        return place if place.is_dir() else None
+
+    def folder(self, controller: str, group: str) -> Path | None:
+        """Return a group's folder in the tree of a controller; None when there is no such tree. It need not exist."""
+        tree = self.tree(controller)
+        return None if tree is None else tree / group.strip("/")
+
+    def folders(self, group: str) -> list[Path]:
+        """Return the folders that this group has, one for each tree."""
+        trees = [tree for name in (*TREES, "systemd") if (tree := self.tree(name)) is not None]
+        if self.unified is not None:
+            trees.append(self.unified)
+        places = dict.fromkeys(tree / group.strip("/") for tree in trees)
+        return [place for place in places if place.is_dir()]
+
+    def exists(self, group: str) -> bool:
+        """Say whether any tree has this group."""
+        return bool(self.folders(group))
+
+    def cpu_seconds(self, group: str) -> float | None:
+        """Return the processor time that a group and those below it used; None: the kernel does not say."""
+        if self.version == 1 and (folder := self.folder("cpuacct", group)) is not None:
+            used = number(folder / "cpuacct.usage")
+            if used is not None:
+                return used / 1e9
+        if self.unified is None:
+            return None
+        used = fields(self.unified / group.strip("/") / "cpu.stat").get("usage_usec")
+        return None if used is None else used / 1e6
+
+    def memory_bytes(self, group: str) -> int | None:
+        """Return the memory of a group that cannot be had back by dropping files nobody reads; None: not told."""
+        folder = self.folder("memory", group)
+        if folder is None:
+            return None
+        names = (
+            ("memory.current", "inactive_file")
+            if self.version == 2
+            else (
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        )
+        used = number(folder / names[0])
+        if used is None:
+            return None
+        return max(0, used - fields(folder / "memory.stat").get(names[1], 0))
+
+    def waited_seconds(self, group: str, resource: str) -> float | None:
+        """Return for how long something of a group waited for `cpu`, `memory` or `io`, ever; None: not told."""
+        if self.unified is None:
+            return None
+        for line in lines(self.unified / group.strip("/") / f"{resource}.pressure"):
+            words = line.split()
+            if words and words[0] == "some" and words[-1].startswith("total="):
+                return int(words[-1][6:]) / 1e6
+        return None
+
+    def periods(self, group: str) -> tuple[int, int]:
+        """Return in how many periods a group with a quota ran, and in how many of them it had used that up."""
+        folder = self.folder("cpu", group)
+        found = fields(folder / "cpu.stat") if folder is not None else {}
+        return found.get("nr_periods", 0), found.get("nr_throttled", 0)
+
+    def io_bytes(self, group: str) -> int | None:
+        """Return how much a group read from and wrote to disks, ever; None: not told."""
+        if self.version == 1:
+            folder = self.folder("blkio", group)
+            if folder is None:
+                return None
+            found = [line.split() for line in lines(folder / "blkio.throttle.io_service_bytes_recursive")]
+            return sum(int(words[-1]) for words in found if len(words) == 3 and words[1] in ("Read", "Write"))
+        folder = self.folder("io", group)
+        if folder is None or not (folder / "io.stat").is_file():
+            return None
+        words = [word for line in lines(folder / "io.stat") for word in line.split()]
+        return sum(int(word[7:]) for word in words if word.startswith(("rbytes=", "wbytes=")))
+
+    def processes(self, group: str) -> set[int]:
+        """Return the ids of all processes of a group and those below it, as this process sees them."""
+        found: set[int] = set()
+        for folder in self.folders(group):
+            for below in _with_those_below(folder):
+                found.update(int(line) for line in lines(below / "cgroup.procs") if line.isdigit())
+        found.discard(0)  # of another namespace
+        return found
+
+    def populated(self, group: str) -> bool:
+        """Say whether any process is in a group or below it."""
+        if self.unified is not None:
+            events = fields(self.unified / group.strip("/") / "cgroup.events")
+            if events.get("populated") or self.version == 2:
+                return bool(events.get("populated"))
+        return any(
+            any(line.isdigit() for line in lines(below / "cgroup.procs"))
+            for folder in self.folders(group)
+            for below in _with_those_below(folder)
+        )
+
+
+def lines(path: Path) -> list[str]:
+    """Return a file's lines; none when it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def number(path: Path) -> int | None:
+    """Return the one number in a file; None when there is none."""
+    found = lines(path)
+    try:
+        return int(found[0]) if found else None
+    except ValueError:
+        return None
+
+
+def fields(path: Path) -> dict[str, int]:
+    """Return a file of lines `name number`."""
+    found = {}
+    for line in lines(path):
+        name, _, value = line.partition(" ")
+        if value.isdigit():
+            found[name] = int(value)
+    return found
+
+
+def _with_those_below(folder: Path) -> Iterator[Path]:
+    for count, (name, _, _) in enumerate(os.walk(folder)):
+        if count >= _MOST_GROUPS:
+            return
+        yield Path(name)

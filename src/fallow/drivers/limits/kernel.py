@@ -1,0 +1,274 @@
+"""The group of what is lent in the kernel's control groups, version 1 or 2."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fallow.drivers.cgroups import TREES, Groups, lines, number
+from fallow.drivers.limits.contract import LentUse, LimitsError
+
+PERIOD_US = 100_000
+LEAST_QUOTA_US = 1_000  # the kernel's
+CLOSE_SHARE = 0.01  # two quotas that differ by less are the same
+PAGE = 4096
+MEMORY_STEP = 16 * 2**20  # a memory limit that moves by less is not worth a write
+FLOOR_MEMORY = 16 * 2**20
+_NO_LIMIT = 2**60
+_KEPT = "trusted.fallow.quota"  # an attribute of a group of version 1: the quota that it had before we lowered it
+_CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
+
+
+class KernelLimits:
+    """Limits by control group `group`. `groups` says where control groups lie."""
+
+    def __init__(self, group: str, groups: Groups | None = None) -> None:
+        self._group = group
+        self._groups = groups or Groups()
+
+    @property
+    def group(self) -> str:
+        """Return the group's name."""
+        return self._group
+
+    def prepare(self) -> tuple[str, ...]:
+        """Make the group with the lowest weights."""
+        if self._groups.version == 0:
+            raise LimitsError(
+                f"{self._groups.root} has no control groups that limit processors, so that nothing can be lent safely"
+            )
+        try:
+            for folder in self._wanted_folders():
+                folder.mkdir(parents=True, exist_ok=True)
+            if self._groups.version == 2:
+                self._enable()
+            self._share_cpuset()
+        except OSError as error:
+            raise LimitsError(
+                f"the control group {self._group} cannot be made: {error.strerror}; a server's agent has to run as root"
+            ) from error
+        return tuple(self._lower_weights())
+
+    def hold_cpus(self, cpus: float) -> tuple[str, ...]:
+        """Set and read back the quota."""
+        quota = max(LEAST_QUOTA_US, round(cpus * PERIOD_US))
+        if (held := self.cpus()) is not None and _close(held * PERIOD_US, quota):
+            return ()
+        try:
+            self._write_quota(quota)
+        except OSError as error:
+            return (f"the processor limit {cpus:.2f} of {self._group} was refused: {error.strerror}",)
+        read = self.cpus()
+        if read is None or not _close(read * PERIOD_US, quota):
+            return (f"the processor limit of {self._group} is {_cpus_text(read)} instead of {cpus:.2f}",)
+        return ()
+
+    def hold_memory(self, high_bytes: int, max_bytes: int) -> tuple[str, ...]:
+        """Set and read back both memory limits."""
+        folder = self._groups.folder("memory", self._group)
+        if folder is None:
+            return (f"memory of {self._group} cannot be limited: the kernel has no such controller",)
+        version2 = self._groups.version == 2
+        used = number(folder / ("memory.current" if version2 else "memory.usage_in_bytes")) or 0
+        high = max(FLOOR_MEMORY, high_bytes)
+        most = max(high, max_bytes, used + MEMORY_STEP)
+        names = ("memory.high", "memory.max") if version2 else ("memory.soft_limit_in_bytes", "memory.limit_in_bytes")
+        problems = [_hold_bytes(folder / name, value) for name, value in zip(names, (high, most), strict=True)]
+        return tuple(problem for problem in problems if problem)
+
+    def cpus(self) -> float | None:
+        """Return the quota in processors."""
+        folder = self._groups.folder("cpu", self._group)
+        if folder is None:
+            return None
+        if self._groups.version == 2:
+            words = (lines(folder / "cpu.max") or [""])[0].split()
+            return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        return quota / period if quota is not None and period and quota > 0 else None
+
+    def use(self) -> LentUse:
+        """Return what is used."""
+        periods, throttled = self._groups.periods(self._group)
+        return LentUse(
+            cpu_seconds=self._groups.cpu_seconds(self._group),
+            memory_bytes=self._groups.memory_bytes(self._group),
+            periods=periods,
+            throttled_periods=throttled,
+        )
+
+    def _wanted_folders(self) -> list[Path]:
+        name = self._group.strip("/")
+        if self._groups.version == 2:
+            return [self._groups.root / name]
+        trees = [self._groups.tree(controller) for controller in TREES]
+        return [tree / name for tree in (*trees, self._groups.unified) if tree is not None]
+
+    def _share_cpuset(self) -> None:
+        """Let the group have all processors and all memory: version 1 begins with none, and takes in nothing then."""
+        folder = self._groups.folder("cpuset", self._group)
+        if folder is None or self._groups.version == 2:
+            return
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not "".join(lines(folder / name)).strip():
+                _write(folder / name, "".join(lines(folder.parent / name)).strip())
+        _write(folder / "cgroup.clone_children", "1")
+
+    def _enable(self) -> None:
+        """Let the group and those directly below it have controllers: version 2 hands them down one by one."""
+        folder = self._groups.root
+        for part in ("", *self._group.strip("/").split("/")):
+            folder = folder / part
+            offered = (lines(folder / "cgroup.controllers") or [""])[0].split()
+            had = (lines(folder / "cgroup.subtree_control") or [""])[0].split()
+            for controller in _CONTROLLERS:
+                if controller in offered and controller not in had:
+                    try:
+                        _write(folder / "cgroup.subtree_control", f"+{controller}")
+                    except OSError as error:
+                        if error.errno != errno.EBUSY or controller in ("cpu", "memory"):
+                            raise
+
+    def _lower_weights(self) -> Iterator[str]:
+        """Give the group the lowest weight of all; what this kernel does not have is left out."""
+        cpu, io = self._groups.folder("cpu", self._group), self._groups.folder("blkio", self._group)
+        if cpu is None or not self._idle(cpu):
+            weight = ("cpu.weight", 1) if self._groups.version == 2 else ("cpu.shares", 2)
+            yield from _weigh(cpu, *weight)
+        if self._groups.version == 2:
+            io = self._groups.folder("io", self._group)
+            names = (("io.weight", 1), ("io.bfq.weight", 1))
+        else:
+            names = (("blkio.weight", 10), ("blkio.bfq.weight", 1))
+        for name, weight_value in names:
+            if io is not None and (io / name).is_file():
+                yield from _weigh(io, name, weight_value)
+
+    def _idle(self, folder: Path) -> bool:
+        """Make the group run only when nothing else wants to; False: this kernel cannot."""
+        path = folder / "cpu.idle"
+        if not path.is_file():
+            return False
+        try:
+            if number(path) != 1:
+                _write(path, "1")
+        except OSError:
+            return False
+        return number(path) == 1
+
+    def _write_quota(self, quota_us: int) -> None:
+        folder = self._groups.folder("cpu", self._group)
+        assert folder is not None
+        if self._groups.version == 2:
+            _write(folder / "cpu.max", f"{quota_us} {PERIOD_US}")
+            return
+        if number(folder / "cpu.cfs_period_us") != PERIOD_US:
+            _write(folder / "cpu.cfs_period_us", str(PERIOD_US))
+        before = number(folder / "cpu.cfs_quota_us") or -1
+        shrinks = before < 0 or quota_us < before
+        if shrinks:
+            _fit_below(folder, quota_us / PERIOD_US)
+        _write(folder / "cpu.cfs_quota_us", str(quota_us))
+        if not shrinks:
+            _fit_below(folder, quota_us / PERIOD_US)
+
+
+def _fit_below(folder: Path, cpus: float) -> None:
+    """Make the quotas of groups of version 1 below `folder` fit a quota of `cpus` of that one.
+
+    There the kernel refuses a quota smaller than one below it. Those are lowered, deepest first, and get back what they
+    had, highest first, as soon as it fits again; what they had is kept with the group itself.
+    """
+    below = [Path(name) for name, _, _ in os.walk(folder)][1:]
+    for group in reversed(below):
+        quota, period = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
+        if quota is None or not period or quota <= 0 or quota / period <= cpus:
+            continue
+        if _kept_quota(group) is None:
+            os.setxattr(group, _KEPT, str(quota).encode())
+        _write(group / "cpu.cfs_quota_us", str(max(LEAST_QUOTA_US, int(cpus * period))))
+    for group in below:
+        had, period = _kept_quota(group), number(group / "cpu.cfs_period_us")
+        if had is None or not period:
+            continue
+        quota = min(had, max(LEAST_QUOTA_US, int(_room(group.parent, folder, cpus) * period)))
+        if (number(group / "cpu.cfs_quota_us") or 0) < quota:
+            _write(group / "cpu.cfs_quota_us", str(quota))
+        if quota == had:
+            os.removexattr(group, _KEPT)
+
+
+def _room(group: Path, top: Path, cpus: float) -> float:
+    """Return the smallest quota from `group` up to `top`, whose own is `cpus`."""
+    found = cpus
+    while group != top:
+        quota, period = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
+        if quota is not None and period and quota > 0:
+            found = min(found, quota / period)
+        group = group.parent
+    return found
+
+
+def _kept_quota(group: Path) -> int | None:
+    try:
+        return int(os.getxattr(group, _KEPT))
+    except (OSError, ValueError):
+        return None
+
+
+def _weigh(folder: Path | None, name: str, value: int) -> Iterator[str]:
+    if folder is None:
+        yield f"{name} cannot be set: the kernel has no such controller"
+        return
+    path = folder / name
+    if _weight(path) == value:
+        return
+    try:
+        _write(path, str(value))
+    except OSError as error:
+        yield f"{name} {value} of {folder.name} was refused: {error.strerror}"
+        return
+    if _weight(path) != value:
+        yield f"{name} of {folder.name} is {_weight(path)} instead of {value}"
+
+
+def _weight(path: Path) -> int | None:
+    words = (lines(path) or [""])[0].split()
+    return int(words[-1]) if words and words[-1].isdigit() else None  # io.weight: `default 100`
+
+
+def _hold_bytes(path: Path, value: int) -> str:
+    value -= value % PAGE
+    held = _bytes(path)
+    if held is not None and abs(held - value) < MEMORY_STEP:
+        return ""
+    try:
+        _write(path, str(value))
+    except OSError as error:
+        return f"{path.name} {value} of {path.parent.name} was refused: {error.strerror}"
+    held = _bytes(path)
+    if held is None or abs(held - value) >= PAGE:
+        return f"{path.name} of {path.parent.name} is {held} instead of {value}"
+    return ""
+
+
+def _bytes(path: Path) -> int | None:
+    found = number(path)  # `max` is no number
+    return None if found is None or found >= _NO_LIMIT else found
+
+
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= max(50.0, CLOSE_SHARE * max(one, other))
+
+
+def _cpus_text(cpus: float | None) -> str:
+    return "none" if cpus is None else f"{cpus:.2f}"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write to a file of the kernel in one call. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""What is lent gets out of the way of a real primary: real processes in real control groups, measured and held."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from fallow.agent.lending import Lending
+from fallow.agent.measuring import Measuring
+from fallow.agent.primaries import source
+from fallow.agent.server import NoMachines
+from fallow.drivers.cgroups import Groups
+from fallow.drivers.limits.kernel import KernelLimits
+from fallow.model.server_frames import SetLending
+from fallow.model.server_pools import LendingPolicy
+from fallow.model.servers import Primary
+from testbed import cgroups
+
+pytestmark = pytest.mark.real
+REACTION_SECONDS = 1.5
+# Uses a twentieth of a processor until it is told, and all of it from then on.
+JUMPS = """
+import signal, time
+jumped = False
+def jump(*_):
+    global jumped
+    jumped = True
+signal.signal(signal.SIGUSR1, jump)
+while not jumped:
+    until = time.monotonic() + 0.005
+    while time.monotonic() < until: pass
+    time.sleep(0.095)
+while True: pass
+"""
+
+
+class OneCpu(Measuring):
+    """Measures a machine of one processor, on which nothing runs but the primary and what is lent."""
+
+    def __init__(self, limits, primary, lent):
+        groups = Groups()
+        super().__init__(limits, [source(Primary(kind="cgroup", name=primary), groups, lent)])
+        self.busy = lambda: sum(groups.cpu_seconds(group) or 0.0 for group in (primary, lent))
+
+    def _busy_seconds(self):
+        return self.busy(), 1
+
+
+@pytest.fixture
+def pair():
+    if (reason := cgroups.missing()) is not None:
+        pytest.skip(reason)
+    with cgroups.groups(2) as names:
+        primary, lent = names
+        cgroups.make(primary)
+        cgroups.favour(primary)
+        yield primary, lent
+
+
+async def come_true(condition, seconds):
+    """Return how long it took; fails after `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it did not come true"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def test_a_jump_from_a_twentieth_to_all_is_met_within_one_and_a_half_seconds(pair, tmp_path):
+    primary, lent = pair
+    limits = KernelLimits(lent)
+    limits.prepare()
+    limits.hold_cpus(0.6)  # what an agent before this one left: the next goes on from there
+    lending = Lending(OneCpu(limits, primary, lent), limits, NoMachines(""), tmp_path)
+    lending.told(SetLending(policy=LendingPolicy()))
+    child = cgroups.burn(primary, JUMPS)
+    burner = cgroups.burn(lent)
+    task = asyncio.create_task(lending.run())
+    try:
+        await come_true(lambda: lending.report().lends and lending.report().primary_cpus > 0.02, 10)
+        await come_true(lambda: (limits.cpus() or 0) > 0.5, 10)
+        child.send_signal(signal.SIGUSR1)
+        took = await come_true(lambda: (limits.cpus() or 1) <= 0.06, 10)
+        assert took < REACTION_SECONDS
+        await come_true(lambda: lending.report().primary_cpus > 0.5, 10)
+        assert not lending.report().problems
+    finally:
+        for process in (child, burner):
+            process.kill()
+            process.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert limits.cpus() is not None  # ending leaves the limit as it is
+
+
+async def test_a_primary_that_ends_means_nothing_new(pair, tmp_path):
+    primary, lent = pair
+    limits = KernelLimits(lent)
+    lending = Lending(OneCpu(limits, primary, lent), limits, NoMachines(""), tmp_path)
+    lending.told(SetLending(policy=LendingPolicy()))
+    child = cgroups.burn(primary, JUMPS)
+    task = asyncio.create_task(lending.run())
+    try:
+        await come_true(lambda: lending.report().lends, 10)
+        child.kill()
+        child.wait()
+        await come_true(lambda: not lending.report().lends, 5)
+        assert f"not found: cgroup:{primary}" in lending.report().why_not
+    finally:
+        child.kill()
+        child.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

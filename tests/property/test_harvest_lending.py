@@ -1,0 +1,161 @@
+"""A server, second by second: whatever its primary does, what is lent gets out of its way, and nothing else."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallow.decide.harvest.lending import Expected, Held, Told, blind, hold
+from fallow.decide.harvest.measured import Measured, merged
+from fallow.decide.harvest.relief import EMERGENCY_SECONDS, SATISFIED_GOOD, Burden, Strain, relief, strained
+from fallow.decide.harvest.suppress import FLOOR_CPUS
+from fallow.model.server_pools import LendingPolicy
+from fallow.model.servers import PrimaryUse
+
+GIB = 2**30
+CPUS = 8.0
+MEMORY = 32 * GIB
+NOW = 1_790_000_000.0
+EXPECTED = Expected(cpus=1.0, memory_bytes=4 * GIB, predictor="test", why="")
+
+
+def second(own=1.0, lent=0.0, at=0.0, **more):
+    found = {
+        "at": at,
+        "seconds": 1.0,
+        "cpus": CPUS,
+        "memory_bytes": MEMORY,
+        "used_cpus": own + lent,
+        "used_memory_bytes": 4 * GIB,
+        "lent_cpus": lent,
+    }
+    return Measured(**{**found, **more})
+
+
+@given(st.lists(st.tuples(st.floats(0, CPUS), st.booleans()), min_size=1, max_size=60), st.floats(0.1, 0.95))
+def test_what_is_lent_never_keeps_a_server_above_its_ceiling(seconds, ceiling):
+    policy = LendingPolicy(cpu_threshold=ceiling / 2, cpu_ceiling=ceiling)
+    told, held = Told(policy=policy, asked_cpus=CPUS), Held()
+    for own, greedy in seconds:
+        lent = min(held.limit_cpus if greedy else 0.0, CPUS - own)
+        held = hold(held, told, second(own, lent), EXPECTED, NOW)
+        assert FLOOR_CPUS <= held.limit_cpus <= max(FLOOR_CPUS, CPUS * ceiling - own) + 1e-6
+        assert 0 <= held.offer_cpus <= max(0.0, CPUS * policy.cpu_threshold - max(own, EXPECTED.cpus)) + 1e-6
+        assert held.relief.cpus >= 0 and not held.relief.stop_one
+
+
+@given(st.floats(0, CPUS), st.floats(0, 3600))
+def test_a_server_that_cannot_measure_itself_is_full(own, seconds):
+    told = Told(policy=LendingPolicy(), asked_cpus=2.0)
+    held = blind(hold(Held(), told, second(own), EXPECTED, NOW), seconds)
+    assert (held.limit_cpus, held.offer_cpus, held.lends) == (FLOOR_CPUS, 0.0, False)
+    assert "could be measured" in held.why_not
+    assert held.relief.cpus == 0  # nobody knows whether anything has to go
+
+
+def test_a_primary_that_is_not_found_means_nothing_new_and_nothing_goes():
+    gone = second(primaries=(PrimaryUse(name="systemd:db.service", found=False),))
+    held = hold(Held(), Told(policy=LendingPolicy(), asked_cpus=2.0), gone, EXPECTED, NOW)
+    assert not held.lends and held.why_not == "not found: systemd:db.service"
+    assert held.relief.cpus == 0 and held.relief.memory_bytes == 0
+    assert held.limit_cpus > FLOOR_CPUS  # what is there goes on within its limit
+
+
+def test_outside_its_hours_everything_has_to_go():
+    policy = LendingPolicy(hours=("20:00-21:00",))  # NOW is 14:13
+    held = hold(Held(), Told(policy=policy, asked_cpus=2.0), second(lent=1.0, lent_memory_bytes=GIB), EXPECTED, NOW)
+    assert not held.lends and "outside its hours" in held.why_not
+    assert held.relief.cpus == 2.0 and held.relief.memory_bytes == GIB
+
+
+def test_an_offer_comes_back_without_a_climb_after_a_primary_was_missing():
+    told = Told(policy=LendingPolicy())
+    first = hold(Held(), told, second(), EXPECTED, NOW)
+    gone = hold(first, told, second(primaries=(PrimaryUse(name="x", found=False),)), EXPECTED, NOW)
+    back = hold(gone, told, second(primaries=(PrimaryUse(name="x", found=True),)), EXPECTED, NOW)
+    assert back.lends and back.offer_cpus == first.offer_cpus == CPUS * 0.65 - 1.0
+
+
+def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_is_room():
+    told, held = Told(policy=LendingPolicy()), Held(limit_cpus=5.0)
+    calm = second(lent=4.0, primaries=(PrimaryUse(name="x", found=True, cpus=1.0),))
+    waits = replace(calm, primaries=(PrimaryUse(name="x", found=True, cpus=1.0, cpu_waiting=0.4),))
+    for _ in range(4):
+        held = hold(held, told, calm, EXPECTED, NOW)
+    assert held.limit_cpus == CPUS * 0.8 - 1.0
+    for _ in range(6):
+        held = hold(held, told, waits, EXPECTED, NOW)
+    assert held.limit_cpus < 0.5
+    for _ in range(30):
+        held = hold(held, told, calm, EXPECTED, NOW)
+    assert held.limit_cpus > 5.0
+
+
+burdens = st.builds(
+    Burden,
+    capacity_memory_bytes=st.just(MEMORY),
+    ceiling=st.floats(0.5, 0.95),
+    asked_cpus=st.floats(0, 16),
+    limit_cpus=st.floats(FLOOR_CPUS, 16),
+    lent_cpus=st.floats(0, 16),
+    throttled=st.floats(0, 1),
+    used_memory_bytes=st.integers(0, MEMORY),
+    lent_memory_bytes=st.integers(0, MEMORY),
+)
+
+
+@given(st.lists(burdens, min_size=1, max_size=40), st.floats(0, 30))
+def test_relief_frees_just_enough(seconds, patience):
+    strain = Strain()
+    for burden in seconds:
+        strain = strained(strain, burden, 1.0)
+        found = relief(strain, burden, patience)
+        assert 0 <= found.cpus <= burden.asked_cpus
+        assert 0 <= found.memory_bytes <= burden.lent_memory_bytes
+        if found.cpus > 0:
+            left = burden.asked_cpus - found.cpus
+            assert abs(left * SATISFIED_GOOD - burden.limit_cpus) < 1e-6  # exactly as much as the limit satisfies
+            assert strain.cpu_seconds >= patience
+        if found.memory_bytes and found.memory_bytes < burden.lent_memory_bytes:
+            after = burden.used_memory_bytes - found.memory_bytes
+            assert burden.ceiling * MEMORY - 0.03 * MEMORY < after <= burden.ceiling * MEMORY
+        if found.stop_one:
+            assert found.urgent and strain.far_seconds >= EMERGENCY_SECONDS
+
+
+def test_who_gets_enough_or_asks_for_nothing_is_not_sent_away():
+    base = {
+        "capacity_memory_bytes": MEMORY,
+        "ceiling": 0.9,
+        "throttled": 1.0,
+        "used_memory_bytes": GIB,
+        "lent_memory_bytes": GIB,
+    }
+    for asked, limit, lent in ((0.0, 0.05, 0.05), (2.0, 1.2, 1.2), (2.0, 1.9, 1.9)):
+        burden = Burden(asked_cpus=asked, limit_cpus=limit, lent_cpus=lent, **base)
+        assert relief(strained(Strain(), burden, 1000.0), burden, 60.0).cpus == 0
+    idle = Burden(asked_cpus=4.0, limit_cpus=0.5, lent_cpus=0.1, **{**base, "throttled": 0.0})
+    assert relief(strained(Strain(), idle, 1000.0), idle, 60.0).cpus == 0
+
+
+def test_an_emergency_stops_one_machine_and_waits_for_that_to_show():
+    told, held, stops = Told(policy=LendingPolicy()), Held(), []
+    full = second(used_memory_bytes=int(0.97 * MEMORY), lent_memory_bytes=8 * GIB)
+    for at in range(60):
+        held = hold(held, told, full, EXPECTED, NOW)
+        stops += [at] if held.relief.stop_one else []
+    assert stops == [9, 39]
+    assert held.relief.urgent
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 2), st.floats(0, 4), st.floats(0, 4)), min_size=1, max_size=5))
+def test_merged_samples_are_means_by_their_length(rows):
+    samples = [
+        second(own, lent, seconds=seconds, primaries=(PrimaryUse(name="x", found=True, cpus=own),))
+        for seconds, own, lent in rows
+    ]
+    found = merged(samples)
+    total = sum(seconds for seconds, _, _ in rows)
+    assert abs(found.seconds - total) < 1e-9
+    assert abs(found.own_cpus - sum(seconds * own for seconds, own, _ in rows) / total) < 1e-6
+    assert abs(found.primary_cpus - found.own_cpus) < 1e-6
