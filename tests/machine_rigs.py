@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from fallow.drivers.cgroups import Groups
 from fallow.drivers.machine import images
 from fallow.drivers.machine.build import kernel as kernels
 from fallow.drivers.machine.build.initrd import make_initrd
+from fallow.drivers.machine.cgroup import CgroupMachines, CgroupOptions
 from fallow.drivers.machine.commands import run
 from fallow.drivers.machine.contract import Machine
 from fallow.drivers.machine.domain import Attachment
@@ -49,6 +53,8 @@ class MachineRig:
     options: LibvirtOptions | None = None
     group: str = ""
     member_id: str = "m-1"
+    seeds: bool = True  # a token lies on a seed
+    balloons: bool = True  # memory above that of the start has to wait
 
     def __post_init__(self) -> None:
         self.machine = self.again()
@@ -94,6 +100,23 @@ def libvirt_machines() -> Iterator[MachineRig]:
             )
     finally:
         os.system(f"ip link del {bridge} 2>/dev/null")
+        remove_group(group)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def cgroup_machines() -> Iterator[MachineRig]:
+    """Control groups of this machine; the agent is a shell that sleeps."""
+    if os.geteuid() != 0 or Groups().version == 0:
+        pytest.skip("control groups need root, and a kernel with them")
+    group = f"fallow{secrets.token_hex(3)}.slice"
+    folder = Path(tempfile.mkdtemp(prefix="fallow-vms-"))
+    options = CgroupOptions(folder=folder, program=("/bin/sh", "-c", "sleep 1000 & wait", "agent"))
+    try:
+        yield MachineRig(again=lambda: CgroupMachines(options, group), group=group, seeds=False, balloons=False)
+    finally:
+        for pid in Groups().processes(f"/{group}"):
+            os.kill(pid, 9)
         remove_group(group)
         shutil.rmtree(folder)
 

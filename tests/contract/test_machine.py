@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from machine_rigs import MachineRig, fake_machines, libvirt_machines
+from machine_rigs import MachineRig, cgroup_machines, fake_machines, libvirt_machines
 
 from fallow.drivers.machine.contract import FoundMachine, Machine, MachineError, MachineSpec, Seed
 from fallow.drivers.machine.libvirt import LibvirtMachines
@@ -17,13 +17,15 @@ SPEC = MachineSpec(vm_id="a1", name="vm1", cpus=0.5, memory_bytes=128 * MIB, dis
 SEED = Seed(name="vm1", url="https://control:7443", token="fallow-join.ID.SECRET.HASH")
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("libvirt", marks=pytest.mark.real)])
+@pytest.fixture(
+    scope="module", params=["fake", *(pytest.param(each, marks=pytest.mark.real) for each in ("libvirt", "cgroup"))]
+)
 def rig(request: pytest.FixtureRequest) -> Iterator[MachineRig]:
     if request.param == "fake":
         yield fake_machines()
-    else:
-        with libvirt_machines() as rig:
-            yield rig
+        return
+    with libvirt_machines() if request.param == "libvirt" else cgroup_machines() as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ async def test_the_life_of_a_machine(rig: MachineRig, machine: Machine):
     assert await machine.survey() == (FoundMachine(vm_id="a1"),)
 
     await machine.start(SPEC, SEED)
-    running = FoundMachine(vm_id="a1", status="running", seeded=True, cpus=0.5, memory_bytes=128 * MIB)
+    running = FoundMachine(vm_id="a1", status="running", seeded=rig.seeds, cpus=0.5, memory_bytes=128 * MIB)
     assert await machine.survey() == (running,)
     await machine.start(replace(SPEC, cpus=0.1))  # it runs: nothing changes
     assert await machine.survey() == (running,)
@@ -63,11 +65,13 @@ async def test_the_life_of_a_machine(rig: MachineRig, machine: Machine):
 
     assert await machine.resize(replace(SPEC, cpus=1.5, memory_bytes=96 * MIB)) == ""
     assert await found(machine) == replace(running, seeded=False, cpus=1.5, memory_bytes=96 * MIB)
-    assert "start" in await machine.resize(replace(SPEC, cpus=1.0, memory_bytes=256 * MIB))
-    assert await found(machine) == replace(running, seeded=False, cpus=1.0)
+    note = await machine.resize(replace(SPEC, cpus=1.0, memory_bytes=256 * MIB))
+    assert ("start" in note) == rig.balloons
+    grown = replace(running, seeded=False, cpus=1.0, memory_bytes=(128 if rig.balloons else 256) * MIB)
+    assert await found(machine) == grown
 
     adopted = rig.again()
-    assert await found(adopted) == replace(running, seeded=False, cpus=1.0)
+    assert await found(adopted) == grown
     assert adopted.use("a1") is not None
     await adopted.stop("a1", 0)
     assert await machine.survey() == (FoundMachine(vm_id="a1"),)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from fallow.drivers.machine.contract import MachineSpec
+from fallow.drivers.machine.groups import PERIOD_US, quota_us
 
 Accelerator = Literal["kvm", "tcg"]
 
 PREFIX = "fallow-"
 XMLNS = "https://fallow.invalid/vm/1"  # of our part of a domain's metadata
-PERIOD_US = 100_000
 LOWEST_SHARES = 2  # the least of control groups of version 1, and near it of version 2
 LOWEST_WEIGHT = 100  # of input and output, the least that libvirt takes
 _VM_ID = re.compile(r"[a-z0-9]{1,40}\Z")
@@ -55,6 +55,7 @@ class DomainPlan:
     accelerator: Accelerator = "kvm"
     partition: str = ""
     processors: int = 1  # of this machine: a machine may grow up to them while it runs
+    room: float = math.inf  # the most that its limit may be just now, in processors
     io_weight: bool = False  # control groups of this machine know one
 
 
@@ -79,11 +80,6 @@ def mac_address(vm_id: str) -> str:
 def vcpus(cpus: float) -> int:
     """Return how many processors a guest sees for a share of so many."""
     return max(1, math.ceil(round(cpus, 3)))
-
-
-def quota_us(cpus: float) -> int:
-    """Return what all of a machine may use in a period, its emulator included."""
-    return max(1000, round(cpus * PERIOD_US))
 
 
 def memory_ceiling(spec: MachineSpec, accelerator: Accelerator) -> int:
@@ -117,7 +113,7 @@ def _limits(root: ET.Element, plan: DomainPlan) -> None:
     tune = ET.SubElement(root, "cputune")
     _text(tune, "shares", str(LOWEST_SHARES))
     _text(tune, "global_period", str(PERIOD_US))
-    _text(tune, "global_quota", str(quota_us(plan.spec.cpus)))
+    _text(tune, "global_quota", str(quota_us(min(plan.spec.cpus, plan.room))))
     if plan.io_weight:
         _text(ET.SubElement(root, "blkiotune"), "weight", str(LOWEST_WEIGHT))
     if plan.partition:

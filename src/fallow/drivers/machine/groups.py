@@ -1,151 +1,143 @@
-"""Control groups of machines, of version 1, 2 or both: found, made, and read. Blocking, but of small files only."""
+"""Control groups of machines below the one of all that is lent. Blocking, but of small files only."""
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from fallow.drivers.cgroups import TREES, Groups, fields, lines, number
 from fallow.drivers.machine.contract import MachineUse
 
-ROOT = Path("/sys/fs/cgroup")
+PERIOD_US = 100_000
+LEAST_QUOTA_US = 1_000  # the kernel's
+# An attribute of a group of version 1, in which no group may have a larger quota than those above it: the quota that
+# it gets back when there is room again. Whoever holds what is lent within its limit minds it.
+KEPT_QUOTA = "trusted.fallow.quota"
+_CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
 
 
-class Groups:
-    """The control group `parent` (`fallow.slice`) in every hierarchy that this machine has."""
+class MachineGroups:
+    """The groups below `parent`, such as `fallow.slice`."""
 
-    def __init__(self, parent: str, root: Path = ROOT) -> None:
+    def __init__(self, parent: str, groups: Groups | None = None) -> None:
         self.parent = parent
-        self._root = root
+        self._groups = groups or Groups()
 
-    def hierarchies(self) -> Sequence[Path]:
-        """Return where they are mounted: one of version 2, or one for each controller, and maybe version 2 beside."""
-        if (self._root / "cgroup.controllers").exists():
-            return (self._root,)
-        try:
-            return tuple(path for path in sorted(self._root.iterdir()) if path.is_dir() and not path.is_symlink())
-        except OSError:
-            return ()
-
-    def make(self, *names: str) -> None:
-        """Make the group, or one below it, in every hierarchy; nothing where it is. Raises OSError."""
-        for hierarchy in self.hierarchies():
-            path = hierarchy
-            for name in (self.parent, *names):
-                _delegate(path)
-                path = path / name
-                path.mkdir(exist_ok=True)
-                _inherit_cpuset(path)
+    def make(self, name: str = "") -> None:
+        """Make the parent, and a group in it, in every tree; what is there stays as it is. Raises OSError."""
+        groups = self._groups
+        trees = [groups.tree(controller) for controller in (*TREES, "systemd")] + [groups.unified]
+        for tree in dict.fromkeys(tree for tree in trees if tree is not None):
+            folder = tree
+            for part in (self.parent, *(name.split("/") if name else ())):
+                _hand_down(folder)
+                folder = folder / part
+                folder.mkdir(exist_ok=True)
+                _share_cpuset(folder)
 
     def remove(self, name: str) -> None:
-        """Remove a group below, with those in it, as far as nothing runs there."""
-        for hierarchy in self.hierarchies():
-            path = hierarchy / self.parent / name
-            for inner in sorted(path.glob("**/"), reverse=True):
+        """Remove a group with those in it, as far as nothing runs there."""
+        for folder in self._groups.folders(f"/{self.parent}/{name}"):
+            for inner, _, _ in reversed(list(os.walk(folder))):
                 with contextlib.suppress(OSError):
-                    inner.rmdir()
+                    Path(inner).rmdir()
+
+    def find(self, pattern: re.Pattern[str]) -> str:
+        """Return the name of the group directly below whose name matches; empty: there is none."""
+        for folder in self._groups.folders(f"/{self.parent}"):
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(folder):
+                    if pattern.match(entry.name):
+                        return entry.name
+        return ""
 
     def processes(self, name: str) -> set[int]:
-        """Return the ids of everything that runs in a group below, or in those in it."""
-        found: set[int] = set()
-        for hierarchy in self.hierarchies():
-            for path in (hierarchy / self.parent / name).glob("**/cgroup.procs"):
-                with contextlib.suppress(OSError, ValueError):
-                    found |= {int(pid) for pid in path.read_text().split()}
-        return found
+        """Return the ids of everything that runs in a group or below it."""
+        return self._groups.processes(f"/{self.parent}/{name}")
 
-    def find(self, pattern: re.Pattern[str]) -> tuple[Path, ...]:
-        """Return the folders, one a hierarchy, of the group directly below whose name matches."""
-        found = []
-        for hierarchy in self.hierarchies():
+    def enter(self, name: str) -> Sequence[Path]:
+        """Return the files that a process writes its id to so as to be in a group."""
+        return [folder / "cgroup.procs" for folder in self._groups.folders(f"/{self.parent}/{name}")]
+
+    def use(self, name: str, processors: float) -> MachineUse | None:
+        """Return what a group has used; `processors` are those its limit is for. None when that cannot be read."""
+        group = f"/{self.parent}/{name}"
+        seconds = self._groups.cpu_seconds(group)
+        if seconds is None:
+            return None
+        folder = self._groups.folder("cpu", group)
+        stat = fields(folder / "cpu.stat") if folder is not None else {}
+        throttled = stat.get("throttled_usec", 0) / 1e6 + stat.get("throttled_time", 0) / 1e9
+        return MachineUse(
+            cpu_seconds=seconds,
+            memory_bytes=self._groups.memory_bytes(group) or 0,
+            throttled_seconds=throttled / max(1.0, processors),
+        )
+
+    def quota(self, name: str = "") -> float | None:
+        """Return how many processors a group may use when nothing is short, 0 without a limit; None: cannot be read."""
+        folder = self._groups.folder("cpu", f"/{self.parent}/{name}")
+        if folder is None:
+            return None
+        if words := " ".join(lines(folder / "cpu.max")).split():
+            return 0.0 if words[0] == "max" else int(words[0]) / int(words[1])
+        limit, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        if limit is None or not period:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(os.getxattr(folder, KEPT_QUOTA))
+        return max(0.0, limit / period)
+
+    def room(self) -> float:
+        """Return the largest quota, in processors, that a group below may be given just now."""
+        folder = self._groups.folder("cpu", f"/{self.parent}")
+        if folder is None or self._groups.version == 2:
+            return float("inf")
+        limit, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        return limit / period if limit is not None and limit > 0 and period else float("inf")
+
+    def keep_quota(self, name: str, cpus: float) -> None:
+        """Note the quota that a group should have as soon as there is room. Raises OSError."""
+        folder = self._groups.folder("cpu", f"/{self.parent}/{name}")
+        if folder is not None:
+            os.setxattr(folder, KEPT_QUOTA, str(quota_us(cpus)).encode())
+
+    def forget_quota(self, name: str) -> None:
+        """Forget that a group should have another quota."""
+        folder = self._groups.folder("cpu", f"/{self.parent}/{name}")
+        if folder is not None:
             with contextlib.suppress(OSError):
-                found += [path for path in (hierarchy / self.parent).iterdir() if pattern.match(path.name)]
-        return tuple(path for path in found if path.is_dir())
+                os.removexattr(folder, KEPT_QUOTA)
+
+    def weight(self, name: str) -> int | None:
+        """Return the share of processor time of a group beside its siblings, as its version counts it."""
+        folder = self._groups.folder("cpu", f"/{self.parent}/{name}")
+        found = (number(folder / each) for each in ("cpu.shares", "cpu.weight")) if folder is not None else ()
+        return next((value for value in found if value is not None), None)
+
+    def weighs_io(self) -> bool:
+        """Say whether groups have a weight of input and output here."""
+        names = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
+        return any((folder / name).exists() for folder in self._groups.folders(f"/{self.parent}") for name in names)
 
 
-def use(folders: Sequence[Path], processors: float) -> MachineUse | None:
-    """Return what a group has used; `processors` are those its limit is for. None when nothing of it can be read."""
-    stats = [_numbers(folder / "cpu.stat") for folder in folders]
-    cpu_us = [stat["usage_usec"] for stat in stats if "usage_usec" in stat]
-    cpu_ns = [value for value in (_number(folder / "cpuacct.usage") for folder in folders) if value]
-    if not cpu_us and not cpu_ns:
-        return None
-    throttled = [stat["throttled_usec"] / 1e6 for stat in stats if "throttled_usec" in stat]
-    throttled += [stat["throttled_time"] / 1e9 for stat in stats if "throttled_time" in stat]
-    return MachineUse(
-        cpu_seconds=max([*(value / 1e6 for value in cpu_us), *(value / 1e9 for value in cpu_ns)]),
-        memory_bytes=max(_memory(folders), default=0),
-        throttled_seconds=max(throttled, default=0.0) / max(1.0, processors),
-    )
+def quota_us(cpus: float) -> int:
+    """Return what may be used in a period."""
+    return max(LEAST_QUOTA_US, round(cpus * PERIOD_US))
 
 
-def quota(folders: Sequence[Path]) -> float | None:
-    """Return how many processors a group may use, 0 without a limit; None when that cannot be read."""
-    for folder in folders:
-        text = _text(folder / "cpu.max").split()
-        if len(text) == 2:
-            return 0.0 if text[0] == "max" else int(text[0]) / int(text[1])
-        limit, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        if limit is not None and period:
-            return max(0.0, limit / period)
-    return None
-
-
-def weight(folders: Sequence[Path]) -> int | None:
-    """Return the share of processor time of a group beside its siblings, as its own version counts it."""
-    found = (_number(folder / name) for folder in folders for name in ("cpu.shares", "cpu.weight"))
-    return next((value for value in found if value is not None), None)
-
-
-def weighs_io(folders: Sequence[Path]) -> bool:
-    """Say whether groups have a weight of input and output here."""
-    names = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
-    return any((folder / name).exists() for folder in folders for name in names)
-
-
-def _memory(folders: Sequence[Path]) -> Iterator[int]:
-    """Yield what a group holds that could not be dropped."""
-    for folder in folders:
-        stat = _numbers(folder / "memory.stat")
-        for name in ("total_rss", "anon"):
-            if name in stat:
-                yield stat[name]
-
-
-def _delegate(path: Path) -> None:
-    """Let groups below a group of version 2 have what it has; the root of a hybrid's has nothing."""
-    wanted = _text(path / "cgroup.controllers").split()
-    given = _text(path / "cgroup.subtree_control").split()
-    for name in set(wanted) & {"cpu", "memory", "io", "pids", "cpuset"} - set(given):
+def _hand_down(folder: Path) -> None:
+    """Let groups below a group of version 2 have what it has; that of a hybrid has nothing."""
+    offered, given = " ".join(lines(folder / "cgroup.controllers")), " ".join(lines(folder / "cgroup.subtree_control"))
+    for name in set(offered.split()) & set(_CONTROLLERS) - set(given.split()):
         with contextlib.suppress(OSError):
-            (path / "cgroup.subtree_control").write_text(f"+{name}")
+            (folder / "cgroup.subtree_control").write_text(f"+{name}")
 
 
-def _inherit_cpuset(path: Path) -> None:
-    """Fill in what a group of version 1 has to have before anything can run in it."""
+def _share_cpuset(folder: Path) -> None:
+    """Fill in what a group of version 1 has to have before anything can run in it. Raises OSError."""
     for name in ("cpuset.cpus", "cpuset.mems"):
-        file = path / name
-        if file.exists() and not (path / "cgroup.controllers").exists() and not _text(file):
-            file.write_text(_text(path.parent / name))
-
-
-def _numbers(path: Path) -> Mapping[str, int]:
-    found = {}
-    for line in _text(path).splitlines():
-        name, _, value = line.partition(" ")
-        if value.isdigit():
-            found[name] = int(value)
-    return found
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(_text(path))
-    except ValueError:
-        return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+        file = folder / name
+        if file.exists() and not (folder / "cgroup.controllers").exists() and not "".join(lines(file)).strip():
+            file.write_text("".join(lines(folder.parent / name)).strip())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fallow.drivers.machine import folders, groups
+from fallow.drivers.machine import folders
 from fallow.drivers.machine.accelerator import Wish, accelerator
 from fallow.drivers.machine.commands import Virsh
 from fallow.drivers.machine.contract import FoundMachine, MachineError, MachineSpec, MachineUse, Seed
@@ -26,11 +26,10 @@ from fallow.drivers.machine.domain import (
     domain_uuid,
     domain_xml,
     memory_ceiling,
-    quota_us,
     vcpus,
 )
 from fallow.drivers.machine.folders import Folders
-from fallow.drivers.machine.groups import Groups
+from fallow.drivers.machine.groups import MachineGroups, quota_us
 from fallow.drivers.machine.images import Images
 from fallow.model.server_pools import Isolation
 from fallow.model.vms import LENT_GROUP
@@ -64,9 +63,9 @@ class LibvirtMachines:
         self._member_id = member_id
         self._virsh = Virsh(options.uri)
         self._folders = Folders(options.folder / "machines" / member_id, Images(options.folder / "images"))
-        self._groups = Groups(parent)
+        self._groups = MachineGroups(parent)
         self._accelerator: Accelerator | None = None
-        self._paths: dict[str, tuple[Path, ...]] = {}
+        self._names: dict[str, str] = {}  # of their control groups
         self._held: dict[str, tuple[int, float]] = {}  # bytes it should be left, and since when
 
     async def check(self) -> None:
@@ -79,7 +78,7 @@ class LibvirtMachines:
     async def survey(self) -> tuple[FoundMachine, ...]:
         """Return all machines that have a folder or a domain."""
         on_disk, domains = await asyncio.to_thread(self._folders.list), await self._domains()
-        self._paths = {vm_id: self._find(vm_id) for vm_id in domains}
+        self._names = {vm_id: self._find(vm_id) for vm_id in domains}
         return tuple(
             self._found(vm_id, on_disk.get(vm_id, False), domains.get(vm_id))
             for vm_id in sorted(on_disk.keys() | domains.keys())
@@ -104,7 +103,9 @@ class LibvirtMachines:
         await asyncio.to_thread(self._lay_out, plan, seed)
         await self._virsh.run("create", str(plan.folder / "domain.xml"), seconds=120)
         self._held.pop(spec.vm_id, None)
-        self._paths[spec.vm_id] = self._find(spec.vm_id)
+        group = self._names[spec.vm_id] = self._find(spec.vm_id)
+        if group and plan.room < spec.cpus:
+            await asyncio.to_thread(self._groups.keep_quota, group, spec.cpus)
         ceiling = memory_ceiling(spec, plan.accelerator) // 1024
         await self._virsh.run("memtune", name, "--hard-limit", str(ceiling), "--live")
 
@@ -127,7 +128,8 @@ class LibvirtMachines:
             accelerator=self._accelerator or "tcg",
             partition=_partition(self._groups.parent),
             processors=os.cpu_count() or 1,
-            io_weight=groups.weighs_io([path / self._groups.parent for path in self._groups.hierarchies()]),
+            room=self._groups.room(),
+            io_weight=self._groups.weighs_io(),
         )
 
     def _lay_out(self, plan: DomainPlan, seed: Seed | None) -> None:
@@ -170,18 +172,25 @@ class LibvirtMachines:
             notes.append(f"{wanted} processors instead of {most}")
         if min(wanted, most) > current:
             await self._virsh.run("setvcpus", name, str(min(wanted, most)), "--live")
-        await self._virsh.run("schedinfo", name, "--live", "--set", f"global_quota={quota_us(spec.cpus)}")
+        await self._limit(spec)
         has = int(domain["balloon.maximum"]) * 1024
         if spec.memory_bytes > has:
             notes.append(f"{spec.memory_bytes} bytes of memory instead of {has}")
         await self.hold(spec.vm_id, min(spec.memory_bytes, has))
         await asyncio.to_thread(self._folders.granted, spec.vm_id, spec.memory_bytes)
-        await self._read_back(spec)
         return f"it gets {' and '.join(notes)} when it is started next" if notes else ""
 
-    async def _read_back(self, spec: MachineSpec) -> None:
-        found = await asyncio.to_thread(groups.quota, self._find(spec.vm_id))
-        if found is not None and abs(found - quota_us(spec.cpus) / 100_000) > 0.01:
+    async def _limit(self, spec: MachineSpec) -> None:
+        """Set how much processor time it may use, or as much of that as there is just now, and read it back."""
+        group, now = self._find(spec.vm_id), min(spec.cpus, self._groups.room())
+        words = ("--live", "--set", f"global_quota={quota_us(now)}")
+        await self._virsh.run("schedinfo", domain_name(spec.vm_id), *words)
+        if now < spec.cpus:
+            await asyncio.to_thread(self._groups.keep_quota, group, spec.cpus)
+        else:
+            await asyncio.to_thread(self._groups.forget_quota, group)
+        found = await asyncio.to_thread(self._groups.quota, group)
+        if found is not None and abs(found - spec.cpus) > 0.01:
             raise MachineError("failed", f"its limit of {spec.cpus:g} processors reads back as {found:g}")
 
     async def hold(self, vm_id: str, memory_bytes: int) -> None:
@@ -199,8 +208,8 @@ class LibvirtMachines:
 
     def use(self, vm_id: str) -> MachineUse | None:
         """Return what its control group has used."""
-        paths = self._paths.get(vm_id)
-        return groups.use(paths, groups.quota(paths) or 1.0) if paths else None
+        group = self._names.get(vm_id)
+        return self._groups.use(group, self._groups.quota(group) or 1.0) if group else None
 
     async def _destroy(self, vm_id: str) -> None:
         if await self._runs(vm_id):
@@ -209,7 +218,7 @@ class LibvirtMachines:
             except MachineError as error:
                 if error.kind != "not-found" and await self._runs(vm_id):
                     raise
-        self._paths.pop(vm_id, None)
+        self._names.pop(vm_id, None)
 
     async def _runs(self, vm_id: str) -> bool:
         return vm_id in await self._domains()
@@ -219,8 +228,8 @@ class LibvirtMachines:
         said = await self._virsh.batch(("list --all --uuid --name", "domstats --state --vcpu --balloon"))
         return read_domains(said, self._member_id)
 
-    def _find(self, vm_id: str) -> tuple[Path, ...]:
-        """Return the folders of a domain's control group, as libvirt names it without systemd and with it."""
+    def _find(self, vm_id: str) -> str:
+        """Return the name of a domain's control group, as libvirt makes it without systemd and with it."""
         name = re.escape(domain_name(vm_id))
         escaped = re.escape(domain_name(vm_id).replace("-", "\\x2d"))
         return self._groups.find(
@@ -234,7 +243,8 @@ class LibvirtMachines:
             return FoundMachine(vm_id=vm_id, whole=whole, seeded=seeded)
         paused = state in (*_PAUSED, *_SLEEPS)
         why = _REASONS.get(int(domain.get("state.reason", "0")), "nobody knows why")
-        quota, has = groups.quota(self._paths[vm_id]), int(domain.get("balloon.maximum", "0")) * 1024
+        group, has = self._names[vm_id], int(domain.get("balloon.maximum", "0")) * 1024
+        quota = self._groups.quota(group) if group else None
         granted = self._folders.made(vm_id).memory_bytes if whole else has
         problems = [f"it is paused: {why}"] if paused else []
         problems += [*self._limits(vm_id, quota), *self._balloon(vm_id, domain)]
@@ -249,10 +259,10 @@ class LibvirtMachines:
         )
 
     def _limits(self, vm_id: str, quota: float | None) -> Sequence[str]:
-        paths = self._paths[vm_id]
-        if not paths:
+        group = self._names[vm_id]
+        if not group:
             return [f"it is not in the control group {self._groups.parent}, which all that is lent should be in"]
-        weight, found = groups.weight(paths), []
+        weight, found = self._groups.weight(group), []
         if not quota:
             found.append("it has no limit of processor time")
         if weight is not None and weight > LOWEST_SHARES:
