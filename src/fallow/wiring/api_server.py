@@ -68,7 +68,6 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         registrations=plane.registrations,
         tokens=plane.tokens,
         hub=plane.hub,
-        heard_servers=plane.hub.servers,
         names=plane.names,
         leadership=plane.leadership,
         packages=plane.packages,

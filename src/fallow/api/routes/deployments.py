@@ -84,7 +84,7 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
                 application,
                 items,
                 services.clock(),
-                (services.hub.usages(), services.heard_servers()),
+                (services.hub.usages(), services.hub.servers()),
             )
     return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
 
