@@ -102,7 +102,7 @@ def sizes(
 
 
 class _Site:
-    """One server and its automatic virtual machines that stay."""
+    """One server, its automatic virtual machines that stay, and those of them whose size was not given by hand."""
 
     def __init__(self, snapshot: Snapshot, server: Member, offer_bytes: int, offered: Offered) -> None:
         self.snapshot, self.server = snapshot, server
@@ -113,6 +113,7 @@ class _Site:
         fit = [vm for vm in wanted if vm.isolation == policy.isolation]
         fit.sort(key=lambda vm: (-self.replicas(vm), vm.created_at, vm.id))
         self.stay = fit[: policy.vms.count]
+        self.sized = [vm for vm in self.stay if not vm.fixed]
         kept = {vm.id for vm in self.stay}
         self.surplus = [vm for vm in wanted if vm.id not in kept]
 
@@ -133,9 +134,9 @@ class _Site:
         return plan.cpus or (float(max(1, whole)) if self.server.facts.cpus else 0.0)
 
     def share_bytes(self, offer_bytes: int, count: int) -> int:
-        """Return the memory of each of `count` of what is offered and is not other virtual machines'."""
-        kept = {vm.id for vm in self.stay}
-        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in kept and vm.wanted is VmWish.RUNNING)
+        """Return the memory of each of `count` that are sized here, of what is offered and is not that of others."""
+        sized = {vm.id for vm in self.sized}
+        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in sized and vm.wanted is VmWish.RUNNING)
         return max(0, offer_bytes - others) // max(1, count) // GRAIN_BYTES * GRAIN_BYTES
 
     @property
@@ -143,8 +144,8 @@ class _Site:
         """Return the memory of a new one; 0: there is not enough for one more now."""
         if self.policy.vms.memory_bytes:
             return self.policy.vms.memory_bytes
-        for count in range(self.policy.vms.count, len(self.stay), -1):
-            share = self.share_bytes(self._offer_bytes, count)
+        for more in range(self.policy.vms.count - len(self.stay), 0, -1):
+            share = self.share_bytes(self._offer_bytes, len(self.sized) + more)
             if share >= LEAST_BYTES:
                 return share
         return 0
@@ -155,8 +156,8 @@ class _Site:
             return self.policy.vms.memory_bytes
         if not self._offered.whole:
             return vm.memory_bytes
-        least = self.share_bytes(self._offered.least_bytes, len(self.stay))
-        most = self.share_bytes(self._offered.most_bytes, len(self.stay))
+        least = self.share_bytes(self._offered.least_bytes, len(self.sized))
+        most = self.share_bytes(self._offered.most_bytes, len(self.sized))
         if least >= vm.memory_bytes * GROW:
             return least
         return max(most, LEAST_BYTES) if most <= vm.memory_bytes * SHRINK else vm.memory_bytes
@@ -215,7 +216,7 @@ def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]
 
 
 def _resized(site: _Site, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
-    for vm in site.stay:
+    for vm in site.sized:
         placed_cpus, placed_bytes = site.placed(vm)
         cpus = max(site.cpus or vm.cpus, float(math.ceil(placed_cpus)))
         memory = max(site.resized_bytes(vm), -(-placed_bytes // GRAIN_BYTES) * GRAIN_BYTES)
