@@ -223,6 +223,12 @@ async def test_a_vm_is_made_as_the_policy_and_the_offer_say(rig: Rig) -> None:
     problem(await rig.call("GET", "/v1/vms?server=none"), 404, "not-found")
 
 
+async def test_a_vm_that_goes_takes_no_memory_from_the_next(rig: Rig) -> None:
+    await rig.put(SRV, machine(memory_bytes=8 * GIB, wanted=VmWish.ABSENT))
+    rig.hear("s-srv", heard())
+    assert (await rig.call("POST", "/v1/vms", json={"server": "srv"})).json()["memory_bytes"] == 8 * GIB
+
+
 async def test_a_named_vm_is_made_once(rig: Rig) -> None:
     await rig.put(SRV)
     wish = {"server": "srv", "name": "batch", "cpus": 2, "memory_bytes": GIB}
