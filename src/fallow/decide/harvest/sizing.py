@@ -17,6 +17,7 @@ from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.harvest.orders import closed
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.harvest.vm_requests import MOST_VMS
 from fallow.decide.joining import free_name
 from fallow.decide.placement.request import NANO, reservation
 from fallow.decide.plan import Step
@@ -122,6 +123,11 @@ class _Site:
         return len(self.snapshot.replicas_by_node.get(vm.node_id, ())) if vm.node_id else 0
 
     @property
+    def full(self) -> bool:
+        """Say whether the server has as many as it can tell of."""
+        return len(self._vms) >= MOST_VMS
+
+    @property
     def cpus(self) -> float:
         """Return the processors of each; 0: what the server has is not known."""
         plan = self.policy.vms
@@ -183,7 +189,7 @@ def _surplus(site: _Site, now: float, new_id: Callable[[], str]) -> Iterator[Ste
 def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]) -> Iterator[Step]:
     """Yield one new virtual machine where one is missing; the next one follows once it is seen what is left."""
     cpus, memory, plan = site.cpus, site.new_bytes, site.policy.vms
-    if len(site.stay) >= plan.count or not cpus or not memory:
+    if len(site.stay) >= plan.count or site.full or not cpus or not memory:
         return
     members = site.snapshot.members
     taken = {*names, *(member.name for member in members.values()), *members}
