@@ -26,6 +26,7 @@ FILE = "machines.json"
 VERSION = 1
 STEP_SECONDS = 1.0
 SURVEY_SECONDS = 5.0
+IDLE_SECONDS = 60.0  # between looks at a back-end that nothing is ordered of
 CHECK_SECONDS = 30.0  # between looks at a back-end in which something is missing
 SAMPLE_SECONDS = 0.5  # uses asked for more often are the same
 HOLD_STEP = 0.02  # a limit that changes by less of the machine's memory is left as it is
@@ -58,7 +59,7 @@ class Machines:
         self._clock = clock
         self._machine = VmMachines()
         self._awake = asyncio.Event()
-        self._survey_now = False
+        self._look = {isolation: asyncio.Event() for isolation in drivers}
         self._tasks: set[asyncio.Task[None]] = set()
         self._saved: MachinesJournal | None = None
         self._usage = _Usage(drivers)
@@ -73,6 +74,8 @@ class Machines:
         self._machine.ordered(orders)
         for isolation in {order.isolation for order in orders} - self._drivers.keys():
             self._machine.lost(isolation, f"this server runs nothing with the isolation {isolation}")
+        for isolation in {order.isolation for order in orders} & self._drivers.keys():
+            self._look[isolation].set()
         self._awake.set()
 
     def granted(self, frame: VmTokenGranted) -> None:
@@ -170,19 +173,24 @@ class Machines:
                 began = self._clock()
                 found = await driver.survey()
             except MachineError as error:
-                if str(error) != told:
+                if str(error) != told and self._orders(driver):
                     told = str(error)
                     _log.error("virtual machines cannot be looked at", isolation=driver.isolation, reason=told)
                 self._machine.lost(driver.isolation, str(error))
                 await asyncio.sleep(SURVEY_SECONDS if checked else CHECK_SECONDS)
                 continue
+            self._look[driver.isolation].clear()
             if told:
                 _log.info("virtual machines are back", isolation=driver.isolation)
                 told = ""
             seen = [Seen(**asdict(each)) for each in found]
             self._machine.surveyed(driver.isolation, seen, began, self._clock())
             self._awake.set()
-            await asyncio.sleep(SURVEY_SECONDS)
+            pause = SURVEY_SECONDS if seen or self._orders(driver) else IDLE_SECONDS
+            await first_to_end(self._look[driver.isolation].wait(), timeout_seconds=pause)
+
+    def _orders(self, driver: Machine) -> bool:
+        return any(order.isolation == driver.isolation for order in self._machine.orders)
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -16,6 +16,7 @@ DNS_LISTEN = "127.0.0.1:8453"
 DNS_OFF = "off"
 
 LogFormat = Literal["auto", "json", "console"]
+Accelerator = Literal["auto", "kvm", "tcg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class JoinOptions(MemberOptions):
 
     engine: str | None = None
     watermarks: Watermarks | None = field(default_factory=Watermarks)  # of the images' disk
+    cgroup: str = ""  # the control group that containers are to be in; empty: as the engine has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,9 @@ class MachineOptions:
     libvirt: str = "qemu:///system"
     bridge: str = ""  # that they are attached to; empty: libvirt's network of the name `network`
     network: str = "default"
+    accelerator: Accelerator = "auto"
+    engine: str | None = None  # of nodes in control groups; None: each looks for one
+    folder: Path = Path("/var/lib/fallow-vms")  # of their disks and images; QEMU may enter it as another user
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fallow.cli.launchers import DNS_LISTEN, LogFormat
+from fallow.cli.launchers import DNS_LISTEN, Accelerator, LogFormat
 from fallow.model.control import Level as LogLevel
 
 # of several commands
@@ -81,6 +81,32 @@ Libvirt = Annotated[
     str,
     typer.Option(
         "--libvirt", metavar="URI", help="The libvirt that runs virtual machines.", rich_help_panel="Of a server"
+    ),
+]
+VmAccelerator = Annotated[
+    Accelerator,
+    typer.Option(
+        "--vm-accelerator",
+        help="kvm: on the processor itself, tcg: emulated, auto: kvm if a guest's clock is seen to run.",
+        rich_help_panel="Of a server",
+    ),
+]
+VmFolder = Annotated[
+    Path,
+    typer.Option(
+        "--vm-folder",
+        metavar="FOLDER",
+        help="Where disks and images of virtual machines are; QEMU has to be able to enter it.",
+        rich_help_panel="Of a server",
+    ),
+]
+CgroupParent = Annotated[
+    str,
+    typer.Option(
+        "--cgroup-parent",
+        metavar="GROUP",
+        help="The control group that containers are to be in, from the root.",
+        show_default="as the engine has it",
     ),
 ]
 DrainOnStop = Annotated[

@@ -23,6 +23,7 @@ from fallow.cli.options import key_values, seconds, secret
 from fallow.cli.process_options import (
     Address,
     Advertise,
+    CgroupParent,
     CleanImages,
     ClusterDeadAfter,
     ClusterKey,
@@ -56,7 +57,9 @@ from fallow.cli.process_options import (
     Token,
     Url,
     Variables,
+    VmAccelerator,
     VmBridge,
+    VmFolder,
     VmNetwork,
     WriteContext,
 )
@@ -68,6 +71,7 @@ from fallow.model.names import DEFAULT_DOMAIN, domain_name
 from fallow.model.servers import Primary, parse_primaries
 from fallow.model.watermarks import Watermarks, parse_watermarks
 
+VM_FOLDER = MachineOptions().folder
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
 
@@ -146,7 +150,10 @@ def join(
     vm_bridge: VmBridge = "",
     vm_network: VmNetwork = "default",
     libvirt: Libvirt = "qemu:///system",
+    vm_accelerator: VmAccelerator = "auto",
+    vm_folder: VmFolder = VM_FOLDER,
     drain_on_stop: DrainOnStop = False,
+    cgroup_parent: CgroupParent = "",
     data: Data = None,
     install: Install = False,
     log_level: Level = "info",
@@ -166,7 +173,14 @@ def join(
             address=_own_address(address),
             timeout_seconds=seconds(timeout) if timeout else None,
             primaries=_primaries(primary),
-            machines=MachineOptions(libvirt=libvirt, bridge=vm_bridge, network=vm_network),
+            machines=MachineOptions(
+                libvirt=libvirt,
+                bridge=_interface(vm_bridge),
+                network=vm_network,
+                accelerator=vm_accelerator,
+                folder=vm_folder.absolute(),
+                engine=engine,
+            ),
             drain_on_stop=drain_on_stop,
             data=data or data_folder("lending"),
             install=install,
@@ -185,6 +199,7 @@ def join(
         timeout_seconds=seconds(timeout) if timeout else None,
         engine=engine,
         watermarks=_watermarks(clean_images),
+        cgroup=_group(cgroup_parent),
         data=data or data_folder("node"),
         install=install,
         log=LogOptions(level=log_level, format=log_format),
@@ -335,6 +350,18 @@ def _join_token(url: str, given: str) -> str:
 def _name(text: str) -> str:
     if text and not is_name(text):
         raise usage(f"{text!r} cannot be a name", "Use at most 40 of a-z, 0-9 and -, beginning with a letter.")
+    return text
+
+
+def _interface(text: str) -> str:
+    if text and not re.fullmatch(r"[^\s/]{1,15}", text):
+        raise usage(f"{text!r} cannot be the name of a bridge", "Write it as `ip link` shows it, such as br0.")
+    return text
+
+
+def _group(text: str) -> str:
+    if text and not re.fullmatch(r"(/(?!\.\.?(/|$))[\w.@:\\-]+)+", text):
+        raise usage(f"{text!r} is not a control group", "Write it from the root, such as /fallow.slice/a.slice.")
     return text
 
 

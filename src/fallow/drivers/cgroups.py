@@ -68,15 +68,18 @@ class Groups:
                 yield tree / name
 
     def cpu_seconds(self, group: str) -> float | None:
-        """Return the processor time that a group and those below it used; None: the kernel does not say."""
+        """Return the processor time that a group and those below it used; None: the kernel does not say.
+
+        Where both versions count it the larger counts: libvirt takes one, engines the other.
+        """
+        found = []
         if self.version == 1 and (folder := self.folder("cpuacct", group)) is not None:
             used = number(folder / "cpuacct.usage")
-            if used is not None:
-                return used / 1e9
-        if self.unified is None:
-            return None
-        used = fields(self.unified / group.strip("/") / "cpu.stat").get("usage_usec")
-        return None if used is None else used / 1e6
+            found += [used / 1e9] if used is not None else []
+        if self.unified is not None:
+            used = fields(self.unified / group.strip("/") / "cpu.stat").get("usage_usec")
+            found += [used / 1e6] if used is not None else []
+        return max(found, default=None)
 
     def memory_bytes(self, group: str) -> int | None:
         """Return the memory of a group that cannot be had back by dropping files nobody reads; None: not told."""

@@ -39,8 +39,9 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
     if options.install:
         marks = options.watermarks.text if options.watermarks is not None else "off"
         engine_words = ["--engine", options.engine] if options.engine else []
-        return _install(options, ["join", "--clean-images", marks, *engine_words])
-    engine, registry = DockerApiEngine(found.url, identity.identity.member_id), HttpRegistry()
+        group_words = ["--cgroup-parent", options.cgroup] if options.cgroup else []
+        return _install(options, ["join", "--clean-images", marks, *engine_words, *group_words])
+    engine, registry = DockerApiEngine(found.url, identity.identity.member_id, cgroup=options.cgroup), HttpRegistry()
     try:
         upgrader = upgrader_of(options, stop) if upgrades else None
         network = networking(identity)

@@ -12,7 +12,13 @@ from fallow.wiring.logs import say
 from fallow.wiring.members import ended, join, networking, upgrader_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fallow.agent.machines import Machines
     from fallow.agent.server import Parts
+    from fallow.drivers.machine.contract import Machine
+    from fallow.model.frames import Frame
+    from fallow.model.server_pools import Isolation
 
 
 async def lend(options: LendOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
@@ -36,7 +42,7 @@ def parts_of(options: LendOptions) -> "Parts":
     from fallow.agent.measuring import Measuring
     from fallow.agent.peaks import Peaks
     from fallow.agent.primaries import source
-    from fallow.agent.server import NoMachines, Parts
+    from fallow.agent.server import Parts
     from fallow.drivers.cgroups import Groups
     from fallow.drivers.limits.kernel import KernelLimits
     from fallow.drivers.systemd import shutting_down
@@ -46,10 +52,34 @@ def parts_of(options: LendOptions) -> "Parts":
     return Parts(
         measuring=Measuring(limits, [source(primary, groups, group) for primary in options.primaries]),
         limits=limits,
-        machines=lambda _: NoMachines("this version makes no virtual machines"),
+        machines=lambda send: machines_of(options, send),
         peaks=Peaks(),
         stopping=lambda: options.drain_on_stop or shutting_down(),
     )
+
+
+def machines_of(options: LendOptions, send: "Callable[[Frame], Awaitable[None]]") -> "Machines":
+    """Return what makes virtual machines on this server, which has joined."""
+    from fallow.agent.identity import IdentityStore
+    from fallow.agent.machines import Machines
+    from fallow.drivers.machine.cgroup import CgroupMachines, CgroupOptions
+    from fallow.drivers.machine.domain import Attachment
+    from fallow.drivers.machine.libvirt import LibvirtMachines, LibvirtOptions
+
+    wanted = options.machines
+    libvirt = LibvirtOptions(
+        uri=wanted.libvirt,
+        folder=wanted.folder,
+        attachment=Attachment(bridge=wanted.bridge, network=wanted.network),
+        accelerator=wanted.accelerator,
+    )
+    engine_words = ("--engine", wanted.engine) if wanted.engine else ()
+    cgroups = CgroupOptions(folder=options.data / "machines", arguments=engine_words)
+    drivers: dict[Isolation, Machine] = {
+        "vm": LibvirtMachines(libvirt, IdentityStore(options.data).identity.member_id),
+        "cgroup": CgroupMachines(cgroups),
+    }
+    return Machines(drivers, options.data, send)
 
 
 def _install(options: LendOptions) -> int:
@@ -60,6 +90,8 @@ def _install(options: LendOptions) -> int:
     words += ["--primary", ",".join(primary.text for primary in options.primaries)] if options.primaries else []
     words += ["--libvirt", machines.libvirt, "--vm-network", machines.network]
     words += ["--vm-bridge", machines.bridge] if machines.bridge else []
+    words += ["--vm-accelerator", machines.accelerator, "--vm-folder", str(machines.folder)]
+    words += ["--engine", machines.engine] if machines.engine else []
     words += ["--drain-on-stop"] if options.drain_on_stop else []
     program = str(Path(sys.argv[0]).resolve())
     path = install([program, *words, "--data", str(options.data.resolve())], "Fallow lending", name=SERVER_UNIT)

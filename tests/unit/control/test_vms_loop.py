@@ -90,7 +90,10 @@ async def test_a_vm_that_is_not_wanted_leaves_backwards() -> None:
         assert len(loop.vms()) == 1
         await stored.delete(stored.replica(held.id))
         await loop.once(1.0, vms=(use(),))
-        await loop.once(1.0, vms=())
+        for use_now in (use(state=VmState.STOPPED, problem="its disk is busy"), use(state=VmState.STOPPING)):
+            for _ in range(20):
+                await loop.once(1.0, vms=(use_now,))
+        await loop.once(1.0, vms=(use(state=VmState.STOPPED),))
         await loop.once(MISSING_SECONDS - 1.0, vms=())
         assert len(loop.vms()) == 1
         await loop.once(1.0, vms=())

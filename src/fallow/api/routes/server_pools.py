@@ -211,7 +211,7 @@ def _event(services: Needs, now: float, actor: str, of: ServerPool, reason: str,
 
 
 def _views(services: Needs) -> tuple[ServerPoolView, ...]:
-    return pool_views(services.cache.snapshot(), services.heard_servers())
+    return pool_views(services.cache.snapshot(), services.hub.servers())
 
 
 def _answer(services: Needs, name: str, status: int = 200) -> Response[ServerPoolView]:

@@ -2,9 +2,12 @@
 
 from fallow.decide.clones import superseded
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.placement.request import NANO
+from fallow.decide.placement.standing import need_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.server_frames import SetLending
+from fallow.model.servers import Lending
 from fallow.model.vms import Vm, VmOrder, VmWish
 
 # What an emergency on a server spares last.
@@ -19,10 +22,21 @@ def closed(snapshot: Snapshot, server: Member) -> str:
     if server.scheduling is Scheduling.DRAINING:
         return "it is drained by an operator"
     lending = snapshot.lendings.get(server.id)
-    if lending is not None and lending.leaving and not superseded(server.runs, lending.left_by):
+    if lending is not None and leaving(server, lending):
         return f"it shuts down: {lending.leaving}"
     pool, policy = pool_of(snapshot, server)
     return "" if policy.lends else f"its server pool {pool} lends nothing"
+
+
+def leaving(server: Member, lending: Lending) -> bool:
+    """Say whether a server has said that it shuts down, and has not come back since with another start of its agent.
+
+    A start is on record only a moment after its session was opened, so the one that said it need not be.
+    """
+    runs = server.runs
+    if not lending.leaving or superseded(runs, lending.left_by):
+        return False
+    return not runs or runs[-1].instance == lending.left_by or runs[-1].at <= lending.updated_at
 
 
 def orders_of(snapshot: Snapshot, server: Member) -> SetLending:
@@ -69,8 +83,15 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         image=vm.image,
         wanted=_stopped_if(told(snapshot, vm), closed and empty(snapshot, vm)),
         joined=bool(vm.node_id),
+        asked_cpus=_asked(snapshot, vm),
         rank=_rank(snapshot, vm),
     )
+
+
+def _asked(snapshot: Snapshot, vm: Vm) -> float:
+    """Return the processors that the replicas on a virtual machine count for, those that leave among them."""
+    there = snapshot.replicas_by_node.get(vm.node_id, ()) if vm.node_id else ()
+    return sum(need_of(snapshot.templates.get(replica.template_id)).cpus for replica in there) / NANO
 
 
 def _stopped_if(wish: VmWish, stops: bool) -> VmWish:

@@ -145,8 +145,10 @@ def vm_drained(vm: str) -> str:
 
 
 def _above(server: str, what: str, used: int, capacity: int, threshold: float) -> str:
+    most = _percent(threshold)
     share = _percent(used / capacity) if capacity else "more than all"
-    return f"server {server} would be at {share} of its {what}, above its threshold of {_percent(threshold)}"
+    share = f"just over {most}" if share == most else share
+    return f"server {server} would be at {share} of its {what}, above its threshold of {most}"
 
 
 def _not_offered(server: str, need: str, offered: str, taken: str) -> str:

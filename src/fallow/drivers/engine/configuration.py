@@ -57,8 +57,10 @@ def capabilities(spec: ContainerSpec) -> list[str]:
     return sorted(kept | {_capability(name) for name in spec.cap_add})
 
 
-def create_body(request: ContainerRequest, node_id: str, log_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body of `POST /containers/create`."""
+def create_body(
+    request: ContainerRequest, node_id: str, log_config: Mapping[str, Any], cgroup_parent: str = ""
+) -> dict[str, Any]:
+    """Return the body of `POST /containers/create`; `cgroup_parent` as the engine's driver of control groups has it."""
     spec = request.spec
     body: dict[str, Any] = {
         "Image": request.image_id or qualified(spec.image),
@@ -72,6 +74,8 @@ def create_body(request: ContainerRequest, node_id: str, log_config: Mapping[str
         "Healthcheck": {"Test": ["NONE"]},  # the agent probes
         "HostConfig": _host_config(request, log_config),
     }
+    if cgroup_parent:
+        body["HostConfig"]["CgroupParent"] = cgroup_parent
     if spec.command is not None:
         body["Cmd"] = list(spec.command)
     if spec.entrypoint is not None:
@@ -79,6 +83,16 @@ def create_body(request: ContainerRequest, node_id: str, log_config: Mapping[str
     if spec.stop_signal:
         body["StopSignal"] = spec.stop_signal
     return body
+
+
+def cgroup_parent(group: str, driver: str) -> str:
+    """Return how an engine is told of a control group: where systemd makes them by its last name, which is a slice.
+
+    Elsewhere by one in it, since Podman takes no slice there.
+    """
+    if not group:
+        return ""
+    return group.rpartition("/")[2] if driver == "systemd" else f"{group}/containers"
 
 
 def unapplied(asked: Resources, container: Container) -> tuple[str, ...]:

@@ -52,15 +52,17 @@ class DockerApiEngine(DockerImages):
     """An engine reached at `url`: `unix:///run/docker.sock`, `tcp://host:2375` or `https://host:2376`.
 
     It sees and touches only containers labelled with `node_id`. At most `max_creates_in_flight` are made or started at
-    a time: beyond four, engines take longer for all of them together.
+    a time: beyond four, engines take longer for all of them together. `cgroup` is the control group, from the root, for
+    all of them; empty: as the engine has it.
     """
 
-    def __init__(self, url: str, node_id: str, *, max_creates_in_flight: int = 4) -> None:
+    def __init__(self, url: str, node_id: str, *, max_creates_in_flight: int = 4, cgroup: str = "") -> None:
         super().__init__(url)
+        self._cgroup = cgroup
         self._node_id = node_id
         self._creates = asyncio.Semaphore(max_creates_in_flight)
         self._inspects = asyncio.Semaphore(_INSPECTS_IN_FLIGHT)
-        self._log_config: Mapping[str, Any] | None = None
+        self._made_with: tuple[Mapping[str, Any], str] | None = None
 
     async def info(self) -> EngineInfo:
         """Return what the engine and its machine are; disk sizes are 0 when its folder is not on this machine."""
@@ -95,7 +97,8 @@ class DockerApiEngine(DockerImages):
 
     async def _make(self, request: ContainerRequest) -> Container:
         name = configuration.container_name(request.replica_id)
-        body = configuration.create_body(request, self._node_id, await self._logging())
+        log_config, parent = await self._settings()
+        body = configuration.create_body(request, self._node_id, log_config, parent)
         async with self._creates:
             try:
                 with translated(secrets=request.spec.environment.values()):
@@ -239,12 +242,14 @@ class DockerApiEngine(DockerImages):
         container = await self.inspect(container_id)
         return container is not None and container.status in ("running", "paused")
 
-    async def _logging(self) -> Mapping[str, Any]:
-        if self._log_config is None:
+    async def _settings(self) -> tuple[Mapping[str, Any], str]:
+        """Return how logs are kept, and the control group that containers are to be in, as this engine takes them."""
+        if self._made_with is None:
             with translated():
-                driver = (await self._docker.system.info()).get("LoggingDriver") or ""
-            self._log_config = _LOG_CONFIG.get(driver, {})
-        return self._log_config
+                info = await self._docker.system.info()
+            parent = configuration.cgroup_parent(self._cgroup, info.get("CgroupDriver") or "")
+            self._made_with = _LOG_CONFIG.get(info.get("LoggingDriver") or "", {}), parent
+        return self._made_with
 
 
 def _read_event(message: Mapping[str, Any]) -> EngineEvent | None:

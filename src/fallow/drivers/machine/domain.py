@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Literal
 
 from fallow.drivers.machine.contract import MachineSpec
+from fallow.drivers.machine.groups import PERIOD_US, quota_us
 
 Accelerator = Literal["kvm", "tcg"]
 
 PREFIX = "fallow-"
 XMLNS = "https://fallow.invalid/vm/1"  # of our part of a domain's metadata
-PERIOD_US = 100_000
 LOWEST_SHARES = 2  # the least of control groups of version 1, and near it of version 2
 LOWEST_WEIGHT = 100  # of input and output, the least that libvirt takes
 _VM_ID = re.compile(r"[a-z0-9]{1,40}\Z")
 _NAMESPACE = uuid.UUID("6f1d1c52-6b8e-4f0a-9c8a-0b6a2f3f1f0e")
 _CPU = {"kvm": ("host-passthrough", ""), "tcg": ("custom", "qemu64")}
 _TCG_CACHE_MIB = 256  # of translated code; more than twice as much by itself
+# An emulated processor has no secrets to leak between guests, and its clock needs no calibration.
+_TCG_WORDS = "mitigations=off tsc=reliable no_timer_check"
 _OVERHEAD_BYTES = 512 * 2**20  # of the emulator beside what its guest has
 
 
@@ -53,6 +55,7 @@ class DomainPlan:
     accelerator: Accelerator = "kvm"
     partition: str = ""
     processors: int = 1  # of this machine: a machine may grow up to them while it runs
+    room: float = math.inf  # the most that its limit may be just now, in processors
     io_weight: bool = False  # control groups of this machine know one
 
 
@@ -77,11 +80,6 @@ def mac_address(vm_id: str) -> str:
 def vcpus(cpus: float) -> int:
     """Return how many processors a guest sees for a share of so many."""
     return max(1, math.ceil(round(cpus, 3)))
-
-
-def quota_us(cpus: float) -> int:
-    """Return what all of a machine may use in a period, its emulator included."""
-    return max(1000, round(cpus * PERIOD_US))
 
 
 def memory_ceiling(spec: MachineSpec, accelerator: Accelerator) -> int:
@@ -115,7 +113,7 @@ def _limits(root: ET.Element, plan: DomainPlan) -> None:
     tune = ET.SubElement(root, "cputune")
     _text(tune, "shares", str(LOWEST_SHARES))
     _text(tune, "global_period", str(PERIOD_US))
-    _text(tune, "global_quota", str(quota_us(plan.spec.cpus)))
+    _text(tune, "global_quota", str(quota_us(min(plan.spec.cpus, plan.room))))
     if plan.io_weight:
         _text(ET.SubElement(root, "blkiotune"), "weight", str(LOWEST_WEIGHT))
     if plan.partition:
@@ -129,7 +127,8 @@ def _boot(root: ET.Element, plan: DomainPlan) -> None:
         _text(system, "kernel", str(plan.kernel))
         if plan.initrd is not None:
             _text(system, "initrd", str(plan.initrd))
-        _text(system, "cmdline", plan.command_line)
+        emulated = f" {_TCG_WORDS}" if plan.accelerator == "tcg" else ""
+        _text(system, "cmdline", plan.command_line + emulated)
     else:
         ET.SubElement(system, "boot", dev="hd")
     features = ET.SubElement(root, "features")
