@@ -195,7 +195,7 @@ def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]
     name = free_name(f"{site.server.name}-vm", taken.__contains__)[0]
     names.add(name)
     vm = Vm(
-        id=f"vm-{new_id()}",
+        id=f"vm{new_id()}",
         created_at=now,
         updated_at=now,
         name=name,
