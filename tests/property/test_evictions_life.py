@@ -233,7 +233,7 @@ def serving(state: Snapshot) -> set[tuple[str, int]]:
 ACTIONS = ("peak", "peak", "calm", "falls_silent", "speaks", "drain", "shuts_down", "opens", "opens")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(ACTIONS), max_size=12), st.sampled_from([1.0, 8.0]))
 def test_whatever_servers_need_back(seed: int, actions: list[str], own_cpus: float) -> None:
     world = World(seed, own_cpus)
@@ -248,7 +248,7 @@ def test_whatever_servers_need_back(seed: int, actions: list[str], own_cpus: flo
     assert {found.id for found in live(world.state)} == before, "nothing moves any more"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32), st.floats(5.0, 8.0), st.sampled_from([1.0, 8.0]))
 def test_a_peak_that_stays_is_answered_once(seed: int, peak: float, own_cpus: float) -> None:
     """A server whose primary needs more from now on sends just enough away, and gets nothing it could not hold."""
@@ -259,5 +259,7 @@ def test_a_peak_that_stays_is_answered_once(seed: int, peak: float, own_cpus: fl
     held = len(world.on("a"))
     for _ in range(100):
         world.second()
+        served = {slot for id_, slot in serving(world.state) if id_ == "d-web"}
+        assert len(served) == 5 or own_cpus < 8, "where there is room, harvest replicas are replaced before they stop"
     assert world.sent_away["s-a"] <= 1 if held else not world.sent_away["s-a"]
     assert len(world.on("a")) * ASKED <= max(0.1, CPUS * CEILING - peak) / 0.6 + 1e-9
