@@ -15,7 +15,7 @@ import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
-from fallow.decide.harvest.orders import closed, leaves
+from fallow.decide.harvest.orders import closed
 from fallow.decide.harvest.pools import pool_of
 from fallow.decide.harvest.vm_requests import MOST_VMS
 from fallow.decide.joining import free_name
@@ -109,11 +109,12 @@ class _Site:
         policy = self.policy = pool_of(snapshot, server)[1]
         self._vms = snapshot.vms_by_server.get(server.id, [])
         self._offer_bytes, self._offered = offer_bytes, offered
-        wanted = [vm for vm in self._vms if vm.automatic and not leaves(vm)]
+        # What is stopped or drained by hand is still one of those that the policy wants.
+        wanted = [vm for vm in self._vms if vm.automatic and vm.wanted is not VmWish.ABSENT]
         fit = [vm for vm in wanted if vm.isolation == policy.isolation]
         fit.sort(key=lambda vm: (-self.replicas(vm), vm.created_at, vm.id))
         self.stay = fit[: policy.vms.count]
-        self.sized = [vm for vm in self.stay if not vm.fixed]
+        self.sized = [vm for vm in self.stay if not vm.fixed and vm.wanted is VmWish.RUNNING]
         kept = {vm.id for vm in self.stay}
         self.surplus = [vm for vm in wanted if vm.id not in kept]
 
