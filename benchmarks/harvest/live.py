@@ -53,7 +53,8 @@ daemon off; master_process on; worker_processes {workers}; pid {folder}/pid; err
 events {{ worker_connections 1024; }}
 http {{
   access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; gzip on; gzip_http_version 1.0; gzip_comp_level 6; gzip_types text/plain;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  gzip on; gzip_http_version 1.0; gzip_comp_level 6; gzip_types text/plain;
   server {{ listen 127.0.0.1:{port}; root {folder}; }}
 }}
 """
@@ -249,6 +250,8 @@ def run(seconds: float, ceiling: float) -> dict[str, Any]:
     begin = max(0.0, seen[-1][0] - seconds)  # the load's process takes a moment to start
     times = reactions(seen, seconds, begin)
     rows = {"alone": row(alone, idle, 0.0), "unlimited": row(free, idle, taken), "fallow": row(text, idle, lent)}
+    allowed = statistics.fmean(min(limit, CPUS) for at, limit in seen if at >= begin) * seconds
+    rows["fallow"]["allowed_share_of_idle"] = round(allowed / idle, 3)  # other work on this machine may have taken it
     return {
         "seconds": seconds,
         "ceiling": ceiling,
