@@ -35,7 +35,7 @@ done
 touch "$LIBVIRT/ready"
 exec tini -s -- sleep infinity
 """
-_INSIDE = ("--mount", "--pid")
+_INSIDE = ("--mount", "--pid", "--net")
 
 
 class Libvirt:

@@ -2,8 +2,9 @@
 
 Every five minutes each predictor foretells the peak of the next hour from at most eight days before, and is judged by
 what came. `chosen by replay` is what a server does: once a day it takes the predictor that did best on its own last
-seven days. `oracle` knows the future. Parts named `tune` were looked at while settings were made; `judge` were not used
-to set anything.
+seven days. `oracle` knows the future. Settings were made on parts
+named `tune`; docs/design/harvest-prediction.md tells what was seen of parts named `judge` before. `prices` tells, of
+small parts, what the learned margin would do at other prices of a violation.
 
     python benchmarks/harvest/replay.py --traces FOLDER [--only alibaba] [--plots FOLDER] [--json FILE]
 """

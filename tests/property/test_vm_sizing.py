@@ -104,10 +104,10 @@ class Sizing(RuleBasedStateMachine):
     def hours(self, lends: bool) -> None:
         self.site.lends = lends
 
-    @rule(number=st.integers(0, 5), cpus=st.sampled_from([0.25, 1.0, 2.0]), memory=st.integers(1, 12))
-    def placed(self, number: int, cpus: float, memory: int) -> None:
+    @rule(cpus=st.sampled_from([0.25, 1.0, 2.0]), memory=st.integers(1, 12), copies=st.integers(1, 9))
+    def placed(self, cpus: float, memory: int, copies: int) -> None:
         vms = sorted(self.site.vms.values(), key=lambda vm: vm.id)
-        if vms:
+        for number in range(copies if vms else 0):
             self.site.place(vms[number % len(vms)], cpus, memory * GIB // 3)
 
     @rule(number=st.integers(0, 20))
@@ -140,7 +140,7 @@ class Sizing(RuleBasedStateMachine):
 
 
 TestSizing = Sizing.TestCase
-TestSizing.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestSizing.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 @settings(max_examples=20, deadline=None)
@@ -174,6 +174,52 @@ def test_a_lasting_change_of_the_offer_is_followed_and_a_short_one_is_not() -> N
     assert next(iter(site.vms.values())).memory_bytes == LEAST_BYTES
     site.settle(32 * GIB)
     assert next(iter(site.vms.values())).memory_bytes == 32 * GIB
+
+
+def test_it_grows_to_what_is_offered_all_the_time_and_not_to_what_is_offered_at_times() -> None:
+    site = Site(VmPlan(count=1))
+    site.settle(8 * GIB)
+    for look in range(200):
+        site.look((32 if look % 9 else 9) * GIB)
+        assert next(iter(site.vms.values())).memory_bytes == 8 * GIB  # nine is not a quarter more
+    for look in range(200):
+        site.look((32 if look % 9 else 12) * GIB)
+    assert next(iter(site.vms.values())).memory_bytes == 12 * GIB
+
+
+def test_whoever_begins_to_watch_watches_for_a_while_before_it_resizes() -> None:
+    site = Site(VmPlan(count=1))
+    site.settle(16 * GIB)
+    site.offers = Offers()  # another process leads
+    for _ in range(int(WINDOW_SECONDS / SECONDS) - 6):
+        assert site.look(2 * GIB) == 0
+    site.settle(2 * GIB)
+    assert next(iter(site.vms.values())).memory_bytes == 2 * GIB
+
+
+def test_a_size_given_by_hand_stays_and_the_others_share_the_rest() -> None:
+    site = Site(VmPlan(count=3))
+    site.settle(18 * GIB)
+    first = min(site.vms)
+    site.vms[first] = msgspec.structs.replace(site.vms[first], fixed=True, memory_bytes=2 * GIB, cpus=1.0)
+    site.settle(18 * GIB)
+    assert sorted(vm.memory_bytes for vm in site.vms.values()) == [2 * GIB, 8 * GIB, 8 * GIB]
+    assert site.vms[first].cpus == 1.0
+
+
+def test_a_smaller_policy_takes_nothing_from_what_is_placed() -> None:
+    site = Site(VmPlan(count=1))
+    site.settle(16 * GIB)
+    (vm,) = site.vms.values()
+    site.place(vm, 3.0, 5 * GIB)
+    site.plan = VmPlan(count=1, cpus=1, memory_bytes=2 * GIB)
+    site.look(16 * GIB)
+    (vm,) = site.vms.values()
+    assert (vm.cpus, vm.memory_bytes) == (3.0, 5 * GIB)
+    site.replicas.clear()
+    site.look(16 * GIB)
+    (vm,) = site.vms.values()
+    assert (vm.cpus, vm.memory_bytes) == (1.0, 2 * GIB)
 
 
 def test_what_a_server_hardly_offers_makes_fewer_of_a_bearable_size() -> None:

@@ -14,8 +14,9 @@ import msgspec
 import structlog
 
 from fallow.agent.folder import set_aside, write_private
-from fallow.agent.measuring import MeasureError, Ring
+from fallow.agent.measuring import Ring
 from fallow.agent.peaks import Peaks
+from fallow.agent.whole import MeasureError
 from fallow.client.tasks import first_to_end
 from fallow.decide.harvest.lending import BLIND_SECONDS, Expected, Held, Told, blind, hold
 from fallow.decide.harvest.measured import Measured, merged

@@ -126,12 +126,12 @@ def _total(views: Sequence[ServerView]) -> str:
     told = [report for view in views if (report := fresh(view)) is not None]
     cores = sum(report.cpus for report in told)
     parts = [
-        f"{len(views)} {'server' if len(views) == 1 else 'servers'}",
+        output.count(len(views), "server"),
         f"{cores:g} cpus",
         f"{percent(sum(report.used_cpus for report in told), cores) or '0%'} used",
         f"{sum(report.lent_cpus for report in told):.1f} lent",
         f"{sum(view.offered_cpus for view in views):.1f} offered",
-        f"{sum(view.replicas for view in views)} replicas",
+        output.count(sum(view.replicas for view in views), "replica"),
     ]
     return ", ".join(parts) + (f", {len(views) - len(told)} silent" if len(told) < len(views) else "")
 

@@ -16,9 +16,6 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState
 from fallow.model.units import format_duration
-from fallow.model.vms import VmState, VmWish
-
-_STOPPED = (VmState.STOPPING, VmState.STOPPED)
 
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
 
@@ -49,13 +46,9 @@ class Liveness:
 def fall_together(snapshot: Snapshot) -> Mapping[str, str]:
     """Return what the nodes in virtual machines fall silent with: their server, which counts once with all of them.
 
-    Empty for one that is stopped, or is to be: its silence tells nothing.
+    So neither the end of one server nor virtual machines that stop as they were told to looks like our own fault.
     """
-    return {
-        vm.node_id: "" if vm.wanted is not VmWish.RUNNING or vm.state in _STOPPED else vm.server_id
-        for vm in snapshot.vms.values()
-        if vm.node_id
-    }
+    return {vm.node_id: vm.server_id for vm in snapshot.vms.values() if vm.node_id}
 
 
 def in_outage(
@@ -77,7 +70,7 @@ def in_outage(
     if silent and together:
         of = {id_: together.get(id_, id_) for id_ in alive}
         heard = {of[id_] for id_ in alive if id_ not in silent}
-        count = len(heard | set(of.values()) - {""})
+        count = len(set(of.values()))
         gone = count - len(heard)
     return count > 0 and (gone == count or (gone >= 2 and gone * 2 > count))
 

@@ -115,6 +115,17 @@ class Groups:
         found = fields(folder / "cpu.stat") if folder is not None else {}
         return found.get("nr_periods", 0), found.get("nr_throttled", 0)
 
+    def quota(self, group: str) -> float | None:
+        """Return how many processors a group may use; None: as many as there are."""
+        folder = self.folder("cpu", group)
+        if folder is None:
+            return None
+        if self.version == 2:
+            words = (lines(folder / "cpu.max") or [""])[0].split()
+            return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        return quota / period if quota is not None and period and quota > 0 else None
+
     def io_bytes(self, group: str) -> int | None:
         """Return how much a group read from and wrote to disks, ever; None: not told."""
         if self.version == 1:

@@ -50,14 +50,17 @@ def parts_of(options: LendOptions) -> "Parts":
     from fallow.agent.peaks import Peaks
     from fallow.agent.primaries import source
     from fallow.agent.server import Parts
+    from fallow.agent.whole import WholeGroup
     from fallow.drivers.cgroups import Groups
     from fallow.drivers.limits.kernel import KernelLimits
     from fallow.drivers.systemd import shutting_down
 
-    groups, group = Groups(), f"/{LENT_GROUP}"
+    groups, group = Groups(), f"{options.within}/{LENT_GROUP}"
     limits = KernelLimits(group, groups)
+    whole = WholeGroup(options.within, groups) if options.within else None
+    primaries = [source(primary, groups, group) for primary in options.primaries]
     return Parts(
-        measuring=Measuring(limits, [source(primary, groups, group) for primary in options.primaries]),
+        measuring=Measuring(limits, primaries, whole=whole),
         limits=limits,
         machines=lambda send: machines_of(options, send),
         peaks=Peaks(),
@@ -82,9 +85,10 @@ def machines_of(options: LendOptions, send: "Callable[[Frame], Awaitable[None]]"
     )
     engine_words = ("--engine", wanted.engine) if wanted.engine else ()
     cgroups = CgroupOptions(folder=options.data / "machines", arguments=engine_words)
+    member_id, parent = IdentityStore(options.data).identity.member_id, f"{options.within}/{LENT_GROUP}".lstrip("/")
     drivers: dict[Isolation, Machine] = {
-        "vm": LibvirtMachines(libvirt, IdentityStore(options.data).identity.member_id),
-        "cgroup": CgroupMachines(cgroups),
+        "vm": LibvirtMachines(libvirt, member_id, parent),
+        "cgroup": CgroupMachines(cgroups, parent),
     }
     return Machines(drivers, options.data, send)
 
@@ -99,6 +103,7 @@ def _install(options: LendOptions) -> int:
     words += ["--vm-bridge", machines.bridge] if machines.bridge else []
     words += ["--vm-accelerator", machines.accelerator, "--vm-folder", str(machines.folder)]
     words += ["--engine", machines.engine] if machines.engine else []
+    words += ["--within", options.within] if options.within else []
     words += ["--drain-on-stop"] if options.drain_on_stop else []
     program = str(Path(sys.argv[0]).resolve())
     path = install([program, *words, "--data", str(options.data.resolve())], "Fallow lending", name=SERVER_UNIT)

@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 
-from fallow.agent.measuring import MeasureError, Measuring, Ring
+from fallow.agent.measuring import Measuring, Ring
 from fallow.agent.primaries import ASK_SECONDS, source
+from fallow.agent.whole import MeasureError
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.contract import LentUse

@@ -165,10 +165,12 @@ async def test_a_policy_that_contradicts_itself_is_refused(rig: Rig, policy: dic
     [
         {"hours": ["8-9"]}, {"hours": ["25:00-26:00"]}, {"hours": ["mon 08:00-09:00\n"]}, {"cpu_threshold": 0},
         {"cpu_ceiling": 1.01}, {"reserve_cpus": -1}, {"isolation": "none"}, {"vms": {"count": 65}}, {"lend": True},
+        {"lends": 0}, {"lends": "false"}, {"cpu_threshold": "0.5"}, {"vms": {"count": "2"}},
     ],
 )  # fmt: skip
 async def test_a_policy_out_of_bounds_is_refused(rig: Rig, policy: dict[str, Any]) -> None:
     problem(await rig.call("PATCH", f"{POOLS}/default", json={"policy": policy}), 400, "bad-request")
+    problem(await rig.call("POST", POOLS, json=POOL | {"policy": policy}), 400, "bad-request")
 
 
 async def test_hours_over_midnight_and_over_the_weekend_are_taken(rig: Rig) -> None:
@@ -221,6 +223,12 @@ async def test_a_vm_is_made_as_the_policy_and_the_offer_say(rig: Rig) -> None:
     problem(await rig.call("GET", "/v1/vms?server=none"), 404, "not-found")
 
 
+async def test_a_vm_that_goes_takes_no_memory_from_the_next(rig: Rig) -> None:
+    await rig.put(SRV, machine(memory_bytes=8 * GIB, wanted=VmWish.ABSENT))
+    rig.hear("s-srv", heard())
+    assert (await rig.call("POST", "/v1/vms", json={"server": "srv"})).json()["memory_bytes"] == 8 * GIB
+
+
 async def test_a_named_vm_is_made_once(rig: Rig) -> None:
     await rig.put(SRV)
     wish = {"server": "srv", "name": "batch", "cpus": 2, "memory_bytes": GIB}
@@ -239,6 +247,7 @@ async def test_a_named_vm_is_made_once(rig: Rig) -> None:
         ({"server": "srv", "memory_bytes": GIB, "cpus": 17}, 409, "larger-than-server"),
         ({"server": "srv", "memory_bytes": 65 * GIB}, 409, "larger-than-server"),
         ({"server": "srv", "size": 1}, 400, "bad-request"),
+        ({"server": "srv", "memory_bytes": str(GIB)}, 400, "bad-request"),
     ],
 )
 async def test_a_vm_that_cannot_be(rig: Rig, wish: dict[str, Any], status: int, code: str) -> None:
@@ -279,7 +288,8 @@ async def test_a_vm_is_drained_stopped_started_and_deleted(rig: Rig) -> None:
     ):
         body = (await rig.call("PATCH", "/v1/vms/a", "operator", json=wish)).json()
         assert (body["wanted"], body["draining"], body["fixed"]) == (wanted, draining, False)
-    problem(await rig.call("PATCH", "/v1/vms/a", json={"wanted": "absent"}), 400, "bad-request")
+    for wrong in ({"wanted": "absent"}, {"draining": 0}, {"cpus": 0}, {"memory_bytes": 1.5}):
+        problem(await rig.call("PATCH", "/v1/vms/a", json=wrong), 400, "bad-request")
     stale = {"If-Match": '"1"'}
     problem(await rig.call("DELETE", "/v1/vms/a", headers=stale), 412, "changed")
     for _ in range(2):

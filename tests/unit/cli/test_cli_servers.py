@@ -90,9 +90,9 @@ def test_a_drain_is_watched_until_nothing_is_lent(api: FakeApi, fallow: Fallow) 
     ran = fallow("server", "drain", "srv1")
     assert ran.out == "srv1 lends nothing any more: it can be shut down\n", ran
     assert ran.err.splitlines() == [
-        "draining srv1: 3 replicas left, 1 virtual machines left", "  srv1-vm: running, 3 replicas",
-        "draining srv1: 1 replicas left, 1 virtual machines left", "  srv1-vm: running, 1 replicas",
-        "draining srv1: 0 replicas left, 1 virtual machines left", "  srv1-vm: running, 0 replicas",
+        "draining srv1: 3 replicas left, 1 virtual machine left", "  srv1-vm: running, 3 replicas",
+        "draining srv1: 1 replica left, 1 virtual machine left", "  srv1-vm: running, 1 replica",
+        "draining srv1: 0 replicas left, 1 virtual machine left", "  srv1-vm: running, 0 replicas",
         "draining srv1: 0 replicas left, 0 virtual machines left",
     ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def test_pools_are_listed_shown_made_and_deleted(api: FakeApi, fallow: Fallow) -
     ):  # fmt: skip
         assert line in out, out
     api.on("POST /v1/server-pools", night)
-    assert fallow("server-pool", "create", "night", "--on", "rack=r7").out == "night: rack=r7 (1 servers now)\n"
+    assert fallow("server-pool", "create", "night", "--on", "rack=r7").out == "night: rack=r7 (1 server now)\n"
     assert fallow("server-pool", "create", "No Name", "--on", "a").code == 2
     api.on("PATCH /v1/server-pools/night", night)
     assert fallow("server-pool", "update", "night", "--on", "rack=r7").code == 0
@@ -273,7 +273,7 @@ def test_a_vm_is_made_and_changed(api: FakeApi, fallow: Fallow) -> None:
     assert (body["server"], body["name"], body["cpus"], body["memory_bytes"]) == ("srv1", "batch", 4.0, 8 * GIB)
     api.on("PATCH /v1/vms/batch", vm("batch", wanted=VmWish.STOPPED))
     assert fallow("vm", "resize", "batch", "--cpus", "2").code == 0
-    assert fallow("vm", "stop", "batch").out.endswith("is to stop once 3 replicas have moved, is running\n")
+    assert fallow("vm", "stop", "batch").out.endswith("is to stop once 3 replicas moved away, is running\n")
     assert fallow("vm", "start", "batch").code == 0
     assert fallow("vm", "resize", "batch").code == 2
     assert fallow("vm", "create", "srv1", "--memory", "much").code == 2

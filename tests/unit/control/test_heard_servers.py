@@ -14,7 +14,7 @@ from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.peers import Peers
 from fallow.model.servers import STALE_SECONDS
-from fallow.model.wire import decode_digest, encode_frame
+from fallow.model.wire import Digest, MemberNews, decode_digest, encode_frame
 
 
 class Processes:
@@ -109,6 +109,15 @@ def test_the_newest_report_counts_when_a_server_goes_to_another_process() -> Non
         three.exchange()
     assert {hub.servers()["s-1"].report.limit_cpus for hub in three.hubs.values()} == {2.0}
     assert three.ages("s-1") == [1.5, 1.5, 1.5]
+
+
+def test_what_was_held_up_on_its_way_does_not_replace_what_is_newer() -> None:
+    hub = Hub(lambda: NOW, lambda: 50.0)
+    hub.server_reported("s-1", report(limit_cpus=2.0))
+    for age, limit in ((3.0, 1.0), (0.0, 1.0)):
+        late = MemberNews("s-1", 0.0, server=report(limit_cpus=limit), server_age_seconds=age)
+        hub.absorb("p2", Digest(members=(late,)))
+        assert hub.servers()["s-1"].report.limit_cpus == 2.0
 
 
 def test_loops_are_woken_when_something_has_to_go_and_not_each_second() -> None:

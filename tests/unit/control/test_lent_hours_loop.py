@@ -39,6 +39,20 @@ async def test_a_change_of_leader_in_the_hour_counts_nothing_twice() -> None:
         assert writes <= 2 * (12 + 2)
 
 
+async def test_where_nobody_led_for_long_nothing_is_taken_to_have_been_seen() -> None:
+    at = [0.0]
+    hub = Hub(lambda: START + at[0], lambda: at[0])
+    async with storing(server(revision=0)) as stored:
+        for second in (0.0, 1800.0, 1805.0):  # a process that leads anew each time
+            at[0] = second
+            hub.server_reported("s-srv", report(lent_core_seconds=4.0 * second))
+            loop = lent_hours_controller(hub, stored.cache, lambda: at[0])
+            await stored.applier.apply(loop.decide(stored.cache.snapshot(), START + second))
+        (found,) = stored.cache.records("lent-hours").values()
+        assert isinstance(found, LentHour)
+        assert (found.lent_core_seconds, found.capacity_core_seconds) == (7200.0, 0.0)
+
+
 async def test_a_silent_server_is_not_counted_and_a_removed_one_forgotten() -> None:
     at = [0.0]
     hub = Hub(lambda: START, lambda: at[0])

@@ -9,6 +9,7 @@ from server_records import server, vm
 
 from fallow.decide.harvest.leaving import closings, leaving_step
 from fallow.decide.harvest.orders import closed, orders_of
+from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import PlacementPolicy, ReplicaState
 from fallow.model.members import AgentRun, MemberState, Scheduling
 from fallow.model.server_pools import LendingPolicy, ServerPool
@@ -51,6 +52,15 @@ def test_the_rank_is_that_of_the_best_it_holds() -> None:
     assert [told(*records, *on[:count]).rank for count in range(4)] == [0, 1, 1, 2]
     assert told(*records, on[3]).rank == told(*records, on[2]).rank == 2
     assert told(member("a"), on[0]).rank == 2  # what is not known is not given up first
+
+
+def test_what_is_placed_is_told_and_nothing_runs_on_nothing() -> None:
+    asks = ContainerSpec(image="a", resources=Resources(cpus=1.5))
+    shop = msgspec.structs.replace(template(SHOP), container=asks)
+    idle = msgspec.structs.replace(template(SHOP), id="idle")
+    on = [replica(SHOP, number, node_id="n-a", template_id=of) for number, of in enumerate((shop.id, shop.id, "idle"))]
+    assert told(member("a"), shop, idle, *on).asked_cpus == pytest.approx(3.1)
+    assert told(member("a")).asked_cpus == 0.0
 
 
 def test_an_empty_vm_of_a_closed_server_stops_for_that_time() -> None:

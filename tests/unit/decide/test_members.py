@@ -1,17 +1,14 @@
 """Liveness: ready, suspect, dead, and our own outage."""
 
 from dataclasses import replace
-from typing import Any
 
 import msgspec
-import pytest
 from records import NOW, applied, ids, member, puts, snapshot
 from server_records import server, vm
 
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import AgentWish, Member, MemberState, Role
-from fallow.model.vms import VmState, VmWish
 
 RULES = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 1000)
 FLEET = [member(name) for name in "abcd"]
@@ -75,12 +72,9 @@ def test_a_server_falls_with_its_vms_and_is_one_all_the_same() -> None:
     assert "dead" in states(snapshot(*suspect, *vms), alive).values()
 
 
-@pytest.mark.parametrize(
-    "changes", [{"state": VmState.STOPPED}, {"state": VmState.STOPPING}, {"wanted": VmWish.ABSENT}]
-)
-def test_vms_that_were_stopped_are_no_outage(changes: dict[str, Any]) -> None:
+def test_vms_that_stop_on_servers_that_live_are_no_outage() -> None:
     fleet = [server("one"), server("two"), member("d"), *(member(name) for name in "abc")]
-    vms = [vm(name, server_id="s-one", node_id=f"n-{name}", **changes) for name in "abc"]
+    vms = [vm(name, server_id="s-one", node_id=f"n-{name}") for name in "abc"]
     suspect = snapshot(*(msgspec.structs.replace(one, state=MemberState.SUSPECT) for one in fleet), *vms)
     seen = {"s-one": NOW, "s-two": NOW, "n-d": NOW - 20}
     assert states(suspect, seen)["d"] == "dead"

@@ -14,6 +14,7 @@ from fallow.api.lookups import check_match, etag, server_called, vm_called
 from fallow.api.problems import problems
 from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
+from fallow.api.strict import check_strictly
 from fallow.control.commits import commit_again
 from fallow.control.refusals import Refused, refuse
 from fallow.control.rosters import guarded
@@ -60,6 +61,7 @@ async def read_vm(services: Needs, reference: FromPath[str]) -> Response[VmView]
 
 async def create_vm(services: Needs, request: Caller, data: JSONBody[VmRequest]) -> Response[VmView]:
     """Make a virtual machine on a server; it becomes a node by itself. With a name of its own it is made once."""
+    await check_strictly(request, VmRequest)
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, str]:
@@ -88,6 +90,7 @@ async def change_vm(
     if_match: IfMatch = None,
 ) -> Response[VmView]:
     """Resize, drain, stop or start a virtual machine; it stops once what it holds has moved."""
+    await check_strictly(request, VmChange)
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, str]:

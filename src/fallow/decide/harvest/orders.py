@@ -73,6 +73,7 @@ def told(snapshot: Snapshot, vm: Vm) -> VmWish:
 
 
 def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
+    asked, rank = _held(snapshot, vm)
     return VmOrder(
         vm_id=vm.id,
         name=vm.name,
@@ -83,27 +84,24 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         image=vm.image,
         wanted=_stopped_if(told(snapshot, vm), closed and empty(snapshot, vm)),
         joined=bool(vm.node_id),
-        asked_cpus=_asked(snapshot, vm),
-        rank=_rank(snapshot, vm),
+        asked_cpus=asked / NANO,
+        rank=rank,
     )
-
-
-def _asked(snapshot: Snapshot, vm: Vm) -> float:
-    """Return the processors that the replicas on a virtual machine count for, those that leave among them."""
-    there = snapshot.replicas_by_node.get(vm.node_id, ()) if vm.node_id else ()
-    return sum(need_of(snapshot.templates.get(replica.template_id)).cpus for replica in there) / NANO
 
 
 def _stopped_if(wish: VmWish, stops: bool) -> VmWish:
     return VmWish.STOPPED if stops and wish is VmWish.RUNNING else wish
 
 
-def _rank(snapshot: Snapshot, vm: Vm) -> int:
-    """Return the best class a virtual machine holds: 0 for nothing, 1 for `spot`, 2 for anything better."""
-    best = 0
+def _held(snapshot: Snapshot, vm: Vm) -> tuple[int, int]:
+    """Return what all that a virtual machine holds asks for (billionths of a processor), and the best class of it.
+
+    The class is 0 for nothing, 1 for `spot`, 2 for anything better.
+    """
+    asked = best = 0
     for replica in snapshot.replicas_by_node.get(vm.node_id, ()) if vm.node_id else ():
         template = snapshot.templates.get(replica.template_id)
-        if template is None or template.placement.service_class != "spot":
-            return _RANK_OF_HARVEST
-        best = _RANK_OF_SPOT
-    return best
+        spot = template is not None and template.placement.service_class == "spot"
+        best = max(best, _RANK_OF_SPOT if spot else _RANK_OF_HARVEST)
+        asked += need_of(template).cpus
+    return asked, best

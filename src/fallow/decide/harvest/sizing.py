@@ -15,7 +15,7 @@ import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
-from fallow.decide.harvest.orders import closed
+from fallow.decide.harvest.orders import closed, leaves
 from fallow.decide.harvest.pools import pool_of
 from fallow.decide.harvest.vm_requests import MOST_VMS
 from fallow.decide.joining import free_name
@@ -102,19 +102,18 @@ def sizes(
 
 
 class _Site:
-    """One server and its automatic virtual machines that stay."""
+    """One server, its automatic virtual machines that stay, and those of them whose size was not given by hand."""
 
     def __init__(self, snapshot: Snapshot, server: Member, offer_bytes: int, offered: Offered) -> None:
         self.snapshot, self.server = snapshot, server
         policy = self.policy = pool_of(snapshot, server)[1]
         self._vms = snapshot.vms_by_server.get(server.id, [])
         self._offer_bytes, self._offered = offer_bytes, offered
-        # One that somebody drains or stops by hand stays the policy's: no other is made in its place.
-        wanted = [vm for vm in self._vms if vm.automatic and vm.wanted is not VmWish.ABSENT]
+        wanted = [vm for vm in self._vms if vm.automatic and not leaves(vm)]
         fit = [vm for vm in wanted if vm.isolation == policy.isolation]
         fit.sort(key=lambda vm: (-self.replicas(vm), vm.created_at, vm.id))
         self.stay = fit[: policy.vms.count]
-        self.sized = [vm for vm in self.stay if not vm.fixed]  # the others have a size that was given by hand
+        self.sized = [vm for vm in self.stay if not vm.fixed]
         kept = {vm.id for vm in self.stay}
         self.surplus = [vm for vm in wanted if vm.id not in kept]
 
@@ -135,9 +134,9 @@ class _Site:
         return plan.cpus or (float(max(1, whole)) if self.server.facts.cpus else 0.0)
 
     def share_bytes(self, offer_bytes: int, count: int) -> int:
-        """Return the memory of each of `count` of what is offered and is not other virtual machines'."""
-        kept = {vm.id for vm in self.sized}
-        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in kept and vm.wanted is VmWish.RUNNING)
+        """Return the memory of each of `count` that are sized here, of what is offered and is not that of others."""
+        sized = {vm.id for vm in self.sized}
+        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in sized and vm.wanted is VmWish.RUNNING)
         return max(0, offer_bytes - others) // max(1, count) // GRAIN_BYTES * GRAIN_BYTES
 
     @property
@@ -145,8 +144,8 @@ class _Site:
         """Return the memory of a new one; 0: there is not enough for one more now."""
         if self.policy.vms.memory_bytes:
             return self.policy.vms.memory_bytes
-        for count in range(self.policy.vms.count - len(self.stay) + len(self.sized), len(self.sized), -1):
-            share = self.share_bytes(self._offer_bytes, count)
+        for more in range(self.policy.vms.count - len(self.stay), 0, -1):
+            share = self.share_bytes(self._offer_bytes, len(self.sized) + more)
             if share >= LEAST_BYTES:
                 return share
         return 0
@@ -196,7 +195,7 @@ def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]
     name = free_name(f"{site.server.name}-vm", taken.__contains__)[0]
     names.add(name)
     vm = Vm(
-        id=f"vm-{new_id()}",
+        id=f"vm{new_id()}",
         created_at=now,
         updated_at=now,
         name=name,

@@ -78,14 +78,7 @@ class KernelLimits:
 
     def cpus(self) -> float | None:
         """Return the quota in processors."""
-        folder = self._groups.folder("cpu", self._group)
-        if folder is None:
-            return None
-        if self._groups.version == 2:
-            words = (lines(folder / "cpu.max") or [""])[0].split()
-            return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
-        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
-        return quota / period if quota is not None and period and quota > 0 else None
+        return self._groups.quota(self._group)
 
     def use(self) -> LentUse:
         """Return what is used."""

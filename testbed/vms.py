@@ -1,0 +1,110 @@
+"""Virtual machines on a fabric: libvirt in its network, addresses by DHCP, and an image of this machine's programs."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fallow.drivers.machine.build import build
+from fallow.drivers.machine.build import kernel as kernels
+
+from fallow.drivers.machine import images
+from fallow.drivers.machine.contract import MachineError
+from fallow.drivers.packages import own_package
+from testbed import parts, processes
+from testbed.fabric import Fabric
+from testbed.libvirt import Libvirt
+from testbed.processes import TestbedError
+
+CACHE = Path("/var/cache/fallow/testbed-images")
+PARTS = ("namespaces", "podman", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "mke2fs", "depmod", "busybox")
+_FIRST, _LAST = 200, 250  # of the fabric's addresses, those of virtual machines
+_KEPT = 2  # images of former states of the program
+
+
+def missing() -> str | None:
+    """Return why there can be no virtual machines here, None when there can."""
+    reason = next((found for part in PARTS if (found := parts.missing(part)) is not None), None)
+    if reason is not None:
+        return reason
+    try:
+        asyncio.run(kernels.fetched(build.KERNELS))
+    except MachineError as error:
+        return f"no kernel for virtual machines: {error}"
+    return None
+
+
+class VmGround:
+    """Where a server's virtual machines run; closing it ends them. `options` are for `fallow join --role server`."""
+
+    def __init__(self, fabric: Fabric, accelerator: str = "tcg") -> None:
+        """Start libvirt and DHCP, with the image `default` built or taken from a run before. Raises TestbedError."""
+        self.fabric = fabric
+        self.folder = fabric.folder / "vms"
+        self.folder.mkdir(mode=0o711)
+        self._dhcp = self._serve_addresses()
+        try:
+            image_to(self.folder / "images")
+            self.libvirt = Libvirt(f"/run/netns/{fabric.namespace}")
+        except BaseException:
+            processes.stop(self._dhcp)
+            raise
+        self.options = (
+            *("--libvirt", self.libvirt.uri, "--vm-bridge", "br0"),
+            *("--vm-accelerator", accelerator, "--vm-folder", str(self.folder)),
+        )
+
+    def consoles(self) -> str:
+        """Return what every machine wrote on its console."""
+        found = sorted(self.folder.glob("machines/*/*/console.log"))
+        return "\n".join(f"== {path.parent.name}\n{path.read_text(errors='replace')}" for path in found)
+
+    def close(self) -> None:
+        """End every machine, libvirt and DHCP."""
+        self.libvirt.close()
+        processes.stop(self._dhcp)
+
+    def _serve_addresses(self) -> "subprocess.Popen[bytes]":
+        subnet, leases = self.fabric.subnet, self.folder / "leases"
+        leases.touch()
+        (self.folder / "udhcpd.conf").write_text(
+            f"interface {self.fabric.namespace}\nstart {subnet[_FIRST]}\nend {subnet[_LAST]}\n"
+            f"opt subnet 255.255.255.0\nopt router {self.fabric.host_address}\nopt dns {self.fabric.host_address}\n"
+            f"lease_file {leases}\npidfile {self.folder / 'udhcpd.pid'}\n"
+        )
+        argv = ["busybox", "udhcpd", "-f", str(self.folder / "udhcpd.conf")]
+        process = processes.start(argv, self.folder / "udhcpd.log")
+        self.fabric.remember(process)
+        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def image_to(folder: Path) -> None:
+    """Put the image of this machine's programs and of this very agent into a folder of images, as `default`.
+
+    It is kept for the next run; another state of the program makes another. Raises TestbedError.
+    """
+    kept = CACHE / hashlib.sha256(own_package().content + os.fsencode(Path(build.__file__))).hexdigest()[:16]
+    if not (kept / images.MANIFEST).exists():
+        request = build.BuildRequest(name="default", base="host", images=CACHE, output=kept)
+        try:
+            asyncio.run(build.build(request, lambda _: None))
+        except MachineError as error:
+            raise TestbedError(f"no image for virtual machines: {error}") from error
+        for former in sorted(CACHE.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(former, ignore_errors=True)
+    target = folder / "default"
+    target.mkdir(parents=True)
+    for entry in kept.iterdir():
+        images.link(entry, target / entry.name)
