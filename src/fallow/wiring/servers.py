@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from fallow.model.server_pools import Isolation
 
 
+# Lowest weights, and the controllers that limits need; the agent sets and checks the rest in the control group itself.
+_SLICE = ("CPUAccounting=yes", "MemoryAccounting=yes", "IOAccounting=yes", "CPUWeight=1", "IOWeight=1")
+
+
 async def lend(options: LendOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
     """Join as a server and lend until `stop`; machines and limits stay. `upgrades` as for a node."""
     from fallow.agent.server import ServerAgent
+    from fallow.drivers.systemd import start_slice
 
     parts = parts_of(options)
+    if problem := await asyncio.to_thread(start_slice, LENT_GROUP, _SLICE):
+        say(problem)
     await asyncio.to_thread(parts.limits.prepare)  # where nothing can be limited no token should be used up
     identity = await join(options, Role.SERVER)
     if options.install:
