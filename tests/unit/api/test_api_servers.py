@@ -59,7 +59,7 @@ async def test_servers_are_listed_with_what_they_said_last(rig: Rig) -> None:
     ("said", "told"),
     [
         (None, "has not said anything yet, so it counts as full"),
-        (heard(12.0), "has said nothing for 12 s, so it counts as full"),
+        (heard(12.0), "has said nothing for more than 5 s, so it counts as full"),
         (heard(lends=False, why_not="outside its hours"), "does not lend now: outside its hours"),
     ],
 )

@@ -19,7 +19,9 @@ STOPPED = VmUse(vm_id="vm-srv1-vm", state=VmState.STOPPED)
 
 
 def test_list_shows_why_a_server_gets_nothing(api: FakeApi, fallow: Fallow) -> None:
-    old = server("old", age_seconds=9.0, why_not="has said nothing for 9 s, so it counts as full", scheduling=DRAINING)
+    old = server(
+        "old", age_seconds=9.0, why_not="has said nothing for more than 5 s, so it counts as full", scheduling=DRAINING
+    )
     api.on("GET /v1/servers", listing(server("srv1"), old))
     ran = fallow("server", "list")
     assert ran.code == 0, ran

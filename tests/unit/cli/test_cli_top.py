@@ -15,7 +15,9 @@ from fallow.model.members import MemberState
 from fallow.model.servers import HarvestReport, HarvestRow
 
 HOT = server("hot", report=report(primary_cpus=12.0, throttled=0.9, relief_cpus=1.5, relief_memory_bytes=GIB))
-SILENT = server("silent", age_seconds=7.0, why_not="has said nothing for 7 s, so it counts as full", offered_cpus=0.0)
+SILENT = server(
+    "silent", age_seconds=7.0, why_not="has said nothing for more than 5 s, so it counts as full", offered_cpus=0.0
+)
 FULL = server("full", report=report(primary_memory_bytes=54 * GIB), why_not="memory is above its ceiling")
 
 
@@ -46,7 +48,7 @@ def test_a_silent_server_has_no_figures_and_says_so(api: FakeApi, fallow: Fallow
     total, _, never, silent, *_, note = fallow("top", "--once").out.splitlines()
     assert total.endswith(", 2 silent")
     assert set(never.split()[1:-1]) == set(silent.split()[1:-1]) == {"-"}
-    assert note == "silent has said nothing for 7 s, so it counts as full"
+    assert note == "silent has said nothing for more than 5 s, so it counts as full"
 
 
 def test_what_has_to_go_and_what_is_wrong_is_told(api: FakeApi, fallow: Fallow) -> None:
