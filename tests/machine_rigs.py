@@ -14,8 +14,8 @@ import pytest
 
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.machine import images
-from fallow.drivers.machine.build import kernel as kernels
-from fallow.drivers.machine.build.initrd import make_initrd
+from fallow.drivers.machine.imaging import kernel as kernels
+from fallow.drivers.machine.imaging.initrd import make_initrd
 from fallow.drivers.machine.cgroup import CgroupMachines, CgroupOptions
 from fallow.drivers.machine.commands import run
 from fallow.drivers.machine.contract import Machine
