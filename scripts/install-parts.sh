@@ -5,7 +5,7 @@
 #
 #   --for python   Python 3.11 or newer with venv
 #   --for demo     (the default) an engine, a registry, HAProxy, network namespaces
-#   --for test     the same, and a second engine
+#   --for test     the same, a second engine, libvirt and QEMU
 #   --list         only say which packages are missing
 #
 # For Debian 12, Ubuntu 22.04 and newer. Elsewhere it says which programs are missing.
@@ -77,6 +77,16 @@ need_docker() {
     need iptables iptables
 }
 
+# Virtual machines: libvirt with QEMU, and what their images are made with.
+need_machines() {
+    need qemu-system-x86_64 qemu-system-x86
+    need qemu-img qemu-utils
+    need libvirtd libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system
+    need virsh libvirt-clients
+    need mke2fs e2fsprogs
+    need depmod kmod
+}
+
 need_parts() {
     need ip iproute2
     need nsenter util-linux
@@ -86,6 +96,7 @@ need_parts() {
     need docker-registry docker-registry
     need haproxy haproxy
     if [ "$purpose" = test ]; then
+        if [ "$(uname -m)" = x86_64 ]; then need_machines; fi
         need curl curl
         need ps procps
         need buildah buildah
@@ -139,6 +150,7 @@ keep_daemons_off() {
     for package in "${packages[@]}"; do
         case $package in
         etcd-server) systemctl --quiet disable etcd.service >/dev/null 2>&1 || true ;;
+        libvirt-daemon-system) systemctl --quiet disable libvirtd.service libvirtd.socket >/dev/null 2>&1 || true ;;
         docker.io) systemctl --quiet disable docker.service docker.socket >/dev/null 2>&1 || true ;;
         containerd | haproxy | docker-registry) systemctl --quiet disable "$package.service" >/dev/null 2>&1 || true ;;
         esac

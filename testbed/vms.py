@@ -9,11 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fallow.drivers.machine.build import build
-from fallow.drivers.machine.build import kernel as kernels
-
 from fallow.drivers.machine import images
 from fallow.drivers.machine.contract import MachineError
+from fallow.drivers.machine.imaging import build
+from fallow.drivers.machine.imaging import kernel as kernels
 from fallow.drivers.packages import own_package
 from testbed import parts, processes
 from testbed.fabric import Fabric

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fallow.drivers.machine.build import kernel as kernels
-from fallow.drivers.machine.build.initrd import make_initrd
 
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.machine import images
@@ -22,6 +20,8 @@ from fallow.drivers.machine.contract import Machine
 from fallow.drivers.machine.domain import Attachment
 from fallow.drivers.machine.fake import FakeMachines
 from fallow.drivers.machine.images import Image
+from fallow.drivers.machine.imaging import kernel as kernels
+from fallow.drivers.machine.imaging.initrd import make_initrd
 from fallow.drivers.machine.libvirt import LibvirtMachines, LibvirtOptions
 from testbed import parts
 from testbed.libvirt import Libvirt, remove_group

@@ -13,6 +13,8 @@ from fallow.cli.launchers import (
     StoreCopied,
     StoreTask,
     UpOptions,
+    VmImageTask,
+    VmImageView,
 )
 from fallow.model.doctor import Finding
 
@@ -20,7 +22,14 @@ from fallow.model.doctor import Finding
 def main() -> None:
     """Run the command line."""
     launchers = Launchers(
-        server=_server, join=_join, lend=_lend, gateway=_gateway, up=_up, store=_store, doctor=_doctor
+        server=_server,
+        join=_join,
+        lend=_lend,
+        gateway=_gateway,
+        up=_up,
+        store=_store,
+        doctor=_doctor,
+        vm_image=_vm_image,
     )
     build_cli(launchers)()
 
@@ -68,3 +77,9 @@ def _doctor(options: DoctorOptions) -> Sequence[Finding]:
     from fallow.wiring.doctor import check_machine
 
     return check_machine(options)
+
+
+def _vm_image(task: VmImageTask) -> Sequence[VmImageView]:
+    from fallow.wiring.vm_images import run_vm_image
+
+    return run_vm_image(task)

@@ -38,6 +38,7 @@ from fallow.cli import (
     tokens,
     trust,
     versions,
+    vm_images,
     vm_life,
     vms,
 )
@@ -193,6 +194,7 @@ cluster_host.register(clusters.app)
 cluster_life.register(clusters.app)
 server_life.register(servers.app)
 vm_life.register(vms.app)
+vms.app.add_typer(vm_images.app, name="image")
 servers.app.callback(invoke_without_command=True, epilog=_EXAMPLES["server"])(processes.server)
 
 

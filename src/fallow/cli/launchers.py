@@ -17,6 +17,7 @@ DNS_OFF = "off"
 
 LogFormat = Literal["auto", "json", "console"]
 Accelerator = Literal["auto", "kvm", "tcg"]
+VmImageBase = Literal["debian", "host"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,48 @@ class StoreCopied:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildVmImage:
+    """Build an image in `folder`, or as the folder `output`; `tell` hears what is being done."""
+
+    folder: Path
+    name: str
+    base: VmImageBase
+    output: Path | None
+    tell: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddVmImage:
+    """Add somebody else's disk to the images in `folder`."""
+
+    folder: Path
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListVmImages:
+    """List the images in `folder`."""
+
+    folder: Path
+
+
+VmImageTask = BuildVmImage | AddVmImage | ListVmImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmImageView:
+    """An image of virtual machines on this machine; `agent` is the version of Fallow in it, empty: not known."""
+
+    name: str
+    base: str
+    agent: str
+    created_at: float  # UTC seconds
+    size_bytes: int
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
     """What of this machine is to be checked: an engine and an HAProxy as the agents take them, the folder for state."""
 
@@ -182,9 +225,13 @@ def _unchecked(_: DoctorOptions) -> Sequence[Finding]:
     return ()
 
 
+def _no_images(_: VmImageTask) -> Sequence[VmImageView]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launchers:
-    """All but `store` run until they are told to stop and return the process's exit code.
+    """All but `store`, `doctor` and `vm_image` run until they are told to stop and return the process's exit code.
 
     They may raise `cli.failures.Failure` and every `ClientError`; both are shown without a traceback.
     """
@@ -196,3 +243,4 @@ class Launchers:
     store: Callable[[StoreTask], StoreCopied]
     lend: Callable[[LendOptions], int] = _no_lending
     doctor: Callable[[DoctorOptions], Sequence[Finding]] = _unchecked  # returns at once with what it found
+    vm_image: Callable[[VmImageTask], Sequence[VmImageView]] = _no_images  # returns what it was about

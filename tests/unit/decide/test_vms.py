@@ -11,6 +11,7 @@ from fallow.decide.agent.vms import (
     GRACE_SECONDS,
     HALT_SECONDS,
     JOIN_SECONDS,
+    TOKEN_SECONDS,
     Grant,
     Instruction,
     Seen,
@@ -213,6 +214,17 @@ def test_a_paused_one_goes_on_and_its_problem_is_told():
     vms = machine(replace(RUNS, status="paused", problem="the disk is full"), order=changed(joined=True))
     assert "the disk is full" in vms.state(ORDER, 0)[1]
     assert actions(vms.next(0)) == ["start"]
+
+
+def test_a_paused_one_that_has_not_joined_goes_on_with_what_it_has():
+    (start,) = machine(replace(SEEDED, status="paused")).next(0)
+    assert (start.action, start.grant) == ("start", None)
+
+
+def test_a_token_that_lay_unused_for_long_is_not_used():
+    vms = machine(Seen(vm_id="a"))
+    vms.granted("a", GRANT, "", 0)
+    assert actions(vms.next(TOKEN_SECONDS)) == ["ask"]
 
 
 def test_one_that_ends_soon_after_each_start_is_started_later_and_later():
