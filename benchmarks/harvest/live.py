@@ -35,6 +35,7 @@ from fallow.agent.lending import Lending
 from fallow.agent.measuring import Measuring
 from fallow.agent.primaries import source
 from fallow.agent.server import NoMachines
+from fallow.agent.whole import WholeGroup
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.server_frames import SetLending
@@ -143,16 +144,6 @@ class Bench:
         )
 
 
-class Apart(Measuring):
-    """Measures a machine on which nothing runs but this benchmark."""
-
-    bench: Bench
-
-    def _busy_seconds(self) -> tuple[float, int]:
-        bench = self.bench
-        return bench.used(bench.primary, bench.load, bench.lent), CPUS
-
-
 async def looks(limits: KernelLimits, child: subprocess.Popen[bytes]) -> tuple[bytes, list[tuple[float, float]]]:
     """Wait for the load to end; return what it printed, and the limit at moments since it began."""
     began, found = time.monotonic(), []
@@ -170,8 +161,7 @@ async def held(bench: Bench, seconds: float, ceiling: float) -> tuple[bytes, lis
     if problems:
         sys.exit("; ".join(problems))
     primaries = [source(Primary(kind="cgroup", name=bench.primary), bench.groups, bench.lent)]
-    measuring = Apart(limits, primaries)
-    measuring.bench = bench
+    measuring = Measuring(limits, primaries, whole=WholeGroup(bench.parent, bench.groups))
     with tempfile.TemporaryDirectory() as folder:
         lending = Lending(measuring, limits, NoMachines("none"), Path(folder))
         lending.told(SetLending(policy=LendingPolicy(cpu_threshold=ceiling - 0.1, cpu_ceiling=ceiling)))

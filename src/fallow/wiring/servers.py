@@ -31,7 +31,7 @@ async def lend(options: LendOptions, stop: asyncio.Event, upgrades: bool = False
     from fallow.drivers.systemd import start_slice
 
     parts = parts_of(options)
-    if problem := await asyncio.to_thread(start_slice, LENT_GROUP, _SLICE):
+    if not options.within and (problem := await asyncio.to_thread(start_slice, LENT_GROUP, _SLICE)):
         say(problem)
     await asyncio.to_thread(parts.limits.prepare)  # where nothing can be limited no token should be used up
     identity = await join(options, Role.SERVER)
