@@ -13,17 +13,14 @@ from unittest import mock
 import structlog
 
 import fallow.agent.control_addresses
-import fallow.agent.session
-import fallow.agent.shell
 import fallow.control.admission
 import fallow.control.bundles
 import fallow.control.ids
-import fallow.control.leader
 import fallow.control.sessions
 import fallow.store.memory
 from fallow.agent.session import SessionRefused
 from fallow.control.settings import Settings
-from simulation.clock import LoopTime, Process, SeededSecrets, VirtualLoop, acting
+from simulation.clock import Process, SeededSecrets, VirtualLoop, acting, steady_clocks
 from simulation.invariants import Watch
 from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
@@ -330,7 +327,7 @@ def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     loop = VirtualLoop()
     story = Story(loop.time)
     found = Outcome(seed=seed, violation=None, digest="", lines=[])
-    with _outside_replaced(seed, story):
+    with steady_clocks(loop), _outside_replaced(seed, story):
         try:
             loop.run_until_complete(play(seed, story, found))
         finally:
@@ -371,7 +368,7 @@ def end(loop: VirtualLoop) -> None:
 
 @contextmanager
 def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
-    """Replace what reaches outside where no argument does: the steady clock, the makers of ids, logs."""
+    """Replace what reaches outside where no argument does: the makers of ids, logs."""
     ids = SeededSecrets(Random(f"{seed}/ids"))
     told = _ToStory(story)
     before = structlog.get_config()
@@ -381,10 +378,7 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
         structlog.configure(processors=[told], wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
         store_log.handlers, store_log.propagate = [logging.NullHandler()], False
         with (
-            mock.patch.object(fallow.agent.session, "time", LoopTime),
-            mock.patch.object(fallow.agent.shell, "time", LoopTime),
             mock.patch.object(fallow.agent.control_addresses, "write_private", Paper.write),
-            mock.patch.object(fallow.control.leader, "time", LoopTime),
             mock.patch.object(fallow.control.sessions, "_named_by", named_by_paper),
             mock.patch.object(fallow.control.ids, "secrets", ids),
             mock.patch.object(fallow.store.memory, "secrets", SeededSecrets(Random(f"{seed}/leases"))),
