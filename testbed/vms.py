@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from fallow.drivers.machine import images
+from fallow.drivers.machine.contract import MachineError
 from fallow.drivers.machine.imaging import build
 from fallow.drivers.machine.imaging import kernel as kernels
-from fallow.drivers.machine.contract import MachineError
 from fallow.drivers.packages import own_package
 from testbed import parts, processes
 from testbed.fabric import Fabric

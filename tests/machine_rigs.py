@@ -14,14 +14,14 @@ import pytest
 
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.machine import images
-from fallow.drivers.machine.imaging import kernel as kernels
-from fallow.drivers.machine.imaging.initrd import make_initrd
 from fallow.drivers.machine.cgroup import CgroupMachines, CgroupOptions
 from fallow.drivers.machine.commands import run
 from fallow.drivers.machine.contract import Machine
 from fallow.drivers.machine.domain import Attachment
 from fallow.drivers.machine.fake import FakeMachines
 from fallow.drivers.machine.images import Image
+from fallow.drivers.machine.imaging import kernel as kernels
+from fallow.drivers.machine.imaging.initrd import make_initrd
 from fallow.drivers.machine.libvirt import LibvirtMachines, LibvirtOptions
 from testbed import parts
 from testbed.libvirt import Libvirt, remove_group

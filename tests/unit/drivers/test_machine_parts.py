@@ -11,10 +11,10 @@ import pytest
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.engine.configuration import cgroup_parent
 from fallow.drivers.machine import images
-from fallow.drivers.machine.imaging.initrd import archive
 from fallow.drivers.machine.contract import MachineError, Seed
 from fallow.drivers.machine.groups import MachineGroups
 from fallow.drivers.machine.images import Image, Images
+from fallow.drivers.machine.imaging.initrd import archive
 from fallow.drivers.machine.seed import SIZE_BYTES, seed_image
 
 SEED = Seed(name="vm1", url="https://c:7443", token="fallow-join.A.SECRET.B")

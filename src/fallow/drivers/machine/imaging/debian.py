@@ -11,8 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from fallow.drivers.machine import commands
-from fallow.drivers.machine.imaging.kernel import PACKAGE, Kernel, unpacked
 from fallow.drivers.machine.contract import MachineError
+from fallow.drivers.machine.imaging.kernel import PACKAGE, Kernel, unpacked
 from fallow.drivers.packages import own_package
 
 PROGRAMS = {"mmdebstrap": "mmdebstrap"}
