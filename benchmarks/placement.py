@@ -7,6 +7,9 @@ snapshot.
     python benchmarks/placement.py [--runs 5] [--large] [--json FILE]
 
 A first replica has nothing to be spread from: what spreading costs shows in the deployments of three and of 1,000.
+
+Lent capacity: the same nodes as virtual machines, four on each server, beside what they cost when they are not lent;
+re-checks of single bindings; and one look of the loop that moves replicas away, at a fleet that needs nothing back.
 """
 
 import gc
@@ -14,21 +17,28 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 from figures import options_of, write
 from machine import describe
 
+from fallow.decide.harvest.evict import evict
+from fallow.decide.harvest.heard import HeardServer
 from fallow.decide.placement import Binding, fits, place
 from fallow.decide.snapshot import Snapshot
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
-from fallow.model.deployments import PlacementPolicy, Preference, Replica, Template
+from fallow.model.deployments import PlacementPolicy, Preference, Replica, ReplicaState, Template
 from fallow.model.labels import Requirement, Selector
 from fallow.model.members import Facts, Lease, Member, MemberState, Role
+from fallow.model.servers import ServerReport
+from fallow.model.vms import Vm
 
 MIB = 2**20
 NAIVE_NODES, NAIVE_REPLICAS = 500, 200
+LENT_NODES, NODES_OF_A_SERVER = 10_000, 4
 POLICIES = {
     "plain": PlacementPolicy(),
     "zone spread": PlacementPolicy(spread_by=("zone",)),
@@ -105,24 +115,26 @@ def snapshot(nodes: int, deployments: int, each: int, sizes: int, policy: Placem
     return Snapshot(members=fleet(nodes), templates=templates, replicas=replicas)
 
 
-def measure(make: Callable[[], Snapshot], runs: int) -> dict[str, Any]:
+def measure(
+    make: Callable[[], Snapshot], runs: int, servers: Mapping[str, HeardServer] | None = None
+) -> dict[str, Any]:
     """Place a fresh snapshot `runs` times for time, and once more for memory."""
     seconds, placed = [], 0
     for _ in range(runs):
         wanted = make()
         gc.collect()
         started = time.perf_counter()
-        placement = place(wanted, 0.0)
+        placement = place(wanted, 0.0, None, servers)
         seconds.append(time.perf_counter() - started)
         placed = len(placement.bindings)
     wanted = make()
     tracemalloc.start()
-    place(wanted, 0.0)
+    place(wanted, 0.0, None, servers)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     median = statistics.median(seconds)
     return {
-        "nodes": len(wanted.members),
+        "nodes": len(wanted.nodes),
         "replicas": len(wanted.replicas),
         "placed": placed,
         "seconds": round(median, 4),
@@ -173,6 +185,65 @@ def compare(policy: PlacementPolicy, runs: int) -> dict[str, Any]:
     }
 
 
+def lent(own: Snapshot) -> tuple[Snapshot, dict[str, HeardServer]]:
+    """Return the same nodes as virtual machines on servers that lend enough for all of them, and what those say."""
+    members, vms, servers = dict(own.members), {}, {}
+    report = ServerReport(
+        cpus=256.0, memory_bytes=2**40, primary_cpus=20.0, offer_cpus=140.0, offer_memory_bytes=2**39, lends=True
+    )
+    for index, node_id in enumerate(sorted(own.members)):
+        server_id = f"s-{index // NODES_OF_A_SERVER:06}"
+        if server_id not in members:
+            node = own.members[node_id]
+            members[server_id] = msgspec.structs.replace(node, id=server_id, name=server_id, role=Role.SERVER)
+            servers[server_id] = HeardServer(report=report, age_seconds=0.5)
+        vms[f"v-{node_id}"] = Vm(
+            id=f"v-{node_id}", created_at=0.0, updated_at=0.0, name=f"vm-{index}", server_id=server_id, cpus=32.0,
+            memory_bytes=65_536 * MIB, disk_bytes=0, image="default", node_id=node_id,
+        )  # fmt: skip
+    return replace(own, members=members, vms=vms), servers
+
+
+def on_lent_capacity(nodes: int, runs: int) -> list[dict[str, Any]]:
+    """Place the same replicas on the same nodes, lent and not."""
+    found = []
+    for title, deployments, each in (("ten deployments of 1,000", 10, 1_000), ("10,000 deployments of one", 10_000, 1)):
+        own = snapshot(nodes, deployments, each, 500 if each == 1 else 10, POLICIES["plain"])
+        wanted, servers = lent(own)
+        plain = measure(lambda own=own: replace(own), runs)
+        shared = measure(lambda wanted=wanted: replace(wanted), runs, servers)
+        ratio = round(shared["seconds"] / plain["seconds"], 2)
+        found.append({"scenario": title, "servers": len(servers), "own": plain, "lent": shared, "cost_ratio": ratio})
+        print(f"{title} on lent capacity: {ratio} times as long", file=sys.stderr)
+    return found
+
+
+def rechecks(nodes: int) -> dict[str, Any]:
+    """Re-check every binding of a placement on what the ones before it leave, and look once who has to move."""
+    own = snapshot(nodes, nodes, 1, 500, POLICIES["plain"])
+    answer: dict[str, Any] = {"bindings": nodes}
+    for name, (wanted, servers) in (("own", (own, {})), ("lent", lent(own))):
+        bindings = place(wanted, 0.0, None, servers).bindings
+        bound = {
+            found.replica_id: msgspec.structs.replace(
+                wanted.replicas[found.replica_id], node_id=found.node_id, state=ReplicaState.RUNNING,
+                host_ports=found.host_ports,
+            )
+            for found in bindings[1:]
+        }  # fmt: skip
+        there = replace(wanted, replicas={**wanted.replicas, **bound})
+        assert fits(there, bindings[0], None, servers, 0.0) is None  # and its indexes are built
+        started = time.perf_counter()
+        for _ in range(nodes):
+            fits(there, bindings[0], None, servers, 0.0)
+        answer[f"{name}_microseconds"] = round((time.perf_counter() - started) / nodes * 1e6, 1)
+        if servers:
+            started = time.perf_counter()
+            assert not evict(there, servers, 0.0, str).steps
+            answer["evict_look_seconds"] = round(time.perf_counter() - started, 4)
+    return answer
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run every scenario and print one JSON object."""
     parser = options_of("Measure placement.")
@@ -208,6 +279,8 @@ def main(arguments: Sequence[str]) -> None:
         "runs": options.runs,
         "scenarios": scenarios,
         "against_naive": compare(POLICIES["plain"], options.runs),
+        "lent_capacity": on_lent_capacity(LENT_NODES, options.runs),
+        "rechecks": rechecks(LENT_NODES),
     }
     write(answer, options)
 

@@ -48,6 +48,7 @@ def share(cluster_id: str, replicas: int, ready: int | None = None, *, of: str =
         "id": share_id(of, cluster_id), "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
         "cluster_id": cluster_id, "replicas": replicas, "since": NOW - 500, "order": 1, "least": replicas,
         "reported": said, "reported_at": NOW - 400 if said is not None else 0.0,
+        "heard_at_revision": 5 if said is not None else 0,
     }  # fmt: skip
     return Share(**(values | changes))
 
@@ -132,7 +133,7 @@ class Ledger:
         found = self.share(cluster_id)
         values = {"revision": found.order, "replicas": found.replicas, "placed": max(found.replicas, ready)}
         said = report(ready, **(values | changes))
-        self.write(msgspec.structs.replace(found, reported=said, reported_at=now))
+        self.write(msgspec.structs.replace(found, reported=said, reported_at=now, heard_at_revision=self.revision))
 
     def change(self, record_type: type[Record], id_: str, **changes: Any) -> None:
         self.write(msgspec.structs.replace(self.records[record_type, id_], **changes))

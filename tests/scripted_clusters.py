@@ -167,8 +167,11 @@ class Federation:
             state = MemberState.SUSPECT if silence > SUSPECT_SECONDS else member.state
             state = MemberState.DEAD if silence > DEAD_SECONDS else state
         if state is not member.state:
-            died_at = self.now if state is MemberState.DEAD else member.died_at
-            self.ledger.change(Member, found.id, state=state, state_since=self.now, died_at=died_at)
+            died = (self.now, self.ledger.revision) if state is MemberState.DEAD else None
+            died_at, revision = died or (member.died_at, member.died_at_revision)
+            self.ledger.change(
+                Member, found.id, state=state, state_since=self.now, died_at=died_at, died_at_revision=revision
+            )
 
     def _check_raises(self, before: dict[str, int]) -> None:
         """Nobody is told more than its target, and targets are no more than the total."""
@@ -229,7 +232,11 @@ class Federation:
                 placed=running.live, running=running.live, ready=running.ready, updated=running.ready,
                 remaining=running.live, state="serving" if running.ready >= running.wants else "waiting",
             )  # fmt: skip
-            self.ledger.write(msgspec.structs.replace(share, reported=said, reported_at=self.now))
+            self.ledger.write(
+                msgspec.structs.replace(
+                    share, reported=said, reported_at=self.now, heard_at_revision=self.ledger.revision
+                )
+            )
             running.lost = 0
 
     def answer(self, id_: str) -> None:

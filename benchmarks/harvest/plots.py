@@ -36,15 +36,15 @@ def _trade(figures: dict[str, Any]) -> str:
     x_axis, y_axis = (0.0, max(across) * 1.25 + 1), (min(up) - 3, max(up) + 3)
     title = f"{figures['trace']}, {figures['resource']}, {figures['servers']} servers, days {figures['days']}"
     marks = []
+    swept = [(each["violation_percent"], each["harvested_percent"]) for each in figures["prices"].values()]
+    if swept:
+        points = " ".join(f"{_across(x, x_axis):.0f},{_down(y, y_axis):.0f}" for x, y in swept)
+        marks.append(f'<polyline fill="none" stroke="{_COLOURS["learned margin"]}" points="{points}"/>')
     for name, x, y in zip(done, across, up, strict=True):
         column, row, colour = _across(x, x_axis), _down(y, y_axis), _COLOURS.get(name, _OTHER)
-        side, shift = (-9, 4) if name == "chosen by replay" else (9, 4)
-        anchor = "end" if side < 0 and column > 200 else "start"
+        below = row + (18 if name in {"chosen by replay", "mean+5sd"} else -6)
         marks.append(f'<circle cx="{column:.0f}" cy="{row:.0f}" r="5" fill="{colour}"/>')
-        marks.append(
-            f'<text x="{column + (side if anchor == "end" else 9):.0f}" y="{row + shift:.0f}" fill="{colour}" '
-            f'text-anchor="{anchor}">{name}</text>'
-        )
+        marks.append(f'<text x="{column + 6:.0f}" y="{below:.0f}" fill="{colour}">{name}</text>')
     return _frame(title, (x_axis, "% of steps whose peak was above"), (y_axis, "% harvested"), marks)
 
 

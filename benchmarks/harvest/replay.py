@@ -2,8 +2,9 @@
 
 Every five minutes each predictor foretells the peak of the next hour from at most eight days before, and is judged by
 what came. `chosen by replay` is what a server does: once a day it takes the predictor that did best on its own last
-seven days. `oracle` knows the future. Parts named `tune` were looked at while settings were made; `judge` were not used
-to set anything.
+seven days. `oracle` knows the future. Settings were made on parts
+named `tune`; docs/design/harvest-prediction.md tells what was seen of parts named `judge` before. `prices` tells, of
+small parts, what the learned margin would do at other prices of a violation.
 
     python benchmarks/harvest/replay.py --traces FOLDER [--only alibaba] [--plots FOLDER] [--json FILE]
 """
@@ -24,16 +25,19 @@ from plots import draw
 from traces import DAY, HOW, MissingTraceError, Trace, alibaba, bitbrains, numenta
 
 from fallow.decide.harvest.choose import PREDICTORS, Replayed, Rule, choose, pick
-from fallow.decide.harvest.cost import mean_use
+from fallow.decide.harvest.cost import Cost, mean_use
 from fallow.decide.harvest.history import LONGEST_SECONDS, STEP_SECONDS, Floats, history
+from fallow.decide.harvest.learned import LearnedMargin
 from fallow.decide.harvest.predict import Predictor
 from fallow.decide.harvest.replay import Score, score
 from fallow.decide.harvest.windows import peak_ahead
 
 HORIZON = 12
 LONGEST = LONGEST_SECONDS // STEP_SECONDS
+PRICES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # times the usual ones
+FEW = 20  # servers: of larger parts the sweep over prices would take an hour
 CHOSEN, ORACLE, RIVAL = "chosen by replay", "oracle", "mean+5sd"
-SETS = ("alibaba", "bitbrains", "numenta")
+SETS = ("alibaba", "numenta", "bitbrains")
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ def parts_of(folder: Path, name: str) -> Iterator[Part]:
             yield Part(trace, "tune", range(2, 5))
             yield Part(trace, "judge", range(5, 9))
     elif name == "bitbrains":
-        for resource in ("cpu", "memory"):
-            yield Part(bitbrains(folder, resource, 7, range(1, 251)), "tune", range(2, 32))
-            yield Part(bitbrains(folder, resource, 7, range(251, 501)), "judge", range(2, 32))
-            yield Part(bitbrains(folder, resource, 8, range(1, 501)), "judge", range(2, 32))
+        yield Part(bitbrains(folder, "cpu", 7, range(1, 251)), "tune", range(2, 32))
+        yield Part(bitbrains(folder, "cpu", 7, range(251, 501)), "judge", range(2, 32))
+        yield Part(bitbrains(folder, "memory", 7, range(251, 501)), "judge", range(2, 32))
+        yield Part(bitbrains(folder, "cpu", 8, range(1, 501)), "judge", range(2, 32))
     else:
         yield Part(numenta(folder), "judge", range(2, 16))
 
@@ -110,11 +114,22 @@ def replay(part: Part) -> tuple[dict[str, Any], dict[str, Floats]]:
         "days": [part.days.start, last],
         "steps": scores[ORACLE].steps,
         "predictors": {name: _figures(each, scores) for name, each in scores.items()},
+        "prices": _prices(part, peaks[:, judged], judged, scores),
         "chosen_server_days": days,
         "changes_per_server_and_week": round(changes / len(taken) / max(last - 1, 1) * 7, 2),
         "processor_seconds": seconds,
     }
     return figures, foretold
+
+
+def _prices(part: Part, peaks: Floats, judged: slice, scores: dict[str, Score]) -> dict[str, dict[str, float]]:
+    """Return the figures of the learned margin at other prices."""
+    usual, figures = Cost(), {}
+    for times in PRICES if len(part.trace.servers) <= FEW else ():
+        predictor = LearnedMargin(cost=Cost(usual.violation * times, usual.overshoot * times))
+        foretold = foretell(part.trace, predictor, judged.stop // DAY)[:, judged]
+        figures[f"{times:g}"] = _figures(score(foretold, peaks), scores)
+    return figures
 
 
 def _figures(done: Score, scores: dict[str, Score]) -> dict[str, float]:
@@ -157,14 +172,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", choices=SETS, help="replay one trace")
     parser.add_argument("--plots", type=Path, help="draw plots as SVG into this folder")
     options = parser.parse_args(arguments)
-    answer: dict[str, Any] = {"benchmark": "harvest-replay", "machine": describe(), "speed": speed(), "replays": []}
-    answer |= {"step_seconds": STEP_SECONDS, "horizon_steps": HORIZON}
+    answer: dict[str, Any] = {"benchmark": "harvest-replay", "machine": describe(), "speed": speed()}
+    answer |= {"step_seconds": STEP_SECONDS, "horizon_steps": HORIZON, "replays": []}
     try:
         for name in [options.only] if options.only else SETS:
             for part in parts_of(options.traces, name):
                 figures, foretold = replay(part)
                 answer["replays"].append(figures)
                 _tell(figures)
+                if options.json:
+                    write(answer, options)  # all but the last part is kept when somebody stops it
                 if options.plots:
                     draw(options.plots, part, figures, foretold)
     except MissingTraceError as missing:
@@ -176,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _tell(figures: dict[str, Any]) -> None:
     print(" ".join(str(figures[key]) for key in ("trace", "resource", "use", "servers", "days")), file=sys.stderr)
-    for name, done in figures["predictors"].items():
+    for name, done in (figures["predictors"] | figures["prices"]).items():
         print(f"  {name:18} {' '.join(f'{value:9}' for value in done.values())}", file=sys.stderr)
 
 

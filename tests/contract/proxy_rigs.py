@@ -12,6 +12,7 @@ from fallow.drivers.proxy.contract import Proxy
 from fallow.drivers.proxy.fake import FakeDisk, FakeProxy, Request
 from fallow.drivers.proxy.haproxy import HAProxy
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyReport, ProxyState, TcpRoute
+from testbed import parts
 
 DEADLINE_SECONDS = 10.0
 HOST = "shop.test"
@@ -330,6 +331,7 @@ async def rig_of(kind: str, folder: Path, **options: Any) -> AsyncIterator[Any]:
     if kind == "fake":
         yield FakeRig()
         return
+    parts.require("haproxy")
     rig = HAProxyRig(folder, **options)
     try:
         yield rig

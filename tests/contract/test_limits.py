@@ -100,6 +100,28 @@ def test_the_kernel_holds_what_is_lent(kernel):
 
 
 @pytest.mark.real
+def test_a_very_small_limit_is_for_sure_and_a_larger_one_is_not(kernel):
+    groups = Groups()
+    folder = groups.folder("cpu", kernel.group)
+    weight = folder / ("cpu.weight" if groups.version == 2 else "cpu.shares")
+    lowest = kernel_weight(folder, weight)
+    for _ in range(2):
+        assert kernel.hold_cpus(0.05) == ()
+        assert kernel_weight(folder, weight) in ((0, 100), (0, 1024))
+        assert KernelLimits(kernel.group).prepare() == ()  # as after a restart
+        assert kernel_weight(folder, weight) in ((0, 100), (0, 1024))
+        assert kernel.hold_cpus(0.5) == ()
+        assert kernel_weight(folder, weight) == lowest
+
+
+def kernel_weight(folder, weight):
+    """Return (cpu.idle, weight) of a group; one that is idle has none."""
+    idle = folder / "cpu.idle"
+    is_idle = int(idle.read_text()) if idle.is_file() else 0
+    return is_idle, 0 if is_idle else int(weight.read_text())
+
+
+@pytest.mark.real
 def test_what_is_lent_runs_when_nothing_else_wants_to(kernel):
     groups = Groups()
     folder = groups.folder("cpu", kernel.group)

@@ -9,13 +9,10 @@ from proxy_rigs import HOST, KEY, Rig, both, free_port, reported, rig_of, web, w
 
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
-from testbed import parts
 
 
 @pytest.fixture(params=["fake", pytest.param("haproxy", marks=pytest.mark.real)])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "haproxy":
-        parts.require("haproxy")
     async with rig_of(request.param, tmp_path / "proxy") as found:
         yield found
 

@@ -17,22 +17,18 @@ from fallow.model.deployments import RouteSpec
 from fallow.model.members import MemberState
 from fallow.model.routes import Endpoint, ProxyState
 from fallow.model.shares import RemoteEndpoint
-from testbed import parts
 
 WEST, EAST = Place("west", alone=True), Place("east", alone=True)
 
 
 @pytest.fixture(params=["fake", pytest.param("haproxy", marks=pytest.mark.real)])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "haproxy":
-        parts.require("haproxy")
     async with rig_of(request.param, tmp_path / "proxy") as found:
         yield found
 
 
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[HAProxyRig]:
-    parts.require("haproxy")
     async with rig_of("haproxy", tmp_path / "proxy") as found:
         yield found
 
@@ -134,6 +130,15 @@ class World:
         return render(snapshot(*records, revision=self.revision), place)
 
 
+async def two_regions(rig: HAProxyRig, count: int) -> tuple[World, dict[str, int]]:
+    """Start a proxy and so many servers in each of west and east; return them, and what clusters are told to run."""
+    world = World(rig)
+    for name in ("west", "east"):
+        await world.cluster(name, count)
+    await rig.proxy.start(None)
+    return world, {"west": count, "east": count}
+
+
 async def shares(rig: HAProxyRig, load_requests: int = 1500) -> Counter[str]:
     """Return how many of many requests at once each cluster got."""
     before = {name: len(server.requests) for name, server in rig.servers.items()}
@@ -154,11 +159,7 @@ async def weights(rig: HAProxyRig) -> dict[str, int]:
 
 @pytest.mark.real
 async def test_requests_stay_in_the_gateways_region_while_that_has_enough(real: HAProxyRig) -> None:
-    world = World(real)
-    await world.cluster("west", 3)
-    await world.cluster("east", 3)
-    told = {"west": 3, "east": 3}
-    await real.proxy.start(None)
+    world, told = await two_regions(real, 3)
     for place, name in [(WEST, "c-west"), (EAST, "c-east")]:
         await real.proxy.apply(world.state(place, told))
         await reported(real.proxy, lambda found: found.draining == ())
@@ -168,11 +169,7 @@ async def test_requests_stay_in_the_gateways_region_while_that_has_enough(real: 
 
 @pytest.mark.real
 async def test_another_region_takes_over_as_much_as_is_missing(real: HAProxyRig) -> None:
-    world = World(real)
-    await world.cluster("west", 8)
-    await world.cluster("east", 8)
-    told = {"west": 8, "east": 8}
-    await real.proxy.start(None)
+    world, told = await two_regions(real, 8)
     await real.proxy.apply(world.state(WEST, told, ready={"west": 4}))
     assert (await shares(real))["c-east"] == 0, "half of it is enough"
     await real.proxy.apply(world.state(WEST, told, ready={"west": 2}))
@@ -188,11 +185,7 @@ async def test_another_region_takes_over_as_much_as_is_missing(real: HAProxyRig)
 
 @pytest.mark.real
 async def test_no_request_fails_while_regions_go_and_come_back(real: HAProxyRig) -> None:
-    world = World(real)
-    await world.cluster("west", 2)
-    await world.cluster("east", 2)
-    told = {"west": 2, "east": 2}
-    await real.proxy.start(None)
+    world, told = await two_regions(real, 2)
     await real.proxy.apply(world.state(WEST, told))
     load = Load(real)
     for state in (
@@ -212,11 +205,8 @@ async def test_no_request_fails_while_regions_go_and_come_back(real: HAProxyRig)
 
 @pytest.mark.real
 async def test_another_region_takes_over_at_once_when_all_of_the_own_is_killed(real: HAProxyRig) -> None:
-    world = World(real)
-    await world.cluster("west", 4)
-    await world.cluster("east", 4)
-    await real.proxy.start(None)
-    await real.proxy.apply(world.state(WEST, {"west": 4, "east": 4}))
+    world, told = await two_regions(real, 4)
+    await real.proxy.apply(world.state(WEST, told))
     load = Load(real)
     await load.more(300)
     for endpoint in world.servers["west"]:

@@ -5,13 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from watched import Watched, watched_cluster
 
-from testbed import images, noise, parts, processes
-from testbed.cluster import Cluster, free_port
+from testbed import images, noise, processes
 from testbed.engines import DockerNode, PodmanNode
-from testbed.fabric import Fabric
-from testbed.faulty import Fault, FaultyRegistry
-from testbed.registry import Registry
+from testbed.faulty import Fault
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -26,18 +24,13 @@ services:
 """
 
 
-class Fanned(Cluster):
-    """Four nodes, and a registry that can be watched and broken; no engine was told that it speaks plain HTTP."""
-
-    watched: FaultyRegistry
-    stored: str
+class Fanned(Watched):
+    """Four nodes, Podman and Docker."""
 
     def push(self, name: str, seed: int, size: int = 3_000_000) -> tuple[str, set[str]]:
         """Push an image of noise; return its reference and the digests of its layers."""
         image = noise.image(seed, size)
-        images.push(self.stored, name, image)
-        self.watched.seen.clear()
-        return f"{self.watched.address}/{name}", set(noise.layer_digests(image))
+        return self.push_image(name, image), set(noise.layer_digests(image))
 
     def deploy(self, name: str, image: str, replicas: int = 4, *options: str) -> None:
         file = self.fabric.folder / f"{name}.yaml"
@@ -77,24 +70,8 @@ class Fanned(Cluster):
 
 @pytest.fixture(scope="module")
 def fanned() -> Iterator[Fanned]:
-    parts.require("namespaces", "registry", "busybox", "curl", "docker", "podman")
-    with Fabric() as fabric:
-        registry = Registry(fabric)
-        watched = FaultyRegistry(registry.address, fabric.host_address)
-        cluster = Fanned(fabric, port=free_port(17543))
-        cluster.watched, cluster.stored = watched, registry.address
-        try:
-            cluster.start_server()
-            cluster.fallow("registry", "add", watched.address, "--insecure")
-            for name, kind in NODES.items():
-                cluster.nodes[name] = kind(fabric, name)
-                cluster.nodes[name].power_on()
-                cluster.join(name, "--name", name, token=cluster.token("node"))
-            cluster.wait_ready(*NODES)
-            yield cluster
-        finally:
-            cluster.close()
-            watched.close()
+    with watched_cluster(Fanned, NODES, 17543) as cluster:
+        yield cluster
 
 
 def test_the_registry_gives_every_layer_once_for_all_nodes(fanned: Fanned) -> None:

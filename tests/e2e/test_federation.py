@@ -6,115 +6,30 @@ The tests follow each other on one federation.
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from conftest import Whole, replicas_on
+from joined import PATH, Joined, federation, no_request_fails, requests
 
-from demo.load import Load
-from testbed import images, parts
-from testbed.cluster import free_port
-from testbed.fabric import Fabric
-from testbed.federation import Federation
 from testbed.processes import TestbedError
-from testbed.registry import Registry
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-WEB = """
-services:
-  web:
-    image: {image}
-    environment: {{NAME: web, VERSION: "{version}"}}
-    expose: ["8080"]
-    deploy:
-      replicas: {replicas}
-      update_config: {{parallelism: 2, monitor: 1s}}
-      resources: {{reservations: {{cpus: "0.05", memory: 32M}}}}
-    x-fallow:
-      routes: [http://web.test]
-      health: {{http: /healthz, interval: 300ms, retries: 2}}
-      clusters: {{divide: weighted, where: region, weights: {{west: 2, east: 1}}}}
-"""
-PATH = "test/web"
 
-
-class Joined(Federation):
-    """A host without nodes of its own, with a gateway, and the clusters west and east with two nodes each."""
-
-    host: Whole
-
-    def deploy(self, replicas: int, version: str = "1", *options: str) -> None:
-        image = self.host.image2 if version == "2" else self.host.image
-        self.host.deploy(WEB.format(image=image, version=version, replicas=replicas), *options)
-
-    def wait_shares(self, seconds: float = 30, **wanted: int) -> None:
-        """Wait until exactly so many replicas are ready in these clusters, and nothing is on the move."""
-
-        def so() -> bool:
-            division = self.division()
-            ready = {share["cluster"]: share["ready"] for share in division["shares"] if share["ready"]}
-            return ready == wanted and not division["moving"]
-
-        try:
-            self.host.wait(so, seconds, f"ready: {wanted}")
-        except TestbedError as error:
-            raise TestbedError(f"{error}\n{self.host.fallow('deployment', 'division', PATH)}") from None
-
-    def division(self) -> dict[str, object]:
-        return dict(self.host.call("deployment", "division", PATH, "--json"))
+class Divided(Joined):
+    """The clusters west and east, and one deployment of which west gets twice as much as east."""
 
     def versions(self) -> set[str]:
         """Return which versions answer now, of a dozen requests."""
         return {json.loads(self.host.get("web.test")[1])["version"] for _ in range(12)}
 
-    def containers(self, name: str) -> int:
-        """Return how many replicas the engines of a cluster really run."""
-        return sum(len(replicas_on(node)) for node in self.members[name].nodes.values())
-
 
 @pytest.fixture(scope="module")
-def joined() -> Iterator[Joined]:
-    parts.require("namespaces", "registry", "haproxy", "busybox", "curl")
-    with Fabric() as fabric:
-        registry = Registry(fabric)
-        host = Whole(fabric, insecure_registries=(registry.address,), port=free_port(17443))
-        host.image = images.push(registry.address, "shop:1", images.shop("1"))
-        host.image2 = images.push(registry.address, "shop:2", images.shop("2"))
-        host.http_port = free_port(18080)
-        found = Joined(host)
-        try:
-            host.start_server()
-            host.fallow("registry", "add", registry.address, "--insecure")
-            host.start_gateway("gw1", host.http_port, host.token("gateway"))
-            host.wait_ready("gw1")
-            found.add({"west": 2, "east": 2})
-            for name in found.members:
-                found.join(name, f"region={name}")
-            yield found
-        finally:
-            found.close()
+def joined() -> Iterator[Divided]:
+    with federation({"west": 2, "east": 2}, Divided) as found:
+        yield found
 
 
-@contextmanager
-def requests(joined: Joined) -> Iterator[Load]:
-    load = Load("127.0.0.1", joined.host.http_port, ["web.test"], clients=6)
-    load.start()
-    try:
-        yield load
-    finally:
-        load.stop()
-
-
-@contextmanager
-def no_request_fails(joined: Joined) -> Iterator[None]:
-    with requests(joined) as load:
-        yield
-    assert load.failures == []
-    assert load.sent.total() > 20
-
-
-def test_a_total_is_divided_by_weight_and_served_at_one_address(joined: Joined) -> None:
+def test_a_total_is_divided_by_weight_and_served_at_one_address(joined: Divided) -> None:
     joined.deploy(6)
     joined.wait_shares(west=4, east=2)
     assert (joined.containers("west"), joined.containers("east")) == (4, 2)
@@ -124,30 +39,30 @@ def test_a_total_is_divided_by_weight_and_served_at_one_address(joined: Joined) 
     assert "east" in told
 
 
-def test_a_scale_up_takes_nothing_from_anybody(joined: Joined) -> None:
-    with no_request_fails(joined):
+def test_a_scale_up_takes_nothing_from_anybody(joined: Divided) -> None:
+    with no_request_fails(joined.host.http_port):
         joined.host.fallow("deployment", "scale", f"{PATH}=9", "--wait", "--timeout", "30s")
         joined.wait_shares(west=6, east=3)
 
 
-def test_a_new_version_reaches_all_clusters_and_no_request_fails(joined: Joined) -> None:
-    with no_request_fails(joined):
+def test_a_new_version_reaches_all_clusters_and_no_request_fails(joined: Divided) -> None:
+    with no_request_fails(joined.host.http_port):
         joined.deploy(9, "2")
         joined.wait_shares(60, west=6, east=3)
     joined.host.wait(lambda: joined.versions() == {"2"}, 5, "the old version is withdrawn from the gateway")
 
 
-def test_a_member_refuses_to_change_what_belongs_to_the_host(joined: Joined) -> None:
+def test_a_member_refuses_to_change_what_belongs_to_the_host(joined: Divided) -> None:
     with pytest.raises(TestbedError, match="host"):
         joined.members["west"].fallow("deployment", "scale", f"{PATH}=1")
     with pytest.raises(TestbedError, match="member of a host itself"):
         joined.members["east"].fallow("cluster", "token", "create")
 
 
-def test_a_drained_cluster_ends_empty_and_no_request_fails(joined: Joined) -> None:
+def test_a_drained_cluster_ends_empty_and_no_request_fails(joined: Divided) -> None:
     foretold = joined.host.fallow("plan", "drain", "west")
     assert "east" in foretold
-    with no_request_fails(joined):
+    with no_request_fails(joined.host.http_port):
         told = joined.host.fallow("cluster", "drain", "west", "--timeout", "90s")
         assert "west is empty" in told
         joined.wait_shares(east=9)
@@ -155,16 +70,16 @@ def test_a_drained_cluster_ends_empty_and_no_request_fails(joined: Joined) -> No
     joined.host.fallow("cluster", "uncordon", "west")
 
 
-def test_who_is_back_takes_nothing_by_itself_but_what_is_new(joined: Joined) -> None:
+def test_who_is_back_takes_nothing_by_itself_but_what_is_new(joined: Divided) -> None:
     joined.wait_shares(east=9)
     joined.host.fallow("deployment", "scale", f"{PATH}=12", "--wait", "--timeout", "30s")
     joined.wait_shares(west=3, east=9)
 
 
-def test_a_glitch_moves_nothing(joined: Joined) -> None:
+def test_a_glitch_moves_nothing(joined: Divided) -> None:
     west = joined.members["west"]
     before = joined.division()["history"]
-    with no_request_fails(joined):
+    with no_request_fails(joined.host.http_port):
         west.fabric.cut(west.control_name)
         time.sleep(4)  # of silence, the glitch itself
         west.fabric.restore(west.control_name)
@@ -173,9 +88,9 @@ def test_a_glitch_moves_nothing(joined: Joined) -> None:
     assert joined.division()["history"] == before
 
 
-def test_members_serve_on_without_the_host_and_its_return_moves_nothing(joined: Joined) -> None:
+def test_members_serve_on_without_the_host_and_its_return_moves_nothing(joined: Divided) -> None:
     before = joined.division()["history"]
-    with no_request_fails(joined):
+    with no_request_fails(joined.host.http_port):
         joined.host.kill_server()
         joined.members["east"].fallow("node", "list")
         assert joined.host.get("web.test")[0] == 200
@@ -185,8 +100,8 @@ def test_members_serve_on_without_the_host_and_its_return_moves_nothing(joined: 
     assert joined.division()["history"] == before
 
 
-def test_what_a_lost_cluster_had_serves_elsewhere_within_seconds(joined: Joined) -> None:
-    with requests(joined) as load:
+def test_what_a_lost_cluster_had_serves_elsewhere_within_seconds(joined: Divided) -> None:
+    with requests(joined.host.http_port) as load:
         joined.kill("west")
         joined.wait_shares(60, east=12)
         joined.host.wait(lambda: joined.state_of("west") == "dead", 5, "west dead")
@@ -196,9 +111,9 @@ def test_what_a_lost_cluster_had_serves_elsewhere_within_seconds(joined: Joined)
     assert "west" in joined.host.fallow("events", "--since", "2m")
 
 
-def test_a_cluster_that_comes_back_gives_up_what_others_took_over(joined: Joined) -> None:
+def test_a_cluster_that_comes_back_gives_up_what_others_took_over(joined: Divided) -> None:
     west = joined.members["west"]
-    with no_request_fails(joined):
+    with no_request_fails(joined.host.http_port):
         for node in west.nodes.values():
             node.power_on()
         west.start_server()
@@ -209,7 +124,7 @@ def test_a_cluster_that_comes_back_gives_up_what_others_took_over(joined: Joined
         joined.host.wait(lambda: joined.containers("west") == 0, 30, "west has stopped its surplus")
 
 
-def test_a_deleted_deployment_is_gone_everywhere(joined: Joined) -> None:
+def test_a_deleted_deployment_is_gone_everywhere(joined: Divided) -> None:
     joined.host.fallow("deployment", "delete", PATH)
     joined.host.wait(lambda: PATH not in joined.host.deployments(), 30, "the deployment is gone")
     for name in ("west", "east"):
@@ -217,7 +132,7 @@ def test_a_deleted_deployment_is_gone_everywhere(joined: Joined) -> None:
         assert joined.members[name].deployments() == {}
 
 
-def test_a_removed_cluster_is_free_again(joined: Joined) -> None:
+def test_a_removed_cluster_is_free_again(joined: Divided) -> None:
     joined.host.fallow("cluster", "remove", "east", "--force")
     joined.host.wait(lambda: "east" not in joined.clusters(), 10, "east is gone")
     joined.members["east"].fallow("cluster", "leave")

@@ -99,7 +99,8 @@ def test_ids_lead_nowhere_else(victim: Victim, id_: str) -> None:
     for method, where in (
         ("DELETE", f"/v1/members/{id_}"), ("DELETE", f"{TOKENS}/{id_}"), ("DELETE", f"/v1/deployments/{id_}/{id_}"),
         ("PATCH", f"/v1/members/{id_}"), ("PATCH", f"/v1/deployments/default/{id_}"),
-        ("GET", f"/v1/replicas/{id_}/logs"),
+        ("GET", f"/v1/replicas/{id_}/logs"), ("DELETE", f"/v1/vms/{id_}"), ("PATCH", f"/v1/vms/{id_}"),
+        ("DELETE", f"/v1/server-pools/{id_}"), ("PATCH", f"/v1/server-pools/{id_}"),
     ):  # fmt: skip
         refused(victim.ask(method, where, {} if method == "PATCH" else None), 400, 404, 405)
     assert victim.revision() == before

@@ -5,13 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from watched import Watched, watched_cluster
 
-from testbed import images, noise, parts
-from testbed.cluster import Cluster, free_port
+from testbed import images, noise
 from testbed.engines import DockerNode, PodmanNode
-from testbed.fabric import Fabric
-from testbed.faulty import Fault, FaultyRegistry
-from testbed.registry import Registry
+from testbed.faulty import Fault
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -21,16 +19,8 @@ NODE, MIRROR = "fallow", "Go-http-client"  # as whom they ask
 PASSED_ON_AND_STORED = 2  # what the distribution registry asks for until its version 3, where it has nothing yet
 
 
-class Mirrored(Cluster):
+class Mirrored(Watched):
     """Three nodes and a registry that can be watched; m1 is for the mirror."""
-
-    watched: FaultyRegistry
-    stored: str
-
-    def push(self, name: str, image: images.LocalImage) -> str:
-        images.push(self.stored, name, image)
-        self.watched.seen.clear()
-        return f"{self.watched.address}/{name}"
 
     def given(self, image: images.LocalImage, agent: str) -> list[int]:
         """Return how often the registry gave each layer to a program."""
@@ -57,28 +47,12 @@ class Mirrored(Cluster):
 
 @pytest.fixture(scope="module")
 def mirrored() -> Iterator[Mirrored]:
-    parts.require("namespaces", "registry", "busybox", "curl", "docker", "podman")
-    with Fabric() as fabric:
-        registry = Registry(fabric)
-        watched = FaultyRegistry(registry.address, fabric.host_address)
-        cluster = Mirrored(fabric, port=free_port(17643))
-        cluster.watched, cluster.stored = watched, registry.address
-        try:
-            cluster.start_server()
-            cluster.fallow("registry", "add", watched.address, "--insecure")
-            for name, kind in NODES.items():
-                cluster.nodes[name] = kind(fabric, name)
-                cluster.nodes[name].power_on()
-                cluster.join(name, "--name", name, token=cluster.token("node"))
-            cluster.wait_ready(*NODES)
-            image = cluster.push("registry:2", images.registry())
-            options = ("--for", watched.address, "--on", "m1", "--image", image)
-            assert "does not serve yet" in cluster.fallow("registry", "mirror", "create", "cache", *options)
-            cluster.wait(lambda: bool(cluster.mirror()["address"]), 60, "the mirror")
-            yield cluster
-        finally:
-            cluster.close()
-            watched.close()
+    with watched_cluster(Mirrored, NODES, 17643) as cluster:
+        image = cluster.push_image("registry:2", images.registry())
+        options = ("--for", cluster.watched.address, "--on", "m1", "--image", image)
+        assert "does not serve yet" in cluster.fallow("registry", "mirror", "create", "cache", *options)
+        cluster.wait(lambda: bool(cluster.mirror()["address"]), 60, "the mirror")
+        yield cluster
 
 
 def test_a_mirror_is_made_where_it_should_be_and_asks_the_registry_once(mirrored: Mirrored) -> None:
@@ -87,7 +61,7 @@ def test_a_mirror_is_made_where_it_should_be_and_asks_the_registry_once(mirrored
     (known,) = mirrored.call("registry", "list", "--json")["items"]
     assert (known["mirror"], known["mirrored_by"]) == (made["address"], "cache")
     image = noise.image(11, 2_000_000)
-    name = mirrored.push("web:1", image)
+    name = mirrored.push_image("web:1", image)
     mirrored.fallow("image", "pull", name, "--on", OTHERS)
     assert mirrored.given(image, NODE) == [0, 0, 0]
     assert set(mirrored.given(image, MIRROR)) <= {1, PASSED_ON_AND_STORED}
@@ -105,7 +79,7 @@ def test_a_mirror_is_made_where_it_should_be_and_asks_the_registry_once(mirrored
 
 def test_a_mirror_that_lost_its_power_fails_no_pull(mirrored: Mirrored) -> None:
     image = noise.image(12, 2_000_000)
-    name = mirrored.push("web:2", image)
+    name = mirrored.push_image("web:2", image)
     mirrored.nodes["m1"].power_cut()
     assert mirrored.mirror()["address"], "it is not known yet"
     mirrored.fallow("image", "pull", name, "--on", OTHERS)
@@ -121,6 +95,6 @@ def test_a_mirror_that_is_deleted_is_asked_no_more(mirrored: Mirrored) -> None:
     assert mirrored.call("registry", "mirror", "list", "--json")["items"] == []
     mirrored.wait(lambda: "mirrors/cache" not in mirrored.deployments(), 60, "the end of the mirror")
     image = noise.image(13, 1_000_000)
-    mirrored.fallow("image", "pull", mirrored.push("web:3", image), "--on", OTHERS)
+    mirrored.fallow("image", "pull", mirrored.push_image("web:3", image), "--on", OTHERS)
     assert max(mirrored.given(image, NODE)) == 1
     assert max(mirrored.given(image, MIRROR)) == 0

@@ -10,6 +10,7 @@ from fallow.agent.lending import Lending
 from fallow.agent.measuring import Measuring
 from fallow.agent.primaries import source
 from fallow.agent.server import NoMachines
+from fallow.agent.whole import WholeUse
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.server_frames import SetLending
@@ -35,16 +36,20 @@ while True: pass
 """
 
 
-class OneCpu(Measuring):
-    """Measures a machine of one processor, on which nothing runs but the primary and what is lent."""
+class OneCpu:
+    """A machine of one processor, on which nothing runs but the primary and what is lent."""
 
-    def __init__(self, limits, primary, lent):
-        groups = Groups()
-        super().__init__(limits, [source(Primary(kind="cgroup", name=primary), groups, lent)])
-        self.busy = lambda: sum(groups.cpu_seconds(group) or 0.0 for group in (primary, lent))
+    def __init__(self, *names):
+        self.groups, self.names = Groups(), names
 
-    def _busy_seconds(self):
-        return self.busy(), 1
+    def use(self):
+        busy = sum(self.groups.cpu_seconds(name) or 0.0 for name in self.names)
+        return WholeUse(cpus=1.0, busy_seconds=busy, memory_bytes=2**34, used_memory_bytes=2**30)
+
+
+def measuring(limits, primary, lent):
+    sources = [source(Primary(kind="cgroup", name=primary), Groups(), lent)]
+    return Measuring(limits, sources, whole=OneCpu(primary, lent))
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ async def test_a_jump_from_a_twentieth_to_all_is_met_within_one_and_a_half_secon
     limits = KernelLimits(lent)
     limits.prepare()
     limits.hold_cpus(0.6)  # what an agent before this one left: the next goes on from there
-    lending = Lending(OneCpu(limits, primary, lent), limits, NoMachines(""), tmp_path)
+    lending = Lending(measuring(limits, primary, lent), limits, NoMachines(""), tmp_path)
     lending.told(SetLending(policy=LendingPolicy()))
     child = cgroups.burn(primary, JUMPS)
     burner = cgroups.burn(lent)
@@ -97,7 +102,7 @@ async def test_a_jump_from_a_twentieth_to_all_is_met_within_one_and_a_half_secon
 async def test_a_primary_that_ends_means_nothing_new(pair, tmp_path):
     primary, lent = pair
     limits = KernelLimits(lent)
-    lending = Lending(OneCpu(limits, primary, lent), limits, NoMachines(""), tmp_path)
+    lending = Lending(measuring(limits, primary, lent), limits, NoMachines(""), tmp_path)
     lending.told(SetLending(policy=LendingPolicy()))
     child = cgroups.burn(primary, JUMPS)
     task = asyncio.create_task(lending.run())

@@ -1,6 +1,6 @@
 """What limits, offers and the pressure of primaries hold, whatever is measured."""
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fallow.decide.harvest.offer import RISE_SECONDS, offered, smoothed
@@ -83,9 +83,18 @@ def test_pressure_stays_within_its_bounds(samples):
 @given(st.floats(0.1, 1), st.floats(0, 1), st.floats(0.1, 1))
 def test_waiting_that_is_not_usual_shrinks_what_is_lent_to_next_to_nothing(waiting, busy, lent):
     state = Pressure()
+    assume(waiting > line(state, busy))
     for _ in range(12):
         state = felt(state, waiting=waiting, busy=busy, lent=lent, seconds=1.0)
     assert state.allowed <= 0.02
+
+
+@given(st.floats(0, 1), st.floats(0, 0.05), st.floats(0, 1))
+def test_waiting_as_little_as_an_application_does_for_itself_changes_nothing(busy, waiting, lent):
+    state = Pressure()
+    for _ in range(60):
+        state = felt(state, waiting=waiting, busy=busy, lent=lent, seconds=1.0)
+        assert state.allowed == 1
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

@@ -38,14 +38,15 @@ def test_predictions_are_shares_and_every_server_has_one(
     assert ((peaks >= 0) & (peaks <= 1)).all()
 
 
-@given(histories(), predictors, st.integers(1, 40), st.integers(0, 60))
+@given(histories(), predictors, st.integers(1, 40), st.tuples(st.integers(0, 60), st.integers(0, 20)))
 @settings(max_examples=80)
 def test_what_comes_later_changes_nothing_of_what_was_foretold(
-    seen: History, predictor: Predictor, horizon: int, later: int
+    seen: History, predictor: Predictor, horizon: int, around: tuple[int, int]
 ) -> None:
-    later = min(later, seen.steps)
+    later, earlier = min(around[0], seen.steps), around[1]
     then = predictor.peak(seen.without_newest(later), horizon)
-    np.testing.assert_allclose(predictor.peaks(seen, horizon, later + 1)[:, 0], then, rtol=0, atol=1e-9)
+    now = predictor.peaks(seen, horizon, earlier + 1 + later)[:, earlier]
+    np.testing.assert_allclose(now, then, rtol=0, atol=1e-9)
 
 
 @given(histories(servers=4), predictors)

@@ -24,7 +24,7 @@ from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import Deployment, DeploymentSpec, PlacementPolicy, ReplicaState
 from fallow.model.members import Facts
 
-CALM = settings(max_examples=120, deadline=None)
+CALM = settings(max_examples=80, deadline=None)
 LARGE = Facts(cpus=50.0, memory_bytes=2**40)
 
 

@@ -223,25 +223,20 @@ def test_a_move_while_nothing_may_move() -> None:
     assert str(picture.broken).startswith("a glitch moves nothing")
 
 
-def test_giving_up_too_early() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "heard", "silent", "promise"),
+    [(6.0, "bc", "a", "nobody is given up too early"), (30.0, "c", "ab", "who hears nobody gives nobody up")],
+    ids=["too early", "while most are silent"],
+)
+def test_giving_up(seconds: float, heard: str, silent: str, promise: str) -> None:
     picture = Picture()
-    picture.at += 6.0
-    picture.hear("bc")
-    picture.change("a", state=MemberState.SUSPECT)
+    picture.at += seconds
+    picture.hear(heard)
+    for name in silent:
+        picture.change(name, state=MemberState.SUSPECT)
     assert picture.broken is None
     picture.change("a", state=MemberState.DEAD)
-    assert str(picture.broken).startswith("nobody is given up too early")
-
-
-def test_giving_up_while_most_are_silent() -> None:
-    picture = Picture()
-    picture.at += 30.0
-    picture.hear("c")
-    picture.change("a", state=MemberState.SUSPECT)
-    picture.change("b", state=MemberState.SUSPECT)
-    assert picture.broken is None
-    picture.change("a", state=MemberState.DEAD)
-    assert str(picture.broken).startswith("who hears nobody gives nobody up")
+    assert str(picture.broken).startswith(promise)
 
 
 def test_forgetting_a_share_of_which_something_is_left() -> None:

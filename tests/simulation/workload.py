@@ -1,7 +1,7 @@
 """What people do to a cluster, by the API's own functions; and what they may rely on once it was acknowledged."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from random import Random
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from fallow.model.deployments import (
     RollbackRequest,
     RouteSpec,
 )
-from fallow.model.members import Facts, JoinRequest, MemberChange, MemberState, Role, Scheduling
+from fallow.model.members import Facts, JoinRequest, Member, MemberChange, MemberState, Role, Scheduling
 from fallow.model.registrations import SignedBundle
 from fallow.model.tokens import TokenRequest
 from fallow.model.updates import UpdateConfig
@@ -306,16 +306,24 @@ class People:
 
     async def drain(self) -> None:
         """Drain or cordon a node."""
-        nodes = [found for found in self._nodes() if found.scheduling is Scheduling.ACTIVE]
-        if len(nodes) > 3:
-            kind = self.chance.choice((Scheduling.DRAINING, Scheduling.DRAINING, Scheduling.CORDONED))
-            await self._schedule(self.chance.choice(nodes).name, kind)
+        await self._put_out(self._nodes(), 3)
 
     async def use_again(self) -> None:
         """Take a drain or cordon back."""
-        nodes = [found for found in self._nodes() if found.scheduling is not Scheduling.ACTIVE]
-        if nodes:
-            await self._schedule(self.chance.choice(nodes).name, Scheduling.ACTIVE)
+        await self._take_in(self._nodes())
+
+    async def _put_out(self, members: Sequence[Member], least: int) -> None:
+        """Drain or cordon one of those that are in use, if they are more than `least`."""
+        active = [found for found in members if found.scheduling is Scheduling.ACTIVE]
+        if len(active) > least:
+            kind = self.chance.choice((Scheduling.DRAINING, Scheduling.DRAINING, Scheduling.CORDONED))
+            await self._schedule(self.chance.choice(active).name, kind)
+
+    async def _take_in(self, members: Sequence[Member]) -> None:
+        """Take the drain or cordon of one back."""
+        out = [found for found in members if found.scheduling is not Scheduling.ACTIVE]
+        if out:
+            await self._schedule(self.chance.choice(out).name, Scheduling.ACTIVE)
 
     async def _schedule(self, name: str, scheduling: Scheduling) -> None:
         self.world.story.tell("people", f"want {name} {scheduling}")

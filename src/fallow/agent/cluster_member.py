@@ -15,6 +15,7 @@ from fallow.agent.share_outbox import ShareOutbox
 from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
 from fallow.decide.federation.fence import fence, fenceable
 from fallow.decide.federation.report import concerned, refused, report_of
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
@@ -72,8 +73,8 @@ class Home:
     """What a cluster's agent has of its own control plane.
 
     `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
-    they use; `remotes` makes what keeps services of other clusters, given an applier and a way to answer the host.
-    `clock` gives UTC seconds, `steady` seconds that nobody sets.
+    they use, `servers` what servers that lend said last; `remotes` makes what keeps services of other clusters, given
+    an applier and a way to answer the host. `clock` gives UTC seconds, `steady` seconds that nobody sets.
     """
 
     cache: Cache
@@ -84,6 +85,7 @@ class Home:
     heard: Callable[[], Heard]
     most_records: int  # of one commit
     remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
+    servers: Callable[[], HeardServers] = dict
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
 
@@ -97,7 +99,7 @@ class ClusterMember:
 
     def __init__(self, home: Home, applier: Applier, heard_at: float = 0.0) -> None:
         self.outbox = ShareOutbox(home.steady)
-        self.rooms = Counting(home.cache.snapshot, home.heard, self._included)
+        self.rooms = Counting(home.cache.snapshot, home.heard, self._included, home.servers, home.clock)
         self._answers: asyncio.Queue[Frame] = asyncio.Queue()
         self._remotes = home.remotes(applier, self._answers.put_nowait)
         self.news = asyncio.Event()  # a session has opened or ended, or the host was heard

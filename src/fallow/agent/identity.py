@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from fallow.agent.folder import prepare, set_aside, write_private
+from fallow.client import keys
 from fallow.model.members import Identity
 
 HALF_LIFE = 0.5
@@ -107,18 +107,13 @@ class IdentityStore:
         return key
 
     def _make_key(self) -> ec.EllipticCurvePrivateKey:
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_private(self._key_path, pem)
+        key = keys.new_key()
+        write_private(self._key_path, keys.key_pem(key))
         return key
 
     def csr_pem(self) -> str:
         """Return a request for a certificate; its signature proves that we hold the key. Raises IdentityError."""
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fallow member")])
-        request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(self.key(), hashes.SHA256())
-        return request.public_bytes(serialization.Encoding.PEM).decode()
+        return keys.csr_pem(self.key())
 
     def expires_at(self) -> float:
         """Return until when our certificate is valid, in UTC seconds by our own clock.

@@ -1,7 +1,6 @@
 """Joining: from a token to an identity in the data folder, safe to repeat at any point."""
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from fallow.agent.folder import prepare
 from fallow.agent.identity import IdentityError, IdentityStore
 from fallow.client import joining
 from fallow.client.errors import Unreachable
-from fallow.client.joining import signed
 from fallow.model.credentials import JoinCredential, parse_join_credential
 from fallow.model.labels import Variable
 from fallow.model.members import Facts, Identity, JoinRequest, Role
@@ -75,17 +73,16 @@ async def join(
     csr_pem, key = await asyncio.to_thread(lambda: (store.csr_pem(), store.key()))
 
     def bundle(address: str, port: int) -> SignedBundle:
-        return signed(_request(token_text.strip(), csr_pem, application, address, port), key)
+        asks = _request(token_text.strip(), csr_pem, application)
+        return joining.signed(joining.reached_at(asks, address, port), key)
 
     identity = await _asked(base, credential, bundle, patience or Patience())
     store.save(base, identity)
     return Joined(identity=identity, reused=False, message=f"joined as {identity.role} {identity.name}")
 
 
-def _request(token: str, csr_pem: str, application: Application, address: str, port: int) -> JoinRequest:
-    """Return what this machine says; it is reached at `address`, as far as it knows."""
-    found = ipaddress.ip_address(address)
-    elsewhere = not (found.is_loopback or found.is_link_local)  # those would mean nothing to anybody else
+def _request(token: str, csr_pem: str, application: Application) -> JoinRequest:
+    """Return what this machine says."""
     return JoinRequest(
         token=token,
         csr_pem=csr_pem,
@@ -95,8 +92,6 @@ def _request(token: str, csr_pem: str, application: Application, address: str, p
         facts=application.facts,
         variables=application.variables,
         address=application.address,
-        temporary_address=address if elsewhere else "",
-        temporary_port=port if elsewhere else 0,
         sent_at=time.time(),
     )
 

@@ -14,8 +14,9 @@ import msgspec
 import structlog
 
 from fallow.agent.folder import set_aside, write_private
-from fallow.agent.measuring import MeasureError, Ring
+from fallow.agent.measuring import Ring
 from fallow.agent.peaks import Peaks
+from fallow.agent.whole import MeasureError
 from fallow.client.tasks import first_to_end
 from fallow.decide.harvest.lending import BLIND_SECONDS, Expected, Held, Told, blind, hold
 from fallow.decide.harvest.measured import Measured, merged
@@ -119,7 +120,11 @@ class Lending:
         self._load()
         await self._prepare()
         await first_to_end(
-            self._go_on(self._measure), self._go_on(self._hold), self._go_on(self._hold_memory), self._go_on(self._save)
+            self._go_on(self._measure),
+            self._go_on(self._hold),
+            self._go_on(self._hold_memory),
+            self._go_on(self._save),
+            self._go_on(self._foretell),
         )
 
     async def _go_on(self, part: Callable[[], Awaitable[None]]) -> None:
@@ -130,6 +135,9 @@ class Lending:
             except Exception:  # noqa: BLE001 - what is lent must be held whatever fails
                 _log.exception("lending failed; going on")
                 await asyncio.sleep(STEP_SECONDS)
+
+    async def _foretell(self) -> None:
+        await self._peaks.work(self._path.parent, self._complain)
 
     async def _prepare(self) -> None:
         """Make the group of what is lent; without one nothing is lent, and nothing is started."""
@@ -193,7 +201,7 @@ class Lending:
         highest = max(self._recent, key=lambda sample: sample.own_cpus)
         counted = replace(measured, used_cpus=min(measured.cpus, highest.own_cpus + measured.lent_cpus))
         told = self._as_told()
-        self._expected = self._peaks.expected(counted)
+        self._expected = self._peaks.expected(counted, told.policy.predictor)
         self._held = hold(self._held, told, counted, self._expected, self._clock())
         self._count(measured, told.policy)
 

@@ -1,6 +1,5 @@
 """What a server uses, second by second: all of it, its primary applications, and what it has lent."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallow.agent.primaries import Paced, Source
-from fallow.agent.vitals import Vitals
+from fallow.agent.whole import Whole, WholeMachine
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.cgroups import lines
 from fallow.drivers.limits.contract import Limits
@@ -18,11 +17,6 @@ RING_SECONDS = 86400
 COLUMNS = ("own_cpus", "own_memory", "lent_cpus", "lent_memory", "cpu_waiting", "io_bytes")
 _SECTOR = 512
 _LAYERED = ("loop", "ram", "zram", "dm-", "md")
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class MeasureError(Exception):
-    """The kernel did not say what this machine uses; the text names what could not be read."""
 
 
 class Ring:
@@ -54,13 +48,17 @@ class Ring:
 
 
 class Measuring:
-    """Measures this machine. `clock` never jumps. Calls block for a moment, and come from one thread at a time."""
+    """Measures this machine, or what `whole` is of it. `clock` never jumps.
+
+    Calls block for a moment, and come from one thread at a time.
+    """
 
     def __init__(
         self,
         limits: Limits,
         primaries: Sequence[Source],
         *,
+        whole: Whole | None = None,
         proc: Path = Path("/proc"),
         sys: Path = Path("/sys"),
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +69,7 @@ class Measuring:
         self._sys = sys
         self._disks: dict[str, bool] = {}
         self._clock = clock
-        self._vitals = Vitals(folder=proc, proc=proc)
+        self._whole = whole or WholeMachine(proc)
         self._paced = Paced()
         self._periods = (0, 0)
         self._at: float | None = None
@@ -79,16 +77,12 @@ class Measuring:
     def measure(self) -> Measured | None:
         """Return the means since the last call; None at the first one. Raises MeasureError."""
         now = self._clock()
-        busy, cpus = self._busy_seconds()
-        memory = self._vitals.meminfo()
-        total = memory.get("MemTotal", 0)
-        if "MemAvailable" not in memory or total <= 0:
-            raise MeasureError(f"{self._proc}/meminfo does not say how much memory is available")
+        whole = self._whole.use()
         primaries = tuple(primary.use(now) for primary in self._primaries)
         lent = self._limits.use()
         periods, throttled = lent.periods - self._periods[0], lent.throttled_periods - self._periods[1]
         self._periods = (lent.periods, lent.throttled_periods)
-        used = self._paced.rate("all", busy, now)
+        used = self._paced.rate("all", whole.busy_seconds, now)
         lent_cpus = self._paced.rate("lent", lent.cpu_seconds, now)
         io = self._paced.rate("io", self._disk_bytes(), now)
         before, self._at = self._at, now
@@ -97,26 +91,16 @@ class Measuring:
         return Measured(
             at=now,
             seconds=now - before,
-            cpus=float(cpus),
-            memory_bytes=total,
-            used_cpus=min(float(cpus), max(used, lent_cpus)),
-            used_memory_bytes=max(0, total - memory["MemAvailable"]),
-            lent_cpus=min(float(cpus), lent_cpus),
+            cpus=whole.cpus,
+            memory_bytes=whole.memory_bytes,
+            used_cpus=min(whole.cpus, max(used, lent_cpus)),
+            used_memory_bytes=whole.used_memory_bytes,
+            lent_cpus=min(whole.cpus, lent_cpus),
             lent_memory_bytes=lent.memory_bytes or 0,
             throttled=min(1.0, max(0.0, throttled / periods)) if periods > 0 else 0.0,
             io_bytes_per_second=io,
             primaries=primaries,
         )
-
-    def _busy_seconds(self) -> tuple[float, int]:
-        """Return the processor time used since boot, and how many processors there are."""
-        found = lines(self._proc / "stat")
-        cpus = sum(1 for line in found if line.startswith("cpu") and line[3:4].isdigit())
-        words = found[0].split() if found else []
-        if cpus == 0 or len(words) < 8 or words[0] != "cpu":
-            raise MeasureError(f"{self._proc}/stat does not say what processors do")
-        ticks = [float(word) for word in words[1:9]]  # guest time is part of user time
-        return (sum(ticks) - ticks[3] - ticks[4]) / _TICKS, cpus  # less idle and waiting for disks
 
     def _disk_bytes(self) -> float:
         """Return what all disks read and wrote since boot; parts of disks are not counted once more."""

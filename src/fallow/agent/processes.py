@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fallow.drivers.cgroups import lines, text
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 YOUNG_LOOKS = 5  # a new process may be another program a moment later, so that it is looked at again so often
 AGAIN_LOOKS = 30  # and an old one every so many looks
+SLOW_LOOKS = 2  # memory and disks are looked at every so many looks
 THREADS = 256  # whose waiting is read in one look
 
 
@@ -22,6 +25,7 @@ class Process:
     looks: int = 0
     ours: bool = False
     cpu_seconds: float = 0.0
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +47,16 @@ class Watched:
     _waited: dict[int, dict[int, int]] = field(default_factory=dict, init=False)
     _io: dict[int, int] = field(default_factory=dict, init=False)
     _turn: int = field(default=0, init=False)
+    _looks: int = field(default=0, init=False)
+    _memory: int = field(default=0, init=False)
+    _threads: dict[int, int] = field(default_factory=dict, init=False)
 
     def use(self, pids: Iterable[int]) -> ProcessUse:
         """Return what these processes used since the last call; processes that are new begin to count."""
         wanted = list(pids)
         cpu, io, private, shared = 0.0, 0, 0, 0
+        self._looks += 1
+        slow = self._looks % SLOW_LOOKS == 1 or not self._memory
         for pid in wanted:
             found = stat(self.proc, pid)
             if found is None:
@@ -56,25 +65,34 @@ class Watched:
             if before is not None and before[0] == found.started:
                 cpu += max(0.0, found.cpu_seconds - before[1])
             self._cpu[pid] = (found.started, found.cpu_seconds)
+            self._threads[pid] = found.threads
+            if not slow:
+                continue
             own, common = _memory(self.proc, pid)
             private, shared = private + own, max(shared, common)
             moved = _io_bytes(self.proc, pid)
             io += max(0, moved - self._io.get(pid, moved))
             self._io[pid] = moved
+        if slow:
+            self._memory = private + shared
         waited = self._wait(wanted)
         self._forget(set(wanted))
-        return ProcessUse(cpu_seconds=cpu, waited_seconds=waited, memory_bytes=private + shared, io_bytes=io)
+        return ProcessUse(cpu_seconds=cpu, waited_seconds=waited, memory_bytes=self._memory, io_bytes=io)
 
     def _wait(self, pids: list[int]) -> float:
         """Return for how long their threads waited for a processor; of very many threads a part is asked in turn."""
-        threads = [(pid, int(name)) for pid in pids for name in _names(self.proc / str(pid) / "task")]
+        threads = [
+            (pid, thread)
+            for pid in pids
+            for thread in ([pid] if self._threads.get(pid) == 1 else _numbers(f"{self.proc}/{pid}/task"))
+        ]
         if len(threads) > THREADS:
             begin = self._turn % len(threads)
             threads = (threads[begin:] + threads[:begin])[:THREADS]
             self._turn += THREADS
         waited = 0
         for pid, thread in threads:
-            words = _text(self.proc / f"{pid}/task/{thread}/schedstat").split()
+            words = text(f"{self.proc}/{pid}/task/{thread}/schedstat").split()
             if len(words) == 3:
                 kept = self._waited.setdefault(pid, {})
                 waited += max(0, int(words[1]) - kept.get(thread, int(words[1])))
@@ -85,6 +103,7 @@ class Watched:
         for gone in self._cpu.keys() - wanted:
             del self._cpu[gone]
             self._waited.pop(gone, None)
+            self._threads.pop(gone, None)
             self._io.pop(gone, None)
 
 
@@ -101,7 +120,7 @@ class Named:
     def find(self) -> set[int]:
         """Return their ids now."""
         self._looks += 1
-        pids = {int(name) for name in _names(self.proc)}
+        pids = set(_numbers(str(self.proc)))
         for pid in self._known.keys() - pids:
             del self._known[pid]
         for pid in sorted(pids):
@@ -135,18 +154,17 @@ class Named:
     def _is_called(self, pid: int, command: str) -> bool:
         if command == self.name:  # the kernel keeps 15 characters
             return True
-        first = _text(self.proc / str(pid) / "cmdline").split("\0", 1)[0]
+        first = text(f"{self.proc}/{pid}/cmdline").split("\0", 1)[0]
         return first.rpartition("/")[2] == self.name
 
     def _is_apart(self, pid: int) -> bool:
-        groups = (line.split(":", 2)[-1] for line in _text(self.proc / str(pid) / "cgroup").splitlines())
+        groups = (line.split(":", 2)[-1] for line in lines(f"{self.proc}/{pid}/cgroup"))
         return any(group == self.apart or group.startswith(self.apart + "/") for group in groups)
 
 
 def stat(proc: Path, pid: int) -> Process | None:
     """Return what /proc/PID/stat says; None: there is no such process any more."""
-    text = _text(proc / str(pid) / "stat")
-    head, _, tail = text.rpartition(")")
+    head, _, tail = text(f"{proc}/{pid}/stat").rpartition(")")
     words = tail.split()
     if len(words) < 20 or words[0] in ("Z", "X"):
         return None
@@ -155,12 +173,13 @@ def stat(proc: Path, pid: int) -> Process | None:
         started=int(words[19]),
         command=head.partition("(")[2],
         cpu_seconds=(int(words[11]) + int(words[12])) / _TICKS,
+        threads=int(words[17]),
     )
 
 
 def _memory(proc: Path, pid: int) -> tuple[int, int]:
     """Return a process's own memory, and what it may share with others."""
-    words = _text(proc / str(pid) / "statm").split()
+    words = text(f"{proc}/{pid}/statm").split()
     if len(words) < 3:
         return 0, 0
     return max(0, int(words[1]) - int(words[2])) * _PAGE, int(words[2]) * _PAGE
@@ -168,22 +187,14 @@ def _memory(proc: Path, pid: int) -> tuple[int, int]:
 
 def _io_bytes(proc: Path, pid: int) -> int:
     moved = 0
-    for line in _text(proc / str(pid) / "io").splitlines():
+    for line in lines(f"{proc}/{pid}/io"):
         if line.startswith(("read_bytes:", "write_bytes:")):
             moved += int(line.partition(":")[2])
     return moved
 
 
-def _names(folder: Path) -> list[str]:
+def _numbers(folder: str) -> list[int]:
     try:
-        return [name for name in os.listdir(folder) if name.isdigit()]
+        return [int(name) for name in os.listdir(folder) if name.isdigit()]
     except OSError:
         return []
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

@@ -47,7 +47,7 @@ class ClusterCollector(Collector):
 
     def _servers(self, snapshot: Snapshot) -> Iterator[Metric]:
         """Yield what servers lend, of those that were heard of late: one that is silent has no value."""
-        heard = self._services.heard_servers()
+        heard = self._services.hub.servers()
         cpus = GaugeMetricFamily("fallow_server_cpus", "Processors of servers by use", labels=["server", "use"])
         memory = GaugeMetricFamily("fallow_server_memory_bytes", "Memory of servers by use", labels=["server", "use"])
         throttled = GaugeMetricFamily(

@@ -27,7 +27,6 @@ from fallow.control.resolving import Resolver
 from fallow.control.settings import Settings
 from fallow.control.tokens import Tokens
 from fallow.control.trust import Trust
-from fallow.decide.harvest.heard import HeardServers
 from fallow.drivers.packages import Packages
 from fallow.model.image_jobs import TaskProgress
 from fallow.store.applier import Applier
@@ -66,7 +65,6 @@ class Services:
     image_requests: ImageRequests
     hosts: Hosts
     image_progress: Callable[[str], TaskProgress | None] = lambda _: None
-    heard_servers: Callable[[], HeardServers] = dict
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)

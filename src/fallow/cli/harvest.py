@@ -38,7 +38,8 @@ def report(
 ) -> None:
     """Show core-hours lent and used, evictions, and seconds above a ceiling, of each server and of all.
 
-    Lent is what replicas could have used, used what they did; with --price also what that would have cost elsewhere.
+    Lent is what replicas could have used, used what they did, evicted how many had to go, over how long the server was
+    above a ceiling while something was lent. With --price also what was used would have cost elsewhere.
     """
     begin = max(0.0, moment(since))
     with session_of(ctx).client() as client:
@@ -61,11 +62,9 @@ def _shown(found: HarvestReport) -> Group:
 
 
 def _table(found: HarvestReport) -> Table:
-    made = output.table(
-        "SERVER", "HOURS", "CORE-HOURS", "PRIMARY", "LENT", "USED", "OF LENT", "EVICTIONS", "ABOVE CEILING"
-    )
+    made = output.table("SERVER", "HOURS", "CORE-HOURS", "PRIMARY", "LENT", "USED", "OF LENT", "EVICTED", "OVER")
     for column in made.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for row in found.servers:
         made.add_row(*_cells(row))
     if len(found.servers) > 1:

@@ -107,6 +107,7 @@ class LendOptions(MemberOptions):
 
     primaries: tuple[Primary, ...] = ()  # none: all that is not lent
     machines: MachineOptions = MachineOptions()
+    within: str = ""  # the control group that this server is, from the root; empty: it is the whole machine
     drain_on_stop: bool = False  # let what is lent move away before the agent stops
 
 

@@ -1,5 +1,6 @@
 """`fallow server-pool policy`: how the servers of a pool lend."""
 
+import re
 from typing import Annotated, Literal
 
 import typer
@@ -13,6 +14,7 @@ from fallow.model.server_pools import LendingChange, LendingPolicy, ServerPoolCh
 from fallow.model.units import format_bytes, format_duration, parse_bytes
 
 ALWAYS = "always"
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 PREDICTORS = ("auto", "learned margin", "fixed 40", "mean+3sd", "mean+5sd", "1.1*p95")  # for completion alone
 
 Pool = Annotated[str, typer.Argument(metavar="NAME", help="The server pool.", autocompletion=completion.server_pools)]
@@ -228,10 +230,9 @@ def _reserve(text: str) -> tuple[float | None, int | None]:
     for part in (piece.strip() for piece in text.split(",")):
         number = part.lower().removesuffix("s").removesuffix("cpu")
         if number != part.lower().removesuffix("s") and cpus is None:
-            try:
-                cpus = float(number)
-            except ValueError:
-                raise usage(f"--reserve: {part!r} is not a number of processors", "Write it as 2cpu,4GiB.") from None
+            if not _NUMBER.fullmatch(number):
+                raise usage(f"--reserve: {part!r} is not a number of processors", "Write it as 2cpu,4GiB.")
+            cpus = float(number)
         elif part and memory is None:
             memory = amount("--reserve", part)
         else:

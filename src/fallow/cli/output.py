@@ -184,6 +184,11 @@ def clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at > 0 else "-"
 
 
+def count(number: int, noun: str) -> str:
+    """Return so many of something: `1 replica`, `3 replicas`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def pairs(labels: dict[str, str]) -> str:
     """Return labels as `key=value,key=value`."""
     return ",".join(f"{key}={value}" if value else key for key, value in sorted(labels.items()))

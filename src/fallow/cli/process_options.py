@@ -109,6 +109,16 @@ CgroupParent = Annotated[
         show_default="as the engine has it",
     ),
 ]
+Within = Annotated[
+    str,
+    typer.Option(
+        "--within",
+        metavar="GROUP",
+        help="The control group that this server is, where others share the machine.",
+        show_default="it is the whole machine",
+        rich_help_panel="Of a server",
+    ),
+]
 DrainOnStop = Annotated[
     bool,
     typer.Option(

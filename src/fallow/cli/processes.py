@@ -61,6 +61,7 @@ from fallow.cli.process_options import (
     VmBridge,
     VmFolder,
     VmNetwork,
+    Within,
     WriteContext,
 )
 from fallow.cli.session import session_of
@@ -152,6 +153,7 @@ def join(
     libvirt: Libvirt = "qemu:///system",
     vm_accelerator: VmAccelerator = "auto",
     vm_folder: VmFolder = VM_FOLDER,
+    within: Within = "",
     drain_on_stop: DrainOnStop = False,
     cgroup_parent: CgroupParent = "",
     data: Data = None,
@@ -181,14 +183,15 @@ def join(
                 folder=vm_folder.absolute(),
                 engine=engine,
             ),
+            within=_group(within),
             drain_on_stop=drain_on_stop,
             data=data or data_folder("lending"),
             install=install,
             log=LogOptions(level=log_level, format=log_format),
         )
         raise typer.Exit(session_of(ctx).launchers.lend(lending))
-    if primary or drain_on_stop:
-        raise usage("--primary and --drain-on-stop are of servers", "Add --role server.")
+    if primary or within or drain_on_stop:
+        raise usage("--primary, --within and --drain-on-stop are of servers", "Add --role server.")
     options = JoinOptions(
         url=_url(url),
         token=_join_token(url, token),

@@ -130,7 +130,10 @@ def _watched(client: "Client", server: ServerView, patience: float, timeout: str
         if view.scheduling is not Scheduling.DRAINING:
             raise Failure(f"{view.name} is not drained any more", detail="Somebody called it off.")
         left = [vm for vm in client.vms.all(server.id).items if vm.replicas or _works(vm, view)]
-        head = [f"draining {view.name}: {view.replicas} replicas left", f"{len(left)} virtual machines left"]
+        head = [
+            f"draining {view.name}: {output.count(view.replicas, 'replica')} left",
+            f"{output.count(len(left), 'virtual machine')} left",
+        ]
         lines = [Text(f"  {output.clean(_line(vm))}") for vm in left[:20]]
         told = ", ".join([*head, format_duration(time.monotonic() - began)] if output.on_terminal(sys.stderr) else head)
         return not left and not view.replicas, Group(Text(output.clean(told)), *lines)
@@ -153,7 +156,7 @@ def _works(vm: VmView, server: ServerView) -> bool:
 
 def _line(vm: VmView) -> str:
     state = vm.use.state if vm.use is not None else vm.state
-    return f"{vm.name}: {state}, {vm.replicas} replicas" + (f", {vm.problem}" if vm.problem else "")
+    return f"{vm.name}: {state}, {output.count(vm.replicas, 'replica')}" + (f", {vm.problem}" if vm.problem else "")
 
 
 def remove(

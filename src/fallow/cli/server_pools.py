@@ -140,4 +140,4 @@ def _tell(pool: ServerPoolView, as_json: bool) -> None:
     if as_json:
         output.write_json(pool)
     else:
-        output.write(f"{pool.name}: {output.clean(pool.selector)} ({len(pool.servers)} servers now)")
+        output.write(f"{pool.name}: {output.clean(pool.selector)} ({output.count(len(pool.servers), 'server')} now)")

@@ -35,18 +35,7 @@ def fresh(view: ServerView) -> ServerReport | None:
 def server_table(found: Sequence[ServerView]) -> Table:
     """Return a table of servers, ordered by name."""
     made = output.table(
-        "NAME",
-        "STATE",
-        "POOL",
-        "CPUS",
-        "USED",
-        "LENT",
-        "OFFERED",
-        "MEMORY",
-        "OFFERED",
-        "VMS",
-        "REPLICAS",
-        "NOTHING NEW",
+        "NAME", "STATE", "POOL", "CPUS", "LENT", "OFFERED", "MEMORY", "OFFERED", "VMS", "REPLICAS", "NOTHING NEW"
     )
     for each in sorted(found, key=lambda view: view.name):
         report = fresh(each)
@@ -54,17 +43,20 @@ def server_table(found: Sequence[ServerView]) -> Table:
             output.cell(each.name),
             state(each),
             output.cell(each.pool),
-            output.cell(f"{report.cpus:g}" if report else ""),
-            output.cell(percent(report.used_cpus, report.cpus) if report else ""),
+            output.cell(f"{report.used_cpus:.1f}/{report.cpus:g}" if report else ""),
             output.cell(f"{report.lent_cpus:.1f}" if report else ""),
             output.cell(f"{each.offered_cpus:.1f}" if report else ""),
-            output.cell(format_bytes(report.memory_bytes) if report else ""),
+            output.cell(_memory(report) if report else ""),
             output.cell(format_bytes(each.offered_memory_bytes) if report else ""),
             output.cell(len(each.vms)),
             output.cell(each.replicas),
             output.cell(each.why_not),
         )
     return made
+
+
+def _memory(report: ServerReport) -> str:
+    return f"{format_bytes(report.used_memory_bytes)}/{format_bytes(report.memory_bytes)}"
 
 
 def state(view: ServerView) -> Text:

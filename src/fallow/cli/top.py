@@ -14,13 +14,12 @@ from rich.text import Text
 
 from fallow.cli import output
 from fallow.cli.options import Json
-from fallow.cli.servers import fresh, percent, state
+from fallow.cli.servers import fresh, percent
 from fallow.cli.session import session_of
 from fallow.cli.vms import cpus, memory
 from fallow.cli.vms import state as vm_state
 from fallow.cli.watching import PATIENCE_SECONDS, Display
-from fallow.client.errors import Unreachable
-from fallow.model.members import MemberState, Scheduling
+from fallow.client.errors import ApiError, Unreachable
 from fallow.model.servers import ServerReport, ServerView
 from fallow.model.units import format_bytes, format_duration
 from fallow.model.vms import VmView
@@ -69,9 +68,14 @@ def top(
             time.sleep(LOOK_SECONDS)
             try:
                 seen, heard_at = look(), time.monotonic()
-            except Unreachable:  # it may be restarting
-                if time.monotonic() - heard_at > PATIENCE_SECONDS:
+            except (Unreachable, ApiError) as error:
+                if not _passes(error) or time.monotonic() - heard_at > PATIENCE_SECONDS:
                     raise
+
+
+def _passes(error: Unreachable | ApiError) -> bool:
+    """Say whether a failure may be over soon: the control plane is away, starts, or has too much to do."""
+    return isinstance(error, Unreachable) or error.problem.status >= 500 or error.problem.status == 429
 
 
 def _late(heard_at: float) -> bool:
@@ -122,12 +126,12 @@ def _total(views: Sequence[ServerView]) -> str:
     told = [report for view in views if (report := fresh(view)) is not None]
     cores = sum(report.cpus for report in told)
     parts = [
-        f"{len(views)} {'server' if len(views) == 1 else 'servers'}",
+        output.count(len(views), "server"),
         f"{cores:g} cpus",
         f"{percent(sum(report.used_cpus for report in told), cores) or '0%'} used",
         f"{sum(report.lent_cpus for report in told):.1f} lent",
         f"{sum(view.offered_cpus for view in views):.1f} offered",
-        f"{sum(view.replicas for view in views)} replicas",
+        output.count(sum(view.replicas for view in views), "replica"),
     ]
     return ", ".join(parts) + (f", {len(views) - len(told)} silent" if len(told) < len(views) else "")
 
@@ -180,17 +184,17 @@ def _hot(share: float, above: float) -> Text:
 
 
 def _notes(view: ServerView) -> Iterable[Text]:
-    """Yield what a person should know beside the figures: why it gets nothing, and what has to go."""
-    report = fresh(view)
-    if view.why_not or view.state is not MemberState.READY or view.scheduling is not Scheduling.ACTIVE:
-        yield Text.assemble((output.clean(view.name), "bold"), ": ", state(view), f", {output.clean(view.why_not)}")
+    """Yield what a person should know beside the figures: why it gets nothing, what has to go, what is wrong."""
+    name, report = (output.clean(view.name), "bold"), fresh(view)
+    if view.why_not:
+        yield Text.assemble(name, " ", (output.clean(view.why_not), "red" if report is None else "yellow"))
     if report is None:
         return
     if report.relief_cpus or report.relief_memory_bytes:
         much = f"{report.relief_cpus:.1f} cpus and {format_bytes(report.relief_memory_bytes)} have to go"
-        yield Text.assemble((output.clean(view.name), "bold"), ": ", (much, "red"))
+        yield Text.assemble(name, ": ", (much, "red"))
     for text in report.problems:
-        yield Text.assemble((output.clean(view.name), "bold"), ": ", (output.clean(text), "yellow"))
+        yield Text.assemble(name, ": ", (output.clean(text), "yellow"))
 
 
 def _vm_table(found: Iterable[VmView]) -> Table:

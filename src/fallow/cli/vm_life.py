@@ -78,7 +78,7 @@ def _wait(
     def look() -> tuple[bool, RenderableType]:
         nonlocal found
         found = _find(client, view.id)
-        left = f"{found.replicas} replicas left, {found.state}" if found is not None else "gone"
+        left = f"{output.count(found.replicas, 'replica')} left, {found.state}" if found is not None else "gone"
         return done(found), Text(output.clean(f"{doing} {view.name}: {left}"))
 
     within, told = patience
@@ -89,7 +89,7 @@ def _wait(
         raise Failure(
             f"{doing} {view.name} is not done after {told}: {left}",
             detail="It goes on; a replica leaves when its replacement is healthy elsewhere.",
-            hint=f"`fallow vm show {view.name}` tells more, of its node `fallow explain {view.node or 'NODE'}`.",
+            hint=f"`fallow vm show {view.name}` tells more, and `fallow explain {view.node or view.server}`.",
         )
 
 

@@ -242,5 +242,5 @@ def _tell(view: VmView, as_json: bool) -> None:
     size = f"{view.cpus:g} processors, {format_bytes(view.memory_bytes)}"
     wish = {VmWish.RUNNING: "is to run", VmWish.STOPPED: "is to stop", VmWish.ABSENT: "is to go"}[view.wanted]
     if view.replicas and view.wanted is not VmWish.RUNNING:
-        wish += f" once {view.replicas} replicas have moved"
+        wish += f" once {output.count(view.replicas, 'replica')} moved away"
     output.write(f"{output.clean(view.name)} on {output.clean(view.server)}: {size}, {wish}, is {view.state.value}")

@@ -8,6 +8,7 @@ that CA, and only then sends its secret, on the same connection: no other server
 import asyncio
 import base64
 import hmac
+import ipaddress
 import ssl
 import time
 from collections.abc import Callable
@@ -65,6 +66,14 @@ def ca_key_sha256(ca_pem: str) -> str:
     """Return the hex SHA-256 of a certificate's public key (DER SPKI). Raises ValueError."""
     key = x509.load_pem_x509_certificate(ca_pem.encode()).public_key()
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def reached_at(request: JoinRequest, address: str, port: int) -> JoinRequest:
+    """Return the request with where its sender is reached, as far as it knows and as it means something to others."""
+    found = ipaddress.ip_address(address)
+    if found.is_loopback or found.is_link_local:
+        return request
+    return msgspec.structs.replace(request, temporary_address=address, temporary_port=port)
 
 
 def signed(request: JoinRequest, key: ec.EllipticCurvePrivateKey) -> SignedBundle:

@@ -5,17 +5,14 @@ again gets the same identity for the same use of the token. The process that lea
 """
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable
 
 import msgspec
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import CertificateSigningRequestBuilder, Name, NameAttribute
-from cryptography.x509.oid import NameOID
 
-from fallow.client import joining
+from fallow.client import joining, keys
 from fallow.client.errors import ClientError, Untrusted
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
@@ -177,22 +174,18 @@ class Hosts:
     async def _asked(self, url: str, credential: JoinCredential, request: HostRequest, key: HostKey) -> Identity:
         """Return who we are at the host. Raises Refused."""
         private = _private(key.key_pem)
-        csr_pem = await asyncio.to_thread(_csr, private)
+        csr_pem = await asyncio.to_thread(keys.csr_pem, private)
 
         def bundle(address: str, port: int) -> SignedBundle:
-            found = ipaddress.ip_address(address)
-            elsewhere = not (found.is_loopback or found.is_link_local)
             asks = JoinRequest(
                 token=request.token.strip(),
                 csr_pem=csr_pem,
                 role=Role.CLUSTER,
                 name=request.name,
                 facts=Facts(hostname=socket.gethostname()[:256], agent_version=VERSION),
-                temporary_address=address if elsewhere else "",
-                temporary_port=port if elsewhere else 0,
                 sent_at=self._clock(),
             )
-            return joining.signed(asks, private)
+            return joining.signed(joining.reached_at(asks, address, port), private)
 
         try:
             answer = await joining.join(url, credential, bundle)
@@ -235,21 +228,13 @@ class Hosts:
 
 
 def _new_key() -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return pem.decode()
+    return keys.key_pem(keys.new_key()).decode()
 
 
 def _private(pem: str) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pem.encode(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
-
-
-def _csr(key: ec.EllipticCurvePrivateKey) -> str:
-    name = Name([NameAttribute(NameOID.COMMON_NAME, "fallow member")])
-    request = CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _meanwhile() -> Refused:

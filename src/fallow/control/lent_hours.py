@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fallow.control.hub import Hub
 from fallow.control.runner import Controller
-from fallow.decide.harvest.lent_hours import Sampled, count, due_in, newest
+from fallow.decide.harvest.lent_hours import Sampled, count, due_in, newest, unseen
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.servers import LentHour
@@ -20,7 +20,7 @@ PORTION = 100  # deletes in one commit
 
 
 def lent_hours_controller(hub: Hub, cache: Cache, steady: Callable[[], float] = time.monotonic) -> Controller:
-    """Return the loop; what it has sampled since the last count is lost with it, what servers sum up is not."""
+    """Return the loop; it counts on from where the one before it stopped."""
     sampled: dict[str, Sampled] = {}
     due: dict[str, float] = {}  # server id -> when it is counted next, by `steady`
     looked_at = -math.inf
@@ -41,10 +41,11 @@ def lent_hours_controller(hub: Hub, cache: Cache, steady: Callable[[], float] = 
             heard = servers.get(server.id)
             if heard is None or not heard.fresh:
                 continue
-            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, since)
+            last = newest(get, server.id, now) if due.get(server.id, -math.inf) <= at else None
+            seconds = since if server.id in sampled else unseen(last, now)
+            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, seconds)
             if due.get(server.id, -math.inf) > at:
                 continue
-            last = newest(get, server.id, now)
             wait = due_in(last, now)
             if wait <= 0:
                 lending = snapshot.lendings.get(server.id)

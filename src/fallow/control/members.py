@@ -14,7 +14,7 @@ from fallow.control.hub import Hub
 from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.clones import superseded
-from fallow.decide.members import Liveness, in_outage, judge
+from fallow.decide.members import Liveness, fall_together, in_outage, judge
 from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot
@@ -51,7 +51,7 @@ class _Watch:
             clusters=self._clusters,
         )
         seen = {member_id: now - silence for member_id, silence in silences.items()}
-        if in_outage(rules.members(snapshot), seen, now, rules):
+        if in_outage(rules.members(snapshot), seen, now, rules, fall_together(snapshot)):
             if at - self._outage_at > self.dead:
                 whom = "clusters" if self._clusters else "members"
                 _log.warning(f"most {whom} are silent at once; nobody is declared dead")
@@ -114,7 +114,7 @@ def purge_controller(
             watching_since=now,
         )
         seen = {member_id: now - silence for member_id, silence in hub.silences().items()}
-        if in_outage(snapshot.machines, seen, now, rules) or _all_dead(snapshot):
+        if in_outage(snapshot.machines, seen, now, rules, fall_together(snapshot)) or _all_dead(snapshot):
             calm = at
         patience = Patience(purge_after_seconds=settings.purge_after_seconds, calm_since=now - (at - calm))
         return purge(snapshot, now, patience, new_id)

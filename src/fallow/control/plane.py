@@ -97,7 +97,7 @@ class ControlPlane:
         self.registry = CollectorRegistry()
         self.cache = Cache(store)
         self.hub = Hub(clock, steady)
-        self._still_fits = partial(still_fits, heard=self.hub.usages)
+        self._still_fits = partial(still_fits, heard=self.hub.usages, servers=self.hub.servers, clock=clock)
         self.applier = Applier(store, self.cache, self._still_fits, binds, witness=witness(clock, new_id))
         self.tokens = Tokens(self.cache, self.applier, authority, settings, clock)
         self.admission = Admission(self.cache, self.applier, authority, settings, clock, self._led)
@@ -152,7 +152,7 @@ class ControlPlane:
         """Return the loops of every process: they act on the sessions it holds."""
         return (
             sessions_controller(self.hub, self.settings),
-            RoutesLoop(self.hub).controller(),
+            RoutesLoop(self.hub, self.hub.servers).controller(),
             self.remotes.controller(),
             self.names.controller(),
             self.peers.controller(),
@@ -168,7 +168,7 @@ class ControlPlane:
             purge_controller(self.hub, self.settings, new_id, self.steady),
             federation_controller(new_id, self.steady),
             deployments_controller(new_id),
-            placement_controller(new_id, self.hub.usages),
+            placement_controller(new_id, self.hub.usages, self.hub.servers),
             withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(self.settings),
             leases_controller(),
@@ -247,7 +247,7 @@ class ControlPlane:
             self._repeat(self._led_controllers(), applier),
             self._trim(),
             schedules.run(),
-            Here(self.cache, self.shares, self.hub.usages).run(),
+            Here(self.cache, self.shares, self.hub.usages, self.hub.servers, self.clock).run(),
             self._be_member(applier),
         )
 

@@ -23,6 +23,8 @@ from fallow.model.wire import SetProxy
 # What routes are made of.
 ROUTED = frozenset({"replicas", "members", "deployments", "shares", "remote-services", "hosts", SESSIONS})
 
+WEIGH_SECONDS = 2.0  # between two looks at how throttled nodes are
+
 
 def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
     """Return the loop that lets replicas stop; it goes by what gateways report, and members and the host of theirs.
@@ -59,6 +61,7 @@ class RoutesLoop:
         self._hub = hub
         self._servers = servers
         self._weights: Weights = {}
+        self._weighed_at = 0.0
         self._sent: dict[Link, ProxyState] = {}  # what each open session was last told
         self._rendered: Rendered | None = None
         self._remotes: Mapping[str, RemoteService] = {}
@@ -71,8 +74,8 @@ class RoutesLoop:
     def _decide(self, snapshot: Snapshot, now: float) -> Plan:
         region = own_region(snapshot)
         places = {gateway_id: place_of(gateway, region) for gateway_id, gateway in snapshot.gateways.items()}
-        if snapshot.vms or self._weights:
-            self._weights = weights(snapshot, self._servers(), now, self._weights)
+        if (snapshot.vms or self._weights) and abs(now - self._weighed_at) >= WEIGH_SECONDS:
+            self._weights, self._weighed_at = weights(snapshot, self._servers(), now, self._weights), now
         self._rendered = render_all(snapshot, sorted(set(places.values())), self._rendered, self._weights)
         if snapshot.remote_services is not self._remotes:
             # The host waits for our gateways, also where what it took away was asked by none of them.

@@ -1,6 +1,7 @@
 """Tokens for virtual machines: given to the server that makes one, and used inside it to join. Never logged."""
 
 import secrets
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -20,6 +21,7 @@ from fallow.store.contract import StoreError
 
 ASKED_SECONDS = 60.0
 MOST_ASKED = 6  # tokens for one virtual machine in so many seconds
+MOST_ANSWERED = 120  # answers to one server in so many seconds, whatever they are
 
 _log = structlog.get_logger("fallow.vms")
 
@@ -42,7 +44,7 @@ class VmTokens:
         self._ca_sha256 = ca_sha256
         self._clock = clock
         self._steady = steady
-        self._given: dict[str, list[float]] = {}  # vm id -> when tokens were given here, by `steady`
+        self._times: dict[str, deque[float]] = {}  # by `steady`: of tokens by vm id, of answers by server id
 
     async def grant(self, server_id: str, vm_id: str) -> VmTokenGranted:
         """Return a new token for a virtual machine of a server, or why there is none. Raises nothing it could cause.
@@ -51,8 +53,10 @@ class VmTokens:
         of a token does not tell its secret.
         """
         try:
-            if wait := self._too_often(vm_id):
+            wait = self._wait(server_id, MOST_ANSWERED) or self._wait(vm_id, MOST_ASKED)
+            if wait:
                 return VmTokenGranted(vm_id=vm_id, problem=f"asked for too often; try again in {wait:.0f} s")
+            self._times.setdefault(server_id, deque()).append(self._steady())
             problem, text = await self._minted(server_id, vm_id)
         except (StoreError, Refused) as error:
             _log.warning("no token for a virtual machine", member=server_id, vm=vm_id, reason=str(error))
@@ -60,7 +64,7 @@ class VmTokens:
         if problem:
             _log.info("no token for a virtual machine", member=server_id, vm=vm_id, reason=problem)
             return VmTokenGranted(vm_id=vm_id, problem=problem)
-        self._given.setdefault(vm_id, []).append(self._steady())
+        self._times.setdefault(vm_id, deque()).append(self._steady())
         return VmTokenGranted(vm_id=vm_id, token=text, url=self._settings.public_url)
 
     async def _minted(self, server_id: str, vm_id: str) -> tuple[str, str]:
@@ -80,9 +84,11 @@ class VmTokens:
 
         return await commit_again(self._applier, decide)
 
-    def _too_often(self, vm_id: str) -> float:
-        """Return after how many seconds another token may be given; 0: now. Forgets what is long ago."""
-        oldest = self._steady() - ASKED_SECONDS
-        self._given = {id_: kept for id_, times in self._given.items() if (kept := [at for at in times if at > oldest])}
-        times = self._given.get(vm_id, [])
-        return max(1.0, times[-MOST_ASKED] - oldest) if len(times) >= MOST_ASKED else 0.0
+    def _wait(self, id_: str, most: int) -> float:
+        """Return after how many seconds there may be another of an id; 0: now. Forgets what is long ago."""
+        oldest, times = self._steady() - ASKED_SECONDS, self._times.get(id_, deque())
+        while times and times[0] <= oldest:
+            times.popleft()
+        if not times:
+            self._times.pop(id_, None)
+        return max(1.0, times[-most] - oldest) if len(times) >= most else 0.0

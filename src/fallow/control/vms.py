@@ -9,7 +9,7 @@ from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.harvest.leaving import closings
 from fallow.decide.harvest.orders import told
 from fallow.decide.harvest.sizing import Offers, sizes
-from fallow.decide.harvest.vms import life, use_of
+from fallow.decide.harvest.vms import away, life
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.model.vms import VmWish
@@ -43,17 +43,16 @@ def vms_controller(hub: Hub, new_id: Callable[[], str], steady: Callable[[], flo
 
 
 class _Missing:
-    """Since when virtual machines that are to go have not been in any report of their server, by the steady clock."""
+    """Since when virtual machines that should be absent are away, by the steady clock."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
     def look(self, snapshot: Snapshot, servers: HeardServers, at: float) -> dict[str, float]:
-        """Return for how many seconds each has been missing; a server that is silent tells nothing of any."""
+        """Return for how many seconds each has been away; a server that is silent tells nothing of any."""
         since = {}
         for vm in snapshot.vms.values():
-            heard = servers.get(vm.server_id) if told(snapshot, vm) is VmWish.ABSENT else None
-            if heard is not None and heard.fresh and use_of(servers, vm) is None:
+            if told(snapshot, vm) is VmWish.ABSENT and away(servers, vm):
                 since[vm.id] = self._since.get(vm.id, at)
         self._since = since
         return {id_: at - began for id_, began in since.items()}

@@ -1,7 +1,8 @@
 """Liveness: who is ready, who is suspect, who is dead - told from the last sign of life alone.
 
 Suspect stops new work and routing; dead has replicas replaced. When most members fall silent at once the fault is
-taken to be our own, and nobody is declared dead until they are heard again. Clusters are judged among themselves, by
+taken to be our own, and nobody is declared dead until they are heard again; a server counts there once with all its
+virtual machines. Clusters are judged among themselves, by
 thresholds of their own, and all other members among themselves.
 """
 
@@ -42,15 +43,36 @@ class Liveness:
         return snapshot.clusters if self.clusters else snapshot.machines
 
 
-def in_outage(members: Mapping[str, Member], last_seen: Mapping[str, float], now: float, rules: Liveness) -> bool:
+def fall_together(snapshot: Snapshot) -> Mapping[str, str]:
+    """Return what the nodes in virtual machines fall silent with: their server, which counts once with all of them.
+
+    So neither the end of one server nor virtual machines that stop as they were told to looks like our own fault.
+    """
+    return {vm.node_id: vm.server_id for vm in snapshot.vms.values() if vm.node_id}
+
+
+def in_outage(
+    members: Mapping[str, Member],
+    last_seen: Mapping[str, float],
+    now: float,
+    rules: Liveness,
+    together: Mapping[str, str] | None = None,
+) -> bool:
     """Say whether so many members are silent at once that the fault is more likely ours.
 
-    That is: all that were alive, or at least two and more than half of them.
+    That is: all that were alive, or at least two and more than half of them. Of those that fall silent `together`, a
+    server and its virtual machines, none must be heard; or the end of one machine might look like our own.
     """
     alive = [id_ for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)]
     watching, longest = rules.watching_since, rules.suspect_after_seconds
-    silent = len([id_ for id_ in alive if now - last_seen.get(id_, watching) > longest])
-    return bool(alive) and (silent == len(alive) or (silent >= 2 and silent * 2 > len(alive)))
+    silent = {id_ for id_ in alive if now - last_seen.get(id_, watching) > longest}
+    count, gone = len(alive), len(silent)
+    if silent and together:
+        of = {id_: together.get(id_, id_) for id_ in alive}
+        heard = {of[id_] for id_ in alive if id_ not in silent}
+        count = len(set(of.values()))
+        gone = count - len(heard)
+    return count > 0 and (gone == count or (gone >= 2 and gone * 2 > count))
 
 
 def judge(
@@ -58,7 +80,7 @@ def judge(
 ) -> Plan:
     """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard."""
     members = rules.members(snapshot)
-    outage = in_outage(members, last_seen, now, rules)
+    outage = in_outage(members, last_seen, now, rules, fall_together(snapshot))
     steps = []
     for member in members.values():
         seen = last_seen.get(member.id)
@@ -82,6 +104,7 @@ def judge(
             state_since=now,
             state_reason=reason,
             died_at=now if dead and rules.clusters else member.died_at,
+            died_at_revision=snapshot.revision if dead and rules.clusters else member.died_at_revision,
             purge_at=member.purge_at if dead else 0.0,
             updated_at=now,
         )

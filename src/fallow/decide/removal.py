@@ -67,13 +67,16 @@ def purge(snapshot: Snapshot, now: float, patience: Patience, new_id: Callable[[
 
     Nobody is warned of or removed before we have listened, without an outage of our own, for as long as a warning
     stands: who could not reach us has had that time. A fenced member is alive, so it stays. Clusters are never removed
-    so: they may hold what nobody else has. A node in a virtual machine goes when that does: it may be stopped for long.
+    so: they may hold what nobody else has. A node in a virtual machine goes when that does: it may be stopped for long;
+    and a server stays while one of its virtual machines lives, though its agent does not.
     """
     if patience.purge_after_seconds <= 0 or now - patience.calm_since < patience.warned_seconds:
         return Plan()
     steps, in_vms = [], snapshot.vms_by_node
     for member in snapshot.machines.values():
-        if member.state not in (MemberState.DEAD, MemberState.JOINING) or member.fence or member.id in in_vms:
+        if member.state not in (MemberState.DEAD, MemberState.JOINING) or member.fence:
+            continue
+        if member.id in in_vms or _lives_on(snapshot, member):
             continue
         gone = now - member.state_since
         if member.purge_at and now >= member.purge_at and gone >= patience.purge_after_seconds:
@@ -85,6 +88,12 @@ def purge(snapshot: Snapshot, now: float, patience: Patience, new_id: Callable[[
         elif not member.purge_at and gone >= patience.purge_after_seconds - patience.warned_seconds:
             steps.append(_warned(member, now, patience, new_id))
     return Plan(steps=steps)
+
+
+def _lives_on(snapshot: Snapshot, server: Member) -> bool:
+    """Say whether a virtual machine of a server lives."""
+    nodes = (snapshot.members.get(vm.node_id) for vm in snapshot.vms_by_server.get(server.id, ()))
+    return any(node is not None and node.state in (MemberState.READY, MemberState.SUSPECT) for node in nodes)
 
 
 def _warned(member: Member, now: float, patience: Patience, new_id: Callable[[], str]) -> Step:

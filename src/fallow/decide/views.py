@@ -134,13 +134,20 @@ def replica_view(snapshot: Snapshot, replica: Replica) -> ReplicaView:
         host_ports=replica.host_ports,
         state=replica.state,
         state_since=replica.state_since,
-        reason=replica.reason.text if replica.reason is not None else "",
+        reason=_reason(replica),
         activity=seen.activity if seen is not None else "",
         health=seen.health if seen is not None else "",
         restarts=seen.restarts if seen is not None else 0,
         message=seen.message if seen is not None else "",
         created_at=replica.created_at,
     )
+
+
+def _reason(replica: Replica) -> str:
+    """Return why a replica is as it is, or that it has to move."""
+    if replica.reason is not None:
+        return replica.reason.text
+    return f"has to move: {replica.move.text}" if replica.move is not None and not replica.ended else ""
 
 
 def route_views(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 TREES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids", "perf_event", "net_cls")
+_READ_BYTES = 65536
+_SURELY_ALL = 2048  # the kernel ends a read early only where the next line does not fit in its page
 _MOST_GROUPS = 4096  # below one group that are looked at
 
 
@@ -20,26 +22,26 @@ class Groups:
 
     root: Path = ROOT
     unified: Path | None = field(init=False)
+    trees: dict[str, Path] = field(init=False)  # of version 1, by controller
 
     def __post_init__(self) -> None:
-        """Find the tree of version 2."""
+        """Find the trees; they do not change while a machine runs."""
         places = (self.root, self.root / "unified")
         found = next((place for place in places if (place / "cgroup.controllers").is_file()), None)
         object.__setattr__(self, "unified", found)
+        trees = {name: self.root / name for name in (*TREES, "systemd") if (self.root / name).is_dir()}
+        object.__setattr__(self, "trees", trees)
 
     @property
     def version(self) -> int:
         """Return which version limits processors and memory here; 0: there are no control groups."""
         if self.unified == self.root:
             return 2
-        return 1 if (self.root / "cpu").is_dir() else 0
+        return 1 if "cpu" in self.trees else 0
 
     def tree(self, controller: str) -> Path | None:
         """Return the tree of a controller; None when it has none."""
-        if self.version == 2:
-            return self.root
-        place = self.root / controller
-        return place if place.is_dir() else None
+        return self.root if self.version == 2 else self.trees.get(controller)
 
     def folder(self, controller: str, group: str) -> Path | None:
         """Return a group's folder in the tree of a controller; None when there is no such tree. It need not exist."""
@@ -48,15 +50,22 @@ class Groups:
 
     def folders(self, group: str) -> list[Path]:
         """Return the folders that this group has, one for each tree."""
-        trees = [tree for name in (*TREES, "systemd") if (tree := self.tree(name)) is not None]
-        if self.unified is not None:
-            trees.append(self.unified)
-        places = dict.fromkeys(tree / group.strip("/") for tree in trees)
-        return [place for place in places if place.is_dir()]
+        return [place for place in self._places(group) if place.is_dir()]
 
     def exists(self, group: str) -> bool:
         """Say whether any tree has this group."""
-        return bool(self.folders(group))
+        return any(place.is_dir() for place in self._places(group))
+
+    def _places(self, group: str) -> Iterator[Path]:
+        """Yield where a group may have folders."""
+        name = group.strip("/")
+        if self.unified is not None:
+            yield self.unified / name
+        if self.version == 2:
+            return
+        for controller in (*TREES, "systemd"):
+            if (tree := self.tree(controller)) is not None:
+                yield tree / name
 
     def cpu_seconds(self, group: str) -> float | None:
         """Return the processor time that a group and those below it used; None: the kernel does not say.
@@ -106,6 +115,17 @@ class Groups:
         found = fields(folder / "cpu.stat") if folder is not None else {}
         return found.get("nr_periods", 0), found.get("nr_throttled", 0)
 
+    def quota(self, group: str) -> float | None:
+        """Return how many processors a group may use; None: as many as there are."""
+        folder = self.folder("cpu", group)
+        if folder is None:
+            return None
+        if self.version == 2:
+            words = (lines(folder / "cpu.max") or [""])[0].split()
+            return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        return quota / period if quota is not None and period and quota > 0 else None
+
     def io_bytes(self, group: str) -> int | None:
         """Return how much a group read from and wrote to disks, ever; None: not told."""
         if self.version == 1:
@@ -142,13 +162,28 @@ class Groups:
         )
 
 
-def lines(path: Path) -> list[str]:
-    """Return a file's lines; none when it cannot be read."""
+def text(path: Path | str) -> str:
+    """Return what a file of the kernel says, empty when it cannot be read. Python's own files cost three times this."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return []
+        return ""
+    try:
+        parts = []
+        while part := os.read(descriptor, _READ_BYTES):
+            parts.append(part)
+            if len(part) < _SURELY_ALL:
+                break
+        return b"".join(parts).decode(errors="replace")
+    except OSError:  # a process ended meanwhile, or what the file tells of is switched off
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def lines(path: Path | str) -> list[str]:
+    """Return a file's lines; none when it cannot be read."""
+    return text(path).splitlines()
 
 
 def number(path: Path) -> int | None:

@@ -10,6 +10,7 @@ from fallow.model.credentials import API_PREFIX, JOIN_PREFIX
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 _RUNS_SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
+_RUNTIME_FOLDER = Path("/run/systemd/system")
 _COMMAND_SECONDS = 60.0
 _ASK_SECONDS = 5.0
 
@@ -84,6 +85,26 @@ def install(unit: Unit, folder: Path = UNIT_FOLDER) -> Path:
     for words in (("daemon-reload",), ("enable", unit.name), ("restart", unit.name)):
         _systemctl(*words)
     return path
+
+
+def start_slice(name: str, settings: Sequence[str], folder: Path = _RUNTIME_FOLDER) -> str:
+    """Make a slice of systemd's until the next boot, and start it; return why it could not be, empty: it is there.
+
+    Without systemd there is nothing to do. A control group that systemd does not know may lose its controllers
+    whenever systemd finds that no unit of its own needs them.
+    """
+    if not _RUNS_SYSTEMD.is_dir():
+        return ""
+    text = "\n".join(("[Unit]", "Description=What Fallow lends", "", "[Slice]", *settings)) + "\n"
+    path = folder / name
+    try:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            _systemctl("daemon-reload")
+        _systemctl("start", name)
+    except (OSError, InstallError) as error:
+        return f"systemd could not start {name}: {error}"
+    return ""
 
 
 def shutting_down() -> bool:

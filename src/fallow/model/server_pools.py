@@ -77,14 +77,6 @@ class ServerPool(Record, frozen=True, kw_only=True):
     created_by: str = ""
 
 
-class ServerPoolRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A new server pool."""
-
-    name: Name
-    selector: SelectorText
-    policy: LendingPolicy = LendingPolicy()
-
-
 class VmPlanChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What of a plan for virtual machines changes; None leaves it as it is."""
 
@@ -113,6 +105,14 @@ class LendingChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     evict_after_seconds: Seconds | None = None
     move_seconds: Seconds | None = None
     backoff_seconds: Seconds | None = None
+
+
+class ServerPoolRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new server pool; what its policy does not name is as in `LendingPolicy`."""
+
+    name: Name
+    selector: SelectorText
+    policy: LendingChange = LendingChange()
 
 
 class ServerPoolChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -69,6 +69,7 @@ class Share(Record, frozen=True, kw_only=True):
     # observed
     reported: ShareReport | None = None
     reported_at: float = 0.0
+    heard_at_revision: int = 0  # the store's when that was taken in: unlike times, it is never set back
     short_since: float = 0.0  # fewer are placed than it was told; 0: not now
     held_until: float = 0.0  # it gets no more than it has placed, whatever it says it has room for
 

@@ -107,6 +107,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
         new_id=new_id,
         guard=lambda step, now: guarded(plane.cache, step, "deployments", now),
         heard=plane.hub.usages,
+        servers=plane.hub.servers,
         most_records=min(2000, plane.store.max_operations - 1),  # one check is the fence
         remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
         clock=plane.clock,

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from fallow.model.server_pools import Isolation
 
 
+# Lowest weights, and the controllers that limits need; the agent sets and checks the rest in the control group itself.
+_SLICE = ("CPUAccounting=yes", "MemoryAccounting=yes", "IOAccounting=yes", "CPUWeight=1", "IOWeight=1")
+
+
 async def lend(options: LendOptions, stop: asyncio.Event, upgrades: bool = False) -> int:
     """Join as a server and lend until `stop`; machines and limits stay. `upgrades` as for a node."""
     from fallow.agent.server import ServerAgent
+    from fallow.drivers.systemd import start_slice
 
     parts = parts_of(options)
+    if not options.within and (problem := await asyncio.to_thread(start_slice, LENT_GROUP, _SLICE)):
+        say(problem)
     await asyncio.to_thread(parts.limits.prepare)  # where nothing can be limited no token should be used up
     identity = await join(options, Role.SERVER)
     if options.install:
@@ -43,14 +50,17 @@ def parts_of(options: LendOptions) -> "Parts":
     from fallow.agent.peaks import Peaks
     from fallow.agent.primaries import source
     from fallow.agent.server import Parts
+    from fallow.agent.whole import WholeGroup
     from fallow.drivers.cgroups import Groups
     from fallow.drivers.limits.kernel import KernelLimits
     from fallow.drivers.systemd import shutting_down
 
-    groups, group = Groups(), f"/{LENT_GROUP}"
+    groups, group = Groups(), f"{options.within}/{LENT_GROUP}"
     limits = KernelLimits(group, groups)
+    whole = WholeGroup(options.within, groups) if options.within else None
+    primaries = [source(primary, groups, group) for primary in options.primaries]
     return Parts(
-        measuring=Measuring(limits, [source(primary, groups, group) for primary in options.primaries]),
+        measuring=Measuring(limits, primaries, whole=whole),
         limits=limits,
         machines=lambda send: machines_of(options, send),
         peaks=Peaks(),
@@ -75,9 +85,10 @@ def machines_of(options: LendOptions, send: "Callable[[Frame], Awaitable[None]]"
     )
     engine_words = ("--engine", wanted.engine) if wanted.engine else ()
     cgroups = CgroupOptions(folder=options.data / "machines", arguments=engine_words)
+    member_id, parent = IdentityStore(options.data).identity.member_id, f"{options.within}/{LENT_GROUP}".lstrip("/")
     drivers: dict[Isolation, Machine] = {
-        "vm": LibvirtMachines(libvirt, IdentityStore(options.data).identity.member_id),
-        "cgroup": CgroupMachines(cgroups),
+        "vm": LibvirtMachines(libvirt, member_id, parent),
+        "cgroup": CgroupMachines(cgroups, parent),
     }
     return Machines(drivers, options.data, send)
 
@@ -92,6 +103,7 @@ def _install(options: LendOptions) -> int:
     words += ["--vm-bridge", machines.bridge] if machines.bridge else []
     words += ["--vm-accelerator", machines.accelerator, "--vm-folder", str(machines.folder)]
     words += ["--engine", machines.engine] if machines.engine else []
+    words += ["--within", options.within] if options.within else []
     words += ["--drain-on-stop"] if options.drain_on_stop else []
     program = str(Path(sys.argv[0]).resolve())
     path = install([program, *words, "--data", str(options.data.resolve())], "Fallow lending", name=SERVER_UNIT)

@@ -110,16 +110,11 @@ class FederationPeople(People):
 
     async def drain(self) -> None:
         """Drain or cordon a cluster."""
-        active = [found for found in self._clusters() if found.scheduling is Scheduling.ACTIVE]
-        if len(active) > 1:
-            kind = self.chance.choice((Scheduling.DRAINING, Scheduling.DRAINING, Scheduling.CORDONED))
-            await self._schedule(self.chance.choice(active).name, kind)
+        await self._put_out(self._clusters(), 1)
 
     async def use_again(self) -> None:
         """Take a drain or cordon back."""
-        out = [found for found in self._clusters() if found.scheduling is not Scheduling.ACTIVE]
-        if out:
-            await self._schedule(self.chance.choice(out).name, Scheduling.ACTIVE)
+        await self._take_in(self._clusters())
 
     async def label(self) -> None:
         """Say that a cluster lies elsewhere."""

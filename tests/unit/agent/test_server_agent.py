@@ -8,9 +8,9 @@ from session_peer import Peer, TestCa, until
 
 from fallow.agent import lending as lending_module
 from fallow.agent import server as server_module
-from fallow.agent.measuring import MeasureError
 from fallow.agent.peaks import Peaks
 from fallow.agent.server import NoMachines, Parts, ServerAgent
+from fallow.agent.whole import MeasureError
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.limits.contract import LentUse
 from fallow.drivers.limits.fake import FakeLimits

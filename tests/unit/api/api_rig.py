@@ -103,7 +103,7 @@ class Rig:
     clock: Clock
     authority: Authority
     credentials: dict[str, str]
-    heard: dict[str, HeardServer]  # what servers said last, by id
+    steady: Clock  # by which reports of servers grow old
 
     def client(self, role: str | None = "admin", source: str = SOURCE) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self.credentials[role]}"} if role is not None else {}
@@ -116,6 +116,12 @@ class Rig:
 
     async def put(self, *records: Record) -> None:
         await self.services.applier.commit(Step(puts=records))
+
+    def hear(self, server_id: str, said: HeardServer) -> None:
+        """Let a server have said something a while ago."""
+        self.steady.now -= said.age_seconds
+        self.services.hub.server_reported(server_id, said.report)
+        self.steady.now += said.age_seconds
 
     def link(self, member_id: str, **more: Any) -> FakeLink:
         link = FakeLink(member_id, self.services.hub, **more)
@@ -173,14 +179,13 @@ async def running(
     cache = Cache(store)
     await cache.start()
     clock, settings = Clock(), Settings(session_host="control.example", session_port=8444)
-    authority, hub = Authority.create_or_load(folder, NOW), Hub(clock)
+    steady = Clock(1000.0)
+    authority, hub = Authority.create_or_load(folder, NOW), Hub(clock, steady)
     applier = Applier(store, cache, witness=witness(clock, new_id))
     registry = CollectorRegistry()
     tokens = Tokens(cache, applier, authority, settings, clock)
     parts = registry_parts(cache, applier, folder, clock)
-    heard: dict[str, HeardServer] = {}
     services = Services(
-        heard_servers=lambda: heard,
         store=store,
         cache=cache,
         applier=applier,
@@ -213,7 +218,7 @@ async def running(
     deciding = asyncio.create_task(runner.run())
     try:
         with serving(services) as app:
-            yield Rig(store, services, app, clock, authority, credentials, heard)
+            yield Rig(store, services, app, clock, authority, credentials, steady)
     finally:
         deciding.cancel()
         await asyncio.gather(deciding, return_exceptions=True)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from api_rig import NOW, Rig, deployment, node, problem, replica
+from server_records import vm
 
 from fallow.model.members import AgentRun, MemberState, Role
 from fallow.model.wire import Usage
@@ -105,6 +106,17 @@ async def test_member_with_replicas_is_removed_only_dead_or_by_force(rig: Rig) -
     problem(await rig.call("DELETE", "/v1/members/web-1?force=maybe"), 400, "bad-request")
     assert (await rig.call("DELETE", "/v1/members/web-2")).status_code == 204
     assert (await rig.call("DELETE", "/v1/members/web-1?force=true")).status_code == 204
+
+
+async def test_a_vms_node_goes_with_its_vm_and_a_server_only_when_nothing_is_on_it(rig: Rig) -> None:
+    shop = deployment("default", "shop")
+    srv = node("srv", "s-srv", MemberState.DEAD, role=Role.SERVER)
+    await rig.put(node("web-1", "n-1", MemberState.DEAD), srv, vm(node_id="n-1"), shop, replica("r-1", shop))
+    body = problem(await rig.call("DELETE", "/v1/members/web-1"), 409, "in-vm")
+    assert "fallow vm delete a" in body["hint"]
+    body = problem(await rig.call("DELETE", "/v1/members/srv"), 409, "holds-replicas")
+    assert "fallow server drain srv" in body["hint"]
+    assert (await rig.call("DELETE", "/v1/members/srv?force=true")).status_code == 204
 
 
 async def test_a_removal_revokes_the_key_and_says_whether_containers_stay(rig: Rig) -> None:

@@ -41,7 +41,7 @@ def app(launched: list[object]) -> typer.Typer:
         launched.append(options)
         return 0
 
-    return build_cli(Launchers(server=launch, join=launch, gateway=launch, up=launch, store=launch))
+    return build_cli(Launchers(server=launch, join=launch, lend=launch, gateway=launch, up=launch, store=launch))
 
 
 class Ran:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Fallow
 
-from fallow.cli.launchers import GatewayOptions, JoinOptions, LogOptions, ServerOptions, UpOptions
+from fallow.cli.launchers import GatewayOptions, JoinOptions, LendOptions, LogOptions, ServerOptions, UpOptions
 from fallow.model.labels import Variable
 
 JOIN = f"fallow-join.t1.hunter2.{'a' * 64}"
@@ -96,6 +96,29 @@ def test_join_refuses_variables_that_nobody_would_take(
     assert ran.code == 2, ran
     assert launched == []
     assert "\x1b" not in ran.err
+
+
+def test_join_as_a_server(alone: Fallow, launched: list[object]) -> None:
+    ran = alone(
+        *("join", "--role", "server", "--primary", "systemd:db,cgroup:/shop", "--primary", "process:java", URL, JOIN),
+        *("--vm-bridge", "br0", "--drain-on-stop", "--data", "d"),
+    )
+    assert ran.code == 0, ran
+    (options,) = launched
+    assert isinstance(options, LendOptions)
+    assert [primary.text for primary in options.primaries] == ["systemd:db.service", "cgroup:/shop", "process:java"]
+    assert (options.url, options.token, options.machines.bridge) == (URL, JOIN, "br0")
+    assert options.drain_on_stop and not options.install
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--role", "server", "--primary", "db"), ("--role", "server", "--primary", "cgroup:/"), ("--primary", "process:x"),
+     ("--role", "gateway")],
+)  # fmt: skip
+def test_join_refuses_what_is_not_of_that_role(alone: Fallow, launched: list[object], words: tuple[str, ...]) -> None:
+    ran = alone("join", *words, "--data", "d")
+    assert ran.code == 2 and launched == [], ran
 
 
 @pytest.mark.parametrize("way", ["stdin", "environment"])

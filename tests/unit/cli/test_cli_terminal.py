@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from cli_fake_api import Asked, FakeApi, deployment, listing, member, route
+from cli_fake_api import Asked, FakeApi, deployment, listing, member, problem, route
+from cli_servers import server
 
 from fallow.client.contexts import Context, save_context
 from fallow.model.deployments import DeployedItem, DeployResult
@@ -20,8 +21,10 @@ from fallow.model.deployments import DeployedItem, DeployResult
 PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import Launchers
+sys.modules["fallow.cli.top"].LOOK_SECONDS = 0.05
 build_cli(Launchers(server=None, join=None, gateway=None, up=None, store=None))()
 """
 
@@ -108,6 +111,19 @@ def test_a_watched_list_is_drawn_anew_and_ends_quietly(api: FakeApi) -> None:
     assert "before" in terminal.seen
     assert "Traceback" not in terminal.seen
     assert "\x1b[32m" not in terminal.seen
+
+
+def test_top_is_drawn_anew_also_while_nobody_answers(api: FakeApi) -> None:
+    looks = iter([listing(server("first")), problem(503, "not ready"), listing(server("second"))])
+    api.on("GET /v1/servers", lambda _: next(looks, listing(server("last"))))
+    with _terminal("top", NO_COLOR="1", COLUMNS="100") as terminal:
+        terminal.until(lambda seen: "last" in seen, 60)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until(lambda _: terminal.process.poll() is not None)
+        assert terminal.process.wait(10) == 130
+    assert terminal.seen.index("first") < terminal.seen.index("second") < terminal.seen.index("last")
+    assert "\x1b[2K" in terminal.seen
+    assert "Traceback" not in terminal.seen
 
 
 def _member_changed() -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from admission_rig import NOW, Parts, admitting, csr_of, new_key
 from cryptography import x509
+from refusing import refused
 
 from fallow.control.admission import Refused
 from fallow.decide.plan import Step
@@ -27,15 +28,6 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
 
 def expiry(identity: Identity) -> float:
     return x509.load_pem_x509_certificate(identity.certificate_pem.encode()).not_valid_after_utc.timestamp()
-
-
-async def refused(call: Any, status: int, code: str) -> str:
-    """Check how a call is refused and return all that was said."""
-    with pytest.raises(Refused) as caught:
-        await call
-    problem = caught.value.problem
-    assert (problem.status, problem.type) == (status, f"urn:fallow:{code}")
-    return f"{problem.title} {problem.detail} {problem.hint}"
 
 
 async def test_join_makes_a_member(parts: Parts) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from federation_rig import Site, cluster_of, until
+from refusing import refused
 
 from fallow.client import joining
 from fallow.client.errors import Unreachable
@@ -33,14 +34,6 @@ async def member(tmp_path: Path) -> AsyncIterator[Site]:
     await site.start()
     yield site
     await site.close()
-
-
-async def refused(call: Any, status: int, code: str) -> str:
-    with pytest.raises(Refused) as caught:
-        await call
-    problem = caught.value.problem
-    assert (problem.status, problem.type) == (status, f"urn:fallow:{code}"), problem
-    return f"{problem.title} {problem.detail} {problem.hint}"
 
 
 async def ask(member: Site, host: Site, token: str, **more: Any) -> Any:

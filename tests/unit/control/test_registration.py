@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from admission_rig import NOW, Parts, admitting, csr_of, new_key
 from bundles import bundle
+from refusing import refused
 
 from fallow.control import admission as admission_module
 from fallow.control.admission import Admission, Refused
@@ -27,15 +28,6 @@ from fallow.model.tokens import Approve, TokenChange, TokenRequest
 async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
     async with admitting(tmp_path / "ca", public_url="https://10.0.0.1:7443") as found:
         yield found
-
-
-async def refused(call: Any, status: int, code: str) -> str:
-    """Check how a call is refused and return all that was said."""
-    with pytest.raises(Refused) as caught:
-        await call
-    problem = caught.value.problem
-    assert (problem.status, problem.type) == (status, f"urn:fallow:{code}"), problem
-    return f"{problem.title} {problem.detail} {problem.hint}"
 
 
 async def until(holds: Any) -> None:

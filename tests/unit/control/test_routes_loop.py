@@ -15,10 +15,13 @@ from fallow.control.hub import Hub
 from fallow.control.routes import RoutesLoop, withdrawal_controller
 from fallow.control.runner import SESSIONS, LoopMetrics, Runner
 from fallow.control.settings import Settings
+from fallow.decide.harvest.heard import HeardServer
 from fallow.model.containers import ContainerSpec, PortSpec
 from fallow.model.deployments import DeploymentSpec, ReplicaState, RouteSpec
 from fallow.model.members import MemberState, Role
 from fallow.model.routes import ProxyReport, ProxyState
+from fallow.model.servers import ServerReport
+from fallow.model.vms import Vm
 from fallow.model.wire import SetProxy
 
 WEB = deployment(
@@ -45,10 +48,12 @@ class Rig:
         self.stored = stored
         self.hub = Hub(lambda: NOW)
         self.at = 0.0
-        self.loop = RoutesLoop(self.hub)
+        self.now = NOW
+        self.servers: dict[str, HeardServer] = {}
+        self.loop = RoutesLoop(self.hub, lambda: self.servers)
         self.controllers = [self.loop.controller(), withdrawal_controller(self.hub, Settings(), lambda: self.at)]
         metrics = LoopMetrics(CollectorRegistry())
-        self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: NOW, metrics)
+        self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: self.now, metrics)
         self.hub.on_change.append(lambda: self.runner.wake({SESSIONS}))
 
     def connect(self, member_id: str = "g-1") -> Line:
@@ -99,6 +104,23 @@ async def test_a_gateway_that_connects_is_told_everything(rig: Rig) -> None:
     assert endpoints(state) == ["web-0", "web-1"]
     again = await told(rig.connect(), 1)
     assert endpoints(again) == ["web-0", "web-1"]
+
+
+async def test_a_gateway_is_told_of_nodes_that_are_throttled(rig: Rig) -> None:
+    vm = Vm(
+        id="v-a", created_at=NOW, updated_at=NOW, name="vm-a", server_id="s-1", cpus=2.0, memory_bytes=2**30,
+        disk_bytes=0, image="default", node_id="n-a",
+    )  # fmt: skip
+    await rig.stored.write(vm)
+    line = rig.connect()
+    assert {found.weight for backend in (await told(line, 1)).backends for found in backend.endpoints} == {100}
+    rig.servers["s-1"] = HeardServer(report=ServerReport(throttled=0.4))
+    rig.now += 5
+    await rig.go_round()
+    assert {found.weight for backend in (await told(line, 2)).backends for found in backend.endpoints} == {25}
+    rig.now += 60
+    await rig.go_round()
+    assert len(line.sent) == 2
 
 
 async def test_only_gateways_are_told(rig: Rig) -> None:

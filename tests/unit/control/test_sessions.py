@@ -108,7 +108,7 @@ async def test_facts_that_change_all_the_time_are_not_written_each_time_and_the_
 
 
 async def test_facts_kept_for_later_survive_a_store_that_fails(tmp_path: Path) -> None:
-    async with accepting(tmp_path, facts_seconds=0.2) as rig:
+    async with accepting(tmp_path, facts_seconds=2.0) as rig:
         machine, store = await rig.member("a"), rig.stored.store
         tries: list[int] = []
         commit = store.commit

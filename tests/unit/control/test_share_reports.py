@@ -82,7 +82,7 @@ async def test_the_same_words_are_stored_once_unless_the_cluster_was_away() -> N
         rig.now += 5
         await rig.hear("c-west", ready())
         assert rig.stored.cache.revision == revision
-        back = msgspec.structs.replace(rig.stored.member("c-west"), state_since=rig.now)
+        back = msgspec.structs.replace(rig.stored.member("c-west"), died_at_revision=revision)
         await rig.stored.write(back)
         rig.now += 5
         await rig.hear("c-west", ready())

@@ -9,7 +9,7 @@ from server_records import GIB, report, server, use, vm
 
 from fallow.control.hub import Hub
 from fallow.control.vms import vms_controller
-from fallow.decide.harvest.vms import MISSING_SECONDS
+from fallow.decide.harvest.vms import MISSING_SECONDS, STATE_SECONDS
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.server_pools import LendingPolicy, ServerPool, VmPlan
 from fallow.model.servers import Lending
@@ -73,6 +73,14 @@ async def test_states_are_stored_as_they_change_and_not_as_often_as_they_are_tol
         assert [reason for reason in stored.reasons() if reason.startswith("Vm")].count("VmFailed") == 1
 
 
+async def test_a_server_that_changes_its_mind_all_the_time_is_not_stored_all_the_time() -> None:
+    async with storing(server(revision=0), pool(vms=VmPlan(count=0)), vm()) as stored:
+        loop = Loop(stored)
+        for number in range(100):
+            await loop.once(0.1, vms=(use(state=VmState.RUNNING if number % 2 else VmState.FAILED),))
+        assert sum(reason.startswith("Vm") for reason in stored.reasons()) <= 10.0 / STATE_SECONDS
+
+
 async def test_a_vm_that_is_not_wanted_leaves_backwards() -> None:
     shop, node = deployment(revision=0), member("a", revision=0)
     held = replica(shop, revision=0)
@@ -90,7 +98,10 @@ async def test_a_vm_that_is_not_wanted_leaves_backwards() -> None:
         assert len(loop.vms()) == 1
         await stored.delete(stored.replica(held.id))
         await loop.once(1.0, vms=(use(),))
-        await loop.once(1.0, vms=())
+        for use_now in (use(state=VmState.STOPPED, problem="its disk is busy"), use(state=VmState.STOPPING)):
+            for _ in range(20):
+                await loop.once(1.0, vms=(use_now,))
+        await loop.once(1.0, vms=(use(state=VmState.STOPPED),))
         await loop.once(MISSING_SECONDS - 1.0, vms=())
         assert len(loop.vms()) == 1
         await loop.once(1.0, vms=())

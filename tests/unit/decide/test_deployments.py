@@ -1,12 +1,15 @@
 """How many replicas there are, which go, and that a replacement serves before the old one leaves."""
 
 import msgspec
+import pytest
 from records import NOW, applied, deployment, ids, member, puts, replica, snapshot, template
 
 from fallow.decide.deployments import CHANGES_AT_ONCE, FORGOTTEN_AT_ONCE, reconcile
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica, ReplicaState
+from fallow.model.events import Event
 from fallow.model.members import MemberState, Scheduling
+from fallow.model.meta import Reason
 
 A, B = member("a"), member("b")
 
@@ -95,6 +98,43 @@ def test_uncordoning_in_time_calls_the_replacement_off() -> None:
     old = replica(web, 0)
     new = replica(web, 0, ReplicaState.PENDING, id="web-0-new", replaces=old.id)
     assert by_state(run(snapshot(A, B, web, old, new))) == {"stopped": ["web-0-new"]}
+
+
+MOVE = Reason(code="ServerNeeds", text="server srv1 needs it back")
+
+
+def test_what_has_to_move_waits_for_its_replacement_until_its_time_is_up() -> None:
+    web = deployment(replicas=1, good_generation=1)
+    old = replica(web, 0, move=MOVE, move_by=NOW + 30)
+    (new,) = run(snapshot(A, B, web, old))
+    assert (new.slot, new.replaces, new.state) == (0, old.id, "pending")
+    assert run(snapshot(A, B, web, old, new)) == []
+    assert reconcile(snapshot(A, B, web, old, new), NOW + 1, ids()).wake_after_seconds == pytest.approx(29.02)
+    ready = msgspec.structs.replace(new, state=ReplicaState.RUNNING, node_id="n-b", healthy_since=NOW)
+    assert by_state(run(snapshot(A, B, web, old, ready))) == {"leaving": [old.id]}
+
+
+def test_what_goes_before_another_serves_is_told_with_the_reason_why_none_does() -> None:
+    web = deployment(replicas=1)
+    old = replica(web, 0, move=MOVE, move_by=NOW)
+    new = replica(web, 0, ReplicaState.PENDING, id="web-0-new", replaces=old.id, reason=Reason(code="", text="no room"))
+    for others, why in [((new,), "no room"), ((), "no replacement is healthy yet")]:
+        plan = reconcile(snapshot(A, B, web, old, *others), NOW + 1, ids())
+        (left,) = puts(plan, Replica)
+        assert (left.id, left.state, left.reason) == (old.id, "leaving", MOVE)
+        warned = [found for found in puts(plan, Event) if found.level == "warning"]
+        assert [found.message for found in warned] == [
+            f"web-0 of shop/web must stop before a replacement serves: server srv1 needs it back; {why}"
+        ]
+    ready = msgspec.structs.replace(new, state=ReplicaState.RUNNING, node_id="n-b", healthy_since=NOW, reason=None)
+    plan = reconcile(snapshot(A, B, web, old, ready), NOW + 1, ids())
+    assert [found.level for found in puts(plan, Event)] == ["info"]
+
+
+def test_scaling_down_takes_what_has_to_move_anyway() -> None:
+    web = deployment(replicas=1)
+    moving = replica(web, 0, move=MOVE, move_by=NOW + 30, node_id="n-b")
+    assert by_state(run(snapshot(A, B, web, moving, replica(web, 1)))) == {"leaving": ["web-0"]}
 
 
 def test_a_new_generation_renews_a_quarter_at_a_time() -> None:

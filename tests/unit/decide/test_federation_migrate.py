@@ -58,13 +58,15 @@ def test_a_silent_cluster_is_neither_raised_nor_lowered_nor_relied_on() -> None:
 
 
 def test_a_cluster_that_is_back_counts_and_goes_only_once_it_has_spoken() -> None:
-    back = cluster("a", died_at=NOW - 30, state_since=NOW - 10)
+    back = cluster("a", died_at=NOW - 30, died_at_revision=7, state_since=NOW - 10)
     old = side_of(share("c-a", 5, 5), back, 0, NOW)
     assert (old.sure, old.lowerable) == (0, False)
-    fresh = side_of(share("c-a", 5, 5, reported_at=NOW - 9), back, 0, NOW)
+    fresh = side_of(share("c-a", 5, 5, heard_at_revision=8), back, 0, NOW)
     assert (fresh.sure, fresh.lowerable) == (5, True)
+    ahead = side_of(share("c-a", 5, 5, reported_at=NOW + 3600), back, 0, NOW)
+    assert (ahead.sure, ahead.lowerable) == (0, False), "what was said before the clock was set back is not newer"
     silent = side_of(
-        share("c-a", 5, 5, reported_at=NOW - 900), cluster("a", died_at=NOW - 700, state_since=NOW - 601), 0, NOW
+        share("c-a", 5, 5), cluster("a", died_at=NOW - 700, died_at_revision=7, state_since=NOW - 601), 0, NOW
     )
     assert (silent.sure, silent.lowerable) == (5, True)
 

@@ -121,7 +121,7 @@ def test_what_fits_nowhere_stays_where_it_is_and_that_is_said_once() -> None:
 def test_a_dead_cluster_is_replaced_at_once_and_its_share_stays_on_record() -> None:
     ledger = host(share("c-east", 5, 5), share("c-west", 5, 5))
     ledger.settle(to(east=5, west=5))
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW)
+    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
     ledger.settle(to(west=10))
     assert ledger.told() == {"c-east": 5, "c-west": 10}
     ledger.says("c-west", 10, NOW + 3)
@@ -193,7 +193,7 @@ def test_who_has_placed_all_after_all_is_not_short_any_more() -> None:
 
 def test_a_deleted_deployment_is_taken_from_all_and_a_dead_cluster_is_not_waited_for() -> None:
     ledger = host(share("c-east", 5, 5), share("c-west", 5, 5), share(HERE_ID, 2, 2), share=2)
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW)
+    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
     ledger.change(Deployment, "d-web", deleting=True)
     ledger.settle({})
     assert ledger.told() == {"c-east": 0, "c-west": 0}
@@ -297,7 +297,7 @@ def test_what_a_dead_cluster_has_stopped_by_its_fence_it_is_not_told_again_when_
     ledger = host(share("c-east", 1, 1))
     ledger.change(Deployment, "d-web", spec=msgspec.structs.replace(fenced, replicas=1))
     ledger.settle(to(east=1))
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW)
+    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
     ledger.settle(to(west=1), NOW + 60)
     assert ledger.told() == {"c-east": 1, "c-west": 1}
     ledger.settle(to(west=1), NOW + stopped_after(ledger.deployment()))

@@ -44,6 +44,10 @@ def made(name: str = "web", placement: PlacementPolicy | None = None, **containe
             {"placement": PlacementPolicy(selector=where("a=b,c=d"), architectures=("arm64", "amd64"))},
             {"placement": PlacementPolicy(selector=where("c=d,a=b"), architectures=("amd64", "arm64"))},
         ),
+        (
+            {"placement": PlacementPolicy(service_class="spot")},
+            {"placement": PlacementPolicy(service_class="harvest")},
+        ),
     ],
 )
 def test_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -62,6 +66,7 @@ def test_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
         {"placement": PlacementPolicy(resources=where("a=b"))},
         {"placement": PlacementPolicy(architectures=("arm64",))},
         {"placement": PlacementPolicy(max_per_node=1)},
+        {"placement": PlacementPolicy(service_class="standard")},
     ],
 )
 def test_not_alike(other: dict[str, Any]) -> None:

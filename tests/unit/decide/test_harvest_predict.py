@@ -89,6 +89,21 @@ def test_the_learned_margin_knows_the_hour_of_a_nightly_job() -> None:
     assert LearnedMargin().peak(noon, HOUR)[0] < 0.25
 
 
+def test_margins_change_on_the_hour_whenever_one_asks() -> None:
+    seen = history(noise(2 * DAY, seed=9) ** 4, float(NOON + 5 * 300))
+    whole = LearnedMargin().peaks(seen, HOUR, 30)[0]
+    one_by_one = [LearnedMargin().peak(seen.without_newest(29 - step), HOUR)[0] for step in range(30)]
+    np.testing.assert_allclose(whole, one_by_one, rtol=0, atol=1e-9)
+
+
+def test_errors_of_the_same_time_of_day_count_more() -> None:
+    jobs = np.where(nightly(days=8) > 0.5, 0.1 + 0.3 * (noise(8 * DAY, seed=8) > 0.9), 0.1)  # at night, now and then
+    midnight = float(NOON // 86_400 * 86_400)
+    seen = history(jobs, midnight)
+    by_the_hour, by_no_hour = (LearnedMargin(near=near).peak(seen, HOUR)[0] for near in (10.0, 0.0))
+    assert by_the_hour > by_no_hour + 0.05
+
+
 def test_a_swing_is_followed_at_once_and_forgotten_slowly() -> None:
     calm = 0.1 + 0.01 * noise(8 * DAY, seed=5)
     calm[:, 3 * DAY : 4 * DAY : 30] = 0.4
@@ -129,6 +144,8 @@ def test_errors_that_are_not_known_do_not_count() -> None:
     errors = np.array([[0.2, NAN, 0.1, NAN]])
     past = Errors(errors, np.ones_like(errors), np.array([1.0, 50.0, 1.0, 50.0]), np.array([1.0]))
     assert Cost(9.0, 9.0).least(past, (0.0, 0.0))[0].tolist() == [0.2]
+    half = Errors(np.array([[0.9, NAN, 0.1, 0.1, 0.1]]), np.ones((1, 5)), np.ones(5), np.array([1.0]))
+    assert Cost(0.1, 1.0).least(half, (0.0, 0.0))[0].tolist() == [0.1]
     nothing = Errors(np.full((1, 4), NAN), np.ones((1, 4)), past.weights, past.use)
     assert Cost().least(nothing, (0.4, 1.0))[0].tolist() == [0.4]
 
@@ -138,3 +155,9 @@ def test_a_dearer_violation_asks_for_a_wider_margin() -> None:
     cheap, dear = (LearnedMargin(cost=Cost(price, 1.0)) for price in (0.1, 50.0))
     seen = history(usage, float(NOON))
     assert cheap.peak(seen, 1)[0] < dear.peak(seen, 1)[0]
+
+
+@pytest.mark.parametrize(("violation", "overshoot"), [(-0.1, 3.0), (2.0, 0.9)])
+def test_prices_at_which_it_would_pay_to_lend_everything_are_refused(violation: float, overshoot: float) -> None:
+    with pytest.raises(ValueError, match="at least 0 and 1"):
+        Cost(violation, overshoot)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import msgspec
 from records import NOW, applied, ids, member, puts, snapshot
+from server_records import server, vm
 
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.snapshot import Snapshot
@@ -53,6 +54,30 @@ def test_when_all_fall_silent_nobody_is_declared_dead() -> None:
     assert set(states(fleet, silent).values()) == {"suspect"}
     after = applied(fleet, judge(fleet, silent, NOW, RULES, ids()))
     assert states(after, silent, NOW + 500) == {}
+
+
+def test_a_server_falls_with_its_vms_and_is_one_all_the_same() -> None:
+    nodes = [member(name) for name in "abc"]
+    fleet = [server("one"), server("two"), *nodes]
+    vms = [vm(name, server_id="s-one", node_id=f"n-{name}") for name in "abc"]
+    silent = {"s-one": NOW - 20, "n-a": NOW - 20, "n-b": NOW - 20, "n-c": NOW - 20, "s-two": NOW}
+    assert in_outage(snapshot(*fleet).machines, silent, NOW, RULES)  # machines of their own: most of them at once
+    assert set(states(snapshot(*fleet, *vms), silent).values()) == {"suspect"}
+    suspect = [msgspec.structs.replace(found, state=MemberState.SUSPECT) for found in fleet]
+    found = states(snapshot(*suspect, *vms), silent)
+    assert found == {"one": "dead", "a": "dead", "b": "dead", "c": "dead", "two": "ready"}
+    both = silent | {"s-two": NOW - 20}
+    assert set(states(snapshot(*suspect, *vms), both).values()) == set()  # nobody is heard: we are cut off
+    alive = both | {"n-b": NOW}  # an agent is gone, not its machine
+    assert "dead" in states(snapshot(*suspect, *vms), alive).values()
+
+
+def test_vms_that_stop_on_servers_that_live_are_no_outage() -> None:
+    fleet = [server("one"), server("two"), member("d"), *(member(name) for name in "abc")]
+    vms = [vm(name, server_id="s-one", node_id=f"n-{name}") for name in "abc"]
+    suspect = snapshot(*(msgspec.structs.replace(one, state=MemberState.SUSPECT) for one in fleet), *vms)
+    seen = {"s-one": NOW, "s-two": NOW, "n-d": NOW - 20}
+    assert states(suspect, seen)["d"] == "dead"
 
 
 def test_one_of_two_may_die_but_two_of_three_at_once_may_not() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 from records import NOW, applied, ids, member, snapshot
+from server_records import server, vm
 
 from fallow.decide.removal import Cause, Patience, purge, removal
 from fallow.model.events import Event
@@ -51,6 +52,19 @@ def test_gateways_go_too_and_those_that_never_came():
         member("j", state=MemberState.JOINING, state_since=NOW, purge_at=NOW + 1),
     )
     assert [each.reason for each in events(purge(found, NOW + 2 * DAY, LONG, ids()))] == ["GatewayPurged", "NodePurged"]
+
+
+def test_a_node_in_a_vm_goes_when_that_does():
+    found = snapshot(dead(purge_at=NOW + 1), dead("b", purge_at=NOW + 1), vm(node_id="n-a"))
+    assert [each.subject for each in events(purge(found, NOW + 2 * DAY, LONG, ids()))] == ["b"]
+
+
+@pytest.mark.parametrize("state", list(MemberState))
+def test_a_dead_server_stays_while_one_of_its_vms_lives(state):
+    gone = server(state=MemberState.DEAD, state_since=NOW, purge_at=NOW + 1)
+    found = snapshot(gone, vm("b"), vm(node_id="n-a"), member("a", state=state, state_since=NOW + 2 * DAY))
+    stays = state in {MemberState.READY, MemberState.SUSPECT}
+    assert [each.subject for each in events(purge(found, NOW + 2 * DAY, LONG, ids()))] == ([] if stays else ["srv"])
 
 
 def test_a_warning_stands_for_its_whole_time_even_when_the_clock_jumps():

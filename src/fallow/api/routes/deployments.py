@@ -22,6 +22,7 @@ from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
 from fallow.decide.federation.foretell import foretell_shares
 from fallow.decide.federation.views import whole_view
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
@@ -78,7 +79,12 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
     if data.dry_run:
         async with services.reading:
             items = await asyncio.to_thread(
-                _foretold, services.cache.snapshot(), application, items, services.clock(), services.hub.usages()
+                _foretold,
+                services.cache.snapshot(),
+                application,
+                items,
+                services.clock(),
+                (services.hub.usages(), services.hub.servers()),
             )
     return DeployResult(project=application.project, items=items, warnings=application.warnings, dry_run=data.dry_run)
 
@@ -177,13 +183,17 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
 
 
 def _foretold(
-    snapshot: Snapshot, application: Application, items: Sequence[DeployedItem], now: float, heard: Heard
+    snapshot: Snapshot,
+    application: Application,
+    items: Sequence[DeployedItem],
+    now: float,
+    heard: tuple[Heard, HeardServers],
 ) -> tuple[DeployedItem, ...]:
     """Return the items with where their replicas would be: in which clusters, where there are several."""
     if snapshot.clusters:
         told = foretell_shares(snapshot, application.project, application.deployments, now)
     else:
-        told = foretell(snapshot, application.project, application.deployments, now, heard)
+        told = foretell(snapshot, application.project, application.deployments, now, *heard)
     found = []
     for item in items:
         future = told.get(item.path.partition("/")[2]) if item.action != "delete" else None

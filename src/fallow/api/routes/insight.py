@@ -38,7 +38,7 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
 async def explain_subject(services: Needs, subject: Annotated[str, QueryParameter(max_length=200)]) -> Explanation:
     """Explain a replica (by id), a deployment (`project/name`) or a member (by name): why it is as it is."""
     snapshot, heard = services.cache.snapshot(), services.hub.usages()
-    found = explain(snapshot, subject, services.clock(), heard, services.heard_servers())
+    found = explain(snapshot, subject, services.clock(), heard, services.hub.servers())
     if found is None:
         raise not_found(f"{subject!r}", "name a replica by its id, a deployment as project/name, a member by its name")
     return found

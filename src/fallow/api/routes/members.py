@@ -112,17 +112,9 @@ async def remove_member(
         check_match(member, if_match)
         if member.id in snapshot.clusters:
             _check_cluster_may_go(snapshot, member, force)
-        held, drain = len(snapshot.replicas_by_node.get(member.id, ())), "node drain"
-        if member.role is Role.SERVER:
-            held, drain = load_of(snapshot, snapshot.vms_by_server.get(member.id, ())).replicas, "server drain"
-        if held and member.state is not MemberState.DEAD and not force:
-            raise refuse(
-                409,
-                "holds-replicas",
-                "Still in use",
-                f"{member.name} holds {held} replicas",
-                f"fallow {drain} {member.name}, wait until it is empty; or force it: they are replaced",
-            )
+        held = _held(snapshot, member)
+        if not force:
+            _check_machine_may_go(snapshot, member, held)
         cause = Cause(
             actor=actor, reason="MemberRemoved", because="by an operator", keep_containers=keep_containers, held=held
         )
@@ -132,6 +124,32 @@ async def remove_member(
     revoked = await commit_again(services.applier, decide)
     services.hub.disconnect(revoked.member_id, revoked.reason, clean=not revoked.keep_containers)
     services.hub.forget(revoked.member_id)
+
+
+def _held(snapshot: Snapshot, member: Member) -> int:
+    """Return how many replicas go with a member: its own, and those in a server's virtual machines."""
+    own = len(snapshot.replicas_by_node.get(member.id, ()))
+    return own + load_of(snapshot, snapshot.vms_by_server.get(member.id, ())).replicas
+
+
+def _check_machine_may_go(snapshot: Snapshot, member: Member, held: int) -> None:
+    """Raise Refused (409) for one that holds replicas and may be alive, and for the node of a virtual machine."""
+    vm = snapshot.vms_by_node.get(member.id)
+    if vm is not None:
+        raise refuse(
+            409, "in-vm", "It goes with its virtual machine", f"{member.name} is the node of virtual machine {vm.name}",
+            f"fallow vm delete {vm.name}; or force it: the virtual machine is taken away all the same",
+        )  # fmt: skip
+    # The virtual machines of a dead server may run on without it.
+    if held and (member.state is not MemberState.DEAD or member.role is Role.SERVER):
+        noun = "server" if member.role is Role.SERVER else "node"
+        raise refuse(
+            409,
+            "holds-replicas",
+            "Still in use",
+            f"{member.name} holds {held} replicas",
+            f"fallow {noun} drain {member.name}, wait until it is empty; or force it: they are replaced",
+        )
 
 
 def _check_cluster_may_go(snapshot: Snapshot, cluster: Member, force: bool) -> None:

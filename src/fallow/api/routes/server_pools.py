@@ -15,6 +15,7 @@ from fallow.api.problems import problems
 from fallow.api.routes.members import IfMatch
 from fallow.api.selecting import usable_selector
 from fallow.api.services import Needs
+from fallow.api.strict import check_strictly
 from fallow.control.commits import commit_again
 from fallow.control.refusals import not_found, refuse
 from fallow.control.rosters import guarded
@@ -69,6 +70,7 @@ async def create_server_pool(
     services: Needs, request: Caller, data: JSONBody[ServerPoolRequest]
 ) -> Response[ServerPoolView]:
     """Make a server pool. Made again with the same selector and policy it is the same."""
+    await check_strictly(request, ServerPoolRequest)
     actor = actor_of(request)
     if data.name == DEFAULT_POOL:
         raise refuse(
@@ -79,10 +81,11 @@ async def create_server_pool(
     def decide() -> tuple[Step | None, None]:
         snapshot, now = services.cache.snapshot(), services.clock()
         selector = _selector(data.selector, snapshot)
-        _check(data.policy)
+        policy = changed_policy(LendingPolicy(), data.policy)
+        _check(policy)
         known = snapshot.server_pools.get(data.name)
         if known is not None:
-            if (known.selector, known.policy) == (selector, data.policy):
+            if (known.selector, known.policy) == (selector, policy):
                 return None, None
             raise refuse(
                 409, "name-taken", "Name taken", f"there is a server pool {data.name} already",
@@ -91,7 +94,7 @@ async def create_server_pool(
         if len(snapshot.server_pools) >= MAX_POOLS:
             raise refuse(409, "too-many", "Too many server pools", f"there are {MAX_POOLS}, and there may be no more")
         made = ServerPool(
-            id=data.name, created_at=now, updated_at=now, selector=selector, policy=data.policy, created_by=actor
+            id=data.name, created_at=now, updated_at=now, selector=selector, policy=policy, created_by=actor
         )
         told = _event(services, now, actor, made, "ServerPoolCreated", f"picks {format_selector(selector)!r}")
         return guarded(services.cache, Step(puts=(made, told)), ROSTER, now), None
@@ -104,6 +107,7 @@ async def change_server_pool(
     services: Needs, request: Caller, name: FromPath[str], data: JSONBody[ServerPoolChange], if_match: IfMatch = None
 ) -> Response[ServerPoolView]:
     """Change whom a server pool picks, or how its servers lend; they follow at once. What is not named stays."""
+    await check_strictly(request, ServerPoolChange)
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, None]:
@@ -211,7 +215,7 @@ def _event(services: Needs, now: float, actor: str, of: ServerPool, reason: str,
 
 
 def _views(services: Needs) -> tuple[ServerPoolView, ...]:
-    return pool_views(services.cache.snapshot(), services.heard_servers())
+    return pool_views(services.cache.snapshot(), services.hub.servers())
 
 
 def _answer(services: Needs, name: str, status: int = 200) -> Response[ServerPoolView]:

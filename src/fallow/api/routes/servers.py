@@ -31,7 +31,7 @@ def handlers(guards: dict[ApiRole, Guard]) -> Sequence[Any]:
 async def list_servers(services: Needs) -> ServerList:
     """List servers with what they said last of themselves, and how old that is."""
     snapshot = services.cache.snapshot()
-    items = server_views(snapshot, services.heard_servers(), services.clock())
+    items = server_views(snapshot, services.hub.servers(), services.clock())
     return ServerList(revision=services.cache.revision, items=items)
 
 
@@ -39,5 +39,5 @@ async def read_server(services: Needs, reference: FromPath[str]) -> Response[Ser
     """Read one server by id or name."""
     snapshot = services.cache.snapshot()
     server = server_called(snapshot, reference)
-    view = server_view(snapshot, server, services.heard_servers().get(server.id), services.clock())
+    view = server_view(snapshot, server, services.hub.servers().get(server.id), services.clock())
     return Response(view, headers=etag(server.revision))

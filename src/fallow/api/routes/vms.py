@@ -14,6 +14,7 @@ from fallow.api.lookups import check_match, etag, server_called, vm_called
 from fallow.api.problems import problems
 from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
+from fallow.api.strict import check_strictly
 from fallow.control.commits import commit_again
 from fallow.control.refusals import Refused, refuse
 from fallow.control.rosters import guarded
@@ -50,7 +51,7 @@ async def list_vms(services: Needs, server: ServerQuery = None) -> VmList:
     found = (
         snapshot.vms.values() if server is None else snapshot.vms_by_server.get(server_called(snapshot, server).id, ())
     )
-    return VmList(revision=services.cache.revision, items=vm_views(snapshot, found, services.heard_servers()))
+    return VmList(revision=services.cache.revision, items=vm_views(snapshot, found, services.hub.servers()))
 
 
 async def read_vm(services: Needs, reference: FromPath[str]) -> Response[VmView]:
@@ -60,6 +61,7 @@ async def read_vm(services: Needs, reference: FromPath[str]) -> Response[VmView]
 
 async def create_vm(services: Needs, request: Caller, data: JSONBody[VmRequest]) -> Response[VmView]:
     """Make a virtual machine on a server; it becomes a node by itself. With a name of its own it is made once."""
+    await check_strictly(request, VmRequest)
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, str]:
@@ -68,7 +70,7 @@ async def create_vm(services: Needs, request: Caller, data: JSONBody[VmRequest])
         known = asked_before(snapshot, server, data)
         if known is not None:
             return None, known.id
-        heard = services.heard_servers().get(server.id)
+        heard = services.hub.servers().get(server.id)
         try:
             made = new_vm(snapshot, server, data, heard, now, services.new_id())
         except VmRefused as refused:
@@ -88,6 +90,7 @@ async def change_vm(
     if_match: IfMatch = None,
 ) -> Response[VmView]:
     """Resize, drain, stop or start a virtual machine; it stops once what it holds has moved."""
+    await check_strictly(request, VmChange)
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, str]:
@@ -95,7 +98,7 @@ async def change_vm(
         before = vm_called(snapshot, reference)
         check_match(before, if_match)
         try:
-            after = changed_vm(snapshot, before, data, services.heard_servers().get(before.server_id))
+            after = changed_vm(snapshot, before, data, services.hub.servers().get(before.server_id))
         except VmRefused as refused:
             raise _refused(refused) from refused
         words = change_words(before, after)
@@ -137,5 +140,5 @@ def _event(services: Needs, now: float, actor: str, of: Vm, reason: str, words: 
 def _answer(services: Needs, vm_id: str, status: int = 200) -> Response[VmView]:
     snapshot = services.cache.snapshot()
     found = vm_called(snapshot, vm_id)
-    view = vm_view(snapshot, found, services.heard_servers())
+    view = vm_view(snapshot, found, services.hub.servers())
     return Response(view, headers=etag(found.revision), status_code=status)

@@ -68,7 +68,7 @@ def has_spoken(share: Share, cluster: Member, now: float) -> bool:
     """Say whether the cluster has said what it runs, and again since it was last dead, or has long had the time to."""
     if share.reported is None:
         return False
-    return share.reported_at > cluster.died_at or now - cluster.state_since > SILENT_SECONDS
+    return share.heard_at_revision > cluster.died_at_revision or now - cluster.state_since > SILENT_SECONDS
 
 
 def obeyed(share: Share) -> bool:

@@ -14,7 +14,7 @@ from fallow.decide.placement.assign import Job, divided
 from fallow.decide.placement.filters import refusal, room_for
 from fallow.decide.placement.place import Run, laid_out
 from fallow.decide.placement.request import NANO, Request, reservation
-from fallow.decide.placement.standing import Lenders, capacity_of, report_of
+from fallow.decide.placement.standing import Lenders, capacity_of, is_stray, report_of
 from fallow.decide.placement.table import Ints, free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
@@ -49,7 +49,7 @@ def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: flo
     free_cpus: dict[str, int] = defaultdict(int)  # by server; empty: on none
     free_memory: dict[str, int] = defaultdict(int)
     for node in snapshot.nodes.values():
-        if node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE:
+        if node.state is not MemberState.READY or node.scheduling is not Scheduling.ACTIVE or is_stray(snapshot, node):
             continue
         vm = snapshot.vms_by_node.get(node.id)
         report = report_of(lenders.heard, vm)

@@ -101,6 +101,8 @@ def _question(
             resources=_sorted(placement.resources),
             max_per_node=placement.max_per_node,
             architectures=tuple(sorted(set(placement.architectures))),
+            # The other classes may all go anywhere.
+            service_class="standard" if placement.service_class == "standard" else "",
         ),
         deployment_id=deployment_id,
     )

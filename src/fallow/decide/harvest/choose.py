@@ -40,12 +40,13 @@ class Choice:
 class Rule:
     """Over how many days to replay, at what cost, and how much cheaper another predictor has to be to be taken.
 
-    `gain` is a share of the cost of the one in use: without it two that are about as good would take turns.
+    `gain` is a share of the cost of the one in use: without it two that are about as good would take turns. Prices are
+    twice those of `LearnedMargin`: who won on the past does a little worse on what comes, and errs on the dear side.
     """
 
     days: int = 7
     gain: float = 0.1
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = field(default_factory=lambda: Cost(violation=4.0, overshoot=6.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,17 @@ class Cost:
 
     `violation`: of one step whose peak was above its prediction, on a server that its primary uses whole. It is less
     by the share that the primary uses: what is hurt is the primary's work, and there is more of it on a busy server.
-    `overshoot`: of every point by which the peak was above.
+    `overshoot`: of every point by which the peak was above; at least 1, or it would pay to lend everything.
+
+    Raises ValueError for a negative violation or an overshoot below 1.
     """
 
     violation: float = 2.0
     overshoot: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.violation < 0 or self.overshoot < 1:
+            raise ValueError(f"prices {self.violation:g} and {self.overshoot:g}: at least 0 and 1")
 
     def of(self, predicted: Floats, peaks: Floats, use: Floats) -> Floats:
         """Return each server's mean cost of (servers, steps) predictions, (servers,), over the steps with a peak.

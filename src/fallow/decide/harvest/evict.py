@@ -15,6 +15,7 @@ import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.harvest.hours import HoursError, lends_at
 from fallow.decide.harvest.pools import pool_of
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.request import NANO, going
@@ -64,6 +65,7 @@ class _Server:
     lending: Lending | None
     report: ServerReport | None  # None: there is none that may be believed
     replicas: tuple[Replica, ...]
+    now: float
 
     @property
     def relief(self) -> Need:
@@ -78,6 +80,12 @@ class _Server:
         return self.report is not None and self.report.urgent
 
     @property
+    def patient(self) -> bool:
+        """Say whether replicas may wait for their replacements for as long as it takes: an operator drains it."""
+        leaving = self.lending is not None and self.lending.leaving
+        return self.member.scheduling is Scheduling.DRAINING and not leaving and not self.urgent
+
+    @property
     def closing(self) -> str:
         """Return why all replicas should leave; empty: they may stay.
 
@@ -90,9 +98,17 @@ class _Server:
             return "it is being drained"
         if not self.policy.lends:
             return "its server pool does not lend any more"
-        if self.policy.hours and self.report is not None and not self.report.lends:
-            return self.report.why_not or "outside its hours"
-        return ""
+        return self._outside()
+
+    def _outside(self) -> str:
+        """Return what a server says that lends no more because its hours have ended, as they have."""
+        if self.report is None or self.report.lends or not self.policy.hours:
+            return ""
+        try:
+            within = lends_at(self.policy.hours, self.policy.timezone, self.now)
+        except HoursError:
+            return ""
+        return "" if within else self.report.why_not or "outside its hours"
 
 
 @dataclass
@@ -124,6 +140,7 @@ class _World:
                     lending=self.snapshot.lendings.get(server_id),
                     report=heard.report if heard is not None and heard.fresh else None,
                     replicas=replicas,
+                    now=self.now,
                 )
             )
         return sorted(found, key=lambda server: (not server.urgent, not any(server.relief), server.member.id))
@@ -151,7 +168,7 @@ class _World:
         moves = [
             self._leaving(server, found, CLOSES, why)
             for found in server.replicas
-            if found.state in _MOVABLE and (found.move is None or (server.urgent and not found.move_by))
+            if found.state in _MOVABLE and (found.move is None or not (found.move_by or server.patient))
         ][:most]
         if not moves:
             return None, 0
@@ -279,7 +296,7 @@ class _World:
             move_by = self.now
         elif server.urgent:
             move_by = self.now + min(URGENT_SECONDS, server.policy.move_seconds)
-        elif code == CLOSES and server.member.scheduling is Scheduling.DRAINING:
+        elif code == CLOSES and server.patient:
             move_by = 0.0
         return msgspec.structs.replace(replica, move=Reason(code=code, text=text), move_by=move_by, updated_at=self.now)
 

@@ -1,10 +1,12 @@
 """Why a server lends what it lends: the numbers of its offer and its limit, and what stands against lending more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fallow.decide.harvest.heard import HeardServer
 from fallow.decide.harvest.pools import pool_of
-from fallow.decide.harvest.views import load_of, server_view
+from fallow.decide.harvest.views import load_of, server_view, standing_of
+from fallow.decide.placement.request import NANO
+from fallow.decide.placement.standing import Amount, Standing
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member
 from fallow.model.server_pools import LendingPolicy
@@ -15,35 +17,36 @@ from fallow.model.units import format_bytes, format_duration
 def server_explained(snapshot: Snapshot, server: Member, heard: HeardServer | None, now: float) -> Iterator[str]:
     """Yield lines on a server, the most important first."""
     view, (pool, policy) = server_view(snapshot, server, heard, now), pool_of(snapshot, server)
-    yield f"it gets nothing new: {view.why_not}" if view.why_not else "it may get new replicas"
+    standing = standing_of(snapshot, server, heard, now)
+    yield f"it gets nothing new: it {view.why_not}" if view.why_not else "it may get new replicas"
     if view.evictions:
         last = f", last {format_duration(now - view.evicted_at)} ago" if view.evicted_at else ""
         why = f": {view.evicted_why}" if view.evicted_why else ""
-        yield f"it has sent away {view.evictions} replicas{last}{why}"
+        yield f"it has sent away {_count(view.evictions, 'replica')}{last}{why}"
     vms = snapshot.vms_by_server.get(server.id, ())
     yield (
-        f"holds {view.replicas} replicas on {len(vms)} virtual machines, "
+        f"holds {_count(view.replicas, 'replica')} on {_count(len(vms), 'virtual machine')}, "
         f"which ask for {view.requested_cpus:g} processors and {format_bytes(view.requested_memory_bytes)} of memory"
     )
     if heard is not None:
         report = heard.report
         if not heard.fresh:
             yield f"the figures below are {format_duration(heard.age_seconds)} old"
-        yield from _processors(report, policy, view.requested_cpus)
-        yield from _memory(report, policy, view.requested_memory_bytes)
+        yield from _processors(report, policy, view.requested_cpus, standing)
+        yield from _memory(report, policy, view.requested_memory_bytes, standing)
         yield from _prediction(report)
         yield from (_primary(found) for found in report.primaries)
         yield from (f"problem: {text}" for text in report.problems)
     yield from (
         f"virtual machine {vm.name}: {vm.state}{', draining' if vm.draining else ''}, {vm.cpus:g} processors and "
-        f"{format_bytes(vm.memory_bytes)}, {load_of(snapshot, (vm,)).replicas} replicas"
+        f"{format_bytes(vm.memory_bytes)}, {_count(load_of(snapshot, (vm,)).replicas, 'replica')}"
         + (f": {vm.problem}" if vm.problem else "")
         for vm in sorted(vms, key=lambda found: found.name)
     )
     yield f"lends by the pool {pool}: {_hours(policy)}"
 
 
-def _processors(report: ServerReport, policy: LendingPolicy, requested: float) -> Iterator[str]:
+def _processors(report: ServerReport, policy: LendingPolicy, requested: float, standing: Standing) -> Iterator[str]:
     yield (
         f"offers {report.offer_cpus:.1f} processors: {report.cpus:g} x {policy.cpu_threshold:.0%} - "
         f"{report.predicted_cpus:.1f} that the primary may need - {policy.reserve_cpus:g} in reserve, smoothed; "
@@ -54,13 +57,7 @@ def _processors(report: ServerReport, policy: LendingPolicy, requested: float) -
         f"{report.cpus:g} x {policy.cpu_ceiling:.0%} - {report.primary_cpus:.1f} of the primary - "
         f"{report.system_cpus:.1f} of the system - the reserve; it waited {report.throttled:.0%} of the time"
     )
-    room = report.cpus * policy.cpu_threshold - report.used_cpus
-    used = report.used_cpus / report.cpus if report.cpus else 1.0
-    yield (
-        f"processors are used to {used:.0%}: "
-        + (f"{room:.1f} below" if room >= 0 else f"{-room:.1f} above")
-        + f" the threshold of {policy.cpu_threshold:.0%}"
-    )
+    yield _admits("processors", standing.cpus, _tenths)
     if report.relief_cpus or report.relief_memory_bytes:
         yield (
             f"{report.relief_cpus:.1f} processors and {format_bytes(report.relief_memory_bytes)} have to go"
@@ -68,16 +65,27 @@ def _processors(report: ServerReport, policy: LendingPolicy, requested: float) -
         )
 
 
-def _memory(report: ServerReport, policy: LendingPolicy, requested: int) -> Iterator[str]:
+def _memory(report: ServerReport, policy: LendingPolicy, requested: int, standing: Standing) -> Iterator[str]:
     used = report.used_memory_bytes / report.memory_bytes if report.memory_bytes else 1.0
     yield (
         f"offers {format_bytes(report.offer_memory_bytes)} of memory: {format_bytes(report.memory_bytes)} x "
         f"{policy.memory_threshold:.0%} - {format_bytes(report.predicted_memory_bytes)} that the primary may need - "
         f"{format_bytes(policy.reserve_memory_bytes)} in reserve, smoothed; {format_bytes(requested)} are taken"
     )
+    yield _admits("memory", standing.memory, format_bytes)
     yield (
         f"memory is used to {used:.0%}: {format_bytes(report.primary_memory_bytes)} by the primary, "
         f"{format_bytes(report.system_memory_bytes)} by the system, {format_bytes(report.lent_memory_bytes)} lent"
+    )
+
+
+def _admits(what: str, amount: Amount, write: Callable[[int], str]) -> str:
+    """Say how much more placement would admit, and which numbers that follows from."""
+    share = amount.used / amount.capacity if amount.capacity else 1.0
+    return (
+        f"admits {write(max(amount.free, 0))} more of {what}: {write(amount.used)} are used ({share:.0%}) and "
+        f"{write(amount.coming)} on the way of at most {write(amount.most)} ({amount.threshold:.0%}); "
+        f"{write(amount.placed)} asked for of {write(max(amount.offered, 0))} offered"
     )
 
 
@@ -102,3 +110,12 @@ def _hours(policy: LendingPolicy) -> str:
     if not policy.lends:
         return "it does not lend"
     return f"{' and '.join(policy.hours)} ({policy.timezone})" if policy.hours else "at all hours"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _tenths(nanos: int) -> str:
+    """Write billionths of a processor to a tenth: `7.7`."""
+    return f"{nanos / NANO:.1f}"

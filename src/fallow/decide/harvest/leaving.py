@@ -6,7 +6,7 @@ import msgspec
 
 from fallow.decide.clones import superseded
 from fallow.decide.events import event
-from fallow.decide.harvest.orders import closed
+from fallow.decide.harvest.orders import closed, leaving
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member
@@ -41,7 +41,7 @@ def closings(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Itera
     """Yield what brings on record why each server may lend nothing, or that it may again."""
     for server in snapshot.servers.values():
         why, lending = closed(snapshot, server), lending_of(snapshot, server, now)
-        back = bool(lending.leaving) and superseded(server.runs, lending.left_by)
+        back = bool(lending.leaving) and not leaving(server, lending)
         if why == lending.closed and not back:
             continue
         changed = msgspec.structs.replace(lending, closed=why, updated_at=now)

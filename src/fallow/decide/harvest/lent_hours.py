@@ -60,6 +60,15 @@ def due_in(last: LentHour | None, now: float) -> float:
     return max(0.0, left)
 
 
+def unseen(last: LentHour | None, now: float) -> float:
+    """Return for how many seconds whoever led before has seen a server since it counted it last, but not counted that.
+
+    It is taken to have been as it is now; not so where nobody led for long.
+    """
+    passed = now - last.mark.at if last is not None and last.mark is not None else 0.0
+    return passed if 0 < passed <= COUNT_SECONDS else 0.0
+
+
 def count(
     server: Member, heard: HeardServer, evictions: int, sampled: Sampled, last: LentHour | None, now: float
 ) -> Step:

@@ -2,9 +2,12 @@
 
 from fallow.decide.clones import superseded
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.placement.request import NANO
+from fallow.decide.placement.standing import need_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.server_frames import SetLending
+from fallow.model.servers import Lending
 from fallow.model.vms import Vm, VmOrder, VmWish
 
 # What an emergency on a server spares last.
@@ -19,10 +22,21 @@ def closed(snapshot: Snapshot, server: Member) -> str:
     if server.scheduling is Scheduling.DRAINING:
         return "it is drained by an operator"
     lending = snapshot.lendings.get(server.id)
-    if lending is not None and lending.leaving and not superseded(server.runs, lending.left_by):
+    if lending is not None and leaving(server, lending):
         return f"it shuts down: {lending.leaving}"
     pool, policy = pool_of(snapshot, server)
     return "" if policy.lends else f"its server pool {pool} lends nothing"
+
+
+def leaving(server: Member, lending: Lending) -> bool:
+    """Say whether a server has said that it shuts down, and has not come back since with another start of its agent.
+
+    A start is on record only a moment after its session was opened, so the one that said it need not be.
+    """
+    runs = server.runs
+    if not lending.leaving or superseded(runs, lending.left_by):
+        return False
+    return not runs or runs[-1].instance == lending.left_by or runs[-1].at <= lending.updated_at
 
 
 def orders_of(snapshot: Snapshot, server: Member) -> SetLending:
@@ -59,6 +73,7 @@ def told(snapshot: Snapshot, vm: Vm) -> VmWish:
 
 
 def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
+    asked, rank = _held(snapshot, vm)
     return VmOrder(
         vm_id=vm.id,
         name=vm.name,
@@ -69,7 +84,8 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         image=vm.image,
         wanted=_stopped_if(told(snapshot, vm), closed and empty(snapshot, vm)),
         joined=bool(vm.node_id),
-        rank=_rank(snapshot, vm),
+        asked_cpus=asked / NANO,
+        rank=rank,
     )
 
 
@@ -77,12 +93,15 @@ def _stopped_if(wish: VmWish, stops: bool) -> VmWish:
     return VmWish.STOPPED if stops and wish is VmWish.RUNNING else wish
 
 
-def _rank(snapshot: Snapshot, vm: Vm) -> int:
-    """Return the best class a virtual machine holds: 0 for nothing, 1 for `spot`, 2 for anything better."""
-    best = 0
+def _held(snapshot: Snapshot, vm: Vm) -> tuple[int, int]:
+    """Return what all that a virtual machine holds asks for (billionths of a processor), and the best class of it.
+
+    The class is 0 for nothing, 1 for `spot`, 2 for anything better.
+    """
+    asked = best = 0
     for replica in snapshot.replicas_by_node.get(vm.node_id, ()) if vm.node_id else ():
         template = snapshot.templates.get(replica.template_id)
-        if template is None or template.placement.service_class != "spot":
-            return _RANK_OF_HARVEST
-        best = _RANK_OF_SPOT
-    return best
+        spot = template is not None and template.placement.service_class == "spot"
+        best = max(best, _RANK_OF_SPOT if spot else _RANK_OF_HARVEST)
+        asked += need_of(template).cpus
+    return asked, best

@@ -1,14 +1,13 @@
 """Changing how servers lend, and why a policy cannot be as somebody wishes."""
 
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
 import msgspec
 
+from fallow.decide.harvest import choose
+from fallow.decide.harvest.hours import HoursError, window, zone
 from fallow.model.server_pools import LendingChange, LendingPolicy, VmPlan, VmPlanChange
 
 # `auto` chooses among the others by what would have been best on the server's own history.
-PREDICTORS = ("auto", "learned margin", "fixed 40", "mean+3sd", "mean+5sd", "1.1*p95")
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+PREDICTORS = ("auto", *(predictor.name for predictor in choose.PREDICTORS))
 
 
 def changed_policy(policy: LendingPolicy, change: LendingChange) -> LendingPolicy:
@@ -39,8 +38,8 @@ def policy_trouble(policy: LendingPolicy) -> str:
 
 def _zone_trouble(name: str) -> str:
     try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
+        zone(name)
+    except HoursError:
         return f"there is no time zone {name[:64]!r} (examples: UTC, Europe/Berlin)"
     return ""
 
@@ -52,20 +51,10 @@ def _predictor_trouble(name: str) -> str:
 
 
 def hours_trouble(text: str) -> str:
-    """Return what is wrong with lending hours that are well-formed: they name a day twice, or no time at all."""
-    days, _, times = text.rpartition(" ")
-    begin, _, end = times.partition("-")
-    if begin == end:
-        return f"the hours {text!r} begin when they end; write 00:00-24:00 for the whole day"
-    if any(part.count("-") > 1 for part in days.split(",")):
-        return f"the hours {text!r} have a range of days with more than two ends"
-    named = [day for part in days.split(",") if part for day in _days(part)]
-    twice = next((day for day in named if named.count(day) > 1), "")
-    return f"the hours {text!r} name {twice} twice" if twice else ""
-
-
-def _days(part: str) -> list[str]:
-    """Return the days of `mon`, `mon-fri` or `fri-mon`."""
-    first, _, last = part.partition("-")
-    begin, end = _DAYS.index(first), _DAYS.index(last or first)
-    return [_DAYS[number % 7] for number in range(begin, end + 1 + (7 if end < begin else 0))]
+    """Return what is wrong with lending hours; a span without length is refused, as one may mean all day or never."""
+    try:
+        window(text)
+    except HoursError as error:
+        return str(error)
+    begin, _, end = text.rpartition(" ")[2].partition("-")
+    return f"the hours {text!r} end when they begin; write 00:00-24:00 for the whole day" if begin == end else ""

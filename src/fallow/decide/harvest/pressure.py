@@ -16,7 +16,8 @@ FACTOR = 1.5
 AFTER_SECONDS = 1.5  # of too much waiting; AT_ONCE of it counts immediately
 AT_ONCE = 0.5
 CUT = 0.5  # what is left of the limit after a second of too much waiting
-RECOVER = 0.05  # of the whole, a second of calm
+RECOVER = 0.10  # of the whole, a second of calm
+PRIOR = 0.25  # times how busy it is: so much an application is taken to wait for itself before more is known of it
 IDLE_SHARE = 0.02  # of the processors: using less, what is lent cannot be why primaries wait
 LEAST = 0.01
 
@@ -25,7 +26,7 @@ LEAST = 0.01
 class Pressure:
     """`usual`: waiting by how busy the primaries are; `allowed`: the share of the wanted limit that may be used."""
 
-    usual: tuple[float, ...] = (0.0,) * BANDS
+    usual: tuple[float, ...] = tuple(PRIOR * (row + 0.5) / BANDS for row in range(BANDS))
     high_seconds: float = 0.0
     allowed: float = 1.0
 

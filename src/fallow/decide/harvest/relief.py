@@ -1,11 +1,13 @@
 """Relief: what has to go from a server for all to be right again; and the emergency in which nobody helps.
 
-Processors: what is lent is suppressed when its limit is far below what its containers asked for and it uses all of
-that limit, for `evict_after_seconds` and still now. Memory: the server is above its ceiling although what is lent was
-told to give memory back. Just enough is freed, not all.
+Processors: what is lent is suppressed when its limit is far below what its containers asked for, and it uses all of
+that limit or there is nothing left to take from it, for `evict_after_seconds` and still now. Memory: the server is
+above its ceiling although what is lent was told to give memory back. Just enough is freed, not all.
 """
 
 from dataclasses import dataclass, replace
+
+from fallow.decide.harvest.suppress import FLOOR_CPUS
 
 SATISFIED_LOW = 0.60  # limit / asked: below it what is lent gets too little
 SATISFIED_GOOD = 0.80  # so much it should get of what is left
@@ -88,7 +90,11 @@ def stopped(strain: Strain) -> Strain:
 def _suppressed(burden: Burden) -> bool:
     if burden.asked_cpus <= 0 or burden.limit_cpus >= SATISFIED_LOW * burden.asked_cpus:
         return False
-    return burden.lent_cpus >= AT_LIMIT * burden.limit_cpus or burden.throttled >= THROTTLED
+    return (
+        burden.limit_cpus <= FLOOR_CPUS
+        or burden.lent_cpus >= AT_LIMIT * burden.limit_cpus
+        or burden.throttled >= THROTTLED
+    )
 
 
 def _over(burden: Burden) -> int:

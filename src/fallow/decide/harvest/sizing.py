@@ -15,8 +15,9 @@ import msgspec
 
 from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
-from fallow.decide.harvest.orders import closed, leaves
+from fallow.decide.harvest.orders import closed
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.harvest.vm_requests import MOST_VMS
 from fallow.decide.joining import free_name
 from fallow.decide.placement.request import NANO, reservation
 from fallow.decide.plan import Step
@@ -101,23 +102,30 @@ def sizes(
 
 
 class _Site:
-    """One server and its automatic virtual machines that stay."""
+    """One server, its automatic virtual machines that stay, and those of them whose size was not given by hand."""
 
     def __init__(self, snapshot: Snapshot, server: Member, offer_bytes: int, offered: Offered) -> None:
         self.snapshot, self.server = snapshot, server
         policy = self.policy = pool_of(snapshot, server)[1]
         self._vms = snapshot.vms_by_server.get(server.id, [])
         self._offer_bytes, self._offered = offer_bytes, offered
-        wanted = [vm for vm in self._vms if vm.automatic and not leaves(vm)]
+        # What is stopped or drained by hand is still one of those that the policy wants.
+        wanted = [vm for vm in self._vms if vm.automatic and vm.wanted is not VmWish.ABSENT]
         fit = [vm for vm in wanted if vm.isolation == policy.isolation]
         fit.sort(key=lambda vm: (-self.replicas(vm), vm.created_at, vm.id))
         self.stay = fit[: policy.vms.count]
+        self.sized = [vm for vm in self.stay if not vm.fixed and vm.wanted is VmWish.RUNNING]
         kept = {vm.id for vm in self.stay}
         self.surplus = [vm for vm in wanted if vm.id not in kept]
 
     def replicas(self, vm: Vm) -> int:
         """Return how many replicas a virtual machine holds."""
         return len(self.snapshot.replicas_by_node.get(vm.node_id, ())) if vm.node_id else 0
+
+    @property
+    def full(self) -> bool:
+        """Say whether the server has as many as it can tell of."""
+        return len(self._vms) >= MOST_VMS
 
     @property
     def cpus(self) -> float:
@@ -127,9 +135,9 @@ class _Site:
         return plan.cpus or (float(max(1, whole)) if self.server.facts.cpus else 0.0)
 
     def share_bytes(self, offer_bytes: int, count: int) -> int:
-        """Return the memory of each of `count` of what is offered and is not other virtual machines'."""
-        kept = {vm.id for vm in self.stay}
-        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in kept and vm.wanted is VmWish.RUNNING)
+        """Return the memory of each of `count` that are sized here, of what is offered and is not that of others."""
+        sized = {vm.id for vm in self.sized}
+        others = sum(vm.memory_bytes for vm in self._vms if vm.id not in sized and vm.wanted is VmWish.RUNNING)
         return max(0, offer_bytes - others) // max(1, count) // GRAIN_BYTES * GRAIN_BYTES
 
     @property
@@ -137,8 +145,8 @@ class _Site:
         """Return the memory of a new one; 0: there is not enough for one more now."""
         if self.policy.vms.memory_bytes:
             return self.policy.vms.memory_bytes
-        for count in range(self.policy.vms.count, len(self.stay), -1):
-            share = self.share_bytes(self._offer_bytes, count)
+        for more in range(self.policy.vms.count - len(self.stay), 0, -1):
+            share = self.share_bytes(self._offer_bytes, len(self.sized) + more)
             if share >= LEAST_BYTES:
                 return share
         return 0
@@ -149,8 +157,8 @@ class _Site:
             return self.policy.vms.memory_bytes
         if not self._offered.whole:
             return vm.memory_bytes
-        least = self.share_bytes(self._offered.least_bytes, len(self.stay))
-        most = self.share_bytes(self._offered.most_bytes, len(self.stay))
+        least = self.share_bytes(self._offered.least_bytes, len(self.sized))
+        most = self.share_bytes(self._offered.most_bytes, len(self.sized))
         if least >= vm.memory_bytes * GROW:
             return least
         return max(most, LEAST_BYTES) if most <= vm.memory_bytes * SHRINK else vm.memory_bytes
@@ -181,14 +189,14 @@ def _surplus(site: _Site, now: float, new_id: Callable[[], str]) -> Iterator[Ste
 def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]) -> Iterator[Step]:
     """Yield one new virtual machine where one is missing; the next one follows once it is seen what is left."""
     cpus, memory, plan = site.cpus, site.new_bytes, site.policy.vms
-    if len(site.stay) >= plan.count or not cpus or not memory:
+    if len(site.stay) >= plan.count or site.full or not cpus or not memory:
         return
     members = site.snapshot.members
     taken = {*names, *(member.name for member in members.values()), *members}
     name = free_name(f"{site.server.name}-vm", taken.__contains__)[0]
     names.add(name)
     vm = Vm(
-        id=f"vm-{new_id()}",
+        id=f"vm{new_id()}",
         created_at=now,
         updated_at=now,
         name=name,
@@ -209,7 +217,7 @@ def _missing(site: _Site, names: set[str], now: float, new_id: Callable[[], str]
 
 
 def _resized(site: _Site, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
-    for vm in site.stay:
+    for vm in site.sized:
         placed_cpus, placed_bytes = site.placed(vm)
         cpus = max(site.cpus or vm.cpus, float(math.ceil(placed_cpus)))
         memory = max(site.resized_bytes(vm), -(-placed_bytes // GRAIN_BYTES) * GRAIN_BYTES)

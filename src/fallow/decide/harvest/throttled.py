@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.snapshot import Snapshot
 from fallow.model.servers import ServerReport
-from fallow.model.vms import Vm
 
 FULL = 100
 # (weight, throttled for more than this share of the time it sinks there, below that it may rise again)
@@ -26,6 +25,7 @@ class Weight:
 
 
 Weights = Mapping[str, Weight]  # by node id; one that is absent has all
+_ALL = Weight(FULL, 0.0)
 
 
 def weights(snapshot: Snapshot, servers: HeardServers, now: float, before: Weights) -> Weights:
@@ -34,19 +34,24 @@ def weights(snapshot: Snapshot, servers: HeardServers, now: float, before: Weigh
     The very same object as `before` is returned when nothing has changed.
     """
     found: dict[str, Weight] = {}
-    for node_id, vm in snapshot.vms_by_node.items():
-        old = before.get(node_id, Weight(FULL, 0.0))
-        heard = servers.get(vm.server_id)
-        new = _next(old, _share(heard.report, vm), now) if heard is not None and heard.fresh else old
-        if new.of_full < FULL:
-            found[node_id] = new
+    for server_id, vms in snapshot.vms_by_server.items():
+        heard = servers.get(server_id)
+        shares = _shares(heard.report) if heard is not None and heard.fresh else None
+        if shares == {} and not before:
+            continue
+        for vm in vms:
+            new = old = before.get(vm.node_id, _ALL)
+            if shares is not None:
+                new = _next(old, shares.get(vm.id, shares.get("", 0.0)), now)
+            if vm.node_id and new.of_full < FULL:
+                found[vm.node_id] = new
     return before if found == before else found
 
 
-def _share(report: ServerReport, vm: Vm) -> float:
-    """Return the share of the time that a virtual machine had to wait, as far as its server can tell them apart."""
-    use = next((found for found in report.vms if found.vm_id == vm.id), None)
-    return max(use.throttled if use is not None else 0.0, report.throttled)
+def _shares(report: ServerReport) -> dict[str, float]:
+    """Return the share of the time that each virtual machine had to wait, where it did; of all together as ``."""
+    found = {use.vm_id: max(use.throttled, report.throttled) for use in report.vms if use.throttled > 0}
+    return found | {"": report.throttled} if report.throttled > 0 else found
 
 
 def _next(old: Weight, share: float, now: float) -> Weight:

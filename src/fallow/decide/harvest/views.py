@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 from fallow.decide.harvest.heard import HeardServer, HeardServers
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.placement.phrases import STATES
+from fallow.decide.placement.standing import Lenders, Standing, least
 from fallow.decide.selectors import format_selector
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica
-from fallow.model.members import Member, MemberState, Scheduling
-from fallow.model.server_pools import DEFAULT_POOL, LendingPolicy, ServerPool, ServerPoolView
+from fallow.model.members import Member, MemberState
+from fallow.model.server_pools import DEFAULT_POOL, ServerPool, ServerPoolView
 from fallow.model.servers import Lending, ServerReport, ServerView
-from fallow.model.units import format_duration
 from fallow.model.vms import Vm, VmUse, VmView
 
 _NONE = Lending(id="", created_at=0.0, updated_at=0.0)
+_SMALLEST = least(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,33 +48,21 @@ def held_by(snapshot: Snapshot, vm: Vm) -> list[Replica]:
     return snapshot.replicas_by_node.get(vm.node_id, []) if vm.node_id else []
 
 
-def why_not(server: Member, policy: LendingPolicy, lending: Lending, heard: HeardServer | None, now: float) -> str:
-    """Return why a server gets nothing new now, the most lasting reason first; empty: it may get something."""
-    if not policy.lends:
-        return "its pool does not lend"
-    if server.scheduling is not Scheduling.ACTIVE:
-        return "it is drained" if server.scheduling is Scheduling.DRAINING else "it is cordoned"
-    if lending.closed:
-        return f"closed: {lending.closed}"
+def standing_of(snapshot: Snapshot, server: Member, heard: HeardServer | None, now: float) -> Standing:
+    """Return how placement sees a server, given what it said last."""
+    return Lenders(snapshot, {} if heard is None else {server.id: heard}, now).standing(server.id)
+
+
+def why_not(server: Member, standing: Standing) -> str:
+    """Return why not even the smallest replica may go to a server now; empty: one may.
+
+    The same rule as placement's, in its words without the server's name.
+    """
     if server.state is not MemberState.READY:
-        return f"it is {server.state}" + (f": {server.state_reason}" if server.state_reason else "")
-    return _full(heard) or _backing_off(lending, now)
-
-
-def _full(heard: HeardServer | None) -> str:
-    """Return why a server counts as full, or does not lend, by what it said last."""
-    if heard is None:
-        return "it has not told anything of itself: taken for full"
-    if not heard.fresh:
-        return f"silent for {format_duration(heard.age_seconds)}: taken for full"
-    return "" if heard.report.lends else heard.report.why_not or "it says that it does not lend"
-
-
-def _backing_off(lending: Lending, now: float) -> str:
-    if lending.backoff_until <= now:
-        return ""
-    left = format_duration(max(1.0, lending.backoff_until - now))
-    return f"backing off for {left}" + (f": {lending.reason}" if lending.reason else "")
+        reason = f": {server.state_reason}" if server.state_reason else ""
+        return f"is {STATES[server.state]}{reason}"
+    text = standing.refusal(_SMALLEST)[1].removeprefix(f"server {server.name}")
+    return f"has no room: the smallest {text[2:]}" if text.startswith(": ") else text.strip()
 
 
 def server_view(snapshot: Snapshot, server: Member, heard: HeardServer | None, now: float) -> ServerView:
@@ -103,7 +93,7 @@ def server_view(snapshot: Snapshot, server: Member, heard: HeardServer | None, n
         requested_memory_bytes=load.memory_bytes,
         offered_cpus=report.offer_cpus if report.lends else 0.0,
         offered_memory_bytes=report.offer_memory_bytes if report.lends else 0,
-        why_not=why_not(server, policy, lending, heard, now),
+        why_not=why_not(server, standing_of(snapshot, server, heard, now)),
         backoff_until=lending.backoff_until,
         closed=lending.closed,
         evictions=lending.evictions,

@@ -29,7 +29,7 @@ def life(
 ) -> Iterator[Step]:
     """Yield what follows for every virtual machine from what is heard; at most one step for each.
 
-    `missing` tells for how many seconds each has not been in the reports of its server, which came all the time.
+    `missing` tells for how many seconds each that should be absent has been `away`.
     """
     for vm in snapshot.vms.values():
         server = snapshot.servers.get(vm.server_id)
@@ -143,6 +143,18 @@ def _state(vm: Vm, server: Member, servers: HeardServers) -> tuple[VmState, str]
     if use is not None:
         return use.state, " ".join(use.problem.split())
     return vm.state, "" if vm.problem == _SERVER_DEAD else vm.problem
+
+
+def away(servers: HeardServers, vm: Vm) -> bool:
+    """Say whether a virtual machine that should be absent is so, as its server tells: it has stopped, or is not named.
+
+    One that stands there stopped because it cannot be taken away has a problem.
+    """
+    heard = servers.get(vm.server_id)
+    if heard is None or not heard.fresh:
+        return False
+    use = use_of(servers, vm)
+    return use is None or (use.state is VmState.STOPPED and not use.problem)
 
 
 def use_of(servers: HeardServers, vm: Vm) -> VmUse | None:

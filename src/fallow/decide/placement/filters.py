@@ -108,6 +108,7 @@ def _service_filters(table: NodeTable) -> Iterator[tuple[Mask, str]]:
     yield ~table.wished(Scheduling.DRAINING), phrases.DRAINING
     yield table.reachable, phrases.NO_ADDRESS
     yield table.networked, phrases.NO_NETWORK
+    yield ~table.stray, phrases.VM_UNKNOWN
 
 
 def _policy_filters(table: NodeTable, policy: PlacementPolicy) -> Iterator[tuple[Mask, Trouble]]:

@@ -7,7 +7,7 @@ from fallow.decide.matching import matches, picks, trouble_of
 from fallow.decide.placement import phrases
 from fallow.decide.placement.request import Request, going, protocol_bit, replaced_by, request_of
 from fallow.decide.placement.result import Binding
-from fallow.decide.placement.standing import NOBODY, Lenders, needed, report_of, vm_trouble
+from fallow.decide.placement.standing import NOBODY, Lenders, is_stray, needed, report_of, vm_trouble
 from fallow.decide.placement.table import free_room
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard, sight_of
@@ -44,6 +44,7 @@ def fits(
     neighbours = _neighbours(snapshot, node) if request.fixed_ports else []
     return (
         _in_service(node, binding)
+        or _known(snapshot, node)
         or _wanted(snapshot, node, request)
         or _resourceful(snapshot, node, request, heard or {})
         or _room(snapshot, node, request, others, servers or NOBODY)
@@ -72,6 +73,11 @@ def _in_service(node: Member, binding: Binding) -> Reason | None:
     if node.lease.address != binding.address:
         return Reason(code="AddressChanged", text=f"{node.name}: its address is now {node.lease.address}")
     return None
+
+
+def _known(snapshot: Snapshot, node: Member) -> Reason | None:
+    stray = is_stray(snapshot, node)
+    return Reason(code="VmUnknown", text=f"{node.name}: {phrases.VM_UNKNOWN}") if stray else None
 
 
 def _wanted(snapshot: Snapshot, node: Member, request: Request) -> Reason | None:

@@ -7,6 +7,7 @@ from fallow.decide.selectors import is_set
 from fallow.model.labels import Requirement
 from fallow.model.members import MemberState
 from fallow.model.pools import PortRange
+from fallow.model.servers import STALE_SECONDS
 from fallow.model.units import format_bytes
 
 STATES = {
@@ -20,6 +21,7 @@ NO_ADDRESS = "address not known"
 NO_NETWORK = "its lease's address does not work (fallow node show tells why)"
 STANDARD = "on lent capacity, which replicas of class standard never use"
 SERVER_GONE = "its server was removed"
+VM_UNKNOWN = "joined as a virtual machine that is not known yet, or not any more"
 
 _COMPARED = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -88,7 +90,7 @@ def server_cpus(server: str, need: int, over: tuple[int, int, float] | None, off
     """Say that a server lends too few processors, in billionths; `over`: what would be used, capacity and threshold."""
     if over is not None:
         return _above(server, "processors", *over)
-    return _not_offered(server, f"{processors(need)} processors", processors(max(offered, 0)), processors(taken))
+    return _not_offered(server, f"{processors(need)} processors", f"{offered / NANO:.1f}", f"{taken / NANO:.1f}")
 
 
 def server_memory(server: str, need: int, over: tuple[int, int, float] | None, offered: int, taken: int) -> str:
@@ -98,9 +100,9 @@ def server_memory(server: str, need: int, over: tuple[int, int, float] | None, o
     return _not_offered(server, f"{format_bytes(need)} of memory", format_bytes(max(offered, 0)), format_bytes(taken))
 
 
-def server_silent(server: str, age_seconds: float | None) -> str:
+def server_silent(server: str, ever: bool) -> str:
     """Say that nothing new is known of a server."""
-    heard = f"has said nothing for {age_seconds:.0f} s" if age_seconds is not None else "has not said anything yet"
+    heard = f"has said nothing for more than {STALE_SECONDS:.0f} s" if ever else "has not said anything yet"
     return f"server {server} {heard}, so it counts as full"
 
 
@@ -145,8 +147,10 @@ def vm_drained(vm: str) -> str:
 
 
 def _above(server: str, what: str, used: int, capacity: int, threshold: float) -> str:
+    most = _percent(threshold)
     share = _percent(used / capacity) if capacity else "more than all"
-    return f"server {server} would be at {share} of its {what}, above its threshold of {_percent(threshold)}"
+    share = f"just over {most}" if share == most else share
+    return f"server {server} would be at {share} of its {what}, above its threshold of {most}"
 
 
 def _not_offered(server: str, need: str, offered: str, taken: str) -> str:
@@ -154,7 +158,7 @@ def _not_offered(server: str, need: str, offered: str, taken: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.0f} %"  # whole: what is stored for a person should not change every second
 
 
 def _clock(moment: float) -> str:

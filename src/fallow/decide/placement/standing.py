@@ -17,7 +17,7 @@ from fallow.model.deployments import Replica, ReplicaState, Template
 from fallow.model.members import Member, Scheduling
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.servers import ServerReport
-from fallow.model.vms import Vm, VmWish
+from fallow.model.vms import SERVER_LABEL, Vm, VmWish
 
 LEAST_CPUS = NANO // 10  # what reserves less counts as this much on a server: nothing runs on nothing
 LEAST_MEMORY = 64 * 2**20
@@ -133,7 +133,7 @@ class Lenders:
         if not policy.lends:
             return "policy", phrases.server_pool_keeps(server.name, pool)
         if heard is None or not heard.fresh:
-            return "silent", phrases.server_silent(server.name, heard.age_seconds if heard is not None else None)
+            return "silent", phrases.server_silent(server.name, heard is not None)
         if not heard.report.lends:
             return "not-now", phrases.server_keeps(server.name, heard.report.why_not)
         if lending is not None and lending.backoff_until > self.now:
@@ -202,6 +202,14 @@ def needed(request: Request) -> Need:
 def least(cpus: int, memory_bytes: int) -> Need:
     """Return a reservation as it counts on a server."""
     return Need(max(cpus, LEAST_CPUS), max(memory_bytes, LEAST_MEMORY))
+
+
+def is_stray(snapshot: Snapshot, node: Member) -> bool:
+    """Say whether a node joined as a virtual machine's, by its token's label, and is known to be none's.
+
+    It has just joined and is not linked yet, or its machine is gone: it gets nothing, as nobody knows on which server.
+    """
+    return SERVER_LABEL in node.labels and node.id not in snapshot.vms_by_node
 
 
 def capacity_of(node: Member, vm: Vm | None, report: ServerReport | None = None) -> Need:

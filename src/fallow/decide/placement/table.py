@@ -10,7 +10,7 @@ from fallow.decide.placement.columns import Columns, SeeingColumns
 from fallow.decide.placement.lent import lent_of
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.placement.request import MOST, NANO, Request, reservation
-from fallow.decide.placement.standing import NOBODY, capacity_of
+from fallow.decide.placement.standing import NOBODY, capacity_of, is_stray
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
 from fallow.model.deployments import Replica, Template
@@ -47,7 +47,7 @@ class NodeTable:
         )
         self.touched: list[int] = []
         self.lent = lent_of(self.nodes, snapshot, servers or NOBODY, now)
-        self._read_nodes()
+        self._read_nodes(snapshot)
         self._read_replicas(snapshot)
         self._score_all()
 
@@ -111,11 +111,12 @@ class NodeTable:
         memory = self._all_memory[rows] - self.free_memory[rows] + given * request.memory_bytes
         return np.maximum(cpus * self._per_cpu[rows], memory * self._per_byte[rows])
 
-    def _read_nodes(self) -> None:
+    def _read_nodes(self, snapshot: Snapshot) -> None:
         nodes, codes = self.nodes, dict[str, int]()
         self._states = np.array([_STATES[node.state] for node in nodes], dtype=np.int8)
         self._scheduling = np.array([_SCHEDULING[node.scheduling] for node in nodes], dtype=np.int8)
         self.reachable: Mask = np.array([bool(node.lease.address) for node in nodes], dtype=np.bool_)
+        self.stray: Mask = np.array([is_stray(snapshot, node) for node in nodes], dtype=np.bool_)
         self.networked: Mask = np.array([not node.network_problem for node in nodes], dtype=np.bool_)
         self._architectures = np.array(
             [codes.setdefault(node.facts.architecture, len(codes)) for node in nodes], dtype=np.int32

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from fallow.client.keys import key_pem, new_key
 from fallow.drivers.authority import files
 from fallow.drivers.authority.files import AuthorityError
 from fallow.drivers.authority.keys import key_sha256, p256, public_key_of_request
@@ -65,7 +66,7 @@ class Authority:
                     f"{key_path} is missing beside its certificate; restore it from a backup, or remove "
                     f"{certificate_path} to begin anew, after which every machine must join again"
                 )
-            files.create(key_path, _key_pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
+            files.create(key_path, key_pem(new_key()), 0o600)
         key = _load_key(files.read_private(key_path))
         if not certificate_path.exists():
             begun = time.time() if now is None else now
@@ -90,7 +91,7 @@ class Authority:
 
     def bundle(self) -> bytes:
         """Return key and certificate, PEM, for another process of the same control plane: a secret."""
-        return _key_pem(self._key) + self.ca_pem.encode()
+        return key_pem(self._key) + self.ca_pem.encode()
 
     def issue_member(self, csr_pem: str, role: str, member_id: str, now: float, ttl_seconds: float) -> Issued:
         """Sign a member's request; only its key is taken from it. Raises AuthorityError on a bad one."""
@@ -115,7 +116,7 @@ class Authority:
 
         Raises AuthorityError when a host is neither an address nor a name.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = new_key()
         wanted = dict.fromkeys([SERVER_NAME, "localhost", "127.0.0.1", "::1", *hosts])
         names = [_general_name(host) for host in wanted]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
@@ -127,14 +128,14 @@ class Authority:
             [ExtendedKeyUsageOID.SERVER_AUTH],
             (now - SERVER_BACKDATE_SECONDS, expires_at),
         )
-        return pem, _key_pem(key).decode()
+        return pem, key_pem(key).decode()
 
     def issue_peer(self, peer_id: str, now: float) -> tuple[str, str]:
         """Return certificate and new private key, PEM, with which a control-plane process proves itself to others."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = new_key()
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         pem = csr.public_bytes(serialization.Encoding.PEM).decode()
-        return self.issue_member(pem, PEER_ROLE, peer_id, now, PEER_SECONDS).certificate_pem, _key_pem(key).decode()
+        return self.issue_member(pem, PEER_ROLE, peer_id, now, PEER_SECONDS).certificate_pem, key_pem(key).decode()
 
     def _sign(
         self,
@@ -162,12 +163,6 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:

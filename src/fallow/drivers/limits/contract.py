@@ -35,7 +35,11 @@ class Limits(Protocol):
         """
 
     def hold_cpus(self, cpus: float) -> tuple[str, ...]:
-        """Let what is lent use so many processors, all together. Returns problems. The same again writes nothing."""
+        """Let what is lent use so many processors, all together. Returns problems. The same again writes nothing.
+
+        It has the lowest weight, so that it gets them only while nobody else wants them; but with a limit that is very
+        small it gets that for sure, or it could not even say that it stops.
+        """
 
     def hold_memory(self, high_bytes: int, max_bytes: int) -> tuple[str, ...]:
         """Make the kernel take memory back above `high_bytes`, and never give more than `max_bytes`. Returns problems.

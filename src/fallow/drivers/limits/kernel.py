@@ -10,6 +10,7 @@ from fallow.drivers.limits.contract import LentUse, LimitsError
 
 PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000  # the kernel's
+SURE_CPUS = 0.1  # a limit up to this is too small to harm anybody, and what has no more should really get it
 CLOSE_SHARE = 0.01  # two quotas that differ by less are the same
 PAGE = 4096
 MEMORY_STEP = 16 * 2**20  # a memory limit that moves by less is not worth a write
@@ -47,10 +48,17 @@ class KernelLimits:
             raise LimitsError(
                 f"the control group {self._group} cannot be made: {error.strerror}; a server's agent has to run as root"
             ) from error
-        return tuple(self._lower_weights())
+        held = self.cpus()
+        return (*self._weigh_cpus(sure=held is not None and held <= SURE_CPUS), *self._lower_io())
 
     def hold_cpus(self, cpus: float) -> tuple[str, ...]:
-        """Set and read back the quota."""
+        """Set and read back the quota, and the weight that goes with it: never a high one with a high quota."""
+        sure = cpus <= SURE_CPUS
+        if sure:
+            return (*self._hold_quota(cpus), *self._weigh_cpus(sure))
+        return (*self._weigh_cpus(sure), *self._hold_quota(cpus))
+
+    def _hold_quota(self, cpus: float) -> tuple[str, ...]:
         quota = max(LEAST_QUOTA_US, round(cpus * PERIOD_US))
         if (held := self.cpus()) is not None and _close(held * PERIOD_US, quota):
             return ()
@@ -78,14 +86,7 @@ class KernelLimits:
 
     def cpus(self) -> float | None:
         """Return the quota in processors."""
-        folder = self._groups.folder("cpu", self._group)
-        if folder is None:
-            return None
-        if self._groups.version == 2:
-            words = (lines(folder / "cpu.max") or [""])[0].split()
-            return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
-        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
-        return quota / period if quota is not None and period and quota > 0 else None
+        return self._groups.quota(self._group)
 
     def use(self) -> LentUse:
         """Return what is used."""
@@ -129,12 +130,18 @@ class KernelLimits:
                         if error.errno != errno.EBUSY or controller in ("cpu", "memory"):
                             raise
 
-    def _lower_weights(self) -> Iterator[str]:
-        """Give the group the lowest weight of all; what this kernel does not have is left out."""
-        cpu, io = self._groups.folder("cpu", self._group), self._groups.folder("blkio", self._group)
-        if cpu is None or not self._idle(cpu):
-            weight = ("cpu.weight", 1) if self._groups.version == 2 else ("cpu.shares", 2)
-            yield from _weigh(cpu, *weight)
+    def _weigh_cpus(self, sure: bool) -> Iterator[str]:
+        """Give the group the lowest weight of all; or, `sure`, that of any other: its quota is bound enough then."""
+        cpu = self._groups.folder("cpu", self._group)
+        if cpu is not None and _idle(cpu, not sure) and not sure:
+            return
+        lowest, usual = (1, 100) if self._groups.version == 2 else (2, 1024)
+        name = "cpu.weight" if self._groups.version == 2 else "cpu.shares"
+        yield from _weigh(cpu, name, usual if sure else lowest)
+
+    def _lower_io(self) -> Iterator[str]:
+        """Give the group the lowest weight at disks; what this kernel does not have is left out."""
+        io = self._groups.folder("blkio", self._group)
         if self._groups.version == 2:
             io = self._groups.folder("io", self._group)
             names = (("io.weight", 1), ("io.bfq.weight", 1))
@@ -143,18 +150,6 @@ class KernelLimits:
         for name, weight_value in names:
             if io is not None and (io / name).is_file():
                 yield from _weigh(io, name, weight_value)
-
-    def _idle(self, folder: Path) -> bool:
-        """Make the group run only when nothing else wants to; False: this kernel cannot."""
-        path = folder / "cpu.idle"
-        if not path.is_file():
-            return False
-        try:
-            if number(path) != 1:
-                _write(path, "1")
-        except OSError:
-            return False
-        return number(path) == 1
 
     def _write_quota(self, quota_us: int) -> None:
         folder = self._groups.folder("cpu", self._group)
@@ -171,6 +166,19 @@ class KernelLimits:
         _write(folder / "cpu.cfs_quota_us", str(quota_us))
         if not shrinks:
             _fit_below(folder, quota_us / PERIOD_US)
+
+
+def _idle(folder: Path, wanted: bool) -> bool:
+    """Make the group run only when nothing else wants to, or like any other; False: this kernel cannot."""
+    path = folder / "cpu.idle"
+    if not path.is_file():
+        return False
+    try:
+        if number(path) != int(wanted):
+            _write(path, str(int(wanted)))
+    except OSError:
+        return False
+    return number(path) == int(wanted)
 
 
 def _fit_below(folder: Path, cpus: float) -> None:

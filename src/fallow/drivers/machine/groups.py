@@ -30,7 +30,7 @@ class MachineGroups:
         trees = [groups.tree(controller) for controller in (*TREES, "systemd")] + [groups.unified]
         for tree in dict.fromkeys(tree for tree in trees if tree is not None):
             folder = tree
-            for part in (self.parent, *(name.split("/") if name else ())):
+            for part in f"{self.parent}/{name}".strip("/").split("/"):
                 _hand_down(folder)
                 folder = folder / part
                 folder.mkdir(exist_ok=True)

@@ -1,0 +1,96 @@
+"""A server that lends, as a control group of this machine: what others do here neither counts nor gets in its way."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from fallow.drivers.cgroups import Groups
+from fallow.drivers.machine.groups import MachineGroups
+from testbed import cgroups
+from testbed.cluster import FALLOW, Cluster
+from testbed.engines import EngineNode
+from testbed.processes import InsideProcess
+
+PERIOD_US = 100_000
+# Until it ends it is there, and does nothing.
+CALM = "import time\nwhile True: time.sleep(60)"
+_ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 1; shift; done; shift; exec "$@"'
+
+
+class LendingServer:
+    """A machine of `cluster` with a primary application; closing it ends all that runs in its control group."""
+
+    def __init__(self, cluster: Cluster, name: str, cpus: float, memory_bytes: int) -> None:
+        """Make the group with these limits, and an idle primary. The machine has to be booted."""
+        self.cluster, self.name = cluster, name
+        self.node: EngineNode = cluster.nodes[name]
+        self.within = f"/{cluster.fabric.namespace}-{name}"
+        self.primary = f"{self.within}/primary"
+        self._groups = Groups()
+        for group in (self.primary, f"{self.within}/agent"):
+            MachineGroups(group.strip("/"), self._groups).make()
+        self._limit(self.within, cpus)
+        self._hold(memory_bytes)
+        cgroups.favour(self.within)
+        self._primary = [cgroups.burn(self.primary, CALM)]
+        self.agent: InsideProcess | None = None
+
+    def join(self, *options: str, token: str = "") -> None:
+        """Start the server's agent; with a token it joins."""
+        folders = self._groups.folders(f"{self.within}/agent")
+        enter = [str(folder / "cgroup.procs") for folder in folders]
+        told: Mapping[str, str] = {"FALLOW_JOIN_TOKEN": token} if token else {}
+        self.agent = self.node.run_inside(
+            [
+                "sh", "-c", _ENTER, "sh", *enter, "--", FALLOW, "join", self.cluster.url,
+                "--data", str(self.node.folder / "agent"), "--name", self.name, "--role", "server",
+                "--within", self.within, "--primary", f"cgroup:{self.primary}", "--engine", self.node.url, *options,
+            ],
+            self.log,
+            {**self.cluster.environment, **told},
+        )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """Return where the agent writes."""
+        return self.node.folder / "agent.log"
+
+    def spike(self, cpus: float) -> None:
+        """Let the primary use so many processors."""
+        self._limit(self.primary, cpus)
+        self._primary.extend(cgroups.burn(self.primary) for _ in range(int(cpus) + 1))
+
+    def calm(self) -> None:
+        """Let the primary be idle again."""
+        while len(self._primary) > 1:
+            _end(self._primary.pop())
+
+    def close(self) -> None:
+        """End everything of it."""
+        if self.agent is not None:
+            self.agent.kill()
+            self.agent.wait(10)
+        cgroups.remove(self.within)
+        for process in self._primary:
+            _end(process)
+
+    def _limit(self, group: str, cpus: float) -> None:
+        folder = self._groups.folder("cpu", group)
+        assert folder is not None
+        quota = round(cpus * PERIOD_US)
+        if self._groups.version == 2:
+            (folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
+        else:
+            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def _hold(self, memory_bytes: int) -> None:
+        folder = self._groups.folder("memory", self.within)
+        assert folder is not None
+        name = "memory.max" if self._groups.version == 2 else "memory.limit_in_bytes"
+        (folder / name).write_text(str(memory_bytes))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait(10)

@@ -1,0 +1,169 @@
+"""A server lends what its primary leaves idle: what runs there serves, and leaves when the primary wants it back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from conftest import Whole
+
+from demo.load import Load
+from testbed import cgroups, images, parts, vms
+from testbed.cluster import free_port
+from testbed.fabric import Fabric
+from testbed.processes import TestbedError
+from testbed.registry import Registry
+from testbed.servers import LendingServer
+from testbed.vms import VmGround
+
+GIB = 2**30
+WEB = """
+services:
+  web:
+    image: {image}
+    environment: {{NAME: web, VERSION: "1"}}
+    expose: ["8080"]
+    deploy:
+      replicas: {replicas}
+      resources: {{reservations: {{cpus: "0.1", memory: 32M}}}}
+    x-fallow:
+      class: {service_class}
+      routes: [http://web.test]
+      health: {{http: /healthz, interval: 500ms, timeout: 5s, retries: 3, start_period: 60s}}
+"""
+
+
+class Lending(Whole):
+    """A cluster with one machine that is a server, and one that can be a node of its own."""
+
+    lender: LendingServer
+
+    def lent(self) -> dict[str, object] | None:
+        """Return the server's first virtual machine."""
+        found = self.call("vm", "list", "--json")["items"]
+        return found[0] if found else None
+
+    def vm_joined(self) -> bool:
+        """Say whether the virtual machine is a node that is ready."""
+        vm = self.lent()
+        members = self.members("node") if vm is not None and vm["node"] else {}
+        return vm is not None and members.get(str(vm["node"]), {}).get("state") == "ready"
+
+    def on(self, node: str, count: int) -> bool:
+        """Say whether so many replicas are healthy on a node, and nothing is elsewhere."""
+        found = self.running("test/web")
+        return len(found) == count and all((one["node"], one["health"]) == (node, "healthy") for one in found)
+
+    def report(self) -> dict[str, object]:
+        """Return what the server said last."""
+        found: dict[str, object] = self.call("server", "show", "srv1", "--json")["report"]
+        return found
+
+    def told(self) -> str:
+        """Return what a person would look at when something is not as it should be."""
+        looks = (("top", "--once", "--vms"), ("explain", "srv1"), ("events", "--since", "10m"))
+        texts = [self.fallow(*look) for look in looks]
+        return "\n".join([*texts, self.lender.log.read_text()[-4000:]])
+
+
+@contextmanager
+def lending(cpus: float, memory_bytes: int) -> Iterator[Lending]:
+    """Yield the cluster; its server has not joined yet."""
+    parts.require("namespaces", "registry", "haproxy", "busybox", "curl", "podman")
+    if (reason := cgroups.missing()) is not None:
+        pytest.skip(reason)
+    with Fabric() as fabric:
+        registry = Registry(fabric)
+        cluster = Lending(fabric, insecure_registries=(registry.address,), port=free_port(17443))
+        cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
+        cluster.http_port = free_port(18080)
+        try:
+            cluster.start_server()
+            cluster.fallow("registry", "add", registry.address, "--insecure")
+            cluster.start_gateway("gw1", cluster.http_port, cluster.token("gateway"))
+            cluster.boot("srv1", "n1")
+            cluster.lender = LendingServer(cluster, "srv1", cpus, memory_bytes)
+            try:
+                yield cluster
+            except (AssertionError, TestbedError) as error:
+                raise AssertionError(f"{error}\n{cluster.told()}") from error
+            finally:
+                cluster.lender.close()
+        finally:
+            cluster.close()
+
+
+def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() -> None:
+    with lending(1.0, 4 * GIB) as cluster:
+        cluster.fallow("server-pool", "policy", "set", "default", "--isolation", "cgroup", "--evict-after", "2s")
+        cluster.lender.join(token=cluster.token("server", "--label", "region=west"))
+        cluster.wait(cluster.vm_joined, 60, "a node on lent capacity")
+        labels = cluster.members("node")["srv1-vm"]["labels"]
+        assert labels == {"fallow.server": "srv1", "fallow.vm": "srv1-vm", "region": "west"}
+
+        refused = WEB.format(image=cluster.image, replicas=1, service_class="standard")
+        assert "lent capacity" in cluster.fallow("deploy", "--dry-run", str(_written(cluster, refused)))
+        cluster.deploy(WEB.format(image=cluster.image, replicas=2, service_class="harvest"))
+        assert cluster.on("srv1-vm", 2)
+        _leaves_under_load(cluster, 1.0)
+        cluster.lender.calm()
+        _drained_and_used_again(cluster)
+
+
+def _written(cluster: Lending, text: str) -> object:
+    file = cluster.fabric.folder / "refused.yaml"
+    file.write_text(text)
+    return file
+
+
+def _leaves_under_load(cluster: Lending, cpus: float) -> None:
+    """Let a node of its own join, the primary use so many processors, and see all replicas move with nothing failed."""
+    cluster.join("n1", "--name", "n1", token=cluster.token("node"))
+    cluster.wait_ready("n1")
+    load = Load("127.0.0.1", cluster.http_port, ["web.test"], clients=2)
+    load.start()
+    try:
+        cluster.wait(lambda: load.sent.total() > 20, 30, "requests under way")
+        cluster.lender.spike(cpus)
+        count = len(cluster.running("test/web"))
+        cluster.wait(lambda: cluster.on("n1", count), 90, "all replicas on the node of its own")
+    finally:
+        load.stop()
+    assert not load.failures, (len(load.failures), load.failures[:5], load.sent)
+    events = cluster.fallow("events", "--since", "5m")
+    assert "ReplicasEvicted" in events
+    shown = cluster.call("server", "show", "srv1", "--json")
+    assert shown["backoff_until"] > 0
+    assert shown["evictions"] == count
+
+
+def _drained_and_used_again(cluster: Lending) -> None:
+    """Drain the server: its virtual machine stops. Undrain it: the machine is back, the same node as before."""
+    before = cluster.lent()
+    assert before is not None
+    assert "can be shut down" in cluster.fallow("server", "drain", "srv1", "--timeout", "60s")
+    assert cluster.lent() == {
+        **before,
+        **{key: (cluster.lent() or {})[key] for key in ("state", "state_since", "use", "revision")},
+    }
+    cluster.wait(lambda: (cluster.lent() or {}).get("state") == "stopped", 30, "the virtual machine stopped")
+    cluster.fallow("server", "undrain", "srv1")
+    cluster.wait(lambda: (cluster.lent() or {}).get("state") == "running", 60, "the virtual machine back")
+    after = cluster.lent()
+    assert after is not None
+    assert after["node"] == before["node"]
+
+
+def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
+    if (reason := vms.missing()) is not None:
+        pytest.skip(reason)
+    with lending(2.0, 4 * GIB) as cluster, VmGround(cluster.fabric) as ground:
+        cluster.fallow(
+            "server-pool", "policy", "set", "default",
+            "--cpu-threshold", "90%", "--cpu-ceiling", "95%", "--evict-after", "2s",
+            "--vm-memory", "768MiB", "--vm-cpus", "1",
+        )  # fmt: skip
+        cluster.lender.join(*ground.options, token=cluster.token("server"))
+        cluster.wait(cluster.vm_joined, 180, f"a virtual machine that has joined\n{ground.consoles()[-3000:]}")
+        cluster.deploy(WEB.format(image=cluster.image, replicas=1, service_class="harvest"))
+        assert cluster.on("srv1-vm", 1)
+        _leaves_under_load(cluster, 1.5)
