@@ -24,7 +24,7 @@ class LendingServer:
         """Make the group with these limits, and an idle primary. The machine has to be booted."""
         self.cluster, self.name = cluster, name
         self.node: EngineNode = cluster.nodes[name]
-        self.within = f"/{cluster.fabric.namespace}-{name}"
+        self.within = f"/{cluster.fabric.namespace}-{name}.server"  # with a dot, as libvirt wants it
         self.primary = f"{self.within}/primary"
         self._groups = Groups()
         for group in (self.primary, f"{self.within}/agent"):
