@@ -1,6 +1,7 @@
 """Virtual machines on a fabric: libvirt in its network, addresses by DHCP, and an image of this machine's programs."""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -22,7 +23,7 @@ from testbed.processes import TestbedError
 CACHE = Path("/var/cache/fallow/testbed-images")
 PARTS = ("namespaces", "podman", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "mke2fs", "depmod", "busybox")
 _FIRST, _LAST = 200, 250  # of the fabric's addresses, those of virtual machines
-_KEPT = 2  # images of former states of the program
+_KEPT = 3  # images of former states of the program
 
 
 def missing() -> str | None:
@@ -94,16 +95,27 @@ def image_to(folder: Path) -> None:
 
     It is kept for the next run; another state of the program makes another. Raises TestbedError.
     """
-    kept = CACHE / hashlib.sha256(own_package().content + os.fsencode(Path(build.__file__))).hexdigest()[:16]
-    if not (kept / images.MANIFEST).exists():
-        request = build.BuildRequest(name="default", base="host", images=CACHE, output=kept)
-        try:
-            asyncio.run(build.build(request, lambda _: None))
-        except MachineError as error:
-            raise TestbedError(f"no image for virtual machines: {error}") from error
-        for former in sorted(CACHE.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
-            shutil.rmtree(former, ignore_errors=True)
-    target = folder / "default"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:  # two runs build it once, and take nothing away from each other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = CACHE / hashlib.sha256(own_package().content + os.fsencode(Path(build.__file__))).hexdigest()[:16]
+        if not (kept / images.MANIFEST).exists():
+            _build(kept)
+        _link(kept, folder / "default")
+
+
+def _build(kept: Path) -> None:
+    request = build.BuildRequest(name="default", base="host", images=CACHE, output=kept)
+    try:
+        asyncio.run(build.build(request, lambda _: None))
+    except MachineError as error:
+        raise TestbedError(f"no image for virtual machines: {error}") from error
+    whole = [path.parent for path in CACHE.glob(f"[0-9a-f]*/{images.MANIFEST}")]
+    for former in sorted(whole, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _link(kept: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for entry in kept.iterdir():
         images.link(entry, target / entry.name)

@@ -72,6 +72,7 @@ class LibvirtMachines:
         """Find out whether libvirt answers and how machines run; see the contract."""
         if platform.machine() not in ("x86_64", "AMD64"):
             raise MachineError("failed", f"virtual machines run on x86-64 only, this is {platform.machine()}")
+        _partition(self._groups.parent)
         await self._virsh.run("version")
         self._accelerator = await accelerator(self._options.accelerator)
 
@@ -296,5 +297,17 @@ def read_domains(said: str, member_id: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def _partition(group: str) -> str:
-    """Return how libvirt is told of a control group at the root; where systemd runs it makes a slice of the name."""
-    return f"/{group.removesuffix('.slice')}" if _RUNS_SYSTEMD.is_dir() else f"/{group}"
+    """Return how libvirt is told of a control group; where systemd runs it makes a slice of the name.
+
+    Raises MachineError for a group that libvirt would take for another one.
+    """
+    if _RUNS_SYSTEMD.is_dir():
+        return f"/{group.removesuffix('.slice')}"
+    plain = next((part for part in group.split("/") if "." not in part), None)
+    if plain is not None:
+        raise MachineError(
+            "failed",
+            f"libvirt would add `.partition` to {plain!r} of the control group {group}, as it does to names without a "
+            "dot: give it a name with one",
+        )
+    return f"/{group}"

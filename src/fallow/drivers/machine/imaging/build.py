@@ -62,7 +62,7 @@ async def build(request: BuildRequest, tell: Tell) -> Path:
 
 
 async def add(name: str, file: Path, folder: Path) -> Path:
-    """Copy the disk of somebody else's image, which has cloud-init, among ours; return its folder. Raises MachineError."""
+    """Copy the disk of somebody else's image with cloud-init among ours; return its folder. Raises MachineError."""
     if shutil.which("qemu-img", path=commands.PATH) is None:
         raise MachineError("failed", "qemu-img is not installed: apt-get install qemu-utils")
     if not await asyncio.to_thread(file.is_file):

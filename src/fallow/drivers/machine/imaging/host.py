@@ -61,7 +61,7 @@ _SKIPPED = frozenset({"..", "tests", "test"})  # of installed packages
 
 
 def fill(root: Path, kernel: Kernel) -> None:
-    """Fill an empty folder with a system that joins as a node. Raises MachineError with what is missing, and OSError."""
+    """Fill an empty folder with a system that joins as a node. Raises MachineError, and OSError."""
     programs = tuple(_programs())
     _folders(root)
     shutil.copytree(SKELETON, root, dirs_exist_ok=True, copy_function=_copy)
@@ -162,9 +162,7 @@ def _python(root: Path) -> list[Path]:
     """Copy the interpreter, its library and all packages of Fallow; return what of it is linked to libraries."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library, packages = root / "usr/local/lib" / version, root / "opt/fallow"
-    shutil.copytree(
-        sysconfig.get_paths()["stdlib"], library, symlinks=True, ignore=lambda at, names: _left_out(at, names)
-    )
+    shutil.copytree(sysconfig.get_paths()["stdlib"], library, symlinks=True, ignore=_left_out)
     interpreter = root / "usr/local/bin" / version
     interpreter.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(Path(sys.executable).resolve(), interpreter)
@@ -217,7 +215,7 @@ def _distributions(name: str) -> Sequence[importlib.metadata.Distribution]:
 
 
 def _libraries(files: Iterable[Path]) -> set[Path]:
-    """Return the shared libraries of this machine that files are linked to; those that lie beside them come with them."""
+    """Return the shared libraries of this machine that files are linked to, but for those that lie beside them."""
     environment = {**os.environ, "LC_ALL": "C"}
     told = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False, env=environment)
     found = {Path(path) for path in re.findall(r"(/\S+) \(0x", told.stdout)}

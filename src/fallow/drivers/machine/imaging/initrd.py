@@ -22,12 +22,12 @@ mount -t devtmpfs dev /dev
 for module in virtio_pci virtio_blk; do modprobe $module; done
 tries=0
 until [ -b /dev/vda ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
-mkdir /root
-mount -o rw,noatime /dev/vda /root || exec sh
-mount --move /dev /root/dev
-mount --move /proc /root/proc
-mount --move /sys /root/sys
-exec switch_root /root /sbin/init
+mkdir /disk
+mount -o rw,noatime /dev/vda /disk || exec sh
+mount --move /dev /disk/dev
+mount --move /proc /disk/proc
+mount --move /sys /disk/sys
+exec switch_root /disk /sbin/init
 """
 
 

@@ -1,5 +1,6 @@
 """The kernel that our own images boot: Debian's for clouds, from its package, which is unpacked and not installed."""
 
+import asyncio
 import re
 import shutil
 import tempfile
@@ -35,11 +36,12 @@ async def fetched(cache: Path) -> Kernel:
     if found is None:
         raise MachineError("failed", f"apt knows no package {PACKAGE}: apt-get update")
     place = cache / found[1]
-    if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+    if not await asyncio.to_thread(place.exists):
+        await asyncio.to_thread(cache.mkdir, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".draft-") as folder:
             draft = Path(folder)
-            await unpack(await _download(draft, found[1]), draft / "tree")
+            await _download(draft, found[1])
+            await unpack(next(iter(draft.glob("*.deb"))), draft / "tree")  # noqa: ASYNC240 - one entry
             (draft / "tree").rename(place)
     return unpacked(place)
 
@@ -57,7 +59,7 @@ def unpacked(tree: Path) -> Kernel:
     return Kernel(version=files[-1].name.removeprefix("vmlinuz-"), file=files[-1], tree=tree)
 
 
-async def _download(folder: Path, package: str) -> Path:
+async def _download(folder: Path, package: str) -> None:
     # Not into `folder` itself: apt would warn that its own user cannot enter it.
     try:
         await commands.run(
@@ -65,7 +67,6 @@ async def _download(folder: Path, package: str) -> Path:
         )
     except MachineError as error:
         raise MachineError("failed", f"the kernel could not be fetched: {error}") from error
-    return next(folder.glob("*.deb"))
 
 
 def copy_modules(kernel: Kernel, root: Path, wanted: tuple[str, ...]) -> None:
