@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from simulation.promises import FEDERATION_FROM, WIDE_FROM
+from simulation.promises import FEDERATION_FROM, HOSTING_FROM, WIDE_FROM
 from simulation.world import Outcome, report, run
 
 AT_ONCE = 5
-KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM}
+KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM, "hosting": HOSTING_FROM}
 
 
 def _several(seeds: list[int]) -> list[Outcome]:

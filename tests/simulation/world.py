@@ -34,7 +34,7 @@ from simulation.planes import (
     key_of_paper_bundle,
     named_by_paper,
 )
-from simulation.promises import is_federation, is_shared, is_wide
+from simulation.promises import is_federation, is_hosting, is_shared, is_wide
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
@@ -318,9 +318,10 @@ class Outcome:
 def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     """Run one seed to its end."""
     from simulation.federation.scenario import play as play_federation
+    from simulation.hosting.scenario import play as play_hosting
     from simulation.scenario import play as play_cluster
 
-    play = play_federation if is_federation(seed) else play_cluster
+    play = play_hosting if is_hosting(seed) else play_federation if is_federation(seed) else play_cluster
     if is_federation(seed):  # what is collected may close a connection, at a moment that no seed says
         gc.collect()
     gc.set_threshold(0 if is_federation(seed) else COLLECT_AFTER)
