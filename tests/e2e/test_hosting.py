@@ -166,6 +166,7 @@ def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
         )  # fmt: skip
         cluster.lender.join(*ground.options, token=cluster.token("server"))
         cluster.wait(cluster.vm_joined, 180, f"a virtual machine that has joined\n{ground.consoles()[-3000:]}")
-        cluster.deploy(WEB.format(image=cluster.image, replicas=1, cpus=0.75, service_class="harvest"))
+        text = WEB.format(image=cluster.image, replicas=1, cpus=0.75, service_class="harvest")
+        cluster.deploy(text, "--timeout", "150s")
         assert cluster.on("srv1-vm", 1)
         _leaves_under_load(cluster, 1.12)

@@ -337,4 +337,3 @@ def hosting_replaced() -> Iterator[None]:
         mock.patch.object(fallow.decide.agent.vms, "HALT_SECONDS", HALT_SECONDS),
     ):
         yield
-
