@@ -63,7 +63,7 @@ async def storing(*records: Record, url: str = "memory:", check: Any = None) -> 
         await store.close()
 
 
-async def until(condition: Callable[[], T], seconds: float = 5.0) -> T:
+async def until(condition: Callable[[], T], seconds: float = 30.0) -> T:
     """Wait until a condition gives something true, and return that."""
     async with asyncio.timeout(seconds):
         while not (found := condition()):

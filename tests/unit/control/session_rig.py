@@ -92,7 +92,7 @@ class Connection:
             self.writer.write(encode_frame(frame))
         await self.writer.drain()
 
-    async def hear(self, seconds: float = 5.0) -> ToMember:
+    async def hear(self, seconds: float = 30.0) -> ToMember:
         """Return the next frame, but for the list of image tasks that every session begins with when it is empty."""
         async with asyncio.timeout(seconds):
             while True:
