@@ -59,7 +59,7 @@ property: $(VENV)/.done  ## property tests
 simulation: $(VENV)/.done  ## 200 runs of the whole system under virtual time and faults, and the mistakes they must find
 	@$(BIN)/pytest -q -n auto tests/simulation
 
-simulate: $(VENV)/.done  ## many more runs, on all cores: make simulate SEEDS=20000 FROM=0 KIND=federation
+simulate: $(VENV)/.done  ## many more runs, on all cores: make simulate SEEDS=20000 FROM=0 KIND=hosting (or federation, wide)
 	@PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM) --kind $(KIND)
 
 contract: $(VENV)/.done  ## every back-end against its contract, on real parts

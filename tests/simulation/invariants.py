@@ -40,6 +40,7 @@ class Watch:
 
     seen = SEEN
     kept_for_snapshots = DECIDED_ON
+    roomy = True  # when people have tidied up there is room for all
 
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes

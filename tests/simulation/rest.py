@@ -27,6 +27,8 @@ def _deployments_at_rest(watch: Watch) -> Iterable[str]:
         if deployment.deleting:
             yield f"{deployment.path} is still being deleted"
             continue
+        if not watch.roomy and f"{deployment.id}.{deployment.generation}" in unplaced:
+            continue  # its newest version waits for room, and what it replaces goes on
         yield from _deployment_at_rest(watch, deployment, by_deployment.get(deployment.id, ()), unplaced)
     for replica in watch.replicas().values():
         if replica.deployment_id not in watch.deployments():

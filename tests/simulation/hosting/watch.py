@@ -54,6 +54,7 @@ class HostingWatch(Watch):
     """Sees every commit, every report and every machine of servers."""
 
     seen = frozenset({*Watch.seen, *SEEN})
+    roomy = False
     kept_for_snapshots = (*Watch.kept_for_snapshots, *SEEN)
 
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:

@@ -30,7 +30,7 @@ from simulation.hosting.servers import Driver, Foretelling, Guest, Reading, Serv
 from simulation.hosting.watch import HostingWatch
 from simulation.members import Folder, Identity, Paper, Vitals, _session
 from simulation.story import Story
-from simulation.world import EPOCH, IMAGES, Running, World
+from simulation.world import EPOCH, Running, World
 
 BOOT_SECONDS = (1.0, 5.0)
 JOIN_AGAIN_SECONDS = 2.0

@@ -1,0 +1,119 @@
+"""Mistakes of hosting made on purpose. Each must break its promise in some run."""
+
+import importlib
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+import fallow.agent.lending
+import fallow.decide.harvest.evict
+import fallow.decide.harvest.lending
+import fallow.decide.harvest.orders
+from fallow.decide.harvest.heard import HeardServer
+from fallow.decide.placement.request import Request, request_of
+from fallow.decide.placement.standing import NOTHING, Lenders
+from simulation.hosting.limits import HELD, SLOWLY
+from simulation.hosting.watch import ADMITTED, BACKOFF, EMPTY, ENOUGH, LOWEST, SILENT, STANDARD
+from simulation.mutations import Mutation
+from simulation.promises import HOSTING_FROM
+
+# By name: the package has functions of these names.
+_place = importlib.import_module("fallow.decide.placement.place")
+_fits = importlib.import_module("fallow.decide.placement.fits")
+_evict, _lending = fallow.decide.harvest.evict, fallow.decide.harvest.lending
+
+
+def _in_flight_not_counted() -> list[Any]:
+    held = Lenders._held
+
+    def only_measured(self: Any, server_id: str, seconds: float) -> Any:
+        return held(self, server_id, seconds)[0], NOTHING
+
+    return [mock.patch.object(Lenders, "_held", only_measured)]
+
+
+def _offer_ignored() -> list[Any]:
+    held = Lenders._held
+
+    def nothing_placed(self: Any, server_id: str, seconds: float) -> Any:
+        return NOTHING, held(self, server_id, seconds)[1]
+
+    return [mock.patch.object(Lenders, "_held", nothing_placed)]
+
+
+def _backoff_forgotten() -> list[Any]:
+    backing_off = _evict._World._backing_off
+
+    def forgetful(self: Any, server: Any, count: int) -> Any:
+        return msgspec.structs.replace(backing_off(self, server, count), backoff_until=0.0)
+
+    return [mock.patch.object(_evict._World, "_backing_off", forgetful)]
+
+
+def _stale_believed() -> list[Any]:
+    return [mock.patch.object(HeardServer, "fresh", property(lambda self: True))]
+
+
+def _grows_at_once() -> list[Any]:
+    def hasty(before: float, wanted: float, capacity: float, seconds: float) -> float:
+        return min(capacity, max(0.05, wanted))
+
+    return [mock.patch.object(_lending, "next_limit", hasty)]
+
+
+def _shrinks_slowly() -> list[Any]:
+    before_it = _lending.next_limit
+
+    def lazy(before: float, wanted: float, capacity: float, seconds: float) -> float:
+        return max(before_it(before, wanted, capacity, seconds), before - 0.1 * capacity * seconds)
+
+    return [mock.patch.object(_lending, "next_limit", lazy)]
+
+
+def _blindness_unnoticed() -> list[Any]:
+    return [mock.patch.object(fallow.agent.lending, "blind", lambda held, seconds: held)]
+
+
+def _ranks_reversed() -> list[Any]:
+    return [mock.patch.object(_evict, "_RANKS", {"spot": 2, "harvest": 1, "": 1, "standard": 0})]
+
+
+def _all_evicted() -> list[Any]:
+    def everything(self: Any, candidates: Any, freed: Any, need: Any, most: int) -> Any:
+        return list(candidates)
+
+    return [mock.patch.object(_evict._World, "_chosen", everything)]
+
+
+def _standard_anywhere() -> list[Any]:
+    requested = request_of
+
+    def classless(template: Any) -> Request:
+        request = requested(template)
+        policy = msgspec.structs.replace(request.policy, service_class="")
+        return msgspec.structs.replace(request, policy=policy)
+
+    return [
+        mock.patch.object(_place, "request_of", classless),
+        mock.patch.object(_fits, "request_of", classless),
+    ]
+
+
+def _stopped_while_full() -> list[Any]:
+    return [mock.patch.object(fallow.decide.harvest.orders, "empty", lambda snapshot, vm: True)]
+
+
+MUTATIONS = (
+    Mutation("what is in flight is not counted", ADMITTED, _in_flight_not_counted, HOSTING_FROM),
+    Mutation("more is placed than is offered", ADMITTED, _offer_ignored, HOSTING_FROM),
+    Mutation("a server that sent replicas away gets them back", BACKOFF, _backoff_forgotten, HOSTING_FROM, 60),
+    Mutation("a stale report is believed", SILENT, _stale_believed, HOSTING_FROM, 60),
+    Mutation("the limit grows at once", SLOWLY, _grows_at_once, HOSTING_FROM),
+    Mutation("the limit shrinks slowly", HELD, _shrinks_slowly, HOSTING_FROM),
+    Mutation("nobody notices that nothing is measured", HELD, _blindness_unnoticed, HOSTING_FROM),
+    Mutation("the best class goes first", LOWEST, _ranks_reversed, HOSTING_FROM, 60),
+    Mutation("all is evicted for a little", ENOUGH, _all_evicted, HOSTING_FROM, 60),
+    Mutation("standard goes anywhere", STANDARD, _standard_anywhere, HOSTING_FROM),
+    Mutation("machines stop with what they hold", EMPTY, _stopped_while_full, HOSTING_FROM),
+)
