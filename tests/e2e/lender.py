@@ -2,8 +2,9 @@
 
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from conftest import Whole
@@ -15,9 +16,9 @@ from fallow.model.deployments import ReplicaView
 from fallow.model.members import MemberChange, Scheduling
 from fallow.model.server_pools import LendingChange, ServerPoolChange
 from fallow.model.servers import ServerView
-from fallow.model.vms import LENT_GROUP, VmView
+from fallow.model.vms import LENT_GROUP, VmState, VmView
 from testbed import cgroups, images, parts
-from testbed.cluster import FALLOW, free_port
+from testbed.cluster import FALLOW, free_port, tail
 from testbed.fabric import Fabric
 from testbed.processes import InsideProcess, TestbedError
 from testbed.registry import Registry
@@ -122,6 +123,10 @@ class Lender:
         """Return the agent."""
         return self.cluster.agents[SERVER]
 
+    def told(self) -> str:
+        """Return the end of what the agent logged."""
+        return tail(self.cluster.nodes[SERVER].folder / "agent.log")
+
     def kill_agent(self) -> None:
         """Kill the agent without a chance to say goodbye."""
         self.process.kill()
@@ -152,6 +157,10 @@ class Lender:
     def limit(self) -> float:
         """Return how many processors what is lent may use, by the kernel's own word."""
         return self._groups.quota(self.lent) or 0.0
+
+    def used_bytes(self) -> int:
+        """Return the memory that the whole server uses."""
+        return self._groups.memory_bytes(self.group) or 0
 
     def lent_processes(self) -> set[int]:
         """Return the ids of all that runs in what is lent."""
@@ -194,12 +203,43 @@ class Lender:
             events = self.cluster.fallow("events", "--since", "2m")
             raise TestbedError("\n".join((str(error), *told, events))) from None
 
+    def wait_where_serving(self, client: Client, *nodes: str, seconds: float) -> None:
+        """Wait until healthy replicas of the web service are on these nodes, whatever else is left of it."""
+
+        def so() -> bool:
+            return [place for place in self.where(client) if place in nodes] == sorted(nodes)
+
+        self.cluster.wait(so, seconds, f"replicas that serve on {nodes}")
+
     def home(self, client: Client) -> None:
         """Bring both replicas of the web service onto what is lent."""
         if self.where(client) != [VM, VM]:
             self.schedule(client, OTHER, Scheduling.DRAINING)
             self.wait_where(client, VM, VM)
             self.schedule(client, OTHER, Scheduling.ACTIVE)
+
+    def runs(self, client: Client) -> bool:
+        """Say whether its machine runs and is a node."""
+        vm = self.vm(client)
+        return vm is not None and vm.state is VmState.RUNNING and bool(vm.node)
+
+    def lends(self, client: Client) -> bool:
+        """Say whether it lends, as it was heard last."""
+        report = self.view(client).report
+        return report is not None and report.lends
+
+    def serve(self, client: Client, *options: str, seconds: float = 60) -> None:
+        """Let the server and the other node join, and deploy the web service once the machine is a node."""
+        for name in (SERVER, OTHER):
+            self.cluster.nodes[name].wait_ready()
+        self.prime()
+        self.join("--name", SERVER, *options, token=self.cluster.token("server", "--label", "region=west"))
+        # A node that claims to be the machine of a server, before there is that machine.
+        claims = ("--var", f"fallow.server={SERVER}", "--var", f"fallow.vm={VM}", "--function", f"{SERVER} {VM}")
+        self.cluster.join(OTHER, "--name", OTHER, *claims, token=self.cluster.token("node"))
+        self.cluster.wait(lambda: self.runs(client), seconds, "the machine of the server")
+        self.cluster.wait_ready(OTHER, VM)
+        self.cluster.deploy(WEB.format(image=self.cluster.image))
 
     def close(self) -> None:
         """End its primary."""
@@ -247,7 +287,11 @@ def lending(*server_options: str, cpus: float = CPUS, memory_bytes: int = MEMORY
         import pytest
 
         pytest.skip(reason)
-    with cgroups.groups(1) as (group,), Fabric() as fabric:
+    # With a dot, or libvirt would call it otherwise.
+    group = f"/fallow-test-{uuid.uuid4().hex[:8]}.slice"
+    with ExitStack() as stack:
+        stack.callback(cgroups.remove, group)
+        fabric = stack.enter_context(Fabric())
         registry = Registry(fabric)
         cluster = Whole(
             fabric,

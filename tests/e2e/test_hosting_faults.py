@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from joined import no_request_fails
-from lender import OTHER, SERVER, VM, WEB, Lender, lending, logs
+from lender import OTHER, SERVER, VM, Lender, lending, logs
 
 from fallow.client.api import Client
 from fallow.model.members import MemberState, Scheduling
@@ -43,16 +43,7 @@ def lender() -> Iterator[Lender]:
                 client, isolation="cgroup", vms=plan, cpu_threshold=0.85, cpu_ceiling=0.95,
                 evict_after_seconds=3600.0, backoff_seconds=0.0,
             )  # fmt: skip
-            for name in (SERVER, OTHER):
-                cluster.nodes[name].wait_ready()
-            found.prime()
-            found.join("--name", SERVER, token=cluster.token("server", "--label", "region=west"))
-            # A node that claims to be the machine of a server, before there is that machine.
-            claims = ("--var", f"fallow.server={SERVER}", "--var", f"fallow.vm={VM}", "--function", f"{SERVER} {VM}")
-            cluster.join(OTHER, "--name", OTHER, *claims, token=cluster.token("node"))
-            cluster.wait(lambda: runs(found, client), 40, "the machine of the server")
-            cluster.wait_ready(OTHER, VM)
-            cluster.deploy(WEB.format(image=cluster.image))
+            found.serve(client)
         yield found
 
 
@@ -60,20 +51,6 @@ def lender() -> Iterator[Lender]:
 def client(lender: Lender) -> Iterator[Client]:
     with lender.cluster.client() as found:
         yield found
-
-
-def runs(lender: Lender, client: Client) -> bool:
-    vm = lender.vm(client)
-    return vm is not None and vm.state is VmState.RUNNING and bool(vm.node)
-
-
-def lends(lender: Lender, client: Client) -> bool:
-    report = lender.view(client).report
-    return report is not None and report.lends
-
-
-def why_not(lender: Lender, client: Client) -> str:
-    return lender.view(client).why_not
 
 
 def limited(lender: Lender, most: float, seconds: float) -> float:
@@ -113,7 +90,7 @@ def test_without_its_primary_a_server_keeps_what_it_has_and_gets_nothing_new(len
     assert (report.offer_cpus, report.offer_memory_bytes, report.relief_cpus) == (0, 0, 0)
     assert lender.where(client) == [VM, VM]
     lender.begin()
-    lender.cluster.wait(lambda: lends(lender, client), SEEN_SECONDS, "a primary that is back")
+    lender.cluster.wait(lambda: lender.lends(client), SEEN_SECONDS, "a primary that is back")
     assert lender.where(client) == [VM, VM]
 
 
@@ -132,14 +109,14 @@ def test_what_a_server_lends_leaves_before_its_machines_stop(lender: Lender, cli
         lender.schedule(client, SERVER, Scheduling.ACTIVE)
     else:
         lender.policy(client, hours=())
-    lender.cluster.wait(lambda: lends(lender, client) and runs(lender, client), 30, "its machine is back")
+    lender.cluster.wait(lambda: lender.lends(client) and lender.runs(client), 30, "its machine is back")
     lender.cluster.wait_ready(VM)
 
 
 def test_an_agent_that_drains_as_it_stops_lets_all_leave_first(lender: Lender, client: Client) -> None:
     lender.kill_agent()
     lender.join("--drain-on-stop")
-    lender.cluster.wait(lambda: lends(lender, client), 20, "the next agent lends")
+    lender.cluster.wait(lambda: lender.lends(client), 20, "the next agent lends")
     lender.home(client)
     with no_request_fails(lender.cluster.http_port):
         lender.process.terminate()
@@ -147,7 +124,7 @@ def test_an_agent_that_drains_as_it_stops_lets_all_leave_first(lender: Lender, c
         assert lender.where(client) == [OTHER, OTHER]
         assert not lender.lent_processes()
         lender.join()
-        lender.cluster.wait(lambda: lends(lender, client) and runs(lender, client), 30, "its machine is back")
+        lender.cluster.wait(lambda: lender.lends(client) and lender.runs(client), 30, "its machine is back")
         lender.cluster.wait_ready(VM)
 
 
@@ -163,7 +140,7 @@ def test_an_agent_that_is_killed_leaves_all_as_it_is_and_the_next_takes_it_over(
         assert lender.machine_agent(client) == agent
         assert lender.view(client).why_not  # nothing new to a server that is silent
         lender.join()
-        lender.cluster.wait(lambda: lends(lender, client) and runs(lender, client), 20, "the next agent lends")
+        lender.cluster.wait(lambda: lender.lends(client) and lender.runs(client), 20, "the next agent lends")
     after = client.member(VM)
     assert (after.state, after.state_since) == (MemberState.READY, node.state_since), "its node has noticed something"
     assert lender.machine_agent(client) == agent
@@ -176,7 +153,7 @@ def test_a_server_that_cannot_measure_itself_is_full(lender: Lender, client: Cli
         limited(lender, FLOOR_CPUS + 0.01, 8)
         lender.cluster.wait(lambda: "measured" in lender.view(client).why_not, SEEN_SECONDS, "a blind server")
         assert lender.view(client).offered_cpus == 0
-    lender.cluster.wait(lambda: lends(lender, client), SEEN_SECONDS, "a server that measures")
+    lender.cluster.wait(lambda: lender.lends(client), SEEN_SECONDS, "a server that measures")
     assert lender.where(client) == [VM, VM]
 
 
@@ -191,6 +168,6 @@ def test_a_jump_is_met_while_the_control_plane_is_dead(lender: Lender, client: C
         lender.calm()
     finally:
         lender.cluster.start_server()
-    lender.cluster.wait(lambda: lends(lender, client) and lender.limit() > 0.7, 30, "all as before")
+    lender.cluster.wait(lambda: lender.lends(client) and lender.limit() > 0.7, 30, "all as before")
     assert lender.where(client) == [VM, VM]
     assert not logs(lender.cluster)

@@ -1,0 +1,118 @@
+"""A server that lends and runs out of memory, or whose clock jumps: what is lent goes, or stays, as it should.
+
+Nothing that is lent gives memory back when it is asked to: a control group on a kernel that minds no soft limit is
+like a virtual machine that ignores its balloon. The tests follow each other on one server, with one node beside it.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from joined import no_request_fails
+from lender import OTHER, SERVER, VM, Lender, lending
+
+from fallow.client.api import Client
+from fallow.model.server_pools import VmPlanChange
+from testbed import parts, processes
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
+MEMORY_BYTES = 2 * 2**30
+ABOVE, FAR = 0.93, 0.975  # of its memory: above its ceiling, and more than half way from there to the end
+CEILING = 0.90
+FAKETIME = f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketimeMT.so.1"
+REACTION_SECONDS = 1.5
+
+
+@pytest.fixture(scope="module")
+def lender() -> Iterator[Lender]:
+    with lending(memory_bytes=MEMORY_BYTES) as found, found.cluster.client() as client:
+        found.policy(
+            client, isolation="cgroup", vms=VmPlanChange(memory_bytes=2**29), cpu_threshold=0.85, cpu_ceiling=0.95,
+            memory_ceiling=CEILING, evict_after_seconds=3600.0, backoff_seconds=0.0,
+        )  # fmt: skip
+        found.serve(client)
+        yield found
+
+
+@pytest.fixture
+def client(lender: Lender) -> Iterator[Client]:
+    with lender.cluster.client() as found:
+        yield found
+
+
+def fill(lender: Lender, share: float) -> None:
+    """Let the primary grow until the server uses this share of its memory."""
+    lender.grow(int(share * MEMORY_BYTES) - lender.used_bytes())
+
+
+def shrink(lender: Lender, client: Client) -> None:
+    """Let the primary begin anew, with little."""
+    lender.end()
+    lender.begin()
+    lender.cluster.wait(lambda: lender.lends(client), 10, "a primary that is back")
+
+
+def test_above_the_ceiling_what_is_lent_moves_away_without_a_failed_request(lender: Lender, client: Client) -> None:
+    lender.home(client)
+    with no_request_fails(lender.cluster.http_port):
+        fill(lender, ABOVE)
+        lender.cluster.wait(lambda: VM not in lender.where(client), 40, "what is lent to leave")
+        lender.wait_where(client, OTHER, OTHER)
+    view = lender.view(client)
+    assert view.evictions > 0
+    assert "memory" in view.evicted_why
+    assert lender.machine_agent(client), "no machine stops for that"
+    shrink(lender, client)
+
+
+def test_far_above_it_a_machine_stops_even_if_nobody_helps(lender: Lender, client: Client) -> None:
+    # Back there, as at the beginning: an offer that has fallen rises slowly, but not that of an agent's new start.
+    lender.kill_agent()
+    lender.join()
+    lender.cluster.wait(lambda: lender.lends(client), 20, "the next agent lends")
+    lender.home(client)
+    lender.cluster.kill_server()
+    try:
+        fill(lender, FAR)
+        began = time.monotonic()
+        processes.wait_until(lambda: not lender.lent_processes(), 40, "the machine to stop")
+        assert time.monotonic() - began > 5, "it was asked to give memory back before"
+    finally:
+        lender.cluster.start_server()
+    lender.cluster.wait(lambda: lender.where(client) == [OTHER, OTHER], 60, "what it held is replaced")
+    shrink(lender, client)
+
+
+def test_a_clock_that_jumps_changes_no_limit(lender: Lender, client: Client) -> None:
+    parts.require("faketime")
+    off = Path(lender.cluster.fabric.folder) / "clock"
+    off.write_text("+0\n")
+    lender.kill_agent()
+    lender.join(
+        environment={
+            "LD_PRELOAD": FAKETIME,
+            "FAKETIME_TIMESTAMP_FILE": str(off),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+    )
+    lender.policy(client, cpu_threshold=0.4, cpu_ceiling=0.5)
+    lender.cluster.wait(lambda: lender.lends(client) and 0.7 < lender.limit() < 1.0, 30, "an agent that lends")
+    for jump in ("+2h", "-2h", "+0"):
+        held = lender.limit()
+        off.write_text(f"{jump}\n")
+        time.sleep(3)  # past the moment in which it is noticed
+        assert lender.limit() == pytest.approx(held, abs=0.2)
+        age = lender.view(client).age_seconds
+        assert lender.lends(client)
+        assert age is not None
+        assert age < 3, "its reports are as young as before"
+        lender.spike()
+        began = time.monotonic()
+        processes.wait_until(lambda: lender.limit() < 0.3, 10, "the limit to fall")
+        assert time.monotonic() - began < REACTION_SECONDS
+        lender.calm()
+        lender.cluster.wait(lambda: lender.limit() > 0.7, 20, "the limit to rise")
+    assert client.member(SERVER).state == "ready"
