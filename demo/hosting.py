@@ -44,7 +44,7 @@ class Size:
 
 
 GROUP = Size(1.0, 0.7, 0.4, 4, 60, ("--isolation", "cgroup"))
-MACHINE = Size(1.4, 0.99, 0.6, 40, 240, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
+MACHINE = Size(1.3, 0.99, 0.55, 40, 240, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
 
 
 @dataclass
