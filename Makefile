@@ -12,15 +12,16 @@ KIND ?= narrow
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.done  ## install what is missing, then run the main job on real parts (four nodes, a gateway, real requests)
-	@bash scripts/install-parts.sh --for demo
-	@bash scripts/as-root.sh $(BIN)/python -m demo
+demo: $(VENV)/.done  ## install what is missing, then run the main jobs on real parts; WITH_VM=1: a server lends a virtual machine
+	@bash scripts/install-parts.sh --for $(if $(WITH_VM),demo-vm,demo)
+	@bash scripts/as-root.sh $(BIN)/python -m demo $(if $(WITH_VM),--with-vm)
 
 install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not alone" tests/contract tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -m alone tests/e2e
 
 faults: $(VENV)/.done  ## faults of a federation on real parts, five minutes: cut off, one-way, killed, restored, clocks apart
 	@bash scripts/install-parts.sh --for test

@@ -27,7 +27,7 @@ class Load:
     ) -> None:
         """Prepare; `names` are the virtual hosts asked in turn, each client waits `pace_seconds` between requests."""
         self._address = (host, port)
-        self._names = names
+        self._usual = self._names = tuple(names)
         self._pace = pace_seconds
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -52,6 +52,15 @@ class Load:
             if thread.ident is not None:
                 thread.join(TIMEOUT_SECONDS + 5)
 
+    def ask_too(self, name: str, one_in: int) -> None:
+        """Let one in so many requests be for a further virtual host."""
+        turns = len(self._usual)
+        self._names = (*(self._usual[number % turns] for number in range(one_in - 1)), name)
+
+    def ask_as_before(self) -> None:
+        """Leave that host out again; a request for it may still be under way for a moment."""
+        self._names = self._usual
+
     def failed(self, phase: str) -> int:
         """Return how many requests of a phase failed."""
         return sum(failure.phase == phase for failure in self.failures)
@@ -62,11 +71,12 @@ class Load:
         turn = number
         while not self._stop.is_set():
             turn += 1
+            names = self._names
             began, phase = time.time(), self.phase
             if connection is None:
                 connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
             try:
-                why, replica = self._ask(connection, self._names[turn % len(self._names)], keep)
+                why, replica = self._ask(connection, names[turn % len(names)], keep)
             except (OSError, http.client.HTTPException) as error:
                 why, replica = f"{type(error).__name__}: {error}", ""
             self._count(phase, began, why, replica)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from demo.clusters import Clusters
+from demo.hosting import Hosting
 from demo.load import Load
 from demo.names import Names
 from demo.screen import Screen
@@ -14,6 +15,7 @@ from testbed import images
 from testbed.cluster import Cluster, free_port
 from testbed.fabric import Fabric
 from testbed.registry import Registry
+from testbed.vms import VmGround
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "examples" / "shop" / "compose.yaml"
@@ -42,8 +44,11 @@ class Figures:
 class Story:
     """The stage and what is played on it."""
 
-    def __init__(self, fabric: Fabric, screen: Screen) -> None:
+    def __init__(self, fabric: Fabric, screen: Screen, with_vm: bool = False) -> None:
+        """Prepare; `with_vm`: what a server lends is a virtual machine, and there are no further clusters."""
         self.fabric = fabric
+        self.with_vm = with_vm
+        self.phases: list[str] = []  # that were played, in order
         self.screen = screen
         self.figures = Figures()
         self.http_port = free_port(8080)
@@ -53,6 +58,8 @@ class Story:
         options = ("--dns-listen", self.names.place)
         self.cluster = Cluster(fabric, port=free_port(7443), server_options=options)
         self.clusters = Clusters(self.cluster, screen)
+        self.hosting = Hosting(self.cluster, screen, self.load)
+        self.ground: VmGround | None = None
 
     def play(self) -> None:
         """Play everything up to the end of the load."""
@@ -70,14 +77,39 @@ class Story:
         self.screen.say(self.cluster.fallow("image", "job", "list"))
         self.screen.say(self.cluster.fallow("image", "list"))
         self._phase("power cut", self.power_cut)
+        self._lend()
+        if not self.with_vm:
+            self._federate()
+        self._phase("after", lambda: None)
+        self.load.stop()
+
+    def _lend(self) -> None:
+        """Play the act of a server that lends."""
+        if self.with_vm:
+            with self.screen.step("starting libvirt, with an image made of this machine's own programs"):
+                self.ground = VmGround(self.fabric, accelerator="auto")
+                self.hosting.ground = self.ground
+        self._phase("a server lends", self.hosting.join)
+        self._phase("deploy to what it lends", lambda: self.hosting.use(self.image2))
+        self._phase("its primary spikes", self.hosting.spike)
+        self._phase("give all of it back", self.hosting.leave)
+
+    def _federate(self) -> None:
+        """Play the act of several clusters."""
         self._phase("two clusters join", self.clusters.join)
         self._phase("move to them", self.clusters.take_over)
         self._phase("drain a cluster", self.clusters.drain)
         self._phase("use it again", self.clusters.grow)
         self._phase("lose a cluster", self.clusters.lose)
-        self.load.phase = "after"
-        time.sleep(SETTLE_SECONDS)
+
+    def close(self) -> None:
+        """End everything that was started; the fabric is closed by whoever made it."""
         self.load.stop()
+        self.hosting.close()
+        if self.ground is not None:
+            self.ground.close()
+        self.clusters.close()
+        self.cluster.close()
 
     def prepare(self) -> None:
         """Start what is there before any node: a registry with an image, the control plane."""
@@ -189,6 +221,7 @@ class Story:
 
     def _phase(self, name: str, act: Callable[[], None]) -> None:
         self.load.phase = name
+        self.phases.append(name)
         with self.screen.step(name, lambda: f"{self.load.sent[name]} requests, {self.load.failed(name)} failed"):
             act()
             time.sleep(SETTLE_SECONDS)  # what a step leaves behind shows a little later, and counts for it

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Install, with apt, what the demo or the tests need and this machine has not; nothing else, and no daemon is started.
 #
-#   scripts/install-parts.sh [--for python|demo|test] [--list]
+#   scripts/install-parts.sh [--for python|demo|demo-vm|test] [--list]
 #
 #   --for python   Python 3.11 or newer with venv
 #   --for demo     (the default) an engine, a registry, HAProxy, network namespaces
-#   --for test     the same, a second engine, libvirt and QEMU
+#   --for demo-vm  the same, libvirt and QEMU
+#   --for test     all of that, and a second engine
 #   --list         only say which packages are missing
 #
 # For Debian 12, Ubuntu 22.04 and newer. Elsewhere it says which programs are missing.
@@ -95,8 +96,8 @@ need_parts() {
     need busybox busybox-static
     need docker-registry docker-registry
     need haproxy haproxy
+    if [ "$purpose" = demo-vm ] || { [ "$purpose" = test ] && [ "$(uname -m)" = x86_64 ]; }; then need_machines; fi
     if [ "$purpose" = test ]; then
-        if [ "$(uname -m)" = x86_64 ]; then need_machines; fi
         need curl curl
         need ps procps
         need buildah buildah
@@ -194,8 +195,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $purpose in
-python | demo | test) ;;
-*) fail "--for is python, demo or test, not '$purpose'" ;;
+python | demo | demo-vm | test) ;;
+*) fail "--for is python, demo, demo-vm or test, not '$purpose'" ;;
 esac
 
 find_missing

@@ -24,14 +24,13 @@ class LendingServer:
         """Make the group with these limits, and an idle primary. The machine has to be booted."""
         self.cluster, self.name = cluster, name
         self.node: EngineNode = cluster.nodes[name]
-        self.within = f"/{cluster.fabric.namespace}-{name}.server"  # with a dot, as libvirt wants it
+        self.within = f"/{cluster.fabric.namespace}-{name}.slice"  # libvirt would call another one otherwise
         self.primary = f"{self.within}/primary"
         self._groups = Groups()
         for group in (self.primary, f"{self.within}/agent"):
             MachineGroups(group.strip("/"), self._groups).make()
         self._limit(self.within, cpus)
         self._hold(memory_bytes)
-        cgroups.favour(self.within)
         self._primary = [cgroups.burn(self.primary, CALM)]
         self.agent: InsideProcess | None = None
 

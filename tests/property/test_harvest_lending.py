@@ -99,8 +99,8 @@ burdens = st.builds(
     limit_cpus=st.floats(FLOOR_CPUS, 16),
     lent_cpus=st.floats(0, 16),
     throttled=st.floats(0, 1),
-    used_memory_bytes=st.integers(0, MEMORY),
-    lent_memory_bytes=st.integers(0, MEMORY),
+    used_memory_bytes=st.floats(0, 1).map(lambda share: int(share * MEMORY)),
+    lent_memory_bytes=st.floats(0, 1).map(lambda share: int(share**3 * MEMORY)),
 )
 
 

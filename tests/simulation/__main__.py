@@ -1,4 +1,4 @@
-"""`python -m simulation SEED` tells one run; `python -m simulation --seeds N [--from M]` tries many, on all cores."""
+"""`python -m simulation SEED...` tells runs; `python -m simulation --seeds N [--from M]` tries many, on all cores."""
 
 import argparse
 import multiprocessing
@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from simulation.promises import FEDERATION_FROM, WIDE_FROM
+from simulation.promises import FEDERATION_FROM, HOSTING_FROM, WIDE_FROM
 from simulation.world import Outcome, report, run
 
 AT_ONCE = 5
-KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM}
+KINDS = {"narrow": 0, "wide": WIDE_FROM, "federation": FEDERATION_FROM, "hosting": HOSTING_FROM}
 
 
 def _several(seeds: list[int]) -> list[Outcome]:
@@ -56,7 +56,7 @@ def many(first: int, count: int, stop_at: int) -> int:
 def main() -> int:
     """Read the command line; return 1 when an invariant broke."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
-    parser.add_argument("seed", type=int, nargs="?", help="tell this run")
+    parser.add_argument("seed", type=int, nargs="*", default=[0], help="tell these runs")
     parser.add_argument("--seeds", type=int, default=0, help="try so many")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed of many")
     parser.add_argument("--kind", choices=KINDS, default="narrow", help="count seeds from the first of this kind on")
@@ -65,10 +65,16 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.seeds:
         return 1 if many(KINDS[asked.kind] + asked.first, asked.seeds, asked.stop_at) else 0
-    found = run(asked.seed or 0, asked.lines)
+    broken = [seed for seed in asked.seed if _tell(seed, asked.lines)]
+    return 1 if broken else 0
+
+
+def _tell(seed: int, lines: int) -> bool:
+    """Tell a run; return whether something broke."""
+    found = run(seed, lines)
     sys.stdout.write("\n".join(found.lines) + "\n")
     sys.stdout.write(f"{found.violation or 'nothing broke'}; {found.told} lines, hash {found.digest[:16]}\n")
-    return 1 if found.violation else 0
+    return found.violation is not None
 
 
 if __name__ == "__main__":

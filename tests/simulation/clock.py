@@ -6,12 +6,15 @@ the order they were made in, so that sets of them (task groups, `asyncio.wait`) 
 
 import asyncio
 import selectors
+import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from heapq import heapify, heappush
 from random import Random
 from typing import Any
+from unittest import mock
 
 DISK_SECONDS = 0.003  # what runs in a thread in the product is disk writes
 
@@ -196,12 +199,11 @@ async def forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-class LoopTime:
-    """What stands in for the module `time`: only the steady clock, and that is the loop's."""
-
-    @staticmethod
-    def monotonic() -> float:
-        return asyncio.get_running_loop().time()
+@contextmanager
+def steady_clocks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let every steady clock be the loop's: what rests as long as its work took would tell how busy the machine is."""
+    with mock.patch.object(time, "monotonic", loop.time), mock.patch.object(time, "perf_counter", loop.time):
+        yield
 
 
 class SeededSecrets:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulation.promises import FEDERATION_FROM, WIDE_FROM, is_federation
+from simulation.promises import FEDERATION_FROM, HOSTING_FROM, WIDE_FROM, is_federation, is_hosting
 
 # Seeds that found something once. Their stories change with the product, as all do; they cost little.
 ONCE_BROKEN = (
@@ -10,12 +10,13 @@ ONCE_BROKEN = (
     1_000_288, 1_000_328, 1_000_336, 1_000_446, 1_000_537, 1_000_553, 1_000_626,
 )  # fmt: skip
 
-FEDERATIONS_ONCE_BROKEN: tuple[int, ...] = ()
+FEDERATIONS_ONCE_BROKEN = (2_000_111,)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="play this one simulation again")
     parser.addoption("--simulations", type=int, default=200, help="so many, half of them wide (default 200)")
+    parser.addoption("--hostings", type=int, default=60, help="so many of servers that lend (default 60)")
     parser.addoption("--federations", type=int, default=60, help="so many of a host and its members (default 60)")
 
 
@@ -25,8 +26,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         seeds = [*range(FEDERATION_FROM, FEDERATION_FROM + metafunc.config.getoption("--federations"))]
         seeds = list(dict.fromkeys([*seeds, *FEDERATIONS_ONCE_BROKEN]))
         metafunc.parametrize("federation_seed", seeds if one is None else [one] if is_federation(one) else [])
+    if "hosting_seed" in metafunc.fixturenames:
+        seeds = [*range(HOSTING_FROM, HOSTING_FROM + metafunc.config.getoption("--hostings"))]
+        metafunc.parametrize("hosting_seed", seeds if one is None else [one] if is_hosting(one) else [])
     if "seed" in metafunc.fixturenames:
         count = metafunc.config.getoption("--simulations")
         half = count // 2
         seeds = [*range(half), *range(WIDE_FROM, WIDE_FROM + count - half), *ONCE_BROKEN]
-        metafunc.parametrize("seed", list(dict.fromkeys(seeds)) if one is None else [] if is_federation(one) else [one])
+        others = one is not None and (is_federation(one) or is_hosting(one))
+        metafunc.parametrize("seed", list(dict.fromkeys(seeds)) if one is None else [] if others else [one])

@@ -1,10 +1,11 @@
 """What must hold after every commit, and at every start and end of a container."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from fallow.control.settings import Settings
+from fallow.decide.placement import place
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.updates import STOPPED_FIRST
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
@@ -37,6 +38,9 @@ Records = dict[str, dict[str, Record]]
 class Watch:
     """Sees every commit and every container, and says what should not have been. Times are the loop's seconds."""
 
+    seen = SEEN
+    kept_for_snapshots = DECIDED_ON
+
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
         self.deaf_at = NEVER  # when a control plane was last seen to be cut off or frozen
@@ -47,7 +51,7 @@ class Watch:
         self._settings = settings
         self._heard_at: dict[str, float] = {}  # members
         self._broke_silence: dict[str, tuple[float, float]] = {}  # members: when, and after how many seconds
-        self.records: Records = {kind: {} for kind in SEEN}
+        self.records: Records = {kind: {} for kind in sorted(self.seen)}
         self.machines: dict[str, Machine] = {}
         self.gateways: dict[str, GatewayHost] = {}
         self.removed: set[str] = set()  # members that an operator removed
@@ -62,7 +66,7 @@ class Watch:
 
     def snapshot(self) -> Snapshot:
         """Return what is stored."""
-        found: dict[str, Any] = {kind.replace("-", "_"): self.records[kind] for kind in DECIDED_ON}
+        found: dict[str, Any] = {kind.replace("-", "_"): self.records[kind] for kind in self.kept_for_snapshots}
         return Snapshot(revision=self._revision, **found)
 
     def deployments(self) -> Mapping[str, Deployment]:
@@ -82,6 +86,10 @@ class Watch:
         found = self.records["leaders"].get(LEADER_ID)
         return found.peer_id if isinstance(found, Leader) else ""
 
+    def unplaced(self) -> Set[str]:
+        """Return the templates of which some replica fits nowhere."""
+        return {found.template_id for found in place(self.snapshot(), 0.0).rejections}
+
     def broke(self, invariant: str, how: str) -> None:
         self._story.broke(invariant, how)
 
@@ -95,7 +103,7 @@ class Watch:
         changed: list[tuple[str, str, Record | None, Record | None]] = []
         for write in writes:
             kind, _, id_ = write.key.partition("/")
-            if kind not in SEEN:
+            if kind not in self.seen:
                 continue
             before = self.records[kind].get(id_)
             after = decode_item(Item(write.key, write.value, revision, 0)) if isinstance(write, Put) else None
@@ -380,7 +388,11 @@ class Watch:
         # What fell ill after the decision was made was still counted on by it.
         new = {found.slot for found in after if found.healthy or self._was_well(found)}
         states = {found.id: found.state for found in after}
-        let_go = {found.slot for found in before if found.healthy and states.get(found.id) is ReplicaState.LEAVING}
+        let_go = {
+            found.slot
+            for found in before
+            if found.healthy and states.get(found.id) is ReplicaState.LEAVING and not self._excused(found)
+        }
         ours = (old - new) & let_go
         least = min(
             least_healthy(deployment, before),
@@ -392,6 +404,10 @@ class Watch:
                 "never below the promised minimum by our own doing",
                 f"{deployment.path}: {len(old)} -> {len(new)} healthy of {deployment.spec.replicas}: {sorted(ours)}",
             )
+
+    def _excused(self, replica: Replica) -> bool:
+        """Say whether a replica may go before another serves in its place."""
+        return False
 
     def _was_well(self, replica: Replica) -> bool:
         return self._may_not_know(self._unwell_at.get(replica.id, NEVER)) and replica.state is ReplicaState.RUNNING

@@ -10,6 +10,7 @@ from fallow.model.updates import UpdateConfig
 
 WIDE_FROM = 1_000_000
 FEDERATION_FROM = 2_000_000
+HOSTING_FROM = 3_000_000
 _MAY_HAVE_FAILED = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.FAILED)
 
 
@@ -67,7 +68,12 @@ def is_wide(seed: int) -> bool:
 
 def is_federation(seed: int) -> bool:
     """Say whether the run of this seed is of a host and its member clusters."""
-    return seed >= FEDERATION_FROM
+    return FEDERATION_FROM <= seed < HOSTING_FROM
+
+
+def is_hosting(seed: int) -> bool:
+    """Say whether servers that lend take part in the run of this seed."""
+    return seed >= HOSTING_FROM
 
 
 def is_shared(seed: int) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Set
 
-from fallow.decide.placement import place
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
 from fallow.model.members import MemberState
 from fallow.model.updates import UpdateState
@@ -22,7 +21,7 @@ def _members_at_rest(watch: Watch) -> Iterable[str]:
 
 
 def _deployments_at_rest(watch: Watch) -> Iterable[str]:
-    unplaced = {found.template_id for found in place(watch.snapshot(), 0.0).rejections}
+    unplaced = watch.unplaced()
     by_deployment = watch.snapshot().replicas_by_deployment
     for deployment in watch.deployments().values():
         if deployment.deleting:

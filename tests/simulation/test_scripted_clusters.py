@@ -9,7 +9,6 @@ from unittest import mock
 import msgspec
 
 import fallow.agent.control_addresses
-import fallow.agent.session
 from fallow.client.frames import read_frame
 from fallow.model.cluster_frames import AskRoom, RoomReported, SetShares, SharesReported, SharesStored, Withdrawn
 from fallow.model.containers import ContainerSpec, Resources
@@ -18,7 +17,7 @@ from fallow.model.members import Lease
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder, ShareReport
 from fallow.model.wire import Heartbeat, Welcome, decode_from_member, encode_frame
-from simulation.clock import LoopTime, VirtualLoop
+from simulation.clock import VirtualLoop, steady_clocks
 from simulation.federation.clusters import Cluster
 from simulation.federation.sites import Container, Site
 from simulation.members import Folder, Identity, Paper
@@ -112,7 +111,7 @@ def played(test: Callable[[Place], Awaitable[None]]) -> None:
         await test(place)
 
     with (
-        mock.patch.object(fallow.agent.session, "time", LoopTime),
+        steady_clocks(loop),
         mock.patch.object(fallow.agent.control_addresses, "write_private", Paper.write),
     ):
         try:

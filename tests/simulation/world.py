@@ -13,17 +13,14 @@ from unittest import mock
 import structlog
 
 import fallow.agent.control_addresses
-import fallow.agent.session
-import fallow.agent.shell
 import fallow.control.admission
 import fallow.control.bundles
 import fallow.control.ids
-import fallow.control.leader
 import fallow.control.sessions
 import fallow.store.memory
 from fallow.agent.session import SessionRefused
 from fallow.control.settings import Settings
-from simulation.clock import LoopTime, Process, SeededSecrets, VirtualLoop, acting
+from simulation.clock import Process, SeededSecrets, VirtualLoop, acting, steady_clocks
 from simulation.invariants import Watch
 from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
@@ -37,7 +34,7 @@ from simulation.planes import (
     key_of_paper_bundle,
     named_by_paper,
 )
-from simulation.promises import is_federation, is_shared, is_wide
+from simulation.promises import is_federation, is_hosting, is_shared, is_wide
 from simulation.story import SHOWN_LINES, Story, Violation
 
 EPOCH = 1_800_000_000.0
@@ -321,16 +318,17 @@ class Outcome:
 def run(seed: int, lines: int = SHOWN_LINES) -> Outcome:
     """Run one seed to its end."""
     from simulation.federation.scenario import play as play_federation
+    from simulation.hosting.scenario import play as play_hosting
     from simulation.scenario import play as play_cluster
 
-    play = play_federation if is_federation(seed) else play_cluster
+    play = play_hosting if is_hosting(seed) else play_federation if is_federation(seed) else play_cluster
     if is_federation(seed):  # what is collected may close a connection, at a moment that no seed says
         gc.collect()
     gc.set_threshold(0 if is_federation(seed) else COLLECT_AFTER)
     loop = VirtualLoop()
     story = Story(loop.time)
     found = Outcome(seed=seed, violation=None, digest="", lines=[])
-    with _outside_replaced(seed, story):
+    with steady_clocks(loop), _outside_replaced(seed, story):
         try:
             loop.run_until_complete(play(seed, story, found))
         finally:
@@ -371,7 +369,7 @@ def end(loop: VirtualLoop) -> None:
 
 @contextmanager
 def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
-    """Replace what reaches outside where no argument does: the steady clock, the makers of ids, logs."""
+    """Replace what reaches outside where no argument does: the makers of ids, logs."""
     ids = SeededSecrets(Random(f"{seed}/ids"))
     told = _ToStory(story)
     before = structlog.get_config()
@@ -381,10 +379,7 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
         structlog.configure(processors=[told], wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
         store_log.handlers, store_log.propagate = [logging.NullHandler()], False
         with (
-            mock.patch.object(fallow.agent.session, "time", LoopTime),
-            mock.patch.object(fallow.agent.shell, "time", LoopTime),
             mock.patch.object(fallow.agent.control_addresses, "write_private", Paper.write),
-            mock.patch.object(fallow.control.leader, "time", LoopTime),
             mock.patch.object(fallow.control.sessions, "_named_by", named_by_paper),
             mock.patch.object(fallow.control.ids, "secrets", ids),
             mock.patch.object(fallow.store.memory, "secrets", SeededSecrets(Random(f"{seed}/leases"))),

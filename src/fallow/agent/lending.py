@@ -18,7 +18,7 @@ from fallow.agent.measuring import Ring
 from fallow.agent.peaks import Peaks
 from fallow.agent.whole import MeasureError
 from fallow.client.tasks import first_to_end
-from fallow.decide.harvest.lending import BLIND_SECONDS, Expected, Held, Told, blind, hold
+from fallow.decide.harvest.lending import BLIND_SECONDS, Expected, Held, Told, blind, hold, outside, stopped_if_empty
 from fallow.decide.harvest.measured import Measured, merged
 from fallow.decide.harvest.suppress import FLOOR_CPUS
 from fallow.drivers.limits.contract import Limits, LimitsError
@@ -34,6 +34,7 @@ STEP_SECONDS = 0.5  # so that a jump is met within a second, wherever in a step 
 WINDOW = 2  # steps that a report's figures are means of, and whose highest use counts for the limit
 MEMORY_SECONDS = 2.0
 RETRY_SECONDS = 10.0
+SETTLE_SECONDS = 3.0  # what was placed just before the hours ended is known by then
 IDLE_CPUS = 0.02
 _PROBLEMS = 32
 _PROBLEM_CHARS = 1000
@@ -96,6 +97,8 @@ class Lending:
         self._held = Held()
         self._expected = Expected(cpus=0.0, memory_bytes=0, predictor="", why="")
         self._told: SetLending | None = None
+        self._ordered: tuple[VmOrder, ...] | None = None
+        self._outside_since: float | None = None  # its hours, by the event loop's clock
         self._prepared = False
         self._problems: dict[str, tuple[str, ...]] = {}
         self._sums = [0.0, 0.0, 0.0]  # lent and used core-seconds, seconds above a ceiling
@@ -112,8 +115,22 @@ class Lending:
             return
         self._told = frame
         self._unsaved.set()
-        if self._prepared:
-            self._hosting.ordered(frame.vms)
+        self._order()
+
+    def _order(self) -> None:
+        """Pass on what is ordered; outside its hours a server's empty machines stop, also without a control plane."""
+        if self._told is None or not self._prepared:
+            return
+        orders, now = self._told.vms, asyncio.get_running_loop().time()
+        if not outside(self._told.policy, self._clock()):
+            self._outside_since = None
+        else:
+            self._outside_since = now if self._outside_since is None else self._outside_since
+            if now - self._outside_since >= SETTLE_SECONDS:
+                orders = tuple(stopped_if_empty(order) for order in orders)
+        if orders != self._ordered:
+            self._ordered = orders
+            self._hosting.ordered(orders)
 
     async def run(self) -> None:
         """Work until cancelled; faults are told and met with less being lent."""
@@ -152,8 +169,7 @@ class Lending:
         if not self._prepared and held is not None:
             self._held = replace(self._held, limit_cpus=max(FLOOR_CPUS, held))
         self._prepared = True
-        if self._told is not None:
-            self._hosting.ordered(self._told.vms)
+        self._order()
 
     async def _measure(self) -> None:
         """Measure once. In a thread: what hangs there is noticed here by its silence."""
@@ -185,6 +201,7 @@ class Lending:
             self._take(self._newest)
         if self._prepared:
             self._complain("processors", self._limits.hold_cpus(self._held.limit_cpus))
+        self._order()
         if self._held.relief.stop_one:
             self._stop_one()
         if _calls(before, self._held):

@@ -114,7 +114,7 @@ Within = Annotated[
     typer.Option(
         "--within",
         metavar="GROUP",
-        help="The control group that this server is, where others share the machine.",
+        help="The control group that this server is, where others share the machine, such as /tenant.slice.",
         show_default="it is the whole machine",
         rich_help_panel="Of a server",
     ),

@@ -74,8 +74,8 @@ async def test_a_quiet_server_is_expected_to_stay_quiet_once_it_is_known(tmp_pat
         found = peaks.expected(second(clock, 0.1))
         assert 0.1 * 8 <= found.cpus < 0.4 * 8 and 250 <= found.memory_bytes < 550
         assert found.predictor and "chosen" in found.why and "memory" in found.why
-        await until((tmp_path / FILE).exists)
-        assert problems == {"history": ()}
+        await until(lambda: problems == {"history": ()})  # told once the file is there
+        assert (tmp_path / FILE).exists()
 
 
 async def test_the_predictor_of_the_policy_is_used_and_an_unknown_one_is_told(tmp_path, clock):

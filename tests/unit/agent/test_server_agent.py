@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import datetime
 
+import msgspec
 import pytest
 from session_peer import Peer, TestCa, until
 
@@ -11,6 +13,7 @@ from fallow.agent import server as server_module
 from fallow.agent.peaks import Peaks
 from fallow.agent.server import NoMachines, Parts, ServerAgent
 from fallow.agent.whole import MeasureError
+from fallow.decide.harvest.lending import stopped_if_empty
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.limits.contract import LentUse
 from fallow.drivers.limits.fake import FakeLimits
@@ -91,6 +94,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(lending_module, "MEMORY_SECONDS", 0.02)
     monkeypatch.setattr(lending_module, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(lending_module, "BLIND_SECONDS", 0.3)
+    monkeypatch.setattr(lending_module, "SETTLE_SECONDS", 0.1)
     for name in ("REPORT_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(server_module, name, 0.02)
 
@@ -147,6 +151,21 @@ async def test_a_server_lends_as_it_is_told(setting):
     assert setting.limits.prepared and setting.limits.cpus() == pytest.approx(report.limit_cpus, abs=0.5)
     await until(lambda: setting.machines.held and setting.limits.memory is not None)
     assert setting.machines.held[-1] == int(32 * GIB * 0.9) - 4 * GIB
+
+
+async def test_outside_its_hours_only_machines_that_hold_something_run(setting):
+    empty = msgspec.structs.replace(ORDER, vm_id="v-2", asked_cpus=0.0)
+    holds = msgspec.structs.replace(ORDER, asked_cpus=0.5, rank=2)
+    setting.go()
+    await setting.until(lambda report: report.why_not)
+    now = datetime.datetime.now(datetime.UTC)
+    began, ended = now - datetime.timedelta(hours=4), now - datetime.timedelta(hours=3)
+    policy = LendingPolicy(hours=(f"{began:%H:%M}-{ended:%H:%M}",))
+    setting.peer.send(SetLending(policy=policy, vms=(holds, empty)))
+    await setting.peer.until(lambda: setting.machines.orders == (holds, stopped_if_empty(empty)))
+    assert stopped_if_empty(empty).wanted is VmWish.STOPPED
+    setting.peer.send(SetLending(policy=LendingPolicy(), vms=(holds, empty)))
+    await setting.peer.until(lambda: setting.machines.orders == (holds, empty))
 
 
 async def test_before_it_is_told_anything_a_server_lends_nothing_and_nothing_has_to_go(setting):

@@ -1,6 +1,7 @@
 """The host's loop: it divides at once for what was wished or has befallen a cluster, and seldom for mere reports."""
 
 from collections.abc import Collection, Mapping
+from itertools import count
 
 import msgspec
 import pytest
@@ -108,7 +109,8 @@ def test_the_first_cluster_makes_a_host() -> None:
 def test_the_loop_divides_and_tells_what_is_due_later() -> None:
     room = Room(id="c-east", created_at=NOW, updated_at=NOW)
     told = snapshot(here(), cluster("east"), deployment("web", 1, share=0, updated_at=NOW - 60), room)
-    loop = federation_controller(ids())
+    seconds = count(100.0, 0.01)  # whatever is measured takes a moment
+    loop = federation_controller(ids(), lambda: next(seconds))
     assert loop.decide(told, NOW).steps
     wake = loop.decide(told, NOW).wake_after_seconds
     assert wake is not None

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from records import deployment, template
 from session_rig import Connection, Machine, hello
 
 from fallow.control.plane import ControlPlane, session_context
+from fallow.control.runner import Controller
 from fallow.control.settings import Settings
 from fallow.decide.placement import place
 from fallow.decide.plan import Step
@@ -24,6 +26,14 @@ from fallow.model.labels import LabelSet, Variable
 from fallow.model.members import Member, MemberState
 from fallow.model.wire import Assign, Heartbeat, Usage, Welcome
 from fallow.store.open import open_store
+
+
+class Unhurried(ControlPlane):
+    """A control plane that never places because time passes: so what places was woken, however busy the machine is."""
+
+    def _led_controllers(self) -> Sequence[Controller]:
+        found = super()._led_controllers()
+        return [replace(loop, every_seconds=3600.0) if loop.name == "placement" else loop for loop in found]
 
 
 class World:
@@ -61,18 +71,16 @@ class World:
             await self.connection.say(Heartbeat(usage=self.usage))
             await asyncio.sleep(0.2)
 
-    async def placed(self) -> float:
-        """Return after how many seconds the node is told of the replica."""
-        began = time.monotonic()
+    async def placed(self) -> None:
+        """Wait until the node is told of the replica."""
         frame = await self.connection.hear_a(Assign)
         assert len(frame.assignments) == 1
-        return time.monotonic() - began
 
 
 @asynccontextmanager
 async def world(folder: Path, policy: PlacementPolicy, *more: object, **changes: object) -> AsyncIterator[World]:
     authority = Authority.create_or_load(folder / "ca")
-    plane = ControlPlane(await open_store("memory:"), authority, Settings(), time.time, folder)
+    plane = Unhurried(await open_store("memory:"), authority, Settings(), time.time, folder)
     pair = folder / "server.pem"
     pair.write_text("".join(authority.issue_server([], time.time())))
     spec = DeploymentSpec(replicas=1, container=ContainerSpec(image="shop:1"), placement=policy)
@@ -104,7 +112,7 @@ async def test_relabelling_places_a_pending_replica_at_once(tmp_path: Path) -> N
     async with world(tmp_path, policy) as here:
         await here.pending("zone is not b")
         await here.write(msgspec.structs.replace(here.node, labels={"zone": "b"}))
-        assert await here.placed() < 2.0
+        await here.placed()
 
 
 async def test_changing_a_label_set_places_a_pending_replica_at_once(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ async def test_changing_a_label_set_places_a_pending_replica_at_once(tmp_path: P
         await here.pending("not in the label set @west")
         stored = here.plane.cache.snapshot().label_sets["west"]
         await here.write(msgspec.structs.replace(stored, selector=parse_selector("zone in (a,b)")))
-        assert await here.placed() < 2.0
+        await here.placed()
 
 
 async def test_a_node_that_says_so_itself_gets_nothing(tmp_path: Path) -> None:
@@ -134,5 +142,5 @@ async def test_a_heartbeat_that_tells_of_room_places_a_pending_replica_soon(tmp_
         await here.pending("disk.free is not at least 20GiB")
         before = here.node.revision
         here.usage = Usage(disk_free_bytes=20 * 2**30)
-        assert await here.placed() < 5.0
+        await here.placed()
         assert here.node.revision == before  # what changes with every heartbeat is nowhere stored

@@ -1,6 +1,6 @@
 """Dispatch of image jobs: whom, how many at once, in which waves, and when it is over."""
 
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -280,6 +280,6 @@ def test_ten_thousand_nodes_are_looked_at_in_milliseconds() -> None:
     crowd = nodes(10_000, labels={"role": "web", "zone": "a"})
     seen = snapshot(job(target=ImageTarget(selector="role=db,zone in (a,b),!gpu")), *crowd)
     seen.nodes  # noqa: B018 - the index is carried from snapshot to snapshot
-    began = perf_counter()
+    began = process_time()
     assert standing_of(seen, seen.image_jobs["j1"], {}, NOW).nodes == 0
-    assert perf_counter() - began < 0.2
+    assert process_time() - began < 0.2

@@ -107,12 +107,12 @@ def test_matching_sets_that_share_sets_are_looked_at_once() -> None:
              for floor in range(6) for number in range(20)}  # fmt: skip
     texts |= {f"s6-{number}": "role=web" for number in range(20)}
     known, selector = sets(**texts), parse_selector("@s0-0")
-    began = time.perf_counter()
+    began = time.process_time()
     assert matches(selector, {"role": "web"}, known)
     assert not matches(selector, {"role": "db"}, known)
     nodes = [member("a", labels={"role": "web"}), member("b", labels={})]
     assert Columns(nodes, known).mask(selector.requirements[0]).tolist() == [True, False]
-    assert time.perf_counter() - began < 5.0
+    assert time.process_time() - began < 5.0
 
 
 def test_matching_what_is_measured_stands_before_what_is_said() -> None:

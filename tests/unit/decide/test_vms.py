@@ -93,6 +93,14 @@ def test_an_absent_one_ends_and_is_forgotten():
     assert vms.next(2) == []
 
 
+def test_a_node_that_was_to_go_is_gone_without_a_problem():
+    order = changed(wanted=VmWish.ABSENT, joined=True)
+    vms = machine(RUNS, order=order)
+    (destroy,) = vms.next(0)
+    vms.done(destroy, 1)
+    assert vms.state(order, 1) == (VmState.STOPPED, "")
+
+
 def test_one_that_has_joined_is_never_made_anew():
     order = changed(joined=True)
     vms = machine(order=order)

@@ -66,7 +66,7 @@ def test_quantities_units() -> None:
 
 
 def test_quantities_hostile_text_is_read_in_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for text in ("9" * 1_000_000, "1h" * 500_000, "1." * 500_000, "1" + "K" * 1_000_000, "0." + "0" * 1_000_000 + "1d"):
         assert parse_quantity(text) is None
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from fallow.decide.harvest.hours import HoursError, lends_at
 from fallow.decide.harvest.measured import Measured
 from fallow.decide.harvest.offer import offered, smoothed
@@ -9,6 +11,7 @@ from fallow.decide.harvest.pressure import Pressure, felt
 from fallow.decide.harvest.relief import Burden, Relief, Strain, relief, stopped, strained
 from fallow.decide.harvest.suppress import FLOOR_CPUS, next_limit, wanted_cpus, wanted_memory
 from fallow.model.server_pools import LendingPolicy
+from fallow.model.vms import VmOrder, VmWish
 
 BLIND_SECONDS = 3.0  # without a measurement; then the server is taken for full
 
@@ -111,6 +114,21 @@ def blind(held: Held, seconds: float) -> Held:
         why_not=f"nothing could be measured for {seconds:.0f} s, so that it is taken for full",
         relief=Relief(),
     )
+
+
+def outside(policy: LendingPolicy, now: float) -> bool:
+    """Say whether `now`, in UTC seconds, is outside the hours in which a server lends; False where nobody can tell."""
+    try:
+        return not lends_at(policy.hours, policy.timezone, now)
+    except HoursError:
+        return False
+
+
+def stopped_if_empty(order: VmOrder) -> VmOrder:
+    """Return an order for the time in which nothing is lent: a machine that holds nothing stops."""
+    if order.wanted is VmWish.RUNNING and order.rank == 0 and order.asked_cpus == 0:
+        return msgspec.structs.replace(order, wanted=VmWish.STOPPED)
+    return order
 
 
 def _refusal(told: Told, measured: Measured, now: float) -> tuple[bool, str]:

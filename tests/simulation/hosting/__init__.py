@@ -1,0 +1,1 @@
+"""Servers that lend what their primary applications leave idle, under virtual time and faults."""
