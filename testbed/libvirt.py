@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from testbed import processes
+from testbed.fabric import Fabric
 from testbed.processes import TestbedError
 
 _QEMU_CONF = """\
@@ -39,11 +40,16 @@ _INSIDE = ("--mount", "--pid", "--net")
 
 
 class Libvirt:
-    """One libvirtd with its machines; closing it ends them all. `network`: the namespace, by path, that it lives in."""
+    """One libvirtd with its machines; closing it ends them all.
 
-    def __init__(self, network: str = "") -> None:
+    On a fabric it lives in the network of that, and ends with it even if this program is killed.
+    """
+
+    def __init__(self, fabric: Fabric | None = None) -> None:
         """Start it. Raises TestbedError."""
-        self.folder = Path(tempfile.mkdtemp(prefix="fallow-libvirt-"))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="fallow-libvirt-", dir=fabric.folder if fabric is not None else None)
+        )
         self.uri = f"qemu:///system?socket={self.folder}/run/libvirt-sock"
         self._daemon: subprocess.Popen[bytes] | None = None
         for name in ("run", "lib", "cache", "log"):
@@ -51,10 +57,12 @@ class Libvirt:
         shutil.copytree("/etc/libvirt", self.folder / "etc", symlinks=True)
         (self.folder / "etc/qemu.conf").write_text(_QEMU_CONF)
         (self.folder / "etc/libvirtd.conf").write_text(_LIBVIRTD_CONF)
-        enter = ["nsenter", f"--net={network}"] if network else []
+        enter = ["nsenter", f"--net=/run/netns/{fabric.namespace}"] if fabric is not None else []
         apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         argv = [*enter, *apart, "sh", "-c", _BOOT]
         self._machine = processes.start(argv, self.folder / "boot.log", {"LIBVIRT": str(self.folder)})
+        if fabric is not None:
+            fabric.remember(self._machine)
         try:
             processes.wait_until((self.folder / "ready").exists, 10, "namespaces of libvirt")
             self.start()

@@ -49,7 +49,7 @@ class VmGround:
         self._dhcp = self._serve_addresses()
         try:
             image_to(self.folder / "images")
-            self.libvirt = Libvirt(f"/run/netns/{fabric.namespace}")
+            self.libvirt = Libvirt(fabric)
         except BaseException:
             processes.stop(self._dhcp)
             raise
