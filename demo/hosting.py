@@ -43,8 +43,8 @@ class Size:
         return self.cpus * CEILING - self.spike_cpus
 
 
-GROUP = Size(1.0, 0.7, 0.4, 4, 60, ("--isolation", "cgroup"))
-MACHINE = Size(1.3, 0.99, 0.55, 40, 240, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
+GROUP = Size(1.0, 0.7, 0.4, 4, 90, ("--isolation", "cgroup"))
+MACHINE = Size(1.3, 0.99, 0.55, 40, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Hosting:
         """Deploy what would rather run on lent capacity than anywhere else."""
         began = time.time()
         settings = {"LENT_IMAGE": image, "LENT_WEB_CPUS": str(self.size.web_cpus)}
-        self.cluster.fallow("deploy", str(COMPOSE), "--timeout", "110s", env=settings)
+        self.cluster.fallow("deploy", str(COMPOSE), "--timeout", "240s", env=settings, timeout=260)
         self.figures.serving_after = time.time() - began
         nodes = {one["node"] for one in self._replicas()}
         if nodes != {VM}:
