@@ -238,7 +238,7 @@ MUTATIONS = (
     # updates
     Mutation("a node that is away makes its replicas fail", OWN_FAULT, _nodes_count_as_ready, WIDE_FROM + 21, 60),
     Mutation("a node that is back makes its replicas fail", OWN_FAULT, _back_is_as_good, WIDE_FROM + 348, 60),
-    Mutation("a failed rollback goes back", "a rollback is not rolled back", _rollbacks_are_rolled_back, WIDE_FROM + 10, 60),
+    Mutation("failed rollbacks go back", "a rollback is not rolled back", _rollbacks_are_rolled_back, WIDE_FROM + 10),
     Mutation("an update stops everything first", MINIMUM, _stops_all_first, WIDE_FROM + 3),
     Mutation("bad versions go unnoticed", "it comes to rest", _failures_unseen, WIDE_FROM + 10),
     Mutation("a pause is ignored", "a paused update takes no step", _pause_ignored, WIDE_FROM),
