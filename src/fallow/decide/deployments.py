@@ -277,12 +277,20 @@ def _begin_moves(view: Slots) -> Iterator[Step]:
         if view.outdated(owner) and owner.state is ReplicaState.PENDING and owner.generation != usual:
             yield view.retire(owner, Reason(code="Outdated", text="a newer generation is wanted"))
         elif view.leaves_its_node(owner) and owner.state is not ReplicaState.PENDING:
-            generation = usual if view.outdated(owner) else view.deployment.generation
-            replacement = view.new_replica(slot, generation, owner.id)
+            replacement = view.new_replica(slot, _generation_of_move(view, owner, usual), owner.id)
             yield Step(puts=(replacement,), guards=(view.deployment, owner))
         elif view.outdated(owner):
             outdated.append(owner)
     yield from next_portion(view, outdated)
+
+
+def _generation_of_move(view: Slots, owner: Replica, usual: int) -> int:
+    """Return what a replica that has to go is replaced by; while nothing may be renewed, by more of what it is."""
+    if not view.outdated(owner):
+        return view.deployment.generation
+    renewed = view.deployment.wants(usual)
+    stays = renewed and not steps_allowed(view.deployment) and view.template(owner.generation) is not None
+    return owner.generation if stays else usual
 
 
 def _tell(view: Slots) -> Iterator[Step]:
