@@ -108,12 +108,9 @@ MUTATIONS = (
     Mutation("what is in flight is not counted", ADMITTED, _in_flight_not_counted, HOSTING_FROM),
     Mutation("more is placed than is offered", ADMITTED, _offer_ignored, HOSTING_FROM),
     Mutation("a server that sent replicas away gets them back", BACKOFF, _backoff_forgotten, HOSTING_FROM, 60),
-    Mutation("a stale report is believed", SILENT, _stale_believed, HOSTING_FROM, 60),
     Mutation("the limit grows at once", SLOWLY, _grows_at_once, HOSTING_FROM),
     Mutation("the limit shrinks slowly", HELD, _shrinks_slowly, HOSTING_FROM),
     Mutation("nobody notices that nothing is measured", HELD, _blindness_unnoticed, HOSTING_FROM),
-    Mutation("the best class goes first", LOWEST, _ranks_reversed, HOSTING_FROM, 60),
-    Mutation("all is evicted for a little", ENOUGH, _all_evicted, HOSTING_FROM, 60),
     Mutation("standard goes anywhere", STANDARD, _standard_anywhere, HOSTING_FROM),
     Mutation("machines stop with what they hold", EMPTY, _stopped_while_full, HOSTING_FROM),
 )
