@@ -10,11 +10,10 @@ import fallow.agent.lending
 import fallow.decide.harvest.evict
 import fallow.decide.harvest.lending
 import fallow.decide.harvest.orders
-from fallow.decide.harvest.heard import HeardServer
 from fallow.decide.placement.request import Request, request_of
 from fallow.decide.placement.standing import NOTHING, Lenders
 from simulation.hosting.limits import HELD, SLOWLY
-from simulation.hosting.watch import ADMITTED, BACKOFF, EMPTY, ENOUGH, LOWEST, SILENT, STANDARD
+from simulation.hosting.watch import ADMITTED, BACKOFF, EMPTY, STANDARD
 from simulation.mutations import Mutation
 from simulation.promises import HOSTING_FROM
 
@@ -51,10 +50,6 @@ def _backoff_forgotten() -> list[Any]:
     return [mock.patch.object(_evict._World, "_backing_off", forgetful)]
 
 
-def _stale_believed() -> list[Any]:
-    return [mock.patch.object(HeardServer, "fresh", property(lambda self: True))]
-
-
 def _grows_at_once() -> list[Any]:
     def hasty(before: float, wanted: float, capacity: float, seconds: float) -> float:
         return min(capacity, max(0.05, wanted))
@@ -73,17 +68,6 @@ def _shrinks_slowly() -> list[Any]:
 
 def _blindness_unnoticed() -> list[Any]:
     return [mock.patch.object(fallow.agent.lending, "blind", lambda held, seconds: held)]
-
-
-def _ranks_reversed() -> list[Any]:
-    return [mock.patch.object(_evict, "_RANKS", {"spot": 2, "harvest": 1, "": 1, "standard": 0})]
-
-
-def _all_evicted() -> list[Any]:
-    def everything(self: Any, candidates: Any, freed: Any, need: Any, most: int) -> Any:
-        return list(candidates)
-
-    return [mock.patch.object(_evict._World, "_chosen", everything)]
 
 
 def _standard_anywhere() -> list[Any]:
@@ -108,12 +92,9 @@ MUTATIONS = (
     Mutation("what is in flight is not counted", ADMITTED, _in_flight_not_counted, HOSTING_FROM),
     Mutation("more is placed than is offered", ADMITTED, _offer_ignored, HOSTING_FROM),
     Mutation("a server that sent replicas away gets them back", BACKOFF, _backoff_forgotten, HOSTING_FROM, 60),
-    Mutation("a stale report is believed", SILENT, _stale_believed, HOSTING_FROM, 60),
     Mutation("the limit grows at once", SLOWLY, _grows_at_once, HOSTING_FROM),
     Mutation("the limit shrinks slowly", HELD, _shrinks_slowly, HOSTING_FROM),
     Mutation("nobody notices that nothing is measured", HELD, _blindness_unnoticed, HOSTING_FROM),
-    Mutation("the best class goes first", LOWEST, _ranks_reversed, HOSTING_FROM, 60),
-    Mutation("all is evicted for a little", ENOUGH, _all_evicted, HOSTING_FROM, 60),
     Mutation("standard goes anywhere", STANDARD, _standard_anywhere, HOSTING_FROM),
     Mutation("machines stop with what they hold", EMPTY, _stopped_while_full, HOSTING_FROM),
 )

@@ -27,7 +27,7 @@ from simulation.workload import NoAnswer, People, _services
 CLASSES = {"web": "", "api": "harvest", "jobs": "spot", "pay": "standard"}
 LENT = parse_selector("fallow.server")
 MIB = 2**20
-GOOD = LendingChange(lends=True, hours=(), reserve_cpus=0.0)
+GOOD = LendingChange(lends=True, hours=(), reserve_cpus=0.0, vms=VmPlanChange(count=1))
 
 
 class HostingPeople(People):

@@ -14,8 +14,13 @@ def hosting_unrest(watch: HostingWatch) -> list[str]:
 
 
 def _machines_at_rest(watch: HostingWatch) -> Iterable[str]:
+    unplaced, replicas = watch.unplaced(), watch.replicas()
+    replaced = [found.replaces for found in replicas.values() if found.template_id in unplaced and not found.node_id]
+    waiting = {replicas[id_].node_id for id_ in replaced if id_ in replicas and not replicas[id_].ended}
     for vm in watch.vms().values():
         node = watch.members().get(vm.node_id)
+        if vm.node_id in waiting:
+            continue  # what it holds has to move first, and fits nowhere else
         if vm.wanted is VmWish.ABSENT:
             yield f"VM {vm.name} is not gone yet"
         elif vm.state is not VmState.RUNNING or node is None or node.state is not MemberState.READY:

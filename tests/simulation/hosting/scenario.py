@@ -17,7 +17,7 @@ from simulation.world import Outcome
 
 CHAOS_SECONDS = (15.0, 40.0)
 BEGIN_SECONDS = 20.0  # at most, until the first machines have joined
-SETTLE_SECONDS = 150.0
+SETTLE_SECONDS = 300.0
 CALM_LOOKS = 3
 REST_SECONDS = 4.0
 

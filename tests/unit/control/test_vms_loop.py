@@ -57,6 +57,13 @@ async def test_vms_are_made_by_policy_once() -> None:
         assert stored.reasons().count("VmOrdered") == 2
 
 
+async def test_a_state_is_followed_though_the_clock_was_set_back() -> None:
+    async with storing(server(revision=0), vm(state=VmState.STOPPED, state_since=NOW + 7200)) as stored:
+        loop = Loop(stored)
+        await loop.once(1.0, vms=(use(state=VmState.RUNNING),))
+        assert loop.vms()[0].state is VmState.RUNNING
+
+
 async def test_states_are_stored_as_they_change_and_not_as_often_as_they_are_told() -> None:
     async with storing(server(revision=0), pool(vms=VmPlan(count=0)), vm()) as stored:
         loop = Loop(stored)

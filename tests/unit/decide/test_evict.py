@@ -144,6 +144,11 @@ def test_a_server_rests_between_two_choices_unless_it_is_urgent() -> None:
     assert kept.evictions == 8
 
 
+def test_a_choice_that_lies_ahead_is_from_before_the_clock_was_set_back() -> None:
+    records = [*fleet(asking("web")), lending(evicted_at=LATER + 7200, closed="")]
+    assert len(gone(run(snapshot(*records), needs()))) == 1
+
+
 def test_nothing_is_known_of_a_silent_server() -> None:
     assert run(snapshot(*fleet(asking("web"))), needs(age_seconds=5.5)).steps == []
     assert run(snapshot(*fleet(asking("web"))), {}).steps == []

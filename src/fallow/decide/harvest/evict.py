@@ -183,7 +183,7 @@ class _World:
         report, lending = server.report, server.lending
         if report is None or not report.lends:
             return None
-        if lending is not None and self.now - lending.evicted_at < REST_SECONDS:
+        if self._rests(lending):
             return None
         stay = [
             msgspec.structs.replace(found, move=None, move_by=0.0, updated_at=self.now)
@@ -197,6 +197,10 @@ class _World:
             return None
         text = f"server {server.member.name} is well again: {_names(stay)} to stay after all"
         return Step(puts=(*stay, self._event(server, "ReplicasStay", text)))
+
+    def _rests(self, lending: Lending | None) -> bool:
+        """Say whether a choice was made just now; one that lies ahead is from before the clock was set back."""
+        return lending is not None and 0 <= self.now - lending.evicted_at < REST_SECONDS
 
     def _replacing(self, replica: Replica) -> bool:
         """Say whether a replacement has a node already."""
@@ -212,8 +216,7 @@ class _World:
         need = _less(server.relief, (freed[found.id] for found in leaving))
         if not any(need):
             return []
-        rested = self.now - (server.lending.evicted_at if server.lending is not None else 0.0) >= REST_SECONDS
-        if not server.urgent and not rested:
+        if not server.urgent and self._rests(server.lending):
             return []
         need = _less(need, (self.lenders.need(found) for found in self._gone.get(server.member.id, ())))
         there = {found.id for found in leaving}

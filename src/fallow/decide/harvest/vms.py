@@ -122,7 +122,7 @@ def _relabelled(vm: Vm, server: Member, node: Member, now: float, new_id: Callab
 def _seen(vm: Vm, server: Member, servers: HeardServers, now: float, new_id: Callable[[], str]) -> Step | None:
     """Store how its server finds a virtual machine, where that is another than before; not its every word."""
     state, problem = _state(vm, server, servers)
-    if state is not vm.state and now - vm.state_since >= STATE_SECONDS:
+    if state is not vm.state and not _lately(vm.state_since, now, STATE_SECONDS):
         changed = msgspec.structs.replace(vm, state=state, state_since=now, problem=problem, updated_at=now)
         said = event(
             new_id(), now, f"server:{server.name}", "vm", vm.id, vm.name, f"Vm{state.title()}",
@@ -130,9 +130,14 @@ def _seen(vm: Vm, server: Member, servers: HeardServers, now: float, new_id: Cal
             "warning" if state is VmState.FAILED else "info",
         )  # fmt: skip
         return Step(puts=(changed, said))
-    if problem != vm.problem and (not vm.problem or not problem or now - vm.updated_at >= PROBLEM_SECONDS):
+    if problem != vm.problem and (not vm.problem or not problem or not _lately(vm.updated_at, now, PROBLEM_SECONDS)):
         return Step(puts=(msgspec.structs.replace(vm, problem=problem, updated_at=now),))
     return None
+
+
+def _lately(at: float, now: float, seconds: float) -> bool:
+    """Say whether a moment was less than so long ago; one that lies ahead is from before the clock was set back."""
+    return 0 <= now - at < seconds
 
 
 def _state(vm: Vm, server: Member, servers: HeardServers) -> tuple[VmState, str]:
