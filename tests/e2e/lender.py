@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -65,6 +66,7 @@ class Lender:
         self.primary, self.agent, self.lent = f"{group}/primary", f"{group}/agent", f"{group}/{LENT_GROUP}"
         self._groups = Groups()
         self._primaries: list[subprocess.Popen[bytes]] = []
+        self._joined_at = 0.0  # as time.monotonic() tells
         for name in (group, self.primary, self.agent):
             _make(name)
         _limit(group, cpus, memory_bytes)
@@ -108,7 +110,7 @@ class Lender:
 
     def join(self, *options: str, token: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         """Start the agent; with a token it joins."""
-        node = self.cluster.nodes[SERVER]
+        node, self._joined_at = self.cluster.nodes[SERVER], time.monotonic()
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         words = ["join", self.cluster.url, "--data", str(node.folder / "agent"), "--role", "server"]
         words += ["--within", self.group, "--primary", f"cgroup:{self.primary}", *options]
@@ -224,9 +226,10 @@ class Lender:
         return vm is not None and vm.state is VmState.RUNNING and bool(vm.node)
 
     def lends(self, client: Client) -> bool:
-        """Say whether it lends, as it was heard last."""
-        report = self.view(client).report
-        return report is not None and report.lends
+        """Say whether it lends, as its agent has said since it was started last."""
+        asked, view = time.monotonic(), self.view(client)
+        young = view.age_seconds is not None and asked - view.age_seconds > self._joined_at
+        return young and view.report is not None and view.report.lends
 
     def serve(self, client: Client, *options: str, seconds: float = 60) -> None:
         """Let the server and the other node join, and deploy the web service once the machine is a node."""
@@ -240,6 +243,12 @@ class Lender:
         self.cluster.wait(lambda: self.runs(client), seconds, "the machine of the server")
         self.cluster.wait_ready(OTHER, VM)
         self.cluster.deploy(WEB.format(image=self.cluster.image))
+
+    def restart(self, client: Client, *options: str) -> None:
+        """Kill the agent and start it again; what it offers, which rises slowly, is then as at the beginning."""
+        self.kill_agent()
+        self.join(*options)
+        self.cluster.wait(lambda: self.lends(client), 30, "the next agent lends")
 
     def close(self) -> None:
         """End its primary."""

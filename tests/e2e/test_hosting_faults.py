@@ -94,7 +94,7 @@ def test_without_its_primary_a_server_keeps_what_it_has_and_gets_nothing_new(len
     assert lender.where(client) == [VM, VM]
 
 
-@pytest.mark.parametrize("why", ["drained", "hours"])
+@pytest.mark.parametrize("why", ["drained", pytest.param("hours", marks=pytest.mark.slow)])
 def test_what_a_server_lends_leaves_before_its_machines_stop(lender: Lender, client: Client, why: str) -> None:
     lender.home(client)
     with no_request_fails(lender.cluster.http_port):
@@ -113,6 +113,7 @@ def test_what_a_server_lends_leaves_before_its_machines_stop(lender: Lender, cli
     lender.cluster.wait_ready(VM)
 
 
+@pytest.mark.slow
 def test_an_agent_that_drains_as_it_stops_lets_all_leave_first(lender: Lender, client: Client) -> None:
     lender.kill_agent()
     lender.join("--drain-on-stop")

@@ -68,10 +68,7 @@ def test_above_the_ceiling_what_is_lent_moves_away_without_a_failed_request(lend
 
 
 def test_far_above_it_a_machine_stops_even_if_nobody_helps(lender: Lender, client: Client) -> None:
-    # Back there, as at the beginning: an offer that has fallen rises slowly, but not that of an agent's new start.
-    lender.kill_agent()
-    lender.join()
-    lender.cluster.wait(lambda: lender.lends(client), 20, "the next agent lends")
+    lender.restart(client)
     lender.home(client)
     lender.cluster.kill_server()
     try:

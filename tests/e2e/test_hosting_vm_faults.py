@@ -132,7 +132,7 @@ def test_an_agent_that_is_killed_finds_its_machine_again(lender: Lender, ground:
         lender.kill_agent()
         assert lender.limit() == held
         lender.join(*ground.options)
-        lender.cluster.wait(lambda: lender.lends(client) and lender.runs(client), 30, "the next agent lends")
+        lender.cluster.wait(lambda: lender.lends(client), 30, "the next agent lends")
         lender.cluster.wait(lambda: told(lender, client) == "", SURVEY_SECONDS, "it has found its machine")
     assert emulator(lender) == machine
     assert client.member(VM).state_since == node.state_since
@@ -147,6 +147,7 @@ def test_a_machine_that_somebody_paused_goes_on(lender: Lender, ground: VmGround
 
 def test_what_is_on_a_machine_that_hangs_is_replaced(lender: Lender, client: Client) -> None:
     machine = emulator(lender)
+    assert VM in lender.where(client)
     os.kill(machine, signal.SIGSTOP)
     try:
         lender.wait_where_serving(client, OTHER, OTHER, seconds=60)
@@ -161,7 +162,8 @@ def test_what_is_on_a_machine_that_hangs_is_replaced(lender: Lender, client: Cli
 
 
 def test_what_is_on_a_machine_that_is_cut_off_is_replaced(lender: Lender, ground: VmGround, client: Client) -> None:
-    bring_home(lender, client)
+    lender.restart(client, *ground.options)
+    lender.home(client)
     cable = ground.libvirt.virsh("domiflist", domain(lender, client)).split()[0]
     namespace = lender.cluster.fabric.namespace
     processes.run("ip", "-n", namespace, "link", "set", cable, "down")
@@ -182,20 +184,11 @@ def test_a_machine_whose_server_has_no_disk_left_goes_on_when_there_is(
         while True:
             file.write(bytes(2**20))
     try:
-        bring_home(lender, client, wait=False)  # so that it has something to write: an image, a container
+        client.restart_deployment("test", "web")  # so that it has something to write: containers
         lender.cluster.wait(lambda: "disk" in told(lender, client), 120, "the server tells that its disk is full")
     finally:
         filler.unlink()
     settled(lender, client)
-
-
-def bring_home(lender: Lender, client: Client, wait: bool = True) -> None:
-    """Let what is on the other node be restarted, so that the machine gets its part again."""
-    client.restart_deployment("test", "web")
-    if wait:
-        lender.cluster.wait(
-            lambda: VM in lender.where(client) and "-" not in lender.where(client), 120, "a replica there"
-        )
 
 
 def test_a_machine_that_was_ended_starts_again(lender: Lender, client: Client) -> None:
