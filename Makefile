@@ -20,8 +20,7 @@ install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not alone" tests/contract tests/e2e
-	@bash scripts/as-root.sh $(BIN)/pytest -m alone tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/e2e
 
 faults: $(VENV)/.done  ## faults of a federation on real parts, five minutes: cut off, one-way, killed, restored, clocks apart
 	@bash scripts/install-parts.sh --for test

@@ -43,8 +43,8 @@ class Size:
         return self.cpus * CEILING - self.spike_cpus
 
 
-GROUP = Size(1.0, 0.7, 0.4, 4, 90, ("--isolation", "cgroup"))
-MACHINE = Size(1.3, 0.99, 0.55, 40, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
+GROUP = Size(1.2, 0.9, 0.4, 4, 90, ("--isolation", "cgroup"))
+MACHINE = Size(1.6, 1.12, 0.65, 10, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
 
 
 @dataclass

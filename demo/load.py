@@ -28,7 +28,7 @@ class Load:
         """Prepare; `names` are the virtual hosts asked in turn, each client waits `pace_seconds` between requests."""
         self._address = (host, port)
         self._usual = self._names = tuple(names)
-        self._pace = pace_seconds
+        self.pace_seconds = pace_seconds
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.phase = "steady"
@@ -83,7 +83,7 @@ class Load:
             if not keep or why:
                 connection.close()
                 connection = None
-            self._stop.wait(self._pace)
+            self._stop.wait(self.pace_seconds)
 
     def _ask(self, connection: http.client.HTTPConnection, name: str, keep: bool) -> tuple[str, str]:
         """Send one request; return why it failed, empty when it did not, and the replica that answered."""

@@ -23,6 +23,7 @@ NODES = ("n1", "n2", "n3", "n4")
 HOSTS = ("shop.localhost", "api.shop.localhost")
 REPLICAS = 8
 SETTLE_SECONDS = 2.0
+EMULATED_PACE_SECONDS = 0.25  # between requests of a client: an emulated machine shares the processors with them
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Story:
             with self.screen.step("starting libvirt, with an image made of this machine's own programs"):
                 self.ground = VmGround(self.fabric, accelerator="auto")
                 self.hosting.ground = self.ground
+            self.load.pace_seconds = EMULATED_PACE_SECONDS
         self._phase("a server lends", self.hosting.join)
         self._phase("deploy to what it lends", lambda: self.hosting.use(self.image2))
         self._phase("its primary spikes", self.hosting.spike)

@@ -16,7 +16,7 @@ FEDERATIONS_ONCE_BROKEN = (2_000_111,)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="play this one simulation again")
     parser.addoption("--simulations", type=int, default=200, help="so many, half of them wide (default 200)")
-    parser.addoption("--hostings", type=int, default=60, help="so many of servers that lend (default 60)")
+    parser.addoption("--hostings", type=int, default=20, help="so many of servers that lend (default 20)")
     parser.addoption("--federations", type=int, default=60, help="so many of a host and its members (default 60)")
 
 

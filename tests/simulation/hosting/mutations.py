@@ -7,20 +7,19 @@ from unittest import mock
 import msgspec
 
 import fallow.agent.lending
-import fallow.decide.harvest.evict
 import fallow.decide.harvest.lending
 import fallow.decide.harvest.orders
 from fallow.decide.placement.request import Request, request_of
 from fallow.decide.placement.standing import NOTHING, Lenders
 from simulation.hosting.limits import HELD, SLOWLY
-from simulation.hosting.watch import ADMITTED, BACKOFF, EMPTY, STANDARD
+from simulation.hosting.watch import ADMITTED, EMPTY, STANDARD
 from simulation.mutations import Mutation
 from simulation.promises import HOSTING_FROM
 
 # By name: the package has functions of these names.
 _place = importlib.import_module("fallow.decide.placement.place")
 _fits = importlib.import_module("fallow.decide.placement.fits")
-_evict, _lending = fallow.decide.harvest.evict, fallow.decide.harvest.lending
+_lending = fallow.decide.harvest.lending
 
 
 def _in_flight_not_counted() -> list[Any]:
@@ -39,15 +38,6 @@ def _offer_ignored() -> list[Any]:
         return NOTHING, held(self, server_id, seconds)[1]
 
     return [mock.patch.object(Lenders, "_held", nothing_placed)]
-
-
-def _backoff_forgotten() -> list[Any]:
-    backing_off = _evict._World._backing_off
-
-    def forgetful(self: Any, server: Any, count: int) -> Any:
-        return msgspec.structs.replace(backing_off(self, server, count), backoff_until=0.0)
-
-    return [mock.patch.object(_evict._World, "_backing_off", forgetful)]
 
 
 def _grows_at_once() -> list[Any]:
@@ -91,7 +81,6 @@ def _stopped_while_full() -> list[Any]:
 MUTATIONS = (
     Mutation("what is in flight is not counted", ADMITTED, _in_flight_not_counted, HOSTING_FROM),
     Mutation("more is placed than is offered", ADMITTED, _offer_ignored, HOSTING_FROM),
-    Mutation("a server that sent replicas away gets them back", BACKOFF, _backoff_forgotten, HOSTING_FROM, 60),
     Mutation("the limit grows at once", SLOWLY, _grows_at_once, HOSTING_FROM),
     Mutation("the limit shrinks slowly", HELD, _shrinks_slowly, HOSTING_FROM),
     Mutation("nobody notices that nothing is measured", HELD, _blindness_unnoticed, HOSTING_FROM),

@@ -25,7 +25,7 @@ from fallow.model.members import Facts, JoinRequest, Role
 from fallow.model.registrations import JoinWaiting, SignedBundle
 from fallow.model.servers import ServerReport
 from fallow.store.contract import StoreError
-from simulation.clock import LoopTime, Process
+from simulation.clock import Process
 from simulation.hosting.servers import Driver, Foretelling, Guest, Reading, Server, Told
 from simulation.hosting.watch import HostingWatch
 from simulation.members import Folder, Identity, Paper, Vitals, _session
@@ -332,7 +332,6 @@ def hosting_replaced() -> Iterator[None]:
     with (
         mock.patch.object(fallow.agent.lending, "write_private", _write),
         mock.patch.object(fallow.agent.machines, "write_private", _write),
-        mock.patch.object(fallow.agent.machines, "time", LoopTime),
         mock.patch.object(fallow.decide.agent.vms, "JOIN_SECONDS", JOIN_SECONDS),
         mock.patch.object(fallow.decide.agent.vms, "HALT_SECONDS", HALT_SECONDS),
     ):
