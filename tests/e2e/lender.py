@@ -18,7 +18,7 @@ from fallow.model.members import MemberChange, Scheduling
 from fallow.model.server_pools import LendingChange, ServerPoolChange
 from fallow.model.servers import ServerView
 from fallow.model.vms import LENT_GROUP, VmState, VmView
-from testbed import cgroups, images, parts
+from testbed import cgroups, images, parts, processes
 from testbed.cluster import FALLOW, free_port, tail
 from testbed.fabric import Fabric
 from testbed.processes import InsideProcess, TestbedError
@@ -163,6 +163,20 @@ class Lender:
     def used_bytes(self) -> int:
         """Return the memory that the whole server uses."""
         return self._groups.memory_bytes(self.group) or 0
+
+    def reaction(self, most: float) -> float:
+        """Let the primary jump, and return how much of a processor's time it had until the limit fell to `most`.
+
+        On a machine that gives it all it wants these are seconds; where others take the machine it has to count what
+        it really got, for the limit follows that. Fails after 15 s.
+        """
+        before = self._primary_seconds()
+        self.spike()
+        processes.wait_until(lambda: self.limit() <= most, 15, f"a limit of {most} processors")
+        return self._primary_seconds() - before
+
+    def _primary_seconds(self) -> float:
+        return self._groups.cpu_seconds(self.primary) or 0.0
 
     def lent_processes(self) -> set[int]:
         """Return the ids of all that runs in what is lent."""

@@ -126,6 +126,12 @@ def told(lender: Lender, client: Client) -> str:
     return vm.use.problem if vm is not None and vm.use is not None else "nothing was told"
 
 
+def found_running(lender: Lender, client: Client) -> bool:
+    """Say whether the agent itself tells that its machine runs, and nothing is wrong with it."""
+    vm = lender.vm(client)
+    return vm is not None and vm.use is not None and vm.use.state is VmState.RUNNING and not vm.use.problem
+
+
 def test_an_agent_that_is_killed_finds_its_machine_again(lender: Lender, ground: VmGround, client: Client) -> None:
     node, machine, held = client.member(VM), emulator(lender), lender.limit()
     with no_request_fails(lender.cluster.http_port):
@@ -133,7 +139,7 @@ def test_an_agent_that_is_killed_finds_its_machine_again(lender: Lender, ground:
         assert lender.limit() == held
         lender.join(*ground.options)
         lender.cluster.wait(lambda: lender.lends(client), 30, "the next agent lends")
-        lender.cluster.wait(lambda: told(lender, client) == "", SURVEY_SECONDS, "it has found its machine")
+        lender.cluster.wait(lambda: found_running(lender, client), SURVEY_SECONDS, "it has found its machine")
     assert emulator(lender) == machine
     assert client.member(VM).state_since == node.state_since
 
