@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from machine_rigs import MachineRig, cgroup_machines, fake_machines, libvirt_machines
 
 from fallow.drivers.machine.contract import FoundMachine, Machine, MachineError, MachineSpec, Seed
