@@ -4,8 +4,10 @@ Several clusters may live on one fabric: the first one's control plane is on thi
 machine of its own, whose cable can be pulled (`fabric.cut(cluster.control_name)`).
 """
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -244,11 +246,14 @@ def tail(path: Path, lines: int = 25) -> str:
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred` if nobody listens there, else a free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", preferred))
-        except OSError:
-            probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
+    """Return `preferred` if nobody listens there, else a free port.
+
+    Never one of those that outgoing connections are given: one of them would take it before its owner listens.
+    """
+    some = random.SystemRandom()
+    for port in (preferred, *(some.randrange(20_000, 32_000) for _ in range(100))):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("0.0.0.0", port))
+            return port
+    raise TestbedError("no free port among a hundred")

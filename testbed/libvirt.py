@@ -36,7 +36,8 @@ done
 touch "$LIBVIRT/ready"
 exec tini -s -- sleep infinity
 """
-_INSIDE = ("--mount", "--pid", "--net")
+# The root too: entering a mount namespace alone leads to the root of that, not to ours if we are in a chroot.
+_INSIDE = ("--mount", "--root", "--wd=/", "--pid", "--net")
 
 
 class Libvirt:
