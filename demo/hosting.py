@@ -31,7 +31,7 @@ class Size:
     """A server, what its primary takes when it spikes, and what is deployed to what is left. Processors."""
 
     cpus: float
-    spike_cpus: float  # by one process: it is not to wait for itself
+    spike_cpus: float  # leaves `web` less than 60 % of what it asks for, so that it is moved
     web_cpus: float
     one_request_in: int  # is for what runs there: an emulated processor answers some 20 a second
     join_seconds: float  # at the longest
@@ -43,7 +43,7 @@ class Size:
         return self.cpus * CEILING - self.spike_cpus
 
 
-GROUP = Size(1.2, 0.9, 0.4, 4, 90, ("--isolation", "cgroup"))
+GROUP = Size(1.2, 0.98, 0.4, 4, 90, ("--isolation", "cgroup"))
 MACHINE = Size(1.6, 1.12, 0.65, 10, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
 
 

@@ -24,7 +24,7 @@ from machine import describe
 
 from fallow.agent.lending import Lending
 from fallow.agent.measuring import Measuring
-from fallow.agent.primaries import source
+from fallow.agent.primaries import GroupSource, source
 from fallow.agent.server import NoMachines
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
@@ -79,7 +79,12 @@ def run(containers: int, seconds: float) -> dict[str, Any]:
             ends.callback(child.wait)
             ends.callback(child.kill)
         primaries = [Primary(kind="cgroup", name=primary), Primary(kind="process", name="family")]
-        measuring = Measuring(limits, [source(each, groups, lent) for each in primaries])
+        waits = GroupSource(Primary(kind="cgroup", name=lent), groups)
+        measuring = Measuring(
+            limits,
+            [source(each, groups, lent) for each in primaries],
+            lent=waits,
+        )
         lending = Lending(measuring, limits, NoMachines("none"), Path(folder))
         lending.told(SetLending(policy=LendingPolicy()))
         found = asyncio.run(measured(lending, seconds))

@@ -99,6 +99,7 @@ burdens = st.builds(
     limit_cpus=st.floats(FLOOR_CPUS, 16),
     lent_cpus=st.floats(0, 16),
     throttled=st.floats(0, 1),
+    waiting=st.floats(0, 1),
     used_memory_bytes=st.floats(0, 1).map(lambda share: int(share * MEMORY)),
     lent_memory_bytes=st.floats(0, 1).map(lambda share: int(share**3 * MEMORY)),
 )
@@ -128,14 +129,30 @@ def test_who_gets_enough_or_asks_for_nothing_is_not_sent_away():
         "capacity_memory_bytes": MEMORY,
         "ceiling": 0.9,
         "throttled": 1.0,
+        "waiting": 1.0,
         "used_memory_bytes": GIB,
         "lent_memory_bytes": GIB,
     }
     for asked, limit, lent in ((0.0, 0.05, 0.05), (2.0, 1.2, 1.2), (2.0, 1.9, 1.9)):
         burden = Burden(asked_cpus=asked, limit_cpus=limit, lent_cpus=lent, **base)
         assert relief(strained(Strain(), burden, 1000.0), burden, 60.0).cpus == 0
-    idle = Burden(asked_cpus=4.0, limit_cpus=0.5, lent_cpus=0.1, **{**base, "throttled": 0.0})
+    idle = Burden(asked_cpus=4.0, limit_cpus=0.5, lent_cpus=0.1, **{**base, "throttled": 0.0, "waiting": 0.1})
     assert relief(strained(Strain(), idle, 1000.0), idle, 60.0).cpus == 0
+
+
+def test_what_others_keep_from_the_little_it_may_use_is_sent_away():
+    burden = Burden(
+        capacity_memory_bytes=MEMORY,
+        ceiling=0.9,
+        asked_cpus=0.5,
+        limit_cpus=0.2,
+        lent_cpus=0.03,
+        throttled=0.0,
+        waiting=0.9,
+        used_memory_bytes=GIB,
+        lent_memory_bytes=GIB,
+    )
+    assert relief(strained(Strain(), burden, 3.0), burden, 2.0).cpus == 0.25
 
 
 def test_an_emergency_stops_one_machine_and_waits_for_that_to_show():

@@ -298,6 +298,7 @@ class Lending:
             memory_waiting=now.memory_waiting,
             io_waiting=now.io_waiting,
             io_bytes_per_second=now.io_bytes_per_second,
+            lent_waiting=now.lent_waiting,
             throttled=now.throttled,
             window_seconds=now.seconds,
             relief_cpus=held.relief.cpus,

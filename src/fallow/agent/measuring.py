@@ -48,9 +48,10 @@ class Ring:
 
 
 class Measuring:
-    """Measures this machine, or what `whole` is of it. `clock` never jumps.
+    """Measures this machine, or what `whole` is of it. `clock` never jumps; `root` is where `proc` and `sys` are.
 
-    Calls block for a moment, and come from one thread at a time.
+    `lent` is the group of what is lent, asked only for how long that waits. Calls block for a moment, and come from
+    one thread at a time.
     """
 
     def __init__(
@@ -58,18 +59,19 @@ class Measuring:
         limits: Limits,
         primaries: Sequence[Source],
         *,
+        lent: Source | None = None,
         whole: Whole | None = None,
-        proc: Path = Path("/proc"),
-        sys: Path = Path("/sys"),
+        root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._primaries = primaries
-        self._proc = proc
-        self._sys = sys
+        self._lent = lent
+        self._proc = root / "proc"
+        self._sys = root / "sys"
         self._disks: dict[str, bool] = {}
         self._clock = clock
-        self._whole = whole or WholeMachine(proc)
+        self._whole = whole or WholeMachine(self._proc)
         self._paced = Paced()
         self._periods = (0, 0)
         self._at: float | None = None
@@ -80,6 +82,7 @@ class Measuring:
         whole = self._whole.use()
         primaries = tuple(primary.use(now) for primary in self._primaries)
         lent = self._limits.use()
+        lent_waiting = self._lent.use(now).cpu_waiting if self._lent is not None else 0.0
         periods, throttled = lent.periods - self._periods[0], lent.throttled_periods - self._periods[1]
         self._periods = (lent.periods, lent.throttled_periods)
         used = self._paced.rate("all", whole.busy_seconds, now)
@@ -97,6 +100,7 @@ class Measuring:
             used_memory_bytes=whole.used_memory_bytes,
             lent_cpus=min(whole.cpus, lent_cpus),
             lent_memory_bytes=lent.memory_bytes or 0,
+            lent_waiting=lent_waiting,
             throttled=min(1.0, max(0.0, throttled / periods)) if periods > 0 else 0.0,
             io_bytes_per_second=io,
             primaries=primaries,

@@ -48,19 +48,21 @@ def parts_of(options: LendOptions) -> "Parts":
     """Return what a server's agent works with on this machine."""
     from fallow.agent.measuring import Measuring
     from fallow.agent.peaks import Peaks
-    from fallow.agent.primaries import source
+    from fallow.agent.primaries import GroupSource, source
     from fallow.agent.server import Parts
     from fallow.agent.whole import WholeGroup
     from fallow.drivers.cgroups import Groups
     from fallow.drivers.limits.kernel import KernelLimits
     from fallow.drivers.systemd import shutting_down
+    from fallow.model.servers import Primary
 
     groups, group = Groups(), f"{options.within}/{LENT_GROUP}"
     limits = KernelLimits(group, groups)
     whole = WholeGroup(options.within, groups) if options.within else None
     primaries = [source(primary, groups, group) for primary in options.primaries]
+    lent = GroupSource(Primary(kind="cgroup", name=group), groups)
     return Parts(
-        measuring=Measuring(limits, primaries, whole=whole),
+        measuring=Measuring(limits, primaries, lent=lent, whole=whole),
         limits=limits,
         machines=lambda send: machines_of(options, send),
         peaks=Peaks(),

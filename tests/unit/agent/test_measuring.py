@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from fallow.agent.measuring import Measuring, Ring
-from fallow.agent.primaries import ASK_SECONDS, source
+from fallow.agent.primaries import ASK_SECONDS, GroupSource, source
 from fallow.agent.whole import MeasureError
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.cgroups import Groups
@@ -16,15 +16,16 @@ from fallow.model.servers import Primary, parse_primaries
 from fallow.model.vms import LENT_GROUP
 
 GIB = 2**30
+LENT = Primary(kind="cgroup", name=f"/{LENT_GROUP}")
 
 
 class World:
     """One machine of four processors: its /proc, its control groups, and a clock that a test moves."""
 
     def __init__(self, folder, kind):
-        self.proc, self.cgroup, self.sys, self.kind = folder / "proc", folder / "cgroup", folder / "sys", kind
+        self.root, self.proc, self.cgroup, self.kind = folder, folder / "proc", folder / "cgroup", kind
         self.now, self.idle, self.limits = 100.0, 0.0, FakeLimits()
-        for place in (self.proc, self.cgroup, self.sys / "block" / "sda"):
+        for place in (self.proc, self.cgroup, folder / "sys" / "block" / "sda"):
             place.mkdir(parents=True)
         if kind == "v2":
             (self.cgroup / "cgroup.controllers").write_text("cpu memory io\n")
@@ -87,7 +88,9 @@ class World:
     def measuring(self, *texts):
         groups = Groups(root=self.cgroup)
         sources = [source(each, groups, "/fallow.slice", self.proc) for text in texts for each in parse_primaries(text)]
-        return Measuring(self.limits, sources, proc=self.proc, sys=self.sys, clock=lambda: self.now)
+        return Measuring(
+            self.limits, sources, lent=GroupSource(LENT, groups, self.proc), root=self.root, clock=lambda: self.now
+        )
 
 
 @pytest.fixture(params=["v1", "hybrid", "v2"])
@@ -117,6 +120,20 @@ def test_a_second_is_the_difference_of_two_looks(world):
     assert found.primaries[0].io_bytes_per_second == 2000
     if world.kind != "v1":  # version 1 alone tells of no pressure; there processes are asked
         assert found.cpu_waiting == pytest.approx(0.25)
+
+
+def test_what_is_lent_waits_whoever_keeps_it_from_processors(world):
+    measuring = world.measuring()
+    world.group(f"/{LENT_GROUP}", waited=1.0)
+    task = world.proc / "4711" / "task" / "4711"
+    task.mkdir(parents=True)
+    (world.proc / "4711" / "stat").write_text(f"4711 (work) R {' '.join(['1'] * 49)}\n")
+    (task / "schedstat").write_text("5 1000000000 7\n")
+    measuring.measure()
+    world.now += 2.0
+    world.group(f"/{LENT_GROUP}", waited=2.5)
+    (task / "schedstat").write_text("5 2500000000 7\n")
+    assert measuring.measure().lent_waiting == pytest.approx(0.75)
 
 
 def test_a_primary_that_is_missing_or_empty_is_not_found(world):

@@ -55,7 +55,7 @@ def _processors(report: ServerReport, policy: LendingPolicy, requested: float, s
     yield (
         f"lent may use {report.limit_cpus:.1f} processors now and uses {report.lent_cpus:.1f}: "
         f"{report.cpus:g} x {policy.cpu_ceiling:.0%} - {report.primary_cpus:.1f} of the primary - "
-        f"{report.system_cpus:.1f} of the system - the reserve; it waited {report.throttled:.0%} of the time"
+        f"{report.system_cpus:.1f} of the system - the reserve; it waited {report.lent_waiting:.0%} of the time"
     )
     yield _admits("processors", standing.cpus, _tenths)
     if report.relief_cpus or report.relief_memory_bytes:

@@ -77,6 +77,7 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
         limit_cpus=limit,
         lent_cpus=measured.lent_cpus,
         throttled=measured.throttled,
+        waiting=measured.lent_waiting,
         used_memory_bytes=measured.used_memory_bytes,
         lent_memory_bytes=measured.lent_memory_bytes,
     )

@@ -23,6 +23,7 @@ class Measured:
     used_memory_bytes: int
     lent_cpus: float = 0.0
     lent_memory_bytes: int = 0
+    lent_waiting: float = 0.0  # for processors, whatever kept what is lent from them: its limit, or others
     throttled: float = 0.0  # share of the periods in which what is lent had used up its limit
     io_bytes_per_second: float = 0.0
     primaries: tuple[PrimaryUse, ...] = ()
@@ -95,6 +96,7 @@ def merged(samples: Sequence[Measured]) -> Measured:
         seconds=seconds,
         used_cpus=mean(lambda sample: sample.used_cpus),
         lent_cpus=mean(lambda sample: sample.lent_cpus),
+        lent_waiting=mean(lambda sample: sample.lent_waiting),
         throttled=mean(lambda sample: sample.throttled),
         io_bytes_per_second=mean(lambda sample: sample.io_bytes_per_second),
         primaries=tuple(

@@ -1,7 +1,7 @@
 """Relief: what has to go from a server for all to be right again; and the emergency in which nobody helps.
 
 Processors: what is lent is suppressed when its limit is far below what its containers asked for, and it uses all of
-that limit or there is nothing left to take from it, for `evict_after_seconds` and still now. Memory: the server is
+that limit, waits for processors though it does not get all of that, or there is nothing left to take from it, for `evict_after_seconds` and still now. Memory: the server is
 above its ceiling although what is lent was told to give memory back. Just enough is freed, not all.
 """
 
@@ -13,6 +13,7 @@ SATISFIED_LOW = 0.60  # limit / asked: below it what is lent gets too little
 SATISFIED_GOOD = 0.80  # so much it should get of what is left
 AT_LIMIT = 0.90
 THROTTLED = 0.5
+WAITS = 0.5  # of the time: others keep it from even so little
 MEMORY_SECONDS = 5.0  # a balloon gets so long
 MEMORY_BELOW = 0.02  # of the server's memory, that is freed below the ceiling
 EMERGENCY_SECONDS = 10.0
@@ -50,6 +51,7 @@ class Burden:
     limit_cpus: float
     lent_cpus: float
     throttled: float
+    waiting: float
     used_memory_bytes: int
     lent_memory_bytes: int
 
@@ -94,6 +96,7 @@ def _suppressed(burden: Burden) -> bool:
         burden.limit_cpus <= FLOOR_CPUS
         or burden.lent_cpus >= AT_LIMIT * burden.limit_cpus
         or burden.throttled >= THROTTLED
+        or burden.waiting >= WAITS
     )
 
 
