@@ -1,8 +1,9 @@
 """Relief: what has to go from a server for all to be right again; and the emergency in which nobody helps.
 
-Processors: what is lent is suppressed when its limit is far below what its containers asked for, and it uses all of
-that limit, waits for processors though it does not get all of that, or there is nothing left to take from it, for `evict_after_seconds` and still now. Memory: the server is
-above its ceiling although what is lent was told to give memory back. Just enough is freed, not all.
+Processors: what is lent is suppressed when its limit is far below what its containers asked for, for
+`evict_after_seconds` and still now, and it uses all of that limit, or waits for processors because others keep it even
+from that, or there is nothing left to take from it. Memory: the server is above its ceiling although what is lent was
+told to give memory back. Just enough is freed, not all.
 """
 
 from dataclasses import dataclass, replace
