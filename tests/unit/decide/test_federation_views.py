@@ -159,6 +159,9 @@ def test_a_drained_cluster_says_what_cannot_leave_it() -> None:
     assert view.stuck == ("shop/web: 6 have no place: west: no room for more",)
     ready = clusters(draining, WEST, web(), division({"c-west": 10}), share("c-east", 7, 7), share("c-west", 10, 10))
     assert ready["east"].stuck == ("shop/web: 7 wait for replacements: they are ready, and take over",)
+    dead = cluster("west", state=MemberState.DEAD)
+    view = clusters(draining, dead, web(), division({"c-west": 10}), share("c-east", 7, 7), share("c-west", 10, 10))
+    assert view["east"].stuck == ("shop/web: 7 wait for replacements: not ready yet in west 10",)
 
 
 def test_what_still_stops_is_left() -> None:

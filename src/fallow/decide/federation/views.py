@@ -228,7 +228,8 @@ def _awaited(snapshot: Snapshot, leaving: Share) -> str:
     late: dict[str, int] = {}
     why = ""
     for share in snapshot.shares_by_deployment.get(leaving.deployment_id, ()):
-        cluster, told = snapshot.clusters.get(share.cluster_id), share.reported or _NOTHING
+        cluster = snapshot.clusters.get(share.cluster_id)
+        told = _said(cluster, share) or _NOTHING
         missing = min(share.replicas, _target(snapshot, share)) - told.ready
         if share is leaving or cluster is None or missing <= 0:
             continue
