@@ -98,9 +98,10 @@ class Gate:
 def engines(options: argparse.Namespace) -> dict[str, Any]:
     """Pull one image on real engines, through Fallow and directly."""
     from testbed import images, noise
-    from testbed.cluster import Cluster, free_port
+    from testbed.cluster import Cluster
     from testbed.engines import PodmanNode
     from testbed.fabric import Fabric
+    from testbed.ports import free_port
     from testbed.registry import Registry
 
     names = [f"n{number}" for number in range(options.nodes)]

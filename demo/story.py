@@ -12,8 +12,9 @@ from demo.load import Load
 from demo.names import Names
 from demo.screen import Screen
 from testbed import images
-from testbed.cluster import Cluster, free_port
+from testbed.cluster import Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.registry import Registry
 from testbed.vms import VmGround
 

@@ -4,12 +4,9 @@ Several clusters may live on one fabric: the first one's control plane is on thi
 machine of its own, whose cable can be pulled (`fabric.cut(cluster.control_name)`).
 """
 
-import contextlib
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fallow.client.api import Client
+import msgspec
+
+from fallow.client.api import Client, Listing
 from fallow.client.contexts import resolve
 from fallow.client.errors import ClientError
 from testbed import processes
@@ -26,6 +25,7 @@ from testbed.fabric import Fabric, NodeNetwork
 from testbed.processes import InsideProcess, TestbedError
 
 FALLOW = str(Path(sys.executable).parent / "fallow")
+LOOK_SECONDS = 0.1  # between two looks at whether something has come true
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Cluster:
     server_environment: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     network: NodeNetwork | None = None
+    _asking: Client | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Give a further cluster a machine for its control plane."""
@@ -124,7 +125,11 @@ class Cluster:
     def _server_answers(self) -> bool:
         if self.server is None or self.server.poll() is not None:
             raise TestbedError("the control plane ended:\n" + tail(self.folder / "server.log"))
-        return self.call("node", "list", "--json", check=False) is not None
+        try:
+            self.members()
+        except TestbedError:
+            return False
+        return True
 
     def kill_server(self) -> None:
         """Kill the control plane without a chance to say goodbye."""
@@ -192,18 +197,28 @@ class Cluster:
                 raise
             return None
 
-    def members(self, role: str = "all") -> dict[str, dict[str, Any]]:
-        """Return members by name."""
-        return {found["name"]: found for found in self.call("node", "list", "--role", role, "--json")["items"]}
+    def members(self, role: str = "") -> dict[str, dict[str, Any]]:
+        """Return members by name. Raises TestbedError."""
+        return {found["name"]: found for found in self._listed(lambda client: client.members(role))}
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        """Return deployments by `project/name`."""
-        items = self.call("deployment", "list", "--json")["items"]
+        """Return deployments by `project/name`. Raises TestbedError."""
+        items = self._listed(lambda client: client.deployments())
         return {f"{found['project']}/{found['name']}": found for found in items}
 
     def replicas(self) -> list[dict[str, Any]]:
-        """Return all replicas, ended ones too."""
-        return list(self.call("replica", "list", "--all", "--json")["items"])
+        """Return all replicas, ended ones too. Raises TestbedError."""
+        return self._listed(lambda client: client.replicas())
+
+    def _listed(self, ask: Callable[[Client], Listing[Any]]) -> list[dict[str, Any]]:
+        """Ask without the command line, whose start would cost most of what waiting for something costs."""
+        try:
+            if self._asking is None:
+                context = resolve(environment=self.environment)
+                self._asking = Client(context.url, context.token, context.ca_pem)
+            return list(msgspec.to_builtins(ask(self._asking).items))
+        except ClientError as error:
+            raise TestbedError(str(error)) from error
 
     def wait_ready(self, *names: str, seconds: float = 30) -> None:
         """Wait until these members are ready."""
@@ -223,7 +238,7 @@ class Cluster:
     def wait(self, condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None) -> None:
         """Wait until `condition()`; say what was waited for, with the end of a log, when it does not come."""
         try:
-            processes.wait_until(condition, seconds, what)
+            processes.wait_until(condition, seconds, what, LOOK_SECONDS)
         except TestbedError as error:
             logs = [log] if log is not None else [self.folder / "server.log"]
             raise TestbedError(f"{error}\n" + "\n".join(tail(path) for path in logs)) from None
@@ -236,6 +251,8 @@ class Cluster:
             processes.stop(server)
         for node in self.nodes.values():
             node.power_cut()
+        if self._asking is not None:
+            self._asking.close()
 
 
 def tail(path: Path, lines: int = 25) -> str:
@@ -243,17 +260,3 @@ def tail(path: Path, lines: int = 25) -> str:
     if not path.exists():
         return f"(no {path.name})"
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-
-
-def free_port(preferred: int) -> int:
-    """Return `preferred` if nobody listens there, else a free port.
-
-    Never one of those that outgoing connections are given: one of them would take it before its owner listens.
-    """
-    some = random.SystemRandom()
-    for port in (preferred, *(some.randrange(20_000, 32_000) for _ in range(100))):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("0.0.0.0", port))
-            return port
-    raise TestbedError("no free port among a hundred")

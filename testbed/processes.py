@@ -22,13 +22,16 @@ def run(*argv: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Return as soon as `condition()` is true. Raises TestbedError naming `what` after `seconds`."""
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.02) -> None:
+    """Return as soon as `condition()` is true, looking at it `every` so many seconds.
+
+    Raises TestbedError naming `what` after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TestbedError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def start_time(pid: int) -> str:

@@ -13,9 +13,9 @@ from fallow.drivers.registry.http import HttpRegistry
 from fallow.model.images import PlatformImage, PullGrant
 from fallow.model.references import parse_reference
 from testbed import images, noise, parts, processes
-from testbed.cluster import free_port
 from testbed.fabric import Fabric
 from testbed.faulty import Fault, FaultyRegistry
+from testbed.ports import free_port
 from testbed.registry import Registry
 
 pytestmark = pytest.mark.real

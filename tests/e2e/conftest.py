@@ -8,9 +8,10 @@ import pytest
 from victim import Victim, attacked, unharmed
 
 from testbed import images, parts
-from testbed.cluster import Cluster, free_port
+from testbed.cluster import Cluster
 from testbed.engines import EngineNode
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.registry import Registry
 
 NODES = ("n1", "n2", "n3")

@@ -8,9 +8,9 @@ from conftest import Whole, replicas_on
 
 from demo.load import Load
 from testbed import images, parts
-from testbed.cluster import free_port
 from testbed.fabric import Fabric
 from testbed.federation import Federation
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 

@@ -19,8 +19,9 @@ from fallow.model.server_pools import LendingChange, ServerPoolChange
 from fallow.model.servers import ServerView
 from fallow.model.vms import LENT_GROUP, VmState, VmView
 from testbed import cgroups, images, parts, processes
-from testbed.cluster import FALLOW, free_port, tail
+from testbed.cluster import FALLOW, tail
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import InsideProcess, TestbedError
 from testbed.registry import Registry
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from testbed import parts, processes
-from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.cluster import FALLOW, Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

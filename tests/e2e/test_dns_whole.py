@@ -10,8 +10,9 @@ import pytest
 from dns_client import rcode, tcp, udp, values
 
 from testbed import parts, processes
-from testbed.cluster import Cluster, free_port
+from testbed.cluster import Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

@@ -12,7 +12,7 @@ import pytest
 from joined import Joined, federation, no_request_fails, requests
 
 from testbed import processes
-from testbed.cluster import free_port
+from testbed.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

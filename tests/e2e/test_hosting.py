@@ -8,8 +8,8 @@ from conftest import Whole
 
 from demo.load import Load
 from testbed import cgroups, images, parts, vms
-from testbed.cluster import free_port
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 from testbed.servers import LendingServer

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from testbed import parts, processes
-from testbed.cluster import Cluster, free_port
+from testbed.cluster import Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/fallow:test"

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from testbed import images, noise, parts, processes, registry
-from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.cluster import FALLOW, Cluster
 from testbed.engines import DockerNode, EngineNode, PodmanNode
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 

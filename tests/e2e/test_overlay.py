@@ -23,9 +23,10 @@ from fallow.store.cache import decode_item
 from fallow.store.contract import Put
 from fallow.store.sqlite import SqliteStore
 from testbed import images, parts
-from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.cluster import FALLOW, Cluster
 from testbed.engines import EngineNode
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 from testbed.sniffer import Sniffer, udp_ports

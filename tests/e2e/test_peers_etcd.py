@@ -9,9 +9,9 @@ from demo.load import Load
 from fallow.client.errors import ClientError
 from fallow.model.peers import PeerView
 from testbed import images, parts
-from testbed.cluster import free_port
 from testbed.etcd import EtcdCluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.registry import Registry
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]

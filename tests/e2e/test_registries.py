@@ -12,8 +12,9 @@ from registry_images import Shelf, tiny
 from signing import new_key, payload_of, public_pem, put_signatures, put_signed, sign
 
 from testbed import parts, registry
-from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.cluster import FALLOW, Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 

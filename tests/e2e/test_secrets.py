@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from testbed import images, parts
-from testbed.cluster import FALLOW, Cluster, free_port
+from testbed.cluster import FALLOW, Cluster
 from testbed.fabric import Fabric
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 

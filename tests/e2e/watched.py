@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from testbed import images, parts
-from testbed.cluster import Cluster, free_port
+from testbed.cluster import Cluster
 from testbed.engines import DockerNode, PodmanNode
 from testbed.fabric import Fabric
 from testbed.faulty import FaultyRegistry
+from testbed.ports import free_port
 from testbed.registry import Registry
 
 

@@ -29,7 +29,7 @@ class Server:
         path = request.path.removeprefix("/v1.41")
         fixed = {
             "/version": {"ApiVersion": "1.41", "Version": "1", "Arch": "amd64", "Os": "linux"},
-            "/info": {"LoggingDriver": "json-file"},
+            "/info": {"LoggingDriver": "json-file", "Architecture": "x86_64"},
         }
         if path in fixed:
             return web.json_response(fixed[path])

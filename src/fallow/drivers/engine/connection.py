@@ -1,5 +1,6 @@
 """The connection to an engine that speaks the Docker Engine API, and what both halves of a driver ask over it."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Mapping
@@ -21,8 +22,8 @@ class DockerConnection:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._architecture = ""
-        self._folder = ""
+        self._told: Mapping[str, Any] = {}  # by the engine, of itself
+        self._asking = asyncio.Lock()
         path = url.removeprefix("unix://")
         # aiodocker's own connector allows a hundred connections, and every log that is followed holds one.
         self._connector = aiohttp.UnixConnector(path, limit=0) if path != url else None
@@ -37,17 +38,22 @@ class DockerConnection:
 
     async def architecture(self) -> str:
         """Return the machine's architecture as OCI images name it; asked of the engine once."""
-        if not self._architecture:
-            with translated():
-                self._architecture = configuration.architecture_name((await self._docker.version())["Arch"])
-        return self._architecture
+        return configuration.architecture_name((await self._facts())["Architecture"])
 
     async def disk(self) -> tuple[int, int]:
         """Return size and free space, in bytes, of the disk that holds the images; 0 when it is not on this machine."""
-        if not self._folder:
-            with translated():
-                self._folder = (await self._docker.system.info()).get("DockerRootDir") or ""
-        return disk_of(self._folder)
+        return disk_of((await self._facts()).get("DockerRootDir") or "")
+
+    async def _facts(self) -> Mapping[str, Any]:
+        """Return what the engine says of itself, asked once: Podman looks for packages each time, half a second long.
+
+        Only for what never changes while it runs. Raises EngineError.
+        """
+        async with self._asking:
+            if not self._told:
+                with translated():
+                    self._told = await self._docker.system.info()
+        return self._told
 
     @asynccontextmanager
     async def _stream(

@@ -67,7 +67,8 @@ class DockerApiEngine(DockerImages):
     async def info(self) -> EngineInfo:
         """Return what the engine and its machine are; disk sizes are 0 when its folder is not on this machine."""
         with translated():
-            version, info = await self._docker.version(), await self._docker.system.info()
+            version = await self._docker.version()
+            self._told = info = await self._docker.system.info()
             components = version.get("Components") or [{}]
             total, free = disk_of(info.get("DockerRootDir") or "")
             return EngineInfo(
@@ -245,8 +246,7 @@ class DockerApiEngine(DockerImages):
     async def _settings(self) -> tuple[Mapping[str, Any], str]:
         """Return how logs are kept, and the control group that containers are to be in, as this engine takes them."""
         if self._made_with is None:
-            with translated():
-                info = await self._docker.system.info()
+            info = await self._facts()
             parent = configuration.cgroup_parent(self._cgroup, info.get("CgroupDriver") or "")
             self._made_with = _LOG_CONFIG.get(info.get("LoggingDriver") or "", {}), parent
         return self._made_with

@@ -1,0 +1,49 @@
+"""Ports that nobody else of this machine's testbeds takes, from before their owner listens until the program ends."""
+
+import contextlib
+import fcntl
+import random
+import socket
+import tempfile
+from io import TextIOWrapper
+from pathlib import Path
+
+from testbed.processes import TestbedError
+
+_CLAIMS = Path(tempfile.gettempdir()) / "fallow-ports"
+_TRIES = 200
+_held: list[TextIOWrapper] = []  # the locks end with this program
+
+
+def free_port(preferred: int) -> int:
+    """Return `preferred` if nobody has it, else a free port. Raises TestbedError.
+
+    Never one of those that outgoing connections are given: one of them would take it before its owner listens.
+    """
+    some = random.SystemRandom()
+    for port in (preferred, *(some.randrange(20_000, 32_000) for _ in range(_TRIES))):
+        if _unused(port) and _claimed(port):
+            return port
+    raise TestbedError(f"no free port among {_TRIES}")
+
+
+def _unused(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def _claimed(port: int) -> bool:
+    """Claim a port. HAProxy shares its ports, so that two gateways on one would both get some of the requests."""
+    _CLAIMS.mkdir(exist_ok=True)
+    file = (_CLAIMS / str(port)).open("w")
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _held.append(file)
+        return True
+    file.close()
+    return False
