@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -55,14 +56,25 @@ class DockerConnection:
                     self._told = await self._docker.system.info()
         return self._told
 
+    async def _settle(self) -> None:
+        """Settle the version of the API by what a ping says, which costs the engine nothing; else by what it is."""
+        docker = self._docker
+        if docker.api_version != "auto":
+            return
+        async with docker.session.get(f"{docker.docker_host}/_ping", timeout=_TIMEOUT) as response:
+            told = response.headers.get("Api-Version", "")
+        if response.status == 200 and re.fullmatch(r"\d+\.\d+", told):
+            docker.api_version = f"v{told}"
+        else:
+            await docker.version()
+
     @asynccontextmanager
     async def _stream(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, **body: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a request whose answer is read bit by bit; `body` is aiohttp's. Raises aiodocker.DockerError."""
         docker = self._docker
-        if docker.api_version == "auto":
-            await docker.version()  # settles it
+        await self._settle()
         url = f"{docker.docker_host}/{docker.api_version}/{path}"
         async with docker.session.request(method, url, params=params, timeout=_STREAM, **body) as response:
             if response.status >= 400:

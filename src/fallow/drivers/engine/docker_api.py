@@ -67,8 +67,9 @@ class DockerApiEngine(DockerImages):
     async def info(self) -> EngineInfo:
         """Return what the engine and its machine are; disk sizes are 0 when its folder is not on this machine."""
         with translated():
-            version = await self._docker.version()
-            self._told = info = await self._docker.system.info()
+            await self._settle()
+            version, info = await asyncio.gather(self._docker.version(), self._docker.system.info())
+            self._told = info
             components = version.get("Components") or [{}]
             total, free = disk_of(info.get("DockerRootDir") or "")
             return EngineInfo(
