@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 SEEDS ?= 20000
 FROM ?= 0
 KIND ?= narrow
+# Files side by side, the long ones first: much of what they do is waiting.
+WHOLE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help image demo install test check format lint types layers sizes unit property contract e2e faults fuzz reference benchmarks parts simulation simulate clean
 
@@ -20,7 +22,7 @@ install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
 test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/contract tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest $(WHOLE) -m "not slow" tests/e2e tests/contract
 
 faults: $(VENV)/.done  ## faults of a federation on real parts, five minutes: cut off, one-way, killed, restored, clocks apart
 	@bash scripts/install-parts.sh --for test
@@ -67,7 +69,7 @@ contract: $(VENV)/.done  ## every back-end against its contract, on real parts
 
 e2e: $(VENV)/.done  ## whole system on real parts
 	@bash scripts/install-parts.sh --for test
-	@bash scripts/as-root.sh $(BIN)/pytest -n 2 --dist loadfile tests/e2e
+	@bash scripts/as-root.sh $(BIN)/pytest $(WHOLE) tests/e2e
 
 fuzz: $(VENV)/.done  ## what the API's description allows and forbids, at random, for up to two hours
 	@FALLOW_FUZZ_EXAMPLES=500 $(BIN)/pytest tests/e2e/test_fuzz.py

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from conftest import Whole, replicas_on
+from whole_cluster import Whole, replicas_on
 
 from demo.load import Load
 from testbed import images, parts

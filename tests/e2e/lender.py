@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from conftest import Whole
+from whole_cluster import Whole
 
 from fallow.client.api import Client
 from fallow.drivers.cgroups import Groups

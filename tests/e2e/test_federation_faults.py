@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from conftest import replicas_on
 from joined import PATH, Joined, federation, no_request_fails, requests
+from whole_cluster import replicas_on
 
 from testbed import processes
 from testbed.cluster import Cluster

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import Whole
+from whole_cluster import Whole
 
 from demo.load import Load
 from testbed import cgroups, images, parts, vms

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Whole
+from whole_cluster import Whole
 
 from demo.load import Load
 from fallow.drivers.packages import own_package

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import Whole
+from whole_cluster import Whole
 
 from demo.load import Load
 from fallow.client.errors import ClientError

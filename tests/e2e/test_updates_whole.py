@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import Whole
+from whole_cluster import Whole
 
 from demo.load import Load
 from testbed import images

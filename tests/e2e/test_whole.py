@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import Whole
+from whole_cluster import Whole
 
 from demo.load import Load
 from testbed.processes import TestbedError
