@@ -44,7 +44,7 @@ class Size:
 
 
 GROUP = Size(1.2, 0.98, 0.4, 4, 90, ("--isolation", "cgroup"))
-MACHINE = Size(1.6, 1.12, 0.65, 10, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
+MACHINE = Size(1.4, 0.98, 0.62, 10, 400, ("--isolation", "vm", "--vm-cpus", "1", "--vm-memory", "768MiB"))
 
 
 @dataclass

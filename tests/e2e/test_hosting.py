@@ -155,10 +155,10 @@ def _drained_and_used_again(cluster: Lending) -> None:
 def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
     if (reason := vms.missing()) is not None:
         pytest.skip(reason)
-    with lending(1.7, 4 * GIB) as cluster, VmGround(cluster.fabric) as ground:
+    with lending(1.45, 4 * GIB) as cluster, VmGround(cluster.fabric) as ground:
         cluster.fallow(
             "server-pool", "policy", "set", "default",
-            "--cpu-threshold", "90%", "--cpu-ceiling", "95%", "--evict-after", "2s",
+            "--cpu-threshold", "95%", "--cpu-ceiling", "97%", "--evict-after", "2s",
             "--vm-memory", "768MiB", "--vm-cpus", "1",
         )  # fmt: skip
         cluster.lender.join(*ground.options, token=cluster.token("server"))
@@ -166,4 +166,4 @@ def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
         text = WEB.format(image=cluster.image, replicas=1, cpus=0.75, service_class="harvest")
         cluster.deploy(text, "--timeout", "150s")
         assert cluster.on("srv1-vm", 1)
-        _leaves_under_load(cluster, 1.2)
+        _leaves_under_load(cluster, 0.98)  # by one process, which does not wait for another one of its own

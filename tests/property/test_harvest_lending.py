@@ -91,6 +91,14 @@ def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_
     assert held.limit_cpus > 5.0
 
 
+def test_a_small_primary_that_waits_for_itself_does_not_starve_what_is_lent_for_ever():
+    told, held = Told(policy=LendingPolicy()), Held(limit_cpus=0.5)
+    for _ in range(180):  # it has a limit of its own, so that it waits however little is lent
+        waits = (PrimaryUse(name="x", found=True, cpus=0.6, cpu_waiting=0.7),)
+        held = hold(held, told, second(0.6, min(0.5, held.limit_cpus), cpus=1.4, primaries=waits), EXPECTED, NOW)
+    assert held.limit_cpus > 0.4
+
+
 burdens = st.builds(
     Burden,
     capacity_memory_bytes=st.just(MEMORY),

@@ -64,6 +64,7 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
         busy=measured.primary_cpus / measured.cpus,
         lent=measured.lent_cpus / measured.cpus,
         seconds=seconds,
+        floor=FLOOR_CPUS / measured.cpus,
     )
     wanted = wanted_cpus(measured.cpus, policy.cpu_ceiling, measured.own_cpus, policy.reserve_cpus)
     limit = next_limit(held.limit_cpus, wanted * pressure.allowed, measured.cpus, seconds)

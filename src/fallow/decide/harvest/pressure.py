@@ -19,6 +19,7 @@ CUT = 0.5  # what is left of the limit after a second of too much waiting
 RECOVER = 0.10  # of the whole, a second of calm
 PRIOR = 0.25  # times how busy it is: so much an application is taken to wait for itself before more is known of it
 IDLE_SHARE = 0.02  # of the processors: using less, what is lent cannot be why primaries wait
+FLOOR_SLACK = 1.5  # a quota is overrun by as much now and then
 LEAST = 0.01
 
 
@@ -41,11 +42,16 @@ def line(pressure: Pressure, busy: float) -> float:
     return min(1.0, pressure.usual[band(busy)] * FACTOR + MARGIN)
 
 
-def felt(pressure: Pressure, *, waiting: float, busy: float, lent: float, seconds: float) -> Pressure:
-    """Return the state after `seconds` of this waiting. `busy` and `lent` are shares of all processors in use."""
+def felt(
+    pressure: Pressure, *, waiting: float, busy: float, lent: float, seconds: float, floor: float = 0.0
+) -> Pressure:
+    """Return the state after `seconds` of this waiting. `busy` and `lent` are shares of all processors in use.
+
+    `floor` is the share that what is lent keeps in any case: using no more, it cannot prove its innocence any better.
+    """
     seconds = min(5.0, max(0.0, seconds))
     above = line(pressure, busy)
-    idle = lent <= IDLE_SHARE
+    idle = lent <= max(IDLE_SHARE, floor * FLOOR_SLACK)
     learned = replace(pressure, usual=_learned(pressure.usual, band(busy), waiting, seconds, idle))
     if waiting <= above or idle:
         allowed = min(1.0, pressure.allowed + RECOVER * seconds) if waiting <= above else pressure.allowed
