@@ -18,6 +18,7 @@ from fallow.version import VERSION
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
+IDLE_SECONDS = 2.0  # a connection is kept; the control plane closes it after five, perhaps just as it is used again
 
 _problem = msgspec.json.Decoder(Problem)
 
@@ -92,6 +93,7 @@ class Transport:
             # Loading the system's authorities takes longer than a request; plain HTTP, to this machine, trusts none.
             verify=tls_context(ca_pem) if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             timeout=httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             trust_env=False,
             transport=inner,
         )

@@ -6,11 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from client_tls_server import http, serving
 
 from fallow.client.api import Client
 from fallow.client.errors import ApiError, BadAnswer, Unreachable
-from fallow.client.transport import problem_of
+from fallow.client.transport import IDLE_SECONDS, problem_of
 from fallow.model.deployments import DeploymentChange, DeployRequest, RollbackRequest
 from fallow.model.image_jobs import ImageTarget
 from fallow.model.labels import LabelSetChange, LabelSetRequest, RelabelRequest
@@ -232,3 +233,9 @@ def test_a_stream_that_breaks_is_unreachable() -> None:
         assert next(lines) == "one"
         with pytest.raises(Unreachable, match="reset"):
             next(lines)
+
+
+def test_a_connection_is_let_go_before_the_control_plane_lets_go_of_it() -> None:
+    with Client("http://127.0.0.1:1") as client:
+        pool = client._transport._http._transport._pool  # type: ignore[attr-defined]
+    assert pool._keepalive_expiry == IDLE_SECONDS < uvicorn.Config("x").timeout_keep_alive / 2
