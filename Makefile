@@ -24,7 +24,7 @@ test: $(VENV)/.done check simulation  ## install what is missing, then run every
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest $(WHOLE) -m "not slow" tests/e2e tests/contract
 
-faults: $(VENV)/.done  ## faults of a federation on real parts, five minutes: cut off, one-way, killed, restored, clocks apart
+faults: $(VENV)/.done  ## what takes long: federations cut off, one-way, killed, restored; emulated virtual machines
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest -m slow tests/e2e
 
