@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,9 +56,15 @@ class Side:
     def command(self, *words: str) -> list[str]:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *words]
 
-    def pings(self, address: str, seconds: int = 2) -> bool:
-        words = self.command("busybox", "ping", "-c1", f"-W{seconds}", address)
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    def pings(self, address: str, seconds: int = 10) -> bool:
+        """Say whether an answer comes in time; a single packet may be lost while an address or a key is settled."""
+        words = self.command("busybox", "ping", "-c1", "-W1", address)
+        ends = time.monotonic() + seconds
+        while True:
+            if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+                return True
+            if time.monotonic() >= ends:
+                return False
 
     def run(self, *words: str) -> str:
         return run(*self.command(*words))
