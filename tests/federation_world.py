@@ -19,7 +19,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division
 from fallow.model.events import Event
-from fallow.model.members import Lease, Member, Role
+from fallow.model.members import Lease, Member, MemberState, Role
 from fallow.model.meta import Record
 from fallow.model.shares import Share, ShareReport, share_id
 
@@ -48,7 +48,6 @@ def share(cluster_id: str, replicas: int, ready: int | None = None, *, of: str =
         "id": share_id(of, cluster_id), "created_at": NOW, "updated_at": NOW, "revision": 1, "deployment_id": of,
         "cluster_id": cluster_id, "replicas": replicas, "since": NOW - 500, "order": 1, "least": replicas,
         "reported": said, "reported_at": NOW - 400 if said is not None else 0.0,
-        "heard_at_revision": 5 if said is not None else 0,
     }  # fmt: skip
     return Share(**(values | changes))
 
@@ -133,7 +132,15 @@ class Ledger:
         found = self.share(cluster_id)
         values = {"revision": found.order, "replicas": found.replicas, "placed": max(found.replicas, ready)}
         said = report(ready, **(values | changes))
-        self.write(msgspec.structs.replace(found, reported=said, reported_at=now, heard_at_revision=self.revision))
+        self.write(msgspec.structs.replace(found, reported=said, reported_at=now))
+
+    def dies(self, cluster_id: str, now: float = NOW) -> None:
+        """Let a cluster be declared dead."""
+        self.change(Member, cluster_id, state=MemberState.DEAD, died_at=now, died_at_revision=self.revision)
+
+    def spoke(self, cluster_id: str) -> None:
+        """Let it be on record that a cluster has said all there is to say."""
+        self.change(Member, cluster_id, spoken_at_revision=self.revision)
 
     def change(self, record_type: type[Record], id_: str, **changes: Any) -> None:
         self.write(msgspec.structs.replace(self.records[record_type, id_], **changes))

@@ -29,6 +29,7 @@ class Running:
     """What a cluster truly runs of one deployment: by the newest order it has taken in."""
 
     wants: int = 0
+    keep: int = 0
     revision: int = 0
     ready: int = 0
     starting: int = 0
@@ -95,15 +96,12 @@ class Federation:
         return spec.replicas if floor is None else min(floor, spec.replicas)
 
     def firm(self, of: str) -> int:
-        """Return how many are ready, as the host knows, that no order under way takes.
-
-        What became ready a moment ago may still be taken for what is not ready, and go.
-        """
+        """Return how many are ready that no order under way takes."""
         found = 0
         for share in self.shares():
             running = self.clusters[share.cluster_id].runs.get(of) if share.deployment_id == of else None
-            if running is not None and share.reported is not None:
-                found += min(running.ready, running.wants, share.replicas, share.reported.ready)
+            if running is not None:
+                found += min(running.ready, max(running.wants, running.keep), share.most)
         return found
 
     def note(self) -> None:
@@ -194,10 +192,10 @@ class Federation:
             return
         ordered = {share.deployment_id: share for share in self.shares() if share.cluster_id == id_}
         for of in found.runs.keys() - ordered.keys():
-            found.runs[of].wants = 0
+            found.runs[of].wants = found.runs[of].keep = 0
         for of, share in ordered.items():
             running = found.runs.setdefault(of, Running())
-            running.wants, running.revision = share.replicas, share.order
+            running.wants, running.keep, running.revision = share.replicas, share.keep, share.order
 
     def act(self, id_: str, most: int) -> None:
         """Let a cluster start some of what it wants, and stop all it does not want: those not ready first."""
@@ -206,7 +204,7 @@ class Federation:
             excess = max(0, running.live - running.wants)
             idle = min(excess, running.starting)
             running.starting -= idle
-            running.ready -= excess - idle
+            running.ready -= min(excess - idle, max(0, running.ready - running.keep))
             free = max(0, found.capacity - found.live)
             running.starting += min(max(0, running.wants - running.live), free, most)
 
@@ -228,16 +226,14 @@ class Federation:
             if share.cluster_id != id_ or running is None:
                 continue
             said = ShareReport(
-                deployment_id=share.deployment_id, revision=running.revision, generation=1, replicas=running.wants,
+                deployment_id=share.deployment_id, revision=running.revision, generation=1,
+                replicas=max(running.wants, min(running.keep, running.live)),
                 placed=running.live, running=running.live, ready=running.ready, updated=running.ready,
                 remaining=running.live, state="serving" if running.ready >= running.wants else "waiting",
             )  # fmt: skip
-            self.ledger.write(
-                msgspec.structs.replace(
-                    share, reported=said, reported_at=self.now, heard_at_revision=self.ledger.revision
-                )
-            )
+            self.ledger.write(msgspec.structs.replace(share, reported=said, reported_at=self.now))
             running.lost = 0
+        self.ledger.spoke(id_)
 
     def answer(self, id_: str) -> None:
         """Let a cluster say what it has room for, true or not."""
@@ -281,6 +277,8 @@ class Federation:
     def come_back(self, id_: str) -> None:
         """Let a cluster be heard again."""
         found = self.clusters[id_]
+        if not found.heard:
+            self.ledger.change(Member, id_, opened_at_revision=self.ledger.revision)
         found.heard = found.alive = True
 
     def save(self, id_: str) -> None:
@@ -296,7 +294,8 @@ class Federation:
         for of, running in found.runs.items():
             past = old.runs.get(of, Running())
             self.fault(of, running, max(0, running.ready - past.ready))
-            running.wants, running.revision, running.starting = past.wants, past.revision, 0
+            running.wants, running.keep, running.revision = past.wants, past.keep, past.revision
+            running.starting = 0
 
     # Wishes
 

@@ -77,6 +77,18 @@ async def test_what_leaves_is_named_and_stops_once_it_is_withdrawn(rig: ClusterR
     assert (await reported(rig, lambda report: report.remaining == 1)).leaving == ()
 
 
+async def test_what_is_ready_stays_as_far_as_it_is_to_be_kept(rig: ClusterRig) -> None:
+    rig.cluster.order([order(3, 10)], full=True)
+    before = await reported(rig, lambda report: report.ready == 3)
+    rig.cluster.order([order(0, 11, keep=2)])
+    found = await reported(rig, lambda report: report.revision == 11 and len(report.leaving) == 1)
+    assert (found.ready, found.replicas) == (2, 2)
+    assert {each.id for each in found.endpoints} < {each.id for each in before.endpoints}
+    rig.cluster.order([order(0, 12)])
+    gone = await reported(rig, lambda report: report.revision == 12 and len(report.leaving) == 3)
+    assert (gone.ready, gone.replicas) == (0, 0)
+
+
 async def test_nothing_is_an_order_too_and_is_reported_until_it_is_removed(rig: ClusterRig) -> None:
     rig.cluster.order([order(1, 10), order(1, 10, "other")], full=True)
     await reported(rig, lambda report: report.ready == 1)

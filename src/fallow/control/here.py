@@ -102,7 +102,7 @@ def _report_of(snapshot: Snapshot, deployment_id: str) -> ShareReport | None:
 def _revision(snapshot: Snapshot, share: Share) -> int:
     """Return the revision of the order that the deployment follows: the newest, unless its share is yet to follow."""
     deployment = snapshot.deployments[share.deployment_id]
-    if deployment.replicas_here == share.replicas or deployment.deleting:
+    if (deployment.replicas_here, deployment.keep) == (share.replicas, share.keep) or deployment.deleting:
         return order_revision(share, deployment)
     return share.reported.revision if share.reported is not None else 0
 

@@ -22,7 +22,10 @@ REST_SECONDS = 0.2  # answers that come meanwhile are stored together
 
 
 class Rooms:
-    """`clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise: others are not heard."""
+    """`clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise: others are not heard.
+
+    `stored` is called with a cluster's id when its newest answers are stored, or were before.
+    """
 
     def __init__(
         self,
@@ -30,11 +33,13 @@ class Rooms:
         applier: Applier,
         clock: Callable[[], float],
         questions: Callable[[Snapshot], tuple[RoomQuestion, ...]],
+        stored: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._cache = cache
         self._applier = applier
         self._clock = clock
         self._questions = questions
+        self._stored = stored
         self._newest: dict[str, RoomReported] = {}
         self._filled = asyncio.Event()
 
@@ -42,6 +47,10 @@ class Rooms:
         """Take in all answers of a cluster; of several at once the last count."""
         self._newest[cluster_id] = frame
         self._filled.set()
+
+    def opened(self, cluster_id: str) -> None:
+        """Forget what a cluster said on an earlier session and is not stored yet."""
+        self._newest.pop(cluster_id, None)
 
     async def run(self) -> None:
         """Store what arrives until cancelled."""
@@ -58,6 +67,8 @@ class Rooms:
                     self._newest.setdefault(cluster_id, frame)
                     self._filled.set()
                     await asyncio.sleep(RETRY_SECONDS)
+                else:
+                    self._stored(cluster_id)
             await asyncio.sleep(REST_SECONDS)
 
     async def _store(self, cluster_id: str, frame: RoomReported, keys: set[str]) -> None:

@@ -294,6 +294,11 @@ class Sessions:
             raise SessionRefused(str(taken)) from taken
         if hello.upgrade_failed is not None:
             await self.upgrades.failed(member.id, hello.upgrade_failed)
+        if member.role is Role.CLUSTER:
+            try:
+                await self.shares.spoken.opening(member.id)
+            except Refused as refused:
+                raise SessionRefused(refused.problem.detail) from refused
         # What we tell it replaces all it knows: an old picture would stop what another process has told it to run.
         await self.applier.catch_up()
         return member, hello

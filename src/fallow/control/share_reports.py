@@ -76,10 +76,8 @@ class ShareReports(Intake[ShareReport]):
                 if batch.member_id != HERE_ID:
                     report, why = fit_report(said, observed, control)
                     dropped.setdefault(batch.member_id, {}).update(why)
-                if report != share.reported or share.heard_at_revision <= _died_at_revision(member):
-                    changed[id_] = msgspec.structs.replace(
-                        share, reported=report, reported_at=now, heard_at_revision=self._cache.revision, updated_at=now
-                    )
+                if report != share.reported:
+                    changed[id_] = msgspec.structs.replace(share, reported=report, reported_at=now, updated_at=now)
         steps = [Step(puts=(share,)) for share in changed.values()]
         return steps + [self._complaint(id_, why, now) for id_, why in dropped.items() if why and self._may(id_, now)]
 
@@ -109,8 +107,3 @@ class ShareReports(Intake[ShareReport]):
         addresses = [peer.address for peer in self._cache.records("peers").values() if isinstance(peer, Peer)]
         hosts = {urlsplit(found.url).hostname or "" for found in addresses}
         return (hosts | {found.session_host for found in addresses}) - {""}
-
-
-def _died_at_revision(member: object) -> int:
-    """Return when a cluster was last dead: it has to be seen to have spoken since."""
-    return member.died_at_revision if isinstance(member, Member) else -1

@@ -8,6 +8,7 @@ from fallow.control.hub import Link
 from fallow.control.intake import Unstored
 from fallow.control.rooms import Rooms
 from fallow.control.share_reports import ShareReports
+from fallow.control.spoken import Spoken
 from fallow.decide.federation.orders import order_of
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.clusters.contract import Cluster
@@ -41,7 +42,8 @@ class Shares:
         before_less: Callable[[Snapshot], None] = lambda _: None,
     ) -> None:
         self.reports = ShareReports(cache, applier, clock)
-        self.rooms = Rooms(cache, applier, clock, questions)
+        self.spoken = Spoken(cache, applier)
+        self.rooms = Rooms(cache, applier, clock, questions, self.spoken.room_stored)
         self._cache = cache
         self._questions = questions
         self._before_less = before_less
@@ -68,6 +70,7 @@ class Shares:
     def open(self, cluster_id: str, cluster: Cluster) -> None:
         """Tell a cluster all it should run, and all it should answer."""
         self.reports.opened(cluster_id)
+        self.rooms.opened(cluster_id)
         snapshot = self._cache.snapshot()
         wanted = _orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
         self._before_less(snapshot)
@@ -75,9 +78,11 @@ class Shares:
         cluster.order(tuple(wanted.values()), full=True)
         self._asked[cluster_id] = ()
         self._ask(snapshot)
+        self.spoken.opened(cluster_id, asked=bool(self._asked[cluster_id]))
 
     def close(self, cluster_id: str) -> None:
         """Forget a cluster that can be told nothing any more."""
+        self.spoken.closed(cluster_id)
         for known in (self._open, self._told, self._asked):
             known.pop(cluster_id, None)
 
@@ -89,20 +94,29 @@ class Shares:
         await self._unstored.setdefault(link, Unstored()).take_in(
             frame.batch,
             lambda: self.reports.shared(link.member_id, frame),
-            lambda: link.send(SharesStored(batch=frame.batch)),
+            lambda: self._stored(link, frame),
         )
+
+    def _stored(self, link: Link, frame: SharesReported) -> None:
+        link.send(SharesStored(batch=frame.batch))
+        if frame.full and not frame.more and self._open.get(link.member_id) is self._links.get(link):
+            self.spoken.shares_stored(link.member_id)
 
     async def run(self) -> None:
         """Send what changes, and store what is reported, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reports.run())
             group.create_task(self.rooms.run())
+            group.create_task(self.spoken.run())
             group.create_task(self._tell())
 
     async def _tell(self) -> None:
         subscription = self._cache.subscribe()
         try:
             async for changed in subscription:
+                for kind, id_ in changed:
+                    if kind == "members":
+                        self.spoken.changed(id_)
                 if self._open and any(kind in ("shares", "deployments") for kind, _ in changed):
                     self._send_changes(
                         {id_ for kind, id_ in changed if kind == "shares"},
@@ -147,7 +161,7 @@ class Shares:
 
 
 def _lowers(before: ShareOrder | None, order: ShareOrder) -> bool:
-    return before is not None and order.replicas < before.replicas
+    return before is not None and order.most < before.most
 
 
 def _orders(snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:

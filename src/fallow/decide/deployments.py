@@ -121,8 +121,7 @@ def _changes(view: Slots) -> Iterator[Step]:
         yield status
         return
     surplus = len(view.slots) - view.deployment.replicas_here
-    gone = _victims(view, min(surplus, CHANGES_AT_ONCE)) if surplus > 0 else []
-    for slot in gone:
+    for slot in _surplus(view, surplus):
         for replica in view.slots.pop(slot):
             yield view.retire(replica, Reason(code="ScaledDown", text="fewer replicas are wanted"))
     if surplus < 0:
@@ -162,6 +161,15 @@ def _evicted(view: Slots, replicas: list[Replica]) -> Iterator[Step]:
             f"{_named(ids)} of {path} must stop before a replacement serves: {why}", "warning",
         )  # fmt: skip
         yield Step(puts=(told,))
+
+
+def _surplus(view: Slots, count: int) -> list[int]:
+    """Return the slots that go because they are `count` more than is wanted; of those that serve `keep` stay."""
+    if count <= 0:
+        return []
+    serving = {slot for slot, replicas in view.slots.items() if any(found.healthy for found in replicas)}
+    idle = len(view.slots) - len(serving)
+    return _victims(view, min(count, idle + max(0, len(serving) - view.deployment.keep), CHANGES_AT_ONCE))
 
 
 def _victims(view: Slots, count: int) -> list[int]:

@@ -26,7 +26,8 @@ class Liveness:
 
     `watching_since`: when this process began to listen. Members not heard since then get `grace_factor` times as long,
     and so do those not heard once `suspect_after_seconds` have passed: while the one that leads changes, others tell
-    it of their members over connections that do not last.
+    it of their members over connections that do not last. But a cluster is suspect all the same: that moves nothing,
+    and nobody counts on what it said last.
     `outage_at`: when most members were last silent together; silence counts from there again. `clusters`: whom all this
     is for, clusters or all other members.
     """
@@ -136,7 +137,7 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
     factor = 1.0 if heard else rules.grace_factor
     silence = now - max(seen or 0.0, rules.watching_since)
     counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at)
-    if silence <= rules.suspect_after_seconds * factor:
+    if silence <= rules.suspect_after_seconds * (1.0 if rules.clusters else factor):
         return member.state, member.state_reason
     if member.state is MemberState.READY:  # also when we were held up for so long that it might be dead
         return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"

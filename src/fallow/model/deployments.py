@@ -82,7 +82,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Deployment(Record, frozen=True, kw_only=True):
     """A named set of identical replicas in a project; `generation` counts changes of what a container is made of.
 
-    `share`: how many of `spec.replicas` this cluster runs; None: all of them.
+    `share`: how many of `spec.replicas` this cluster runs; None: all of them. Of more than that so many stay as are
+    ready, up to `keep`.
     """
 
     project: Name
@@ -94,6 +95,7 @@ class Deployment(Record, frozen=True, kw_only=True):
     update: UpdateStatus | None = None  # of the newest generation, None until there is a second one
     deleting: bool = False
     share: int | None = None
+    keep: int = 0
     origin: Origin | None = None  # None: it was deployed here
 
     @property

@@ -23,6 +23,9 @@ class RemoteEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a cluster should run of one deployment. `spec.replicas` is the total, `replicas` the cluster's share.
 
+    Of more than `replicas` it lets go those that are not ready, and of those that are, as many as are more than
+    `keep`: the host cannot know what becomes ready while it decides.
+
     `generation` is the host's; a cluster counts its own. `revision` grows with each order for the deployment; who
     reports says which one it has taken in.
     """
@@ -34,6 +37,12 @@ class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     replicas: ReplicaCount
     revision: int
+    keep: ReplicaCount = 0
+
+    @property
+    def most(self) -> int:
+        """Return how many replicas may stay."""
+        return max(self.replicas, self.keep)
 
 
 class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +51,7 @@ class ShareReport(msgspec.Struct, frozen=True, kw_only=True):
     deployment_id: ReplicaId
     revision: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the newest order that is taken in
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0  # of that order
-    replicas: Count = 0  # it wants now, by that order
+    replicas: Count = 0  # it runs at the most by that order: its share, or as many as it may keep of what there is
     placed: Count = 0
     running: Count = 0
     ready: Count = 0
@@ -65,13 +74,18 @@ class Share(Record, frozen=True, kw_only=True):
     replicas: int  # the cluster is told to run
     since: float = 0.0  # it is told that
     order: int = 0  # grows whenever `replicas` changes: one more than the revision that was decided from
-    least: int = 0  # the fewest it was told since the order that its newest report speaks of
+    keep: int = 0  # so many it does not let go that are ready, though they be more
+    least: int = 0  # the fewest it might keep since the order that its newest report speaks of
     # observed
     reported: ShareReport | None = None
     reported_at: float = 0.0
-    heard_at_revision: int = 0  # the store's when that was taken in: unlike times, it is never set back
     short_since: float = 0.0  # fewer are placed than it was told; 0: not now
     held_until: float = 0.0  # it gets no more than it has placed, whatever it says it has room for
+
+    @property
+    def most(self) -> int:
+        """Return how many replicas may be there, by what it is told."""
+        return max(self.replicas, self.keep)
 
 
 def share_id(deployment_id: str, cluster_id: str) -> str:

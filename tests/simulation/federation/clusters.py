@@ -168,8 +168,13 @@ class Cluster:
                 self._collecting[order.deployment_id] = order
             known = orders.get(order.deployment_id)
             if known is None or order.revision >= known.revision:
-                if known is None or order.replicas != known.replicas or order.generation != known.generation:
-                    what = f"{order.replicas} of {order.project}/{order.name} generation {order.generation}"
+                if (
+                    known is None
+                    or (order.replicas, order.keep) != (known.replicas, known.keep)
+                    or order.generation != known.generation
+                ):
+                    keep = f" (and to keep {order.keep} that are ready)" if order.keep > order.replicas else ""
+                    what = f"{order.replicas}{keep} of {order.project}/{order.name} generation {order.generation}"
                     self._tell(self.site.name, f"is told to run {what} (order {order.revision})")
                 orders[order.deployment_id] = order
         for id_ in frame.removed:
@@ -236,8 +241,10 @@ class Cluster:
         surge = 1 if any(found.generation != generation for found in live) and wanted else 0
         # what is not ready goes first, then what is not of this generation, then the newest
         going = sorted(live, key=lambda found: (found.state == "ready", found.generation == generation, -found.number))
-        excess = len(live) - wanted - surge
-        replaced = surge > 0 and excess <= 0 and len(ready) > wanted
+        idle = len(live) - len(ready)
+        keep = order.keep if order is not None else 0
+        excess = min(len(live) - wanted - surge, idle + max(0, len(ready) - keep))
+        replaced = surge > 0 and excess <= 0 and len(ready) > max(wanted, keep)
         if replaced:
             excess, going = 1, [found for found in going if found.generation != generation]
         for container in going[: max(0, excess)]:
@@ -276,7 +283,7 @@ class Cluster:
             deployment_id=deployment_id,
             revision=order.revision if order is not None else 0,
             generation=generation,
-            replicas=wanted,
+            replicas=max(wanted, min(order.keep if order is not None else 0, len(live))),
             placed=len(live),
             running=len(live),
             ready=len(ready),

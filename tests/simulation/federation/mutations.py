@@ -11,7 +11,7 @@ import fallow.decide.federation.following
 import fallow.decide.federation.migrate
 import fallow.decide.federation.rooms
 import fallow.decide.members
-from fallow.decide.federation.migrate import Side, next_told, reliable, side_of
+from fallow.decide.federation.migrate import Side, Told, next_told, reliable, side_of
 from fallow.model.members import MemberState
 from simulation.federation.watch import MINIMUM
 from simulation.mutations import Mutation
@@ -25,7 +25,7 @@ _following, _migrate, _rooms = (
 
 
 def _lowered_before_ready() -> list[Any]:
-    def at_once(sides: dict[str, Side], need: int) -> dict[str, int]:
+    def at_once(sides: dict[str, Side], need: int) -> dict[str, Told]:
         return next_told(sides, 0)
 
     return [mock.patch.object(_following, "next_told", at_once)]
@@ -45,8 +45,8 @@ def _room_ignored() -> list[Any]:
     answers = _rooms._answers
 
     def endless(shapes: Any, rooms: Any) -> Any:
-        free, known = answers(shapes, rooms)
-        return np.where(known, 100, free), known
+        free, unanswered = answers(shapes, rooms)
+        return np.full_like(free, 100), unanswered
 
     return [mock.patch.object(_rooms, "_answers", endless)]
 
@@ -63,13 +63,15 @@ def _reservations_forgotten() -> list[Any]:
     return [mock.patch.object(_rooms, "_uncounted", lambda share, counted: 0)]
 
 
-def _recovered_dropped_at_once() -> list[Any]:
-    def hasty(share: Any, cluster: Any, target: int, now: float) -> Side:
-        side = side_of(share, cluster, target, now)
-        back = cluster.state is MemberState.READY and cluster.died_at > 0
-        return replace(side, sure=0, lowerable=True) if back and side.told > target else side
+def _ready_by_now_not_kept() -> list[Any]:
+    def sure(sides: dict[str, Side], need: int) -> dict[str, Told]:
+        return {id_: replace(told, keep=0) for id_, told in next_told(sides, need).items()}
 
-    return [mock.patch.object(_following, "side_of", hasty)]
+    return [mock.patch.object(_following, "next_told", sure)]
+
+
+def _old_words_believed() -> list[Any]:
+    return [mock.patch.object(_migrate, "has_spoken", lambda cluster, now: True)]
 
 
 def _orders_in_flight_forgotten() -> list[Any]:
@@ -98,9 +100,8 @@ MUTATIONS = (
     Mutation("clusters are told more than they have room for", ROOM, _room_ignored, FEDERATION_FROM + 10),
     Mutation("a host that hears nobody goes on", "who hears nobody", _outage_ignored, FEDERATION_FROM + 5, 60),
     Mutation("what was just told is not reserved", ROOM, _reservations_forgotten, FEDERATION_FROM, 60),
-    Mutation(
-        "what a recovered cluster has too many goes at once", MINIMUM, _recovered_dropped_at_once, FEDERATION_FROM, 60
-    ),
+    Mutation("what may be ready by now is not kept", MINIMUM, _ready_by_now_not_kept, FEDERATION_FROM + 25, 60),
+    Mutation("what a cluster said on its last session counts", MINIMUM, _old_words_believed, FEDERATION_FROM + 86, 60),
     Mutation("orders on their way are forgotten", MINIMUM, _orders_in_flight_forgotten, FEDERATION_FROM + 5, 60),
     Mutation("a glitch makes clusters dead", "nobody is given up too early", _dead_when_suspect, FEDERATION_FROM),
 )

@@ -7,7 +7,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState, Role, Scheduling
 from simulation.federation.sites import Site
-from simulation.federation.watch import FederationWatch
+from simulation.federation.watch import SLACK_SECONDS, FederationWatch
 
 
 def unrest(watch: FederationWatch) -> list[str]:
@@ -22,6 +22,9 @@ def _members(watch: FederationWatch) -> Iterable[str]:
     for member in watch.members().values():
         if member.state is not MemberState.READY and member.role is Role.CLUSTER:
             yield f"{member.name} is {member.state}"
+    for site in watch.sites.values():
+        if site.powered and site.id not in watch.removed and watch.silence(site.id) > SLACK_SECONDS:
+            yield f"{site.name} has yet to be heard"
 
 
 def _left_over(watch: FederationWatch) -> Iterable[str]:
@@ -48,12 +51,13 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
     if division is None:
         yield "is not divided"
         return
-    ready, told = watch.ready(deployment.id), watch.told(deployment.id)
+    ready, told, kept = watch.ready(deployment.id), watch.told(deployment.id), watch.kept(deployment.id)
     total = deployment.spec.replicas
     roomy = [site.name for site in _roomy(watch, deployment)]
     running = {id_: count for id_, count in ready.items() if id_ not in watch.removed}
     for id_ in sorted(running.keys() | told.keys() | division.shares.keys()):
-        wanted, ordered, there = division.shares.get(id_, 0), told.get(id_, 0), running.get(id_, 0)
+        wanted, there = division.shares.get(id_, 0), running.get(id_, 0)
+        ordered = max(told.get(id_, 0), min(there, kept.get(id_, 0)))
         stays = wanted < ordered == there and sum(running.values()) <= total and not roomy  # nothing takes its place
         if not wanted == ordered == there and not stays:
             yield f"{there} ready in {watch._name(id_)}, told {ordered}, wanted {wanted}"

@@ -43,7 +43,7 @@ class FederationWatch(Watch):
     def __init__(self, story: Story, now: Callable[[], float], settings: Settings, seed: int) -> None:
         super().__init__(story, now, settings, seed)
         self.sites: dict[str, Site] = {}
-        self.kept: dict[str, dict[str, Record]] = {kind: {} for kind in KEPT}
+        self.stored: dict[str, dict[str, Record]] = {kind: {} for kind in KEPT}
         self.calm = False  # nobody asks for anything, and no fault lasts for long: nothing may move
         self.moves = 0  # orders that were changed, ever
         self.host_stumbled_at = NEVER  # when a process of the host was last killed, frozen, slow or cut off
@@ -57,22 +57,29 @@ class FederationWatch(Watch):
 
     def shares(self) -> Mapping[str, Share]:
         """Return what clusters are told, by id of share."""
-        return self.kept["shares"]  # type: ignore[return-value]
+        return self.stored["shares"]  # type: ignore[return-value]
 
     def divisions(self) -> Mapping[str, Division]:
         """Return divisions by deployment."""
-        return self.kept["divisions"]  # type: ignore[return-value]
+        return self.stored["divisions"]  # type: ignore[return-value]
 
     def told(self, deployment_id: str) -> dict[str, int]:
         """Return how many replicas of a deployment each cluster is told to run; here, too."""
+        return {id_: told for id_, (told, _) in self._asked(deployment_id).items()}
+
+    def kept(self, deployment_id: str) -> dict[str, int]:
+        """Return how many replicas of a deployment stay in each cluster if all that are there are ready; here, too."""
+        return {id_: max(asked) for id_, asked in self._asked(deployment_id).items()}
+
+    def _asked(self, deployment_id: str) -> dict[str, tuple[int, int]]:
         found = {
-            share.cluster_id: share.replicas
+            share.cluster_id: (share.replicas, share.keep)
             for share in self.shares().values()
             if share.deployment_id == deployment_id and share.cluster_id != HERE_ID
         }
         deployment = self.deployments().get(deployment_id)
         if deployment is not None and not deployment.deleting:
-            found[HERE_ID] = deployment.replicas_here
+            found[HERE_ID] = deployment.replicas_here, deployment.keep
         return found
 
     # what is true
@@ -127,7 +134,7 @@ class FederationWatch(Watch):
         if not any(kind in CONCERNED for kind, _, _ in keys):
             super().committed(revision, writes)
             return
-        told = {id_: self.told(id_) for id_ in self.deployments()}
+        asked = {id_: self._asked(id_) for id_ in self.deployments()}
         deployments, members = dict(self.deployments()), dict(self.members())
         super().committed(revision, writes)
         for id_, deployment in deployments.items():
@@ -141,16 +148,16 @@ class FederationWatch(Watch):
                 put = isinstance(write, Put)
                 self._take(kind, id_, decode_item(Item(write.key, write.value, revision, 0)) if put else None)
         for id_ in self.deployments():
-            before_told, now_told = told.get(id_, {}), self.told(id_)
-            if before_told != now_told:
-                self._told_changed(id_, before_told, now_told)
+            before, now = asked.get(id_, {}), self._asked(id_)
+            if before != now:
+                self._told_changed(id_, before, now)
 
     def _take(self, kind: str, id_: str, after: Record | None) -> None:
-        before = self.kept[kind].get(id_)
+        before = self.stored[kind].get(id_)
         if after is None:
-            self.kept[kind].pop(id_, None)
+            self.stored[kind].pop(id_, None)
         else:
-            self.kept[kind][id_] = after
+            self.stored[kind][id_] = after
         if isinstance(after, Division):
             self._division_changed(before, after)
         if kind == "shares" and after is None and isinstance(before, Share):
@@ -176,10 +183,14 @@ class FederationWatch(Watch):
         if site is not None and member is not None and site.powered and site.of(share.deployment_id):
             self.broke("a share goes when nothing of it is left", f"{site.name} still runs {share.deployment_id}")
 
-    def _told_changed(self, deployment_id: str, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        changed = {id_: (before.get(id_, 0), after.get(id_, 0)) for id_ in sorted(before.keys() | after.keys())}
+    def _told_changed(
+        self, deployment_id: str, before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+    ) -> None:
+        changed = {
+            id_: (before.get(id_, (0, 0)), after.get(id_, (0, 0))) for id_ in sorted(before.keys() | after.keys())
+        }
         changed = {id_: pair for id_, pair in changed.items() if pair[0] != pair[1]}
-        text = ", ".join(f"{self._name(id_)} {old} -> {new}" for id_, (old, new) in changed.items())
+        text = ", ".join(f"{self._name(id_)} {_said(old)} -> {_said(new)}" for id_, (old, new) in changed.items())
         if not text:
             return
         self.moves += 1
@@ -187,11 +198,11 @@ class FederationWatch(Watch):
         if self.calm:
             self.broke("a glitch moves nothing", f"{self._path(deployment_id)}: {text}")
         for id_, (old, new) in changed.items():
-            if new < old:
+            if max(new) < max(old):
                 self._lowered[deployment_id, id_] = self._now()
-                self._check_lowered(deployment_id, id_, old, new)
-            else:
-                self._check_raised(deployment_id, id_, new)
+                self._check_lowered(deployment_id, id_, max(old), max(new))
+            if new[0] > old[0]:
+                self._check_raised(deployment_id, id_, new[0])
 
     def _check_lowered(self, deployment_id: str, cluster_id: str, old: int, new: int) -> None:
         """Check that what stays ready, when all that is ordered is done, is enough; or that only the unready go."""
@@ -204,8 +215,8 @@ class FederationWatch(Watch):
             ready = self.ready(deployment_id).get(cluster_id, 0)
         if min(ready, old) <= new:
             return
-        told = self.told(deployment_id)
-        stays = {id_: min(count, told.get(id_, 0)) for id_, count in self.believable(deployment_id).items()}
+        kept = self.kept(deployment_id)
+        stays = {id_: min(count, kept.get(id_, 0)) for id_, count in self.believable(deployment_id).items()}
         if sum(stays.values()) < (floor := self.floor(deployment_id)):
             named = {self._name(id_): count for id_, count in stays.items() if count}
             self.broke(
@@ -266,8 +277,8 @@ class FederationWatch(Watch):
         if replaced or id_ not in self.deployments():
             return
         ordered_at = self._lowered.get((id_, site.id))
-        if ordered_at is None or container.ready_at > ordered_at - UNTOLD_SECONDS:
-            return  # it was not ready when this was decided, as far as the host could know
+        if ordered_at is None:
+            return
         since = ordered_at - ORDERED_SECONDS - (ORDERED_SECONDS if self._now() - self.host_stumbled_at < 60.0 else 0.0)
         excused = sum(self.lost_since(id_, since).values())
         ready = self.ready(id_)
@@ -328,6 +339,11 @@ def floor_of(deployment: Deployment | None) -> int:
         return 0
     total, floor = deployment.spec.replicas, deployment.spec.clusters.floor
     return total if floor is None else min(total, floor)
+
+
+def _said(asked: tuple[int, int]) -> str:
+    told, keep = asked
+    return f"{told}, keeps {keep}" if keep > told else f"{told}"
 
 
 def _takes_more(member: Member) -> bool:

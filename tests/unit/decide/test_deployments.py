@@ -53,6 +53,16 @@ def test_scaling_down_evens_out_nodes() -> None:
     assert sorted(found.node_id for found in left) == ["n-a", "n-b"]
 
 
+def test_what_serves_is_kept_though_it_be_more_than_this_cluster_should_run() -> None:
+    web = deployment(replicas=5, share=1, keep=2)
+    serving = [replica(web, slot) for slot in range(3)]
+    idle = [replica(web, 3, ReplicaState.PLACED), replica(web, 4, healthy_since=0.0)]
+    gone = by_state(run(snapshot(A, web, *serving, *idle)))["leaving"]
+    assert len(gone) == 3
+    assert {"web-3", "web-4"} < set(gone)
+    assert run(snapshot(A, web, *serving[:2])) == []
+
+
 def test_a_slot_whose_replica_is_leaving_is_not_given_away() -> None:
     web = deployment(replicas=1)
     (new,) = run(snapshot(A, web, replica(web, 0, ReplicaState.LEAVING)))

@@ -20,12 +20,12 @@ from fallow.model.updates import UpdateState, UpdateStatus
 NEW_ID = ids()
 
 
-def order(name: str = "web", replicas: int = 2, revision: int = 10, **more: Any) -> ShareOrder:
+def order(name: str = "web", replicas: int = 2, revision: int = 10, keep: int = 0, **more: Any) -> ShareOrder:
     image, generation = more.pop("image", "shop:1"), more.pop("generation", 1)
     spec = DeploymentSpec(replicas=5, container=ContainerSpec(image=image), **more)
     return ShareOrder(
         deployment_id=f"d-{name}", project="shop", name=name, spec=spec, generation=generation, replicas=replicas,
-        revision=revision,
+        revision=revision, keep=keep,
     )  # fmt: skip
 
 
@@ -58,6 +58,13 @@ def test_an_order_becomes_a_deployment_with_its_share_and_origin() -> None:
     )
     assert found.origin == Origin(revision=10, generation=1, taken_as=1)
     assert follows(found, order())
+
+
+def test_what_an_order_keeps_is_kept_until_another_says_otherwise() -> None:
+    found = only(taken(order(keep=4)))
+    assert (found.share, found.keep) == (2, 4)
+    assert not follows(found, order())
+    assert only(taken(order(revision=11), before=snapshot(found))).keep == 0
     assert [made.id for made in taken(order()).templates.values()] == ["d-web.1"]
 
 

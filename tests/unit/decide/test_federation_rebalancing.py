@@ -34,6 +34,8 @@ def test_a_wish_has_to_last() -> None:
     known = division({"a": 10})
     begun = course(known, target(a=10), target(a=5, b=5), RESTLESS, NOW)
     assert (begun.off_since, begun.off_shares, begun.wait, begun.step) == (NOW, {"a": 5, "b": 5}, 300.0, False)
+    ahead = division({"a": 10}, off_since=NOW + 3600, off_shares={"a": 5, "b": 5})
+    assert course(ahead, target(a=10), target(a=5, b=5), RESTLESS, NOW).wait == 300.0, "the clock was set back"
     known = division({"a": 10}, off_since=NOW - 100, off_shares={"a": 5, "b": 5})
     waiting = course(known, target(a=10), target(a=5, b=5), RESTLESS, NOW)
     assert (waiting.off_since, waiting.wait, waiting.step) == (NOW - 100, 200.0, False)

@@ -10,6 +10,7 @@ from records import NOW, deployment, ids
 from fallow.decide.federation.division import Target
 from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.stuck import is_held
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
 from fallow.model.containers import ContainerSpec
@@ -121,7 +122,7 @@ def test_what_fits_nowhere_stays_where_it_is_and_that_is_said_once() -> None:
 def test_a_dead_cluster_is_replaced_at_once_and_its_share_stays_on_record() -> None:
     ledger = host(share("c-east", 5, 5), share("c-west", 5, 5))
     ledger.settle(to(east=5, west=5))
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
+    ledger.dies("c-east")
     ledger.settle(to(west=10))
     assert ledger.told() == {"c-east": 5, "c-west": 10}
     ledger.says("c-west", 10, NOW + 3)
@@ -129,6 +130,7 @@ def test_a_dead_cluster_is_replaced_at_once_and_its_share_stays_on_record() -> N
     ledger.settle(to(west=10), NOW + 21)
     assert ledger.told() == {"c-east": 5, "c-west": 10}
     ledger.says("c-east", 5, NOW + 22)
+    ledger.spoke("c-east")
     ledger.settle(to(west=10), NOW + 22)
     assert ledger.told() == {"c-east": 0, "c-west": 10}
 
@@ -176,6 +178,17 @@ def test_a_member_that_does_not_place_what_it_was_told_gets_no_more() -> None:
     assert not ledger.run(to(east=10), NOW + 16).steps
 
 
+def test_a_clock_that_was_set_back_holds_nobody_for_longer() -> None:
+    ledger = host(share("c-east", 10, 2, held_until=NOW + 3600, short_since=NOW + 3300, since=NOW + 3200))
+    ledger.settle(to(east=10))
+    ledger.says("c-east", 2, placed=2)
+    assert not is_held(ledger.share("c-east"), NOW)
+    ledger.run(to(east=10))
+    ledger.run(to(east=10), NOW + 15)
+    assert ledger.share("c-east").held_until == NOW + 315
+    assert is_held(ledger.share("c-east"), NOW + 16)
+
+
 def test_who_has_just_been_told_or_renews_its_replicas_is_not_short() -> None:
     ledger = host(share("c-east", 10, 2, since=NOW - 1))
     ledger.settle(to(east=10))
@@ -193,7 +206,7 @@ def test_who_has_placed_all_after_all_is_not_short_any_more() -> None:
 
 def test_a_deleted_deployment_is_taken_from_all_and_a_dead_cluster_is_not_waited_for() -> None:
     ledger = host(share("c-east", 5, 5), share("c-west", 5, 5), share(HERE_ID, 2, 2), share=2)
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
+    ledger.dies("c-east")
     ledger.change(Deployment, "d-web", deleting=True)
     ledger.settle({})
     assert ledger.told() == {"c-east": 0, "c-west": 0}
@@ -297,7 +310,7 @@ def test_what_a_dead_cluster_has_stopped_by_its_fence_it_is_not_told_again_when_
     ledger = host(share("c-east", 1, 1))
     ledger.change(Deployment, "d-web", spec=msgspec.structs.replace(fenced, replicas=1))
     ledger.settle(to(east=1))
-    ledger.change(Member, "c-east", state=MemberState.DEAD, died_at=NOW, died_at_revision=ledger.revision)
+    ledger.dies("c-east")
     ledger.settle(to(west=1), NOW + 60)
     assert ledger.told() == {"c-east": 1, "c-west": 1}
     ledger.settle(to(west=1), NOW + stopped_after(ledger.deployment()))

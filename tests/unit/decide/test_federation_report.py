@@ -45,6 +45,15 @@ def test_a_report_counts_by_the_words_of_its_fields() -> None:
     assert found.state == "waiting"
 
 
+def test_a_cluster_says_how_many_it_may_have_while_it_keeps_what_is_ready() -> None:
+    web = hosted(1, keep=3)
+    there = [replica(web, slot, address="10.0.0.1") for slot in range(2)]
+    assert report_of(snapshot(web, member("a"), *there), web).replicas == 2
+    more = [replica(web, slot, ReplicaState.PLACED) for slot in range(2, 5)]
+    assert report_of(snapshot(web, member("a"), *there, *more), web).replicas == 3, "those may be ready by now"
+    assert report_of(snapshot(web, member("a")), web).replicas == 1
+
+
 def test_endpoints_of_silent_nodes_are_marked_and_of_dead_ones_left_out() -> None:
     web = hosted(1)
     one = replica(web, 0, address="10.0.0.1", host_ports=PORTS)

@@ -116,7 +116,7 @@ def follows(deployment: Deployment, order: ShareOrder) -> bool:
         and not origin.fenced
         and not deployment.deleting
         and origin.generation == order.generation
-        and deployment.share == order.replicas
+        and (deployment.share, deployment.keep) == (order.replicas, order.keep)
         and deployment.spec == _spec(deployment, order)
     )
 
@@ -138,6 +138,7 @@ def _made(order: ShareOrder, author: Author) -> Step:
         name=order.name,
         spec=order.spec,
         share=order.replicas,
+        keep=order.keep,
         origin=Origin(revision=order.revision, generation=order.generation, taken_as=1),
     )
     told = author.tells(deployment, "ShareTaken", f"is run for the host: {_portion(deployment)}")
@@ -160,6 +161,7 @@ def _changed(snapshot: Snapshot, current: Deployment, order: ShareOrder, author:
     after = msgspec.structs.replace(
         after,
         share=order.replicas,
+        keep=order.keep,
         origin=Origin(revision=order.revision, generation=order.generation, taken_as=taken_as),
     )
     told: tuple[Record, ...] = ()

@@ -71,7 +71,7 @@ def _over(snapshot: Snapshot, share: Share, now: float) -> bool:
 
 def _gone(share: Share, cluster: Member, now: float) -> bool:
     """Say whether a cluster that can be heard says that nothing is left."""
-    spoken = cluster.state is MemberState.READY and has_spoken(share, cluster, now)
+    spoken = cluster.state is MemberState.READY and has_spoken(cluster, now)
     return spoken and share.reported is not None and share.reported.remaining == 0
 
 

@@ -57,5 +57,7 @@ def fence(snapshot: Snapshot, heard_at: float, now: float, new_id: Callable[[], 
             f"{format_duration(silence)} and may run them elsewhere; they come back when it is heard and says so",
             "warning",
         )  # fmt: skip
-        steps.append(Step(puts=(msgspec.structs.replace(deployment, share=0, origin=origin, updated_at=now), told)))
+        steps.append(
+            Step(puts=(msgspec.structs.replace(deployment, share=0, keep=0, origin=origin, updated_at=now), told))
+        )
     return Plan(steps=steps, wake_after_seconds=min(waits, default=None))

@@ -10,7 +10,7 @@ from fallow.decide.events import event
 from fallow.decide.federation.causes import cause_of, listed
 from fallow.decide.federation.division import Target
 from fallow.decide.federation.fence import stopped_after
-from fallow.decide.federation.migrate import Side, needed, next_told, retold, side_of
+from fallow.decide.federation.migrate import Side, Told, needed, next_told, retold, side_of
 from fallow.decide.federation.rebalancing import CAUSE, Course
 from fallow.decide.federation.stuck import timed
 from fallow.decide.plan import Step
@@ -45,13 +45,14 @@ class Following:
         division, events = self._division({share.cluster_id: share for share in changed})
         puts: list[Record] = [*changed, *([division] if division is not None else [])]
         here = {share.cluster_id: share for share in (*self.shares.values(), *changed)}.get(HERE_ID)
-        count = here.replicas if here is not None else 0
-        if self.deployment.share != count:
-            puts.append(msgspec.structs.replace(self.deployment, share=count, updated_at=self.now))
+        told = (here.replicas, here.keep) if here is not None else (0, 0)
+        follows = (self.deployment.share, self.deployment.keep) == told
+        if not follows:
+            puts.append(msgspec.structs.replace(self.deployment, share=told[0], keep=told[1], updated_at=self.now))
         if not puts:
             return None
-        lowered = {share.cluster_id for share in changed if share.replicas < self._told(share.cluster_id)}
-        guards = [self.deployment] if self.deployment.share == count else []
+        lowered = {share.cluster_id for share in changed if share.most < self._most(share.cluster_id)}
+        guards = [self.deployment] if follows else []
         written = {share.cluster_id for share in changed}
         return Step(puts=(*puts, *events), guards=(*guards, *(self._relied_on(lowered, written) if lowered else ())))
 
@@ -87,16 +88,16 @@ class Following:
         stopped = stopped_after(self.deployment)
         return stopped > 0 and cluster.state is MemberState.DEAD and self.now - cluster.died_at >= stopped
 
-    def _told(self, cluster_id: str) -> int:
+    def _most(self, cluster_id: str) -> int:
         share = self.shares.get(cluster_id)
-        return share.replicas if share is not None else 0
+        return share.most if share is not None else 0
 
     def _changed_shares(self) -> list[Share]:
         """Return shares that are told another number, those that get more first, and those whose times are noted."""
         spec = self.deployment.spec
         told = next_told(self.sides, needed(spec.replicas, spec.clusters.floor, self.target.shares.values()))
-        moves = [id_ for id_ in told if told[id_] != self._told(id_)]
-        moves.sort(key=lambda id_: told[id_] < self._told(id_))
+        moves = [id_ for id_, side in self.sides.items() if told[id_] != side.asked]
+        moves.sort(key=lambda id_: told[id_].replicas < self.sides[id_].told)
         retold_ = [self._retold(id_, told[id_]) for id_ in moves[:SHARES_AT_ONCE]]
         noted = []
         for id_, share in self.shares.items():
@@ -110,19 +111,15 @@ class Following:
                 noted.append(msgspec.structs.replace(after, updated_at=self.now))
         return [*retold_, *noted[: SHARES_AT_ONCE - len(retold_)]]
 
-    def _retold(self, cluster_id: str, replicas: int) -> Share:
+    def _retold(self, cluster_id: str, told: Told) -> Share:
         share = self.shares.get(cluster_id)
         if share is None:
             return Share(
                 id=share_id(self.deployment.id, cluster_id), created_at=self.now, updated_at=self.now,
-                deployment_id=self.deployment.id, cluster_id=cluster_id, replicas=replicas, since=self.now,
+                deployment_id=self.deployment.id, cluster_id=cluster_id, replicas=told.replicas, since=self.now,
                 order=self.snapshot.revision + 1,
             )  # fmt: skip
-        order, least = retold(share, replicas, self.snapshot.revision)
-        return msgspec.structs.replace(
-            share, replicas=replicas, since=self.now, order=order, least=least, short_since=0.0,
-            updated_at=self.now,
-        )  # fmt: skip
+        return retold(share, told, self.snapshot.revision, self.now)
 
     def _relied_on(self, lowered: Iterable[str], written: Iterable[str]) -> Iterable[Record]:
         """Return the reports that allow to lower clusters, and who gave them; none where they are too many."""

@@ -68,7 +68,7 @@ def dissolved(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Iter
     for deployment in snapshot.deployments.values():
         if deployment.share is not None and deployment.origin is None:
             left = True
-            yield Step(puts=(msgspec.structs.replace(deployment, share=None, updated_at=now),))
+            yield Step(puts=(msgspec.structs.replace(deployment, share=None, keep=0, updated_at=now),))
     for kind in (snapshot.shares, snapshot.divisions, snapshot.rooms):
         for record in kind.values():
             left = True

@@ -32,7 +32,7 @@ def kept_shares(snapshot: Snapshot, now: float, new_id: Callable[[], str], actor
             steps.append(step or Step(puts=(msgspec.structs.replace(own, updated_at=now),)))
             continue
         spec = msgspec.structs.replace(deployment.spec, replicas=deployment.share)
-        own = msgspec.structs.replace(deployment, origin=None, share=None, spec=spec, updated_at=now)
+        own = msgspec.structs.replace(deployment, origin=None, share=None, keep=0, spec=spec, updated_at=now)
         text = f"{own.path} belongs to this cluster now, with {spec.replicas} replicas"
         told = event(new_id(), now, actor, "deployment", own.id, own.path, "ShareKept", text)
         steps.append(Step(puts=(own, told)))

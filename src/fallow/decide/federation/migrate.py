@@ -2,11 +2,14 @@
 
 Replacements come before anything goes. A raise is told at once; a cluster is lowered only as far as enough replicas
 stay ready that may be relied on, or by replicas that are not ready: those a cluster retires first. Where nothing takes
-their place, nothing goes.
+their place, nothing goes. What is not ready by a cluster's last word may be by now: as long as fewer are known to be
+ready than should be, a cluster that is lowered is told to keep all that are.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.shares import Share
@@ -14,9 +17,17 @@ from fallow.model.shares import Share
 SILENT_SECONDS = 600.0  # a cluster that is back for so long, and says nothing of a share, has nothing else to say
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a cluster is told: to run so many replicas, and of more than that to `keep` so many that are ready."""
+
+    replicas: int
+    keep: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One cluster's side of a move.
+    """One cluster's side of a move. `told`: so many it may have, by what it is `asked` now and by what it says.
 
     `sure`: ready replicas that may be relied on, never more than `told`. A silent cluster is neither raised nor
     lowered; one that is back, or new to this, is lowered once it has said what it runs. One that `leaves` goes first.
@@ -27,53 +38,75 @@ class Side:
     sure: int
     raisable: bool
     lowerable: bool
+    asked: Told
     leaves: bool = False
 
 
-def next_told(sides: Mapping[str, Side], need: int) -> dict[str, int]:
+def next_told(sides: Mapping[str, Side], need: int) -> dict[str, Told]:
     """Return what each cluster is to be told, by its id; `need` replicas stay ready, or as many as are now."""
-    told = {id_: side.told for id_, side in sides.items()}
-    for id_, side in sides.items():
+    told = {id_: side.asked for id_, side in sides.items()}
+    spare = sum(side.sure for side in sides.values()) - need
+    lowered = []
+    for id_, side in sorted(sides.items(), key=lambda item: (not item[1].leaves, item[0])):
         if side.raisable and side.target > side.told:
-            told[id_] = side.target
-    spare = max(0, sum(side.sure for side in sides.values()) - need)
-    for id_ in sorted(sides, key=lambda id_: (not sides[id_].leaves, id_)):
-        side = sides[id_]
-        if not side.lowerable or side.target >= side.told:
-            continue
-        not_ready = side.told - side.sure
-        fewer = min(side.told - side.target, not_ready + spare)
-        spare -= max(0, fewer - not_ready)
-        told[id_] = side.told - fewer
+            told[id_] = Told(side.target)
+        elif side.lowerable and side.target < side.told:
+            not_ready = side.told - side.sure
+            fewer = min(side.told - side.target, not_ready + max(0, spare))
+            spare -= max(0, fewer - not_ready)
+            if fewer:
+                told[id_] = _lowered(side, side.told - fewer)
+                lowered.append(id_)
+        elif side.raisable and side.lowerable and side.asked.replicas < side.target:
+            told[id_] = Told(side.target)  # it has kept what it should have
+    if spare < 0:  # more may be ready by now than is known: that may be the last that serves
+        for id_ in lowered:
+            told[id_] = Told(told[id_].replicas, max(sides[id_].told, sides[id_].asked.keep))
     return told
+
+
+def _lowered(side: Side, most: int) -> Told:
+    """Return what brings a cluster down to `most`; of what it has but kept, as many stay as are still ready."""
+    replicas = min(most, side.asked.replicas)
+    return Told(replicas, most if most > replicas else 0)
 
 
 def side_of(share: Share | None, cluster: Member, target: int, now: float) -> Side:
     """Return a cluster's side as it is stored; without a share it is told nothing yet."""
-    ready = cluster.state is MemberState.READY
+    ready = cluster.state is MemberState.READY and has_spoken(cluster, now)
     if share is None:
-        return Side(told=0, target=target, sure=0, raisable=ready, lowerable=False)
-    spoken = ready and has_spoken(share, cluster, now)
+        return Side(told=0, target=target, sure=0, raisable=ready, lowerable=False, asked=Told(0))
+    spoken = ready and share.reported is not None
     return Side(
-        told=share.replicas,
+        told=held(share),
         target=target,
         sure=reliable(share) if spoken else 0,
         raisable=ready,
         lowerable=spoken,
+        asked=Told(share.replicas, share.keep),
         leaves=cluster.scheduling is Scheduling.DRAINING,
     )
 
 
-def has_spoken(share: Share, cluster: Member, now: float) -> bool:
-    """Say whether the cluster has said what it runs, and again since it was last dead, or has long had the time to."""
-    if share.reported is None:
-        return False
-    return share.heard_at_revision > cluster.died_at_revision or now - cluster.state_since > SILENT_SECONDS
+def has_spoken(cluster: Member, now: float) -> bool:
+    """Say whether a cluster has said all there is to say since it was last dead or away, or has long had the time to.
+
+    Revisions of the store tell that: unlike times, they are never set back.
+    """
+    news = max(cluster.died_at_revision, cluster.opened_at_revision)
+    return cluster.spoken_at_revision >= news or now - cluster.state_since > SILENT_SECONDS
 
 
 def obeyed(share: Share) -> bool:
     """Say whether the cluster has taken in the order for the number it is told."""
     return share.reported is not None and share.reported.revision >= share.order
+
+
+def held(share: Share) -> int:
+    """Return how many replicas a cluster may have; more than its share if it was told to keep those that are ready."""
+    if share.reported is None or not obeyed(share):
+        return share.most
+    return max(share.replicas, min(share.reported.replicas, share.keep))
 
 
 def reliable(share: Share) -> int:
@@ -85,16 +118,20 @@ def reliable(share: Share) -> int:
     told = share.reported
     if told is None:
         return 0
-    return min(told.ready, told.replicas, share.replicas if obeyed(share) else share.least)
+    return min(told.ready, told.replicas, share.most if obeyed(share) else share.least)
 
 
-def retold(share: Share, replicas: int, revision: int) -> tuple[int, int]:
-    """Return `order` and `least` of a share that is told another number by a decision made at a store's revision.
+def retold(share: Share, told: Told, revision: int, now: float) -> Share:
+    """Return a share that is told something else by a decision made at a store's revision.
 
     Whatever is committed after that decision has a greater revision than it.
     """
-    before = share.replicas if obeyed(share) else share.least
-    return revision + 1, min(before, replicas)
+    most = max(told.replicas, told.keep)
+    least = held(share) if obeyed(share) else share.least
+    return msgspec.structs.replace(
+        share, replicas=told.replicas, keep=told.keep, since=now, order=revision + 1,
+        least=min(least, most), short_since=0.0, updated_at=now,
+    )  # fmt: skip
 
 
 def needed(total: int, floor: int | None, targets: Iterable[int]) -> int:

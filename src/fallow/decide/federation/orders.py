@@ -23,4 +23,5 @@ def order_of(share: Share, deployment: Deployment) -> ShareOrder:
         generation=deployment.generation,
         replicas=0 if deployment.deleting else share.replicas,
         revision=order_revision(share, deployment),
+        keep=0 if deployment.deleting else share.keep,
     )

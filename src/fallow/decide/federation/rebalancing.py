@@ -40,7 +40,8 @@ def course(
         return Course(target=target, off_shares={})
     if ideal.shares == target.shares:
         return Course(target=target, off_shares={})
-    if not known.off_since or not alike(target.shares, known.off_shares, ideal.shares):
+    begun = 0.0 < known.off_since <= now  # not by a clock that was set back since
+    if not begun or not alike(target.shares, known.off_shares, ideal.shares):
         return Course(target=target, off_since=now, off_shares=ideal.shares, wait=policy.after_seconds)
     wait = known.off_since + policy.after_seconds - now
     if wait > 0 or known.moving_since:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fallow.decide.federation.migrate import reliable
+from fallow.decide.federation.migrate import held, reliable
 from fallow.decide.snapshot import Snapshot
 from fallow.model.divisions import Division
 from fallow.model.members import Scheduling
@@ -21,10 +21,10 @@ def recalled(snapshot: Snapshot, division: Division) -> Mapping[str, int]:
         cluster, share = snapshot.clusters.get(id_), shares.get(id_)
         if cluster is None or share is None or cluster.scheduling is Scheduling.DRAINING:
             continue
-        more = share.replicas - found.get(id_, 0)
+        more = held(share) - found.get(id_, 0)
         if more > 0:
             back[id_] = more
-            found[id_] = share.replicas
+            found[id_] = held(share)
     surplus = sum(back.values()) - division.unplaced
     for id_ in sorted(set(found) - set(back)):
         share = shares.get(id_)

@@ -7,13 +7,11 @@ whoever holds its session sends it. See docs/design/federation.md.
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 
-import msgspec
-
 from fallow.decide.federation import founding
 from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.drains import forgotten
 from fallow.decide.federation.following import Following
-from fallow.decide.federation.migrate import retold
+from fallow.decide.federation.migrate import Told, retold
 from fallow.decide.federation.rebalancing import Course, course, standing
 from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan, Step
@@ -116,9 +114,5 @@ def _ended(snapshot: Snapshot, deployment: Deployment, now: float) -> Iterator[S
     for share in snapshot.shares_by_deployment.get(deployment.id, ()):
         if share.cluster_id == HERE_ID:
             yield Step(deletes=(share,))
-        elif share.replicas:
-            order, least = retold(share, 0, snapshot.revision)
-            less = msgspec.structs.replace(
-                share, replicas=0, since=now, order=order, least=least, short_since=0.0, updated_at=now
-            )
-            yield Step(puts=(less,), guards=(deployment,))
+        elif share.most:
+            yield Step(puts=(retold(share, Told(0), snapshot.revision, now),), guards=(deployment,))

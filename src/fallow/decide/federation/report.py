@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fallow.decide.endpoints import endpoint_on
+from fallow.decide.slots import LIVE
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
 from fallow.model.deployments import Deployment, Replica, ReplicaState
@@ -27,12 +28,13 @@ def report_of(snapshot: Snapshot, deployment: Deployment, revision: int | None =
     endpoints = [found for found in (_endpoint(snapshot, replica) for replica in replicas) if found is not None]
     serving = {found.id for found in endpoints}
     view = deployment_view(snapshot, deployment)
+    slots = {replica.slot for replica in replicas if replica.state in LIVE}
     fenced = origin is not None and origin.fenced
     return ShareReport(
         deployment_id=deployment.id,
         revision=revision if revision is not None else origin.revision if origin is not None else 0,
         generation=origin.generation if origin is not None else deployment.generation,
-        replicas=0 if deployment.deleting else deployment.replicas_here,
+        replicas=0 if deployment.deleting else max(deployment.replicas_here, min(deployment.keep, len(slots))),
         placed=sum(replica.state in _PLACED for replica in replicas),
         running=sum(replica.state is ReplicaState.RUNNING for replica in replicas),
         ready=len(endpoints),

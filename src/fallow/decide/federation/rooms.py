@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.migrate import held, obeyed
 from fallow.decide.federation.shapes import Ratios, divided, question_of, slots_taken
+from fallow.decide.federation.stuck import is_held
 from fallow.decide.placement.request import going
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -145,9 +147,9 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         row, column = rows.get(share.deployment_id), columns.get(share.cluster_id)
         if row is None or column is None:
             continue
-        told[row, column] = share.replicas
+        told[row, column] = held(share) if obeyed(share) else share.replicas
         uncounted[row, column] = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
-        if share.held_until > now:
+        if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
     if HERE_ID in columns:
         for row, count in _undivided(snapshot, rows):

@@ -25,15 +25,20 @@ def short(share: Share, cluster: Member) -> bool:
     )
 
 
+def is_held(share: Share, now: float) -> bool:
+    """Say whether a cluster gets no more than it has placed; a clock that was set back makes that no longer."""
+    return 0.0 < share.held_until - now <= HELD_SECONDS
+
+
 def timed(share: Share, cluster: Member, now: float) -> tuple[Share, float | None]:
     """Return the share with what is noted of its being short, and in how many seconds to look again."""
     if not short(share, cluster):
         return (msgspec.structs.replace(share, short_since=0.0) if share.short_since else share), None
-    if now < share.held_until:
+    if is_held(share, now):
         return share, share.held_until - now
-    if not share.short_since:
+    if not share.short_since or share.short_since > now:
         begins = share.since + BEGINNING_SECONDS
-        if now < begins:
+        if share.since <= now < begins:
             return share, begins - now
         return msgspec.structs.replace(share, short_since=now), SHORT_SECONDS
     if now - share.short_since < SHORT_SECONDS:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from fallow.decide.federation.causes import listed
+from fallow.decide.federation.migrate import held
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
 from fallow.model.clusters import HERE_ID, ClusterView
@@ -129,7 +130,7 @@ def division_view(snapshot: Snapshot, deployment: Deployment) -> DivisionView:
         total=deployment.spec.replicas,
         ready=sum(told.ready for _, told in heard),
         placed=sum(told.placed for _, told in heard),
-        moving=sum(max(0, share.replicas - targets.get(share.cluster_id, 0)) for share, _ in heard),
+        moving=sum(max(0, held(share) - targets.get(share.cluster_id, 0)) for share, _ in heard),
         unplaced=division.unplaced if division is not None else 0,
         unplaced_reason=division.unplaced_reason if division is not None else "",
         shares=tuple(sorted(views, key=lambda view: view.cluster)),
@@ -192,8 +193,8 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         running=sum(report.running for _, report, _ in told),
         ready=sum(report.ready for _, report, _ in told),
         moving_in=sum(max(0, min(share.replicas, target) - report.ready) for share, report, target in told),
-        moving_out=sum(max(0, share.replicas - _target(snapshot, share)) for share, _ in _heard(snapshot, shares)),
-        left=sum(max(share.replicas, report.remaining) for share, report, _ in told),
+        moving_out=sum(max(0, held(share) - _target(snapshot, share)) for share, _ in _heard(snapshot, shares)),
+        left=sum(max(held(share), report.remaining) for share, report, _ in told),
         stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
     )
 
@@ -208,7 +209,7 @@ def stuck(snapshot: Snapshot, shares: Iterable[Share]) -> tuple[str, ...]:
     found = []
     for share in shares:
         deployment = snapshot.deployments.get(share.deployment_id)
-        excess = share.replicas - _target(snapshot, share)
+        excess = held(share) - _target(snapshot, share)
         if excess <= 0 or deployment is None:
             continue
         division = snapshot.divisions.get(share.deployment_id)

@@ -21,8 +21,9 @@ class Cluster(Protocol):
         """Run so many replicas of each deployment from now on, and forget those `removed`, by their ids.
 
         `full`: there are no others; what runs of any other goes. An order for 0 replicas keeps the deployment, and
-        reports of it, until it is removed. A cluster retires replicas that are not ready before those that are. What
-        it cannot run it reports with the state `refused` and the reason, and goes on trying.
+        reports of it, until it is removed. A cluster retires replicas that are not ready before those that are, and
+        of those that are it keeps `ShareOrder.keep`, though they be more than ordered. What it cannot run it reports
+        with the state `refused` and the reason, and goes on trying.
         """
 
     def ask(self, questions: Sequence[RoomQuestion]) -> None:

@@ -65,7 +65,8 @@ class FakeCluster:
         for id_, order in self._orders.items():
             ready = self.running.setdefault(id_, [])
             wanted = 0 if self._is_refused(order) else order.replicas
-            going, self.running[id_] = ready[wanted:], ready[:wanted]
+            stays = wanted if self._is_refused(order) else order.most
+            going, self.running[id_] = ready[stays:], ready[:stays]
             self.leaving.setdefault(id_, []).extend(going if self.slow else ())
         for id_, order in self._orders.items():
             ready = self.running[id_]
@@ -91,14 +92,14 @@ class FakeCluster:
             deployment_id=id_,
             revision=order.revision,
             generation=order.generation,
-            replicas=0 if refused else order.replicas,
+            replicas=0 if refused else max(order.replicas, min(order.keep, len(ready))),
             placed=len(ready),
             running=len(ready),
             ready=len(ready),
             updated=len(ready),
             leaving=tuple(leaving),
             remaining=len(ready) + len(leaving),
-            state="refused" if refused else "serving" if len(ready) == order.replicas else "waiting",
+            state="refused" if refused else "serving" if len(ready) >= order.replicas else "waiting",
             reason="this cluster has one of its own" if refused else "",
             endpoints=endpoints,
         )

@@ -1,0 +1,107 @@
+"""Which member clusters have said, since their sessions opened, all there is to say: on record for whoever decides.
+
+Until then what is stored of a cluster may be as old as its last session: it is told neither more nor less, and nobody
+counts on what it runs.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from fallow.control.commits import commit_again
+from fallow.control.refusals import Refused
+from fallow.decide.plan import Step
+from fallow.model.members import Member, MemberState
+from fallow.store.applier import Applier
+from fallow.store.cache import Cache
+from fallow.store.contract import StoreError
+
+_log = structlog.get_logger("fallow.control")
+
+RETRY_SECONDS = 0.5
+
+
+@dataclass
+class _Said:
+    """What is stored of what a cluster said on its session; `opening` is the store's revision at its opening."""
+
+    opening: int
+    shares: bool = False
+    room: bool = False
+
+
+class Spoken:
+    """Notes openings before anything else is done for a session, and afterwards when all has been said."""
+
+    def __init__(self, cache: Cache, applier: Applier) -> None:
+        self._cache = cache
+        self._applier = applier
+        self._said: dict[str, _Said] = {}
+        self._news: set[str] = set()
+        self._woken = asyncio.Event()
+
+    async def opening(self, cluster_id: str) -> None:
+        """Write down that a session opens. Raises StoreError, and Refused when others keep changing the member."""
+
+        def decide() -> tuple[Step | None, None]:
+            member = self._cache.get("members", cluster_id)
+            if not isinstance(member, Member):
+                return None, None
+            opened = msgspec.structs.replace(member, opened_at_revision=self._cache.revision)
+            return Step(puts=(opened,)), None
+
+        await commit_again(self._applier, decide)
+
+    def opened(self, cluster_id: str, *, asked: bool) -> None:
+        """Listen to what a cluster says from now on; one that is `asked` nothing need not speak of its room."""
+        member = self._cache.get("members", cluster_id)
+        if isinstance(member, Member):
+            self._said[cluster_id] = _Said(member.opened_at_revision, room=not asked)
+
+    def closed(self, cluster_id: str) -> None:
+        """Forget a cluster that is not heard here any more."""
+        self._said.pop(cluster_id, None)
+
+    def shares_stored(self, cluster_id: str) -> None:
+        """Note that the full set of reports is stored."""
+        if cluster_id in self._said:
+            self._said[cluster_id].shares = True
+            self.changed(cluster_id)
+
+    def room_stored(self, cluster_id: str) -> None:
+        """Note that answers are stored."""
+        if cluster_id in self._said:
+            self._said[cluster_id].room = True
+            self.changed(cluster_id)
+
+    def changed(self, member_id: str) -> None:
+        """Look again at a member whose record is another now: one that was given up may be heard again."""
+        if member_id in self._said:
+            self._news.add(member_id)
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Write down who has spoken until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            news, self._news = self._news, set()
+            for cluster_id in sorted(news):
+                try:
+                    await commit_again(self._applier, lambda: (self._step(cluster_id), None))  # noqa: B023 - awaited
+                except (StoreError, Refused) as error:
+                    _log.warning("not on record that a cluster has spoken; tried again", error=str(error))
+                    self.changed(cluster_id)
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    def _step(self, cluster_id: str) -> Step | None:
+        said, member = self._said.get(cluster_id), self._cache.get("members", cluster_id)
+        if said is None or not isinstance(member, Member) or not (said.shares and said.room):
+            return None
+        if member.opened_at_revision != said.opening or member.state is not MemberState.READY:
+            return None  # it has a newer session elsewhere; or it is not alive: what it said counts when it is
+        if member.spoken_at_revision > max(member.opened_at_revision, member.died_at_revision):
+            return None
+        return Step(puts=(msgspec.structs.replace(member, spoken_at_revision=self._cache.revision),))
