@@ -4,16 +4,18 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fallow.cli.failures import sentence, usage
 from fallow.cli.launchers import (
     DNS_OFF,
+    Accelerator,
     GatewayOptions,
     JoinOptions,
     LendOptions,
+    LogFormat,
     LogOptions,
     MachineOptions,
     ServerOptions,
@@ -65,6 +67,7 @@ from fallow.cli.process_options import (
     WriteContext,
 )
 from fallow.cli.session import session_of
+from fallow.model.control import Level as LogLevel
 from fallow.model.credentials import parse_join_credential
 from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
@@ -165,48 +168,20 @@ def join(
 
     Without URL and TOKEN it goes on with the identity it has from an earlier join.
     """
-    if role == "server":
+    lends = role == "server"
+    if not lends and (primary or within or drain_on_stop):
+        raise usage("--primary, --within and --drain-on-stop are of servers", "Add --role server.")
+    member = _member(url, token, name, var, function, address, timeout)
+    process = _process(data, "lending" if lends else "node", install, log_level, log_format)
+    if lends:
+        machines = _machines(libvirt, vm_bridge, vm_network, vm_accelerator, vm_folder, engine)
+        primaries, group = _primaries(primary), _group(within)
         lending = LendOptions(
-            url=_url(url),
-            token=_join_token(url, token),
-            name=_name(name),
-            variables=_variables(var),
-            function=function,
-            address=_own_address(address),
-            timeout_seconds=seconds(timeout) if timeout else None,
-            primaries=_primaries(primary),
-            machines=MachineOptions(
-                libvirt=libvirt,
-                bridge=_interface(vm_bridge),
-                network=vm_network,
-                accelerator=vm_accelerator,
-                folder=vm_folder.absolute(),
-                engine=engine,
-            ),
-            within=_group(within),
-            drain_on_stop=drain_on_stop,
-            data=data or data_folder("lending"),
-            install=install,
-            log=LogOptions(level=log_level, format=log_format),
+            primaries=primaries, machines=machines, within=group, drain_on_stop=drain_on_stop, **member, **process
         )
         raise typer.Exit(session_of(ctx).launchers.lend(lending))
-    if primary or within or drain_on_stop:
-        raise usage("--primary, --within and --drain-on-stop are of servers", "Add --role server.")
-    options = JoinOptions(
-        url=_url(url),
-        token=_join_token(url, token),
-        name=_name(name),
-        variables=_variables(var),
-        function=function,
-        address=_own_address(address),
-        timeout_seconds=seconds(timeout) if timeout else None,
-        engine=engine,
-        watermarks=_watermarks(clean_images),
-        cgroup=_group(cgroup_parent),
-        data=data or data_folder("node"),
-        install=install,
-        log=LogOptions(level=log_level, format=log_format),
-    )
+    marks, group = _watermarks(clean_images), _group(cgroup_parent)
+    options = JoinOptions(engine=engine, watermarks=marks, cgroup=group, **member, **process)
     raise typer.Exit(session_of(ctx).launchers.join(options))
 
 
@@ -232,19 +207,11 @@ def gateway(
     Without URL and TOKEN it goes on with the identity it has from an earlier join.
     """
     options = GatewayOptions(
-        url=_url(url),
-        token=_join_token(url, token),
-        name=_name(name),
-        variables=_variables(var),
-        function=function,
-        address=_own_address(address),
-        timeout_seconds=seconds(timeout) if timeout else None,
         http_port=http_port,
         haproxy=haproxy,
         dns_listen=tuple(place for place in _dns_listen(dns_listen) if place != DNS_OFF),
-        data=data or data_folder("gateway"),
-        install=install,
-        log=LogOptions(level=log_level, format=log_format),
+        **_member(url, token, name, var, function, address, timeout),
+        **_process(data, "gateway", install, log_level, log_format),
     )
     raise typer.Exit(session_of(ctx).launchers.gateway(options))
 
@@ -287,6 +254,40 @@ def data_folder(part: str) -> Path:
         return Path("/var/lib/fallow") / part
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "fallow" / part
+
+
+def _member(
+    url: str, token: str, name: str, var: list[str] | None, function: str, address: str, timeout: str
+) -> dict[str, Any]:
+    """Return what every member is asked to join with, as fields of MemberOptions."""
+    return {
+        "url": _url(url),
+        "token": _join_token(url, token),
+        "name": _name(name),
+        "variables": _variables(var),
+        "function": function,
+        "address": _own_address(address),
+        "timeout_seconds": seconds(timeout) if timeout else None,
+    }
+
+
+def _process(data: Path | None, part: str, install: bool, level: LogLevel, format_: LogFormat) -> dict[str, Any]:
+    """Return how the process of a member runs, as fields of MemberOptions."""
+    log = LogOptions(level=level, format=format_)
+    return {"data": data or data_folder(part), "install": install, "log": log}
+
+
+def _machines(
+    libvirt: str, bridge: str, network: str, accelerator: Accelerator, folder: Path, engine: str | None
+) -> MachineOptions:
+    return MachineOptions(
+        libvirt=libvirt,
+        bridge=_interface(bridge),
+        network=network,
+        accelerator=accelerator,
+        folder=folder.absolute(),
+        engine=engine,
+    )
 
 
 def _kept(option: str, text: str) -> float:
