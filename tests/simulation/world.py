@@ -382,7 +382,7 @@ def _outside_replaced(seed: int, story: Story) -> Iterator[None]:
         store_log.handlers, store_log.propagate = [logging.NullHandler()], False
         with (
             mock.patch.object(fallow.agent.control_addresses, "write_private", Paper.write),
-            mock.patch.object(fallow.control.sessions, "_named_by", named_by_paper),
+            mock.patch.object(fallow.control.sessions, "named_by", named_by_paper),
             mock.patch.object(fallow.control.ids, "secrets", ids),
             mock.patch.object(fallow.store.memory, "secrets", SeededSecrets(Random(f"{seed}/leases"))),
             mock.patch.object(fallow.control.admission, "key_sha256_of_request", key_of_paper),
