@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from lender import Lender
 from victim import Victim, attacked, unharmed
 from whole_cluster import Whole
 
+from fallow.client.api import Client
 from testbed import images, parts
 from testbed.fabric import Fabric
 from testbed.ports import free_port
@@ -34,6 +36,13 @@ def whole() -> Iterator[Whole]:
             yield cluster
         finally:
             cluster.close()
+
+
+@pytest.fixture
+def client(lender: Lender) -> Iterator[Client]:
+    """Call the cluster of a module's server that lends."""
+    with lender.cluster.client() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

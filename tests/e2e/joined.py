@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from whole_cluster import Whole, replicas_on
+import yaml
+from whole_cluster import Whole, replicas_on, web
 
 from demo.load import Load
 from testbed import images, parts
@@ -14,21 +15,6 @@ from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
 
-WEB = """
-services:
-  web:
-    image: {image}
-    environment: {{NAME: web, VERSION: "{version}"}}
-    expose: ["8080"]
-    deploy:
-      replicas: {replicas}
-      update_config: {{parallelism: 2, monitor: 1s}}
-      resources: {{reservations: {{cpus: "0.05", memory: 32M}}}}
-    x-fallow:
-      routes: [http://web.test]
-      health: {{http: /healthz, interval: 300ms, retries: 2}}
-      clusters: {{{clusters}}}
-"""
 WEIGHTED = "divide: weighted, where: region, weights: {west: 2, east: 1}"
 PATH = "test/web"
 
@@ -42,8 +28,14 @@ class Joined(Federation):
     def deploy(self, replicas: int, version: str = "1", *options: str) -> None:
         """Deploy the web service with so many replicas in all."""
         image = self.host.image2 if version == "2" else self.host.image
-        text = WEB.format(image=image, version=version, replicas=replicas, clusters=self.clusters_policy)
-        self.host.deploy(text, *options)
+        deploy = {
+            "replicas": replicas,
+            "update_config": {"parallelism": 2, "monitor": "1s"},
+            "resources": {"reservations": {"cpus": "0.05", "memory": "32M"}},
+        }
+        health = {"http": "/healthz", "interval": "300ms", "retries": 2}
+        fallow = {"health": health, "clusters": yaml.safe_load(f"{{{self.clusters_policy}}}")}
+        self.host.deploy(web(image, version=version, deploy=deploy, fallow=fallow), *options)
 
     def wait_shares(self, seconds: float = 30, path: str = PATH, **wanted: int) -> None:
         """Wait until exactly so many replicas are ready in these clusters, and nothing is on the move."""

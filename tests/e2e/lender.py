@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from whole_cluster import Whole
+from whole_cluster import Whole, web
 
 from fallow.client.api import Client
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.deployments import ReplicaView
 from fallow.model.members import MemberChange, Scheduling
-from fallow.model.server_pools import LendingChange, ServerPoolChange
+from fallow.model.server_pools import LendingChange, ServerPoolChange, VmPlanChange
 from fallow.model.servers import ServerView
 from fallow.model.vms import LENT_GROUP, VmState, VmView
 from testbed import cgroups, images, parts, processes
@@ -28,21 +28,6 @@ from testbed.registry import Registry
 CPUS = 2.0  # of the server; its primary never uses more than one
 MEMORY_BYTES = 4 * 2**30
 SERVER, VM, OTHER = "srv1", "srv1-vm", "node1"
-WEB = """
-services:
-  web:
-    image: {image}
-    environment: {{NAME: web, VERSION: "1"}}
-    expose: ["8080"]
-    stop_grace_period: 1s
-    deploy:
-      replicas: 2
-      resources: {{reservations: {{cpus: "0.05", memory: 32M}}}}
-    x-fallow:
-      class: harvest
-      routes: [http://web.test]
-      health: {{http: /healthz, interval: 300ms, retries: 2}}
-"""
 # Idle until it is told: by SIGUSR1 to use a processor, by SIGUSR2 to rest.
 OBEYS = """
 import signal, time
@@ -207,6 +192,11 @@ class Lender:
         """Change how it lends."""
         client.server_pools.change("default", ServerPoolChange(policy=LendingChange(**change)))  # type: ignore[arg-type]
 
+    def lend_patiently(self, client: Client, **change: object) -> None:
+        """Let it lend most of its processors; what it squeezes for an hour moves, and may come back at once."""
+        once = {"cpu_threshold": 0.85, "cpu_ceiling": 0.95, "evict_after_seconds": 3600.0, "backoff_seconds": 0.0}
+        self.policy(client, **once, **change)
+
     def schedule(self, client: Client, name: str, scheduling: Scheduling) -> None:
         """Let a member drain, rest, or be used again."""
         client.change_member(client.member(name).id, MemberChange(scheduling=scheduling))
@@ -257,7 +247,13 @@ class Lender:
         self.cluster.join(OTHER, "--name", OTHER, *claims, token=self.cluster.token("node"))
         self.cluster.wait(lambda: self.runs(client), seconds, "the machine of the server")
         self.cluster.wait_ready(OTHER, VM)
-        self.cluster.deploy(WEB.format(image=self.cluster.image))
+        text = web(
+            self.cluster.image,
+            deploy={"replicas": 2, "resources": {"reservations": {"cpus": "0.05", "memory": "32M"}}},
+            fallow={"class": "harvest", "health": {"http": "/healthz", "interval": "300ms", "retries": 2}},
+            stop_grace_period="1s",
+        )
+        self.cluster.deploy(text)
 
     def restart(self, client: Client, *options: str) -> None:
         """Kill the agent and start it again; what it offers, which rises slowly, is then as at the beginning."""
@@ -335,6 +331,17 @@ def lending(*server_options: str, cpus: float = CPUS, memory_bytes: int = MEMORY
         finally:
             lender.close()
             cluster.close()
+
+
+@contextmanager
+def serving(machine_bytes: int, *, memory_bytes: int = MEMORY_BYTES, **policy: object) -> Iterator[Lender]:
+    """Make a cluster with a server whose machine, a control group of `machine_bytes`, serves the web service."""
+    with lending(memory_bytes=memory_bytes) as found:
+        with found.cluster.client() as client:
+            plan = VmPlanChange(memory_bytes=machine_bytes)
+            found.lend_patiently(client, isolation="cgroup", vms=plan, **policy)
+            found.serve(client)
+        yield found
 
 
 def logs(cluster: Whole) -> str:

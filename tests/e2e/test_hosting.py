@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from whole_cluster import Whole
+from whole_cluster import Whole, web
 
 from demo.load import Load
 from testbed import cgroups, images, parts, vms
@@ -16,26 +16,22 @@ from testbed.servers import LendingServer
 from testbed.vms import VmGround
 
 GIB = 2**30
-WEB = """
-services:
-  web:
-    image: {image}
-    environment: {{NAME: web, VERSION: "1"}}
-    expose: ["8080"]
-    deploy:
-      replicas: {replicas}
-      resources: {{reservations: {{cpus: "{cpus}", memory: 32M}}}}
-    x-fallow:
-      class: {service_class}
-      routes: [http://web.test]
-      health: {{http: /healthz, interval: 500ms, timeout: 5s, retries: 3, start_period: 60s}}
-"""
+HEALTH = {"http": "/healthz", "interval": "500ms", "timeout": "5s", "retries": 3, "start_period": "60s"}
 
 
 class Lending(Whole):
     """A cluster with one machine that is a server, and one that can be a node of its own."""
 
     lender: LendingServer
+
+    def web(self, service_class: str, replicas: int, cpus: float) -> str:
+        """Return a Compose file of the web service, which wants so many processors for each replica."""
+        reservations = {"cpus": str(cpus), "memory": "32M"}
+        return web(
+            self.image,
+            deploy={"replicas": replicas, "resources": {"reservations": reservations}},
+            fallow={"class": service_class, "health": HEALTH},
+        )
 
     def lent(self) -> dict[str, object] | None:
         """Return the server's first virtual machine."""
@@ -100,9 +96,9 @@ def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() 
         labels = cluster.members("node")["srv1-vm"]["labels"]
         assert labels == {"fallow.server": "srv1", "fallow.vm": "srv1-vm", "region": "west"}
 
-        refused = WEB.format(image=cluster.image, replicas=1, cpus=0.1, service_class="standard")
+        refused = cluster.web("standard", 1, cpus=0.1)
         assert "lent capacity" in cluster.fallow("deploy", "--dry-run", str(_written(cluster, refused)))
-        cluster.deploy(WEB.format(image=cluster.image, replicas=2, cpus=0.1, service_class="harvest"))
+        cluster.deploy(cluster.web("harvest", 2, cpus=0.1))
         assert cluster.on("srv1-vm", 2)
         _leaves_under_load(cluster, 1.0)
         cluster.lender.calm()
@@ -163,7 +159,6 @@ def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
         )  # fmt: skip
         cluster.lender.join(*ground.options, token=cluster.token("server"))
         cluster.wait(cluster.vm_joined, 180, f"a virtual machine that has joined\n{ground.consoles()[-3000:]}")
-        text = WEB.format(image=cluster.image, replicas=1, cpus=0.75, service_class="harvest")
-        cluster.deploy(text, "--timeout", "150s")
+        cluster.deploy(cluster.web("harvest", 1, cpus=0.75), "--timeout", "150s")
         assert cluster.on("srv1-vm", 1)
         _leaves_under_load(cluster, 0.98)  # by one process, which does not wait for another one of its own

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 from joined import no_request_fails
-from lender import OTHER, SERVER, VM, Lender, lending, logs
+from lender import OTHER, SERVER, VM, Lender, logs, serving
 
 from fallow.client.api import Client
 from fallow.model.members import MemberState, Scheduling
-from fallow.model.server_pools import VmPlanChange
 from fallow.model.servers import STALE_SECONDS
 from fallow.model.vms import VmState
 from testbed import processes
@@ -35,21 +34,7 @@ SEEN_SECONDS = 4.0  # reports come once a second; the rest is for a busy machine
 
 @pytest.fixture(scope="module")
 def lender() -> Iterator[Lender]:
-    with lending() as found:
-        cluster = found.cluster
-        with cluster.client() as client:
-            plan = VmPlanChange(memory_bytes=2**30)
-            found.policy(
-                client, isolation="cgroup", vms=plan, cpu_threshold=0.85, cpu_ceiling=0.95,
-                evict_after_seconds=3600.0, backoff_seconds=0.0,
-            )  # fmt: skip
-            found.serve(client)
-        yield found
-
-
-@pytest.fixture
-def client(lender: Lender) -> Iterator[Client]:
-    with lender.cluster.client() as found:
+    with serving(2**30) as found:
         yield found
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from joined import no_request_fails
-from lender import OTHER, SERVER, VM, Lender, lending
+from lender import OTHER, SERVER, VM, Lender, serving
 
 from fallow.client.api import Client
-from fallow.model.server_pools import VmPlanChange
 from testbed import parts, processes
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -27,18 +26,7 @@ REACTION_SECONDS = 1.5
 
 @pytest.fixture(scope="module")
 def lender() -> Iterator[Lender]:
-    with lending(memory_bytes=MEMORY_BYTES) as found, found.cluster.client() as client:
-        found.policy(
-            client, isolation="cgroup", vms=VmPlanChange(memory_bytes=2**29), cpu_threshold=0.85, cpu_ceiling=0.95,
-            memory_ceiling=CEILING, evict_after_seconds=3600.0, backoff_seconds=0.0,
-        )  # fmt: skip
-        found.serve(client)
-        yield found
-
-
-@pytest.fixture
-def client(lender: Lender) -> Iterator[Client]:
-    with lender.cluster.client() as found:
+    with serving(2**29, memory_bytes=MEMORY_BYTES, memory_ceiling=CEILING) as found:
         yield found
 
 

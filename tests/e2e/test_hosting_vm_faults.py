@@ -42,10 +42,7 @@ def pair() -> Iterator[tuple[Lender, VmGround]]:
         (disk / "images").symlink_to(ground.folder / "images")
         ground.options = (*ground.options, "--vm-folder", str(disk))
         ground.folder = disk
-        found.policy(
-            client, vms=VmPlanChange(cpus=1, memory_bytes=GIB, disk_bytes=4 * GIB), cpu_threshold=0.85,
-            cpu_ceiling=0.95, evict_after_seconds=3600.0, backoff_seconds=0.0,
-        )  # fmt: skip
+        found.lend_patiently(client, vms=VmPlanChange(cpus=1, memory_bytes=GIB, disk_bytes=4 * GIB))
         try:
             found.serve(client, *ground.options, seconds=BOOT_SECONDS)
         except processes.TestbedError as error:
@@ -62,12 +59,6 @@ def lender(pair: tuple[Lender, VmGround]) -> Lender:
 @pytest.fixture
 def ground(pair: tuple[Lender, VmGround]) -> VmGround:
     return pair[1]
-
-
-@pytest.fixture
-def client(lender: Lender) -> Iterator[Client]:
-    with lender.cluster.client() as found:
-        yield found
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from whole_cluster import Whole
+from whole_cluster import Whole, web
 
 from demo.load import Load
 from fallow.drivers.packages import own_package
@@ -19,17 +19,6 @@ from testbed.processes import TestbedError
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 NEWER, BROKEN = "0.99.1", "0.99.2"
-WEB = """
-services:
-  web:
-    image: {image}
-    environment: {{NAME: web, VERSION: "1"}}
-    expose: ["8080"]
-    deploy: {{replicas: 3}}
-    x-fallow:
-      routes: [http://web.test]
-      health: {{http: /healthz}}
-"""
 
 
 def package(version: str, *changes: tuple[str, str, str]) -> bytes:
@@ -59,7 +48,7 @@ def versions(whole: Whole) -> dict[str, str]:
 
 
 def test_agents_are_swapped_in_waves_and_nothing_that_runs_notices(whole: Whole) -> None:
-    whole.deploy(WEB.format(image=whole.image))
+    whole.deploy(web(whole.image, deploy={"replicas": 3}, fallow={"health": {"http": "/healthz"}}))
     whole.healthy("test/web", 3)
     whole.wait(lambda: whole.get("web.test")[0] == 200, 10, "route serves")
     before = {name: whole.containers(name) for name in whole.nodes}

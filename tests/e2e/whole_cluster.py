@@ -2,6 +2,9 @@
 
 import http.client
 import json
+from collections.abc import Mapping
+
+import yaml
 
 from testbed.cluster import Cluster
 from testbed.engines import EngineNode
@@ -53,6 +56,21 @@ class Whole(Cluster):
     def containers(self, node: str) -> dict[str, str]:
         """Return the engine's own word on running containers: name of the replica -> container id."""
         return replicas_on(self.nodes[node])
+
+
+def web(
+    image: str, *, deploy: Mapping[str, object], fallow: Mapping[str, object], version: str = "1", **service: object
+) -> str:
+    """Return a Compose file of the web service, which tells its version; `fallow` is what Compose has no word for."""
+    whole = {
+        "image": image,
+        "environment": {"NAME": "web", "VERSION": version},
+        "expose": ["8080"],
+        "deploy": deploy,
+        "x-fallow": {"routes": ["http://web.test"], **fallow},
+        **service,
+    }
+    return yaml.safe_dump({"services": {"web": whole}})
 
 
 def replicas_on(node: EngineNode) -> dict[str, str]:

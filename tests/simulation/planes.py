@@ -7,9 +7,10 @@ from contextlib import aclosing
 from pathlib import Path
 from random import Random
 
+from fallow.control.callers import SessionRefused
 from fallow.control.peers import CONNECT_SECONDS, Peers
 from fallow.control.plane import ControlPlane
-from fallow.control.sessions import SessionRefused, Sessions
+from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.drivers.authority import Issued
 from fallow.drivers.registry import RegistryError

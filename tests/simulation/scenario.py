@@ -1,10 +1,10 @@
 """The course of a run: a cluster grows, people and faults do as they like, faults end, and it must come to rest."""
 
 import asyncio
-import traceback
 from random import Random
 
 from fallow.model.members import Role
+from simulation.courses import chaos, play_out
 from simulation.faults import Faults
 from simulation.invariants import Watch
 from simulation.rest import stuck, unrest
@@ -20,20 +20,8 @@ REST_SECONDS = 3.0  # so long nothing may change any more
 
 async def play(seed: int, story: Story, found: Outcome) -> None:
     """Play one run, into `found` and the story, up to its end or to the first violation."""
-    broken = asyncio.Event()
-    story.on_violation = broken.set
     world = World(seed, story)
-    course = asyncio.get_running_loop().create_task(_course(world, seed, found))
-    waiting = asyncio.get_running_loop().create_task(broken.wait())
-    await asyncio.wait([course, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not course.done():
-        course.cancel()
-    elif (error := course.exception()) is not None:
-        text = "".join(traceback.format_exception(error))
-        story.broke("people are answered or refused", text)
-    found.commits, found.planes = world.truth._feed.newest, world.started
-    found.answered, found.refused = world.requests["answered"], world.requests["refused"]
+    await play_out(world, _course(world, seed, found), found)
 
 
 async def _course(world: World, seed: int, found: Outcome) -> None:
@@ -52,7 +40,7 @@ async def _course(world: World, seed: int, found: Outcome) -> None:
         await people.attempt(people.deploy)
     if chance.random() < 0.7:
         await asyncio.sleep(chance.random() * 6.0)
-    await _chaos(world, people, faults, chance)
+    await chaos(people, faults, chance, CHAOS_SECONDS, calms=(1.0, 2.0, 4.0))
     story = world.story
     story.tell("FAULT", "no more faults from here on")
     await faults.mend()
@@ -69,23 +57,6 @@ async def _lose_one(world: World, chance: Random) -> None:
     """Lose one control plane for good, once every member has learnt of the other: all must go on without it."""
     await asyncio.sleep(12.0)
     world.kill_plane(chance.choice(world.hosts), "for good")
-
-
-async def _chaos(world: World, people: People, faults: Faults, chance: Random) -> None:
-    until = world.now() + chance.uniform(*CHAOS_SECONDS)
-    calm = chance.choice((1.0, 2.0, 4.0))
-    busy = chance.choice((1.0, 2.0, 5.0))
-
-    async def break_things() -> None:
-        while True:
-            await asyncio.sleep(chance.expovariate(1 / calm))
-            faults.begin()
-
-    breaking = asyncio.get_running_loop().create_task(break_things())
-    while world.now() < until:
-        await asyncio.sleep(people.chance.expovariate(1 / busy))
-        await people.act()
-    breaking.cancel()
 
 
 async def _check_often(world: World, people: People) -> None:

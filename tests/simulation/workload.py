@@ -44,6 +44,8 @@ NAMES = ("web", "api", "jobs", "pay")
 MISSING = "shop:missing"  # in no registry
 PATIENCE_SECONDS = 20.0
 
+Acts = list[tuple[int, Callable[[], Awaitable[None]]]]  # with their weights
+
 
 class NoAnswer(Exception):  # noqa: N818
     """The control plane died, or did not answer: it may have been done or not."""
@@ -80,15 +82,18 @@ class People:
 
     async def act(self) -> None:
         """Do one thing by chance."""
-        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        acts: Acts = [
             (4, self.deploy), (5, self.scale), (4, self.update), (1, self.delete), (1, self.change_routes),
             (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join),
         ]  # fmt: skip
         if self.world.wide:
             acts += [(3, self.reconsider)] if self.world.shared else []
             acts += [(1, self.restart), (2, self.roll_back), (1, self.pause), (2, self.resume)]
-        weights = [weight for weight, _ in acts]
-        (chosen,) = self.chance.choices([act for _, act in acts], weights)
+        await self._do_one(acts)
+
+    async def _do_one(self, acts: Acts) -> None:
+        """Do one of these by chance."""
+        (chosen,) = self.chance.choices([act for _, act in acts], [weight for weight, _ in acts])
         await self.attempt(chosen)
 
     async def attempt(self, chosen: Callable[[], Awaitable[None]]) -> None:
@@ -424,9 +429,13 @@ class People:
             await asyncio.sleep(1.0)
 
     async def _until_scheduled(self, name: str) -> None:
+        await self._until(lambda: self._schedule(name, Scheduling.ACTIVE))
+
+    async def _until(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something, again as long as nobody answers; a refusal is an answer."""
         while True:
             try:
-                await self._schedule(name, Scheduling.ACTIVE)
+                await work()
             except NoAnswer:
                 await asyncio.sleep(1.0)
             except Refused:

@@ -14,18 +14,17 @@ from functools import cached_property
 
 import msgspec
 import structlog
-from cryptography import x509
 
 from fallow.client.frames import abort, read_frame
 from fallow.control.admission import Admission, Refused
 from fallow.control.assignments import Assignments
 from fallow.control.blobs import Blobs
+from fallow.control.callers import SessionRefused, named_by, source_of
 from fallow.control.claims import Claims, run_of
 from fallow.control.door import Door, Room
 from fallow.control.heartbeats import SessionProtocol
 from fallow.control.hub import Hub
 from fallow.control.images import Images
-from fallow.control.intake import Unstored
 from fallow.control.network_reports import NetworkReports
 from fallow.control.networks import Networks
 from fallow.control.observations import Observations
@@ -33,13 +32,12 @@ from fallow.control.peers import APART, Peers
 from fallow.control.pulls import Pulls
 from fallow.control.reported import Greeting, KeyTaken, Reported
 from fallow.control.servers import Servers
+from fallow.control.session_link import SessionLink
 from fallow.control.settings import Settings
 from fallow.control.shares import Shares
 from fallow.control.upgrades import Upgrades
-from fallow.decide.joining import lease_address
 from fallow.drivers.authority import key_sha256_of_certificate
 from fallow.model.cluster_frames import RemotesApplied, RoomReported, SharesReported
-from fallow.model.credentials import parse_member_uri
 from fallow.model.frames import Frame
 from fallow.model.image_frames import BlobsChanged, ImageProgressed, ImagesReported, ImageTasksReported, PullAsked
 from fallow.model.labels import variables_problem
@@ -64,7 +62,6 @@ from fallow.model.wire import (
     Reject,
     RenewAsked,
     Renewed,
-    ToMember,
     UpgradeReported,
     Welcome,
     decode_from_member,
@@ -78,7 +75,6 @@ _log = structlog.get_logger("fallow.sessions")
 
 HELLO_SECONDS = 10.0
 FACTS_SECONDS = 60.0
-SEND_BUFFER_BYTES = 32 * 1024 * 1024
 STOP_SECONDS = 1.0
 
 # What only members of one role say: a gateway runs no replicas, a node has no proxy.
@@ -103,54 +99,6 @@ _SPEAKERS: dict[type[Frame], Role] = {
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
 # thousands of sessions that say a few hundred bytes a second.
 asyncio.sslproto.SSLProtocol.max_size = 16 * 1024
-
-
-class SessionRefused(Exception):  # noqa: N818 - an outcome, told to the member
-    """The peer is not let in; `final` when asking again cannot help, `clean` when it should remove what it runs."""
-
-    def __init__(self, reason: str, final: bool = False, clean: bool = False) -> None:
-        super().__init__(reason)
-        self.final = final
-        self.clean = clean
-
-
-class SessionLink:
-    """One open session; see `hub.Link`."""
-
-    def __init__(self, member: Member, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None) -> None:
-        self.member_id = member.id
-        self.key_sha256 = member.key_sha256
-        self.instance = run.instance if run is not None else ""
-        self.agent_version = hello.agent_version
-        self.protocol = min(hello.protocol, PROTOCOL_VERSION)
-        self.ended = False  # what it still sends is not heard
-        self.unstored = Unstored()  # of its observations
-        self._writer = writer
-
-    def send(self, frame: ToMember) -> None:
-        """Queue a frame; a member that does not read is cut off, and so is one for which a frame is too large."""
-        transport = self._writer.transport
-        if self.ended or transport.is_closing():
-            return
-        try:
-            data = encode_frame(frame)
-        except ValueError as error:
-            _log.error("frame not sent; the session is cut", member=self.member_id, error=str(error))
-            abort(transport)
-            return
-        if transport.get_write_buffer_size() > SEND_BUFFER_BYTES:
-            _log.warning("member does not read; its session is cut", member=self.member_id)
-            abort(transport)
-            return
-        self._writer.write(data)
-
-    def close(self, reason: str, final: bool = False, clean: bool = False) -> None:
-        """End the session; `final` tells the member not to come back, `clean` to remove what it runs."""
-        if self.ended:
-            return
-        self.send(Reject(reason=reason, final=True, clean=clean) if final else Goodbye(reason=reason))
-        self.ended = True
-        self._writer.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,14 +192,14 @@ class Sessions:
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hold one session, from its first frame to its end. Raises what ended it, but for a goodbye."""
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        role, id_ = _named_by(certificate)
+        role, id_ = named_by(certificate)
         structlog.contextvars.bind_contextvars(member=id_)  # every session is a task with a context of its own
         if role == PEER_ROLE:
             await self.peers.hold(id_, reader, writer)
             return
         if self.peers.apart:
             raise SessionRefused(APART)
-        source = _source_of(writer)
+        source = source_of(writer)
         member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
         run = run_of(hello, source, self.clock())
         link = SessionLink(member, writer, hello, run)
@@ -442,22 +390,3 @@ class Sessions:
             _log.warning("certificate not renewed", member=link.member_id, reason=refused.problem.detail)
             return
         link.send(Renewed(identity=identity))
-
-
-def _source_of(writer: asyncio.StreamWriter) -> str:
-    """Return the address that a session comes from; empty for one that nobody could dial."""
-    try:
-        return lease_address(writer.get_extra_info("peername")[0])
-    except (ValueError, TypeError):
-        return ""
-
-
-def _named_by(certificate: bytes) -> tuple[str, str]:
-    """Return the role and the id that a certificate (DER) names. Raises SessionRefused."""
-    try:
-        loaded = x509.load_der_x509_certificate(certificate)
-        names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        (uri,) = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-        return parse_member_uri(uri)
-    except (ValueError, x509.ExtensionNotFound) as error:
-        raise SessionRefused("the certificate is not a member's", final=True) from error

@@ -1,6 +1,5 @@
 """What people do to a federation: they deploy with policies, scale, drain, join and remove clusters."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import msgspec
 
 from fallow.api.routes.members import change_member, remove_member
-from fallow.control.refusals import Refused
 from fallow.decide.selectors import parse_selector
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.containers import ContainerSpec, HealthCheck, PortSpec, Resources
@@ -20,7 +18,7 @@ from fallow.model.taints import Taint
 from fallow.model.tokens import TokenRequest
 from simulation.federation.world import FederationWorld
 from simulation.planes import Plane
-from simulation.workload import _CALLER, NoAnswer, People, _services
+from simulation.workload import _CALLER, Acts, People, _services
 
 REGIONS = ("east", "west")
 MOST_CLUSTERS = 5
@@ -38,13 +36,11 @@ class FederationPeople(People):
 
     async def act(self) -> None:
         """Do one thing by chance."""
-        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        acts: Acts = [
             (3, self.deploy), (6, self.scale), (2, self.update), (1, self.delete), (3, self.change_policy),
             (3, self.drain), (3, self.use_again), (1, self.remove), (1, self.join), (1, self.label), (1, self.taint),
         ]  # fmt: skip
-        weights = [weight for weight, _ in acts]
-        (chosen,) = self.chance.choices([act for _, act in acts], weights)
-        await self.attempt(chosen)
+        await self._do_one(acts)
 
     # deployments
 
@@ -200,14 +196,3 @@ class FederationPeople(People):
                 await self._until_scheduled(member.name)
             if member.taints:
                 await self._until(lambda name=member.name: self._change_member(name, MemberChange(taints=())))  # type: ignore[misc]
-
-    async def _until(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except NoAnswer:
-                await asyncio.sleep(1.0)
-            except Refused:
-                return
-            else:
-                return

@@ -1,11 +1,11 @@
 """The courses of a federation: everything at once, glitches, a lost cluster, drains by the dozen, a silence of most."""
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable
 from random import Random
 
 from fallow.model.members import Scheduling
+from simulation.courses import chaos, play_out
 from simulation.federation.faults import FederationFaults
 from simulation.federation.people import FederationPeople
 from simulation.federation.rest import unrest
@@ -25,19 +25,8 @@ READY_SECONDS = 15.0  # and they do, when starts take 2 s
 
 async def play(seed: int, story: Story, found: Outcome) -> None:
     """Play one run, into `found` and the story, up to its end or to the first violation."""
-    broken = asyncio.Event()
-    story.on_violation = broken.set
     world = FederationWorld(seed, story)
-    course = asyncio.get_running_loop().create_task(_course(world, seed, found))
-    waiting = asyncio.get_running_loop().create_task(broken.wait())
-    await asyncio.wait([course, waiting], timeout=LONGEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if not course.done():
-        story.broke("a run ends", f"not within {LONGEST_SECONDS:.0f} s")
-        course.cancel()
-    elif (error := course.exception()) is not None:
-        story.broke("people are answered or refused", "".join(traceback.format_exception(error)))
-    found.commits, found.planes = world.truth._feed.newest, world.started
+    await play_out(world, _course(world, seed, found), found, LONGEST_SECONDS)
 
 
 class Course:
@@ -66,19 +55,8 @@ class Course:
         await self.begin()
         if self.chance.random() < 0.6:
             await asyncio.sleep(self.chance.random() * 10.0)
-        until = self.world.now() + self.chance.uniform(*CHAOS_SECONDS)
-        calm, busy = self.chance.choice((2.0, 4.0, 8.0)), self.chance.choice((1.0, 3.0, 6.0))
-        breaking = asyncio.get_running_loop().create_task(self._break_things(calm))
-        while self.world.now() < until:
-            await asyncio.sleep(self.people.chance.expovariate(1 / busy))
-            await self.people.act()
-        breaking.cancel()
+        await chaos(self.people, self.faults, self.chance, CHAOS_SECONDS, calms=(2.0, 4.0, 8.0), busies=(1.0, 3.0, 6.0))
         await self._end_faults()
-
-    async def _break_things(self, calm: float) -> None:
-        while True:
-            await asyncio.sleep(self.chance.expovariate(1 / calm))
-            self.faults.begin()
 
     async def glitches(self) -> None:
         """Cut clusters off for moments: nothing may move."""

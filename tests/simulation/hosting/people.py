@@ -1,7 +1,5 @@
 """What people do where servers lend: they deploy in classes, edit policies, drain servers, and make VMs by hand."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +8,6 @@ import msgspec
 
 from fallow.api.routes.server_pools import change_server_pool
 from fallow.api.routes.vms import change_vm, create_vm, delete_vm
-from fallow.control.refusals import Refused
 from fallow.decide.selectors import parse_selector
 from fallow.model.containers import ContainerSpec, HealthCheck, PortSpec, Resources, RestartPolicy
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy, RouteSpec
@@ -22,7 +19,7 @@ from fallow.model.tokens import TokenRequest
 from fallow.model.vms import SERVER_LABEL, Vm, VmChange, VmRequest, VmWish
 from simulation.hosting.world import HostingWorld
 from simulation.planes import Plane
-from simulation.workload import NoAnswer, People, _services
+from simulation.workload import Acts, People, _services
 
 CLASSES = {"web": "", "api": "harvest", "jobs": "spot", "pay": "standard"}
 LENT = parse_selector("fallow.server")
@@ -41,13 +38,12 @@ class HostingPeople(People):
 
     async def act(self) -> None:
         """Do one thing by chance."""
-        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        acts: Acts = [
             (3, self.deploy), (6, self.scale), (2, self.update), (1, self.delete), (3, self.drain_server),
             (3, self.use_server), (1, self.drain), (2, self.use_again), (3, self.edit), (2, self.make_vm),
             (3, self.change_vm), (1, self.delete_vm),
         ]  # fmt: skip
-        (chosen,) = self.chance.choices([act for _, act in acts], [weight for weight, _ in acts])
-        await self.attempt(chosen)
+        await self._do_one(acts)
 
     # deployments
 
@@ -249,17 +245,6 @@ class HostingPeople(People):
             if vm.wanted is VmWish.STOPPED or vm.draining:
                 vm_data = VmChange(wanted="running", draining=False)
                 await self._until(lambda vm=vm, data=vm_data: self._change_vm(vm, data))  # type: ignore[misc]
-
-    async def _until(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except NoAnswer:
-                await asyncio.sleep(1.0)
-            except Refused:
-                return
-            else:
-                return
 
 
 def _caller(data: Any) -> Any:

@@ -1,11 +1,11 @@
 """The course of a run with servers: they join, VMs come up, primaries live, faults happen, and it comes to rest."""
 
 import asyncio
-import traceback
 from random import Random
 
 from fallow.model.members import Role
 from fallow.model.server_pools import LendingPolicy
+from simulation.courses import chaos, play_out
 from simulation.hosting.faults import CALM_LOAD, HostingFaults
 from simulation.hosting.limits import LOOK_SECONDS
 from simulation.hosting.people import HostingPeople
@@ -24,20 +24,9 @@ REST_SECONDS = 4.0
 
 async def play(seed: int, story: Story, found: Outcome) -> None:
     """Play one run, into `found` and the story, up to its end or to the first violation."""
-    broken = asyncio.Event()
-    story.on_violation = broken.set
     with hosting_replaced():
         world = HostingWorld(seed, story)
-        course = asyncio.get_running_loop().create_task(_course(world, seed, found))
-        waiting = asyncio.get_running_loop().create_task(broken.wait())
-        await asyncio.wait([course, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if not course.done():
-            course.cancel()
-        elif (error := course.exception()) is not None:
-            story.broke("people are answered or refused", "".join(traceback.format_exception(error)))
-    found.commits, found.planes = world.truth._feed.newest, world.started
-    found.answered, found.refused = world.requests["answered"], world.requests["refused"]
+        await play_out(world, _course(world, seed, found), found)
 
 
 async def _course(world: HostingWorld, seed: int, found: Outcome) -> None:
@@ -63,7 +52,7 @@ async def _course(world: HostingWorld, seed: int, found: Outcome) -> None:
         await people.attempt(people.deploy)
     await asyncio.sleep(chance.random() * 6.0)
     living = loop.create_task(faults.live())
-    await _chaos(world, people, faults, chance)
+    await chaos(people, faults, chance, CHAOS_SECONDS, calms=(1.5, 3.0, 6.0))
     living.cancel()
     world.story.tell("FAULT", "no more faults from here on")
     await faults.mend()
@@ -78,22 +67,6 @@ async def _first_machine(world: HostingWorld) -> None:
     until = world.now() + BEGIN_SECONDS
     while world.now() < until and not any(vm.node_id for vm in world.watch.vms().values()):
         await asyncio.sleep(0.5)
-
-
-async def _chaos(world: HostingWorld, people: HostingPeople, faults: HostingFaults, chance: Random) -> None:
-    until = world.now() + chance.uniform(*CHAOS_SECONDS)
-    calm, busy = chance.choice((1.5, 3.0, 6.0)), chance.choice((1.0, 2.0, 5.0))
-
-    async def break_things() -> None:
-        while True:
-            await asyncio.sleep(chance.expovariate(1 / calm))
-            faults.begin()
-
-    breaking = asyncio.get_running_loop().create_task(break_things())
-    while world.now() < until:
-        await asyncio.sleep(people.chance.expovariate(1 / busy))
-        await people.act()
-    breaking.cancel()
 
 
 async def _check_often(world: HostingWorld, people: HostingPeople) -> None:

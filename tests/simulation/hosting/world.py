@@ -17,7 +17,6 @@ from fallow.agent.lending import Lending
 from fallow.agent.machines import Machines
 from fallow.agent.outbox import Outbox
 from fallow.agent.server import Parts, ServerAgent
-from fallow.agent.session import SessionRefused
 from fallow.client.tasks import first_to_end
 from fallow.control.refusals import Refused
 from fallow.model.frames import Frame
@@ -73,7 +72,6 @@ class ServerRunning(Running):
     folder: Disk = field(default_factory=Disk)
     server: Server | None = None
     stop: asyncio.Event | None = None  # ends its agent in good order
-    leaves: bool = False  # it was asked to end, and its machine shuts down
 
 
 class Agent(ServerAgent):
@@ -181,24 +179,7 @@ class HostingWorld(World):
         process = running.process = Process(running.name)
         running.agent = Agent(self, running, process)
         self.watch.agent_started(server)
-        process.spawn(self._run_server(running, running.agent, running.stop))
-
-    async def _run_server(self, running: ServerRunning, agent: Agent, stop: asyncio.Event) -> None:
-        process = running.process
-        try:
-            await agent.run(stop)
-        except SessionRefused as refused:
-            self.story.tell(running.name, f"agent ends: {refused}")
-            running.refused = True
-            if running.member_id not in self.watch.removed:
-                self.story.broke("only removed members are turned away for good", running.name)
-        except Exception as error:  # noqa: BLE001 - told as what it is
-            self.story.broke("agents do not crash", f"{running.name}: {type(error).__name__}: {error}")
-        else:
-            if not running.leaves:
-                self.story.broke("agents do not end", running.name)
-        if running.process is process:
-            running.process = None
+        process.spawn(self._run_agent(running, running.agent, running.stop))
 
     def power_cut(self, running: Running) -> None:
         """Cut the power: of a server with all its machines; of a node in a machine, its machine ends."""

@@ -1,15 +1,21 @@
 """A command line of its own for every test: no context of the user, a fake control plane."""
 
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cli_fake_api
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import Launchers
+from fallow.cli.session import Session, connect
 from fallow.client.contexts import Context, save_context
 
 
@@ -36,12 +42,27 @@ def launched() -> list[object]:
 
 
 @pytest.fixture
-def app(launched: list[object]) -> typer.Typer:
+def launchers(launched: list[object]) -> Launchers:
     def launch(options: object) -> int:
         launched.append(options)
         return 0
 
-    return build_cli(Launchers(server=launch, join=launch, lend=launch, gateway=launch, up=launch, store=launch))
+    return Launchers(server=launch, join=launch, lend=launch, gateway=launch, up=launch, store=launch)
+
+
+@pytest.fixture
+def app(launchers: Launchers) -> typer.Typer:
+    return build_cli(launchers)
+
+
+def _none(_: object) -> int:
+    return 0
+
+
+@cache
+def all_commands() -> Any:
+    """Return the commands as Typer makes them anew whenever it is called: for a process once, for a test too often."""
+    return get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none, store=_none)))
 
 
 class Ran:
@@ -58,14 +79,23 @@ Fallow = Callable[..., Ran]
 
 
 @pytest.fixture
-def alone(app: typer.Typer) -> Fallow:
+def alone(launchers: Launchers) -> Fallow:
     """Run a command without any context."""
 
     def run(*arguments: str, stdin: str | None = None) -> Ran:
-        result = CliRunner().invoke(app, list(arguments), input=stdin, prog_name="fallow")
-        return Ran(result.exit_code, result.stdout, result.stderr)
+        session = Session(launchers=launchers, connect=connect)
+        with CliRunner().isolation(input=stdin) as (out, err, _):
+            with pytest.raises(SystemExit) as ended:
+                all_commands().main(list(arguments), prog_name="fallow", obj=session)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            return Ran(ended.value.code or 0, _text(out), _text(err))
 
     return run
+
+
+def _text(stream: BytesIO) -> str:
+    return stream.getvalue().decode().replace("\r\n", "\n")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import typer
 from cli_fake_api import Asked, FakeApi, deployment, listing, member, replica, token
-from conftest import Fallow
 from typer.testing import CliRunner
 
 from fallow.cli import completion
@@ -109,8 +108,8 @@ def test_a_slow_control_plane_is_not_waited_for(
     never.set()
 
 
-def test_the_shell_script(alone: Fallow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    ran = alone("--show-completion", "bash")
-    assert ran.code == 0, ran
-    assert "_FALLOW_COMPLETE=complete_bash" in ran.out
+def test_the_shell_script(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # before the option is made
+    ran = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="fallow")
+    assert ran.exit_code == 0, ran
+    assert "_FALLOW_COMPLETE=complete_bash" in ran.stdout

@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
-from conftest import Fallow
-from typer.main import get_command
-
-from fallow.cli.app import build_cli
-from fallow.cli.launchers import Launchers
+from conftest import Fallow, all_commands
 
 
 def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -24,11 +19,7 @@ def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         yield from _paths(child, (*path, name))
 
 
-def _none(_: object) -> int:
-    return 0
-
-
-PATHS = list(_paths(get_command(build_cli(Launchers(server=_none, join=_none, gateway=_none, up=_none, store=_none)))))
+PATHS = list(_paths(all_commands()))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)
@@ -89,7 +80,7 @@ def _seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_the_version(alone: Fallow, app: typer.Typer) -> None:
+def test_the_version(alone: Fallow) -> None:
     from fallow.version import VERSION
 
     assert alone("--version").out == VERSION + "\n"
