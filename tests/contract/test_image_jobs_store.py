@@ -39,6 +39,7 @@ class Node:
     def __init__(self, plane: "Plane", member_id: str, *, fails: bool = False, silent: bool = False) -> None:
         self.member_id = member_id
         self.instance = ""
+        self.opened_after = ""
         self.agent_version = "1"
         self.protocol = IMAGES_PROTOCOL
         self.key_sha256 = ""

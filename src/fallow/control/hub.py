@@ -41,6 +41,7 @@ class Link(Protocol):
 
     member_id: str
     instance: str  # which start of its agent; empty: it did not say
+    opened_after: str  # which start had the member when it was opened
     agent_version: str
     protocol: int
     key_sha256: str  # of the certificate that opened it; empty: not looked at

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from fallow.control.hub import Hub
+from fallow.control.hub import Hub, Link
 from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.control.settings import Settings
-from fallow.decide.clones import superseded
+from fallow.decide.clones import current, superseded
 from fallow.decide.members import Liveness, fall_together, in_outage, judge
 from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import Patience, purge
@@ -149,6 +149,14 @@ def _may_end(member: Member | None) -> bool:
     return member is None or bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD
 
 
+def _is_over(member: Member, link: Link) -> bool:
+    """Say whether a later start of the agent has taken the member over since a session was opened.
+
+    One that was opened since then has its first word to come: if it comes, two machines use one key.
+    """
+    return superseded(member.runs, link.instance) and current(member.runs) != link.opened_after
+
+
 def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
     """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
     revoked = snapshot.revoked_members
@@ -167,7 +175,7 @@ def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], d
         link = hub.link(member_id)
         if member.fence:
             hub.cut(member_id, f"fenced: {member.fence}")
-        elif link is not None and superseded(member.runs, link.instance):
+        elif link is not None and _is_over(member, link):
             hub.cut(member_id, "a newer session took its place")
         elif member.state is MemberState.DEAD and silences.get(member_id, 0.0) > dead_after_seconds:
             hub.cut(member_id, "nothing was heard for too long")

@@ -15,12 +15,15 @@ SEND_BUFFER_BYTES = 32 * 1024 * 1024
 
 
 class SessionLink:
-    """One open session; see `hub.Link`."""
+    """One open session of a start of an agent, `run`, opened while the start `after` had the member; see `hub.Link`."""
 
-    def __init__(self, member: Member, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None) -> None:
+    def __init__(
+        self, member: Member, writer: asyncio.StreamWriter, hello: Hello, run: AgentRun | None = None, after: str = ""
+    ) -> None:
         self.member_id = member.id
         self.key_sha256 = member.key_sha256
         self.instance = run.instance if run is not None else ""
+        self.opened_after = after
         self.agent_version = hello.agent_version
         self.protocol = min(hello.protocol, PROTOCOL_VERSION)
         self.ended = False  # what it still sends is not heard

@@ -202,7 +202,7 @@ class Sessions:
         source = source_of(writer)
         member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
         run = run_of(hello, source, self.clock())
-        link = SessionLink(member, writer, hello, run)
+        link = SessionLink(member, writer, hello, run, self._claims.current(member.id))
         proved = self._prover(link, run)
         try:
             self._open(link, member, hello, source)
@@ -253,14 +253,13 @@ class Sessions:
 
     def _prover(self, link: SessionLink, run: AgentRun | None) -> Callable[[], None]:
         """Return what is to be called at the first word after the welcome; it tells nothing when called again."""
-        opened_after = self._claims.current(link.member_id)
         told = run is None
 
         def proved() -> None:
             nonlocal told
             if not told and run is not None:
                 told = True
-                self._claims.made(link.member_id, opened_after, run, link.close)
+                self._claims.made(link.member_id, link.opened_after, run, link.close)
 
         return proved
 

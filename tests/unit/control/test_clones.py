@@ -118,6 +118,20 @@ async def test_a_hello_that_arrives_late_from_a_dead_agent_is_no_clone(rig: Sess
     assert rig.stored.member("n-a").fence == ""
 
 
+async def test_a_clone_may_say_its_first_word_whatever_is_written_of_the_member_meanwhile(rig: SessionRig) -> None:
+    machine = await rig.member("a")
+    for instance in ("one", "two"):
+        await alive(rig, machine, instance)
+        await until(lambda instance=instance: on_record(rig)[-1:] == [instance])
+    clone = await rig.session(machine, instance="one")
+    await clone.hear_a(Welcome)
+    loop = sessions_controller(rig.hub, rig.settings)
+    loop.decide(rig.stored.cache.snapshot(), 0.0)
+    assert rig.hub.connected() == {"n-a"}
+    await clone.say(Heartbeat())
+    await until(lambda: rig.stored.member("n-a").fence)
+
+
 async def test_words_held_up_in_a_session_from_before_a_restart_are_no_clone(tmp_path: Path) -> None:
     """The session of a dead agent stays open at one process; the new agent is at another one."""
     async with accepting(tmp_path) as rig:

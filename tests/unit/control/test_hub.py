@@ -15,6 +15,7 @@ class Line:
     def __init__(self, member_id: str, instance: str = "") -> None:
         self.member_id = member_id
         self.instance = instance
+        self.opened_after = ""
         self.agent_version = ""
         self.protocol = 2
         self.key_sha256 = ""
