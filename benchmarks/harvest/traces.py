@@ -47,6 +47,23 @@ class Trace:
 
 def alibaba(folder: Path, resource: str) -> Trace:
     """Return the machines that were measured for all eight days; their clock starts at 0."""
+    rows = _alibaba_rows(folder, resource)
+    usage = np.array([_steps(rows[name], 0.0, 8 * DAY) for name in rows])
+    return Trace("alibaba-2018", resource, tuple(rows), held(usage, _FILLED), 0.0)
+
+
+def alibaba_samples(folder: Path, seconds: int) -> Floats:
+    """Return the processors of the same machines, each sample until the next one, every so many seconds."""
+    moments = np.arange(0, 8 * 86_400, seconds)
+    found = []
+    for samples in _alibaba_rows(folder, "cpu").values():
+        newest = np.searchsorted(samples[:, 0], moments, side="right") - 1
+        found.append(np.where(newest >= 0, samples[np.maximum(newest, 0), 1], np.nan))
+    return np.array(found)
+
+
+def _alibaba_rows(folder: Path, resource: str) -> dict[str, Floats]:
+    """Return (time, share) samples by machine, oldest first."""
     path = _there(folder / "cluster_optimization" / "data" / "machine_usage.csv")
     rows: dict[str, list[tuple[float, float]]] = {}
     column = {"cpu": 2, "memory": 3}[resource]
@@ -54,9 +71,7 @@ def alibaba(folder: Path, resource: str) -> Trace:
         for row in csv.reader(lines):
             if row[0] not in _ALIBABA_UNUSABLE and row[column]:
                 rows.setdefault(row[0], []).append((float(row[1]), float(row[column]) / 100))
-    names = tuple(sorted(rows))
-    usage = np.array([_steps(np.array(rows[name]), 0.0, 8 * DAY) for name in names])
-    return Trace("alibaba-2018", resource, names, held(usage, _FILLED), 0.0)
+    return {name: np.array(sorted(rows[name])) for name in sorted(rows)}
 
 
 def bitbrains(folder: Path, resource: str, month: int, ids: range) -> Trace:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federation_rig import cluster_of, federation, until
+from lent_fleet import report, server, vm
 
 from fallow.control.hub import Link
+from fallow.decide.plan import Step
 from fallow.drivers.clusters.contract import Cluster
 from fallow.drivers.clusters.fake import FakeCluster, Heard
 from fallow.drivers.clusters.session import SessionCluster
@@ -18,12 +20,16 @@ ROOM = 4  # replicas of the shape that these tests order
 
 @dataclass
 class ClusterRig:
-    """A cluster with room for ROOM replicas; `own` deploys something there, `reopen` opens it anew."""
+    """A cluster with room for ROOM replicas; `own` deploys something there, `reopen` opens it anew.
+
+    `throttle` lets its nodes be throttled for four tenths of the time.
+    """
 
     cluster: Cluster
     heard: Heard
     own: Callable[[str], Awaitable[None]]
     reopen: Callable[[], Awaitable[None]]
+    throttle: Callable[[], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
@@ -38,8 +44,11 @@ async def fake_cluster() -> AsyncIterator[ClusterRig]:
     async def reopen() -> None:
         cluster.opened()
 
+    async def throttle() -> None:
+        cluster.weigh(25)
+
     cluster.opened()
-    yield ClusterRig(cluster, heard, own, reopen)
+    yield ClusterRig(cluster, heard, own, reopen, throttle)
 
 
 @contextlib.asynccontextmanager
@@ -62,10 +71,16 @@ async def session_cluster(folder: Path) -> AsyncIterator[ClusterRig]:
             await until(lambda: len(opened) > count)
             rig.cluster = SessionCluster(opened[-1].send)
 
+        async def throttle() -> None:
+            (node,) = member.snapshot.nodes.values()
+            machine = vm("a", node_id=node.id, revision=0)
+            await member.plane.applier.commit(Step(puts=(server(revision=0), machine)))
+            member.plane.hub.server_reported(machine.server_id, report(throttled=0.4))
+
         # From here on the test is the host: nothing that the host itself has stored is told or taken in.
         shares.greet = greet  # type: ignore[method-assign]
         shares.reports.shared = heard.shared  # type: ignore[method-assign]
         shares.rooms.roomed = heard.roomed  # type: ignore[method-assign]
-        rig = ClusterRig(SessionCluster(lambda _: None), heard, own, reopen)
+        rig = ClusterRig(SessionCluster(lambda _: None), heard, own, reopen, throttle)
         await reopen()
         yield rig

@@ -44,13 +44,15 @@ def more(rig: ClusterRig) -> int:
     return answer.more if answer is not None else -1
 
 
-async def test_it_runs_what_is_ordered_and_says_where(rig: ClusterRig) -> None:
+async def test_it_runs_what_is_ordered_and_says_where_and_how_throttled(rig: ClusterRig) -> None:
     rig.cluster.order([order(2, 10)], full=True)
     found = await reported(rig, lambda report: report.ready == 2)
     assert (found.revision, found.generation, found.replicas, found.placed, found.updated) == (10, 1, 2, 2, 2)
     assert (found.state, found.leaving, found.remaining) == ("serving", (), 2)
     assert len({each.id for each in found.endpoints}) == 2
-    assert all(each.address and set(each.ports) == {"80/tcp"} for each in found.endpoints)
+    assert all(each.address and set(each.ports) == {"80/tcp"} and each.weight == 100 for each in found.endpoints)
+    await rig.throttle()
+    await reported(rig, lambda report: [each.weight for each in report.endpoints] == [25, 25])
 
 
 async def test_the_newest_order_counts_and_an_older_one_does_not(rig: ClusterRig) -> None:

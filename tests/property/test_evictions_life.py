@@ -8,11 +8,12 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lent_cases import MIB, a_report, a_server, a_vm
-from records import NOW, deployment, following, ids, member, snapshot, template
+from records import NOW, deployment, following, ids, member, replica, snapshot, template
 
 from fallow.decide.deployments import reconcile
 from fallow.decide.harvest.evict import evict
 from fallow.decide.harvest.heard import HeardServer
+from fallow.decide.harvest.redated import lending_redated, moves_redated
 from fallow.decide.placement import fits, place
 from fallow.decide.placement.result import Binding
 from fallow.decide.plan import Plan
@@ -31,6 +32,7 @@ from fallow.model.deployments import (
 )
 from fallow.model.events import Event
 from fallow.model.members import Facts, Scheduling
+from fallow.model.meta import Reason
 from fallow.model.server_pools import LendingPolicy, ServerPool
 from fallow.model.servers import Lending
 from fallow.model.vms import VmUse
@@ -38,6 +40,7 @@ from fallow.model.vms import VmUse
 LIVE = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING)
 CPUS, CEILING, ASKED = 8.0, 0.8, 0.5
 BACKOFF, MOVE = 60.0, 20.0
+APART = 5.0  # so far clocks may be apart
 SERVERS = ("a", "b", "c")
 
 
@@ -121,6 +124,9 @@ class World:
         self.write([msgspec.structs.replace(self.state.members[f"s-{name}"], scheduling=Scheduling.ACTIVE)])
         self.close(name, "")
 
+    def clock_set_back(self, _: str) -> None:
+        self.now -= self.chance.choice((2.0, 15.0, 3600.0, 86400.0))
+
     def close(self, name: str, why: str) -> None:
         before = self.state.lendings.get(f"s-{name}") or Lending(id=f"s-{name}", created_at=NOW, updated_at=NOW)
         self.write([msgspec.structs.replace(before, closed=why)])
@@ -133,9 +139,9 @@ class World:
         self.decided(reconcile(self.state, self.now, self.new_id))
         self.place()
         self.decided(withdrawn(self.state, {}, self.now, {}))
-        for replica in list(self.state.replicas.values()):
+        for found in list(self.state.replicas.values()):
             if self.chance.random() < 0.6:
-                self.told(replica)
+                self.told(found)
         self.check()
 
     def evictions(self) -> None:
@@ -145,12 +151,17 @@ class World:
             for found in moved:
                 before = self.state.replicas[found.id]
                 assert before.state in (ReplicaState.PLACED, ReplicaState.RUNNING)
-                assert not (before.move is not None and before.move_by), "the same replica twice"
+                anew = before.move_by > self.now + MOVE  # its moment lies too far ahead: the clock was set back
+                assert not (before.move is not None and before.move_by) or anew, "the same replica twice"
                 assert not found.move_by or self.now <= found.move_by <= self.now + MOVE
             backing = [found for found in step.puts if isinstance(found, Lending)]
             self.sent_away.update(found.id for found in backing)
             assert all(found.backoff_until >= self.now + BACKOFF for found in backing)
         self.write([record for step in plan.steps for record in step.puts])
+        for backing in self.state.lendings.values():
+            assert backing.backoff_until <= self.now + BACKOFF + APART, "it backs off for longer than its policy says"
+        for moving in live(self.state):
+            assert moving.move_by <= self.now + MOVE + APART, "a move waits for longer than the policy says"
         again = evict(self.state, self.heard(), self.now, self.new_id)
         assert again.steps == [], "what is decided stays so while nothing changes"
 
@@ -180,17 +191,17 @@ class World:
         )  # fmt: skip
         self.write([bound])
 
-    def told(self, replica: Replica) -> None:
-        if replica.state not in (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.STOPPING):
+    def told(self, of: Replica) -> None:
+        if of.state not in (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.STOPPING):
             return
-        stops = replica.state is ReplicaState.STOPPING
+        stops = of.state is ReplicaState.STOPPING
         self.serial += 1
         seen = Observation(
-            replica_id=replica.id, serial=self.serial, started=True, at=self.now,
+            replica_id=of.id, serial=self.serial, started=True, at=self.now,
             activity=Activity.STOPPED if stops else Activity.RUNNING,
             health=Health.UNKNOWN if stops else Health.HEALTHY,
         )  # fmt: skip
-        after = observe(replica, seen, self.now)
+        after = observe(of, seen, self.now)
         if after is not None:
             self.write([after])
 
@@ -230,7 +241,7 @@ def serving(state: Snapshot) -> set[tuple[str, int]]:
     return {slot_of(found) for found in state.replicas.values() if found.healthy}
 
 
-ACTIONS = ("peak", "peak", "calm", "falls_silent", "speaks", "drain", "shuts_down", "opens", "opens")
+ACTIONS = ("peak", "peak", "calm", "falls_silent", "speaks", "drain", "shuts_down", "opens", "opens", "clock_set_back")
 
 
 @settings(max_examples=8, deadline=None)
@@ -263,3 +274,36 @@ def test_a_peak_that_stays_is_answered_once(seed: int, peak: float, own_cpus: fl
         assert len(served) == 5 or own_cpus < 8, "where there is room, harvest replicas are replaced before they stop"
     assert world.sent_away["s-a"] <= 1 if held else not world.sent_away["s-a"]
     assert len(world.on("a")) * ASKED <= max(0.1, CPUS * CEILING - peak) / 0.6 + 1e-9
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 2 * BACKOFF), st.floats(0.0, 1e6)), max_size=5),
+    st.booleans(),
+)
+def test_a_clock_that_is_set_back_begins_a_wait_anew_at_most(jumps: list[tuple[float, float]], moves: bool) -> None:
+    """A back-off, or a move, is looked at each second; after some seconds each time the clock is set back."""
+    seconds = MOVE if moves else BACKOFF
+    policy = LendingPolicy(backoff_seconds=BACKOFF, move_seconds=MOVE)
+    clock, waited = 1e7, 0.0
+    until = clock + seconds
+
+    def look() -> None:
+        nonlocal until
+        if moves:
+            waits = replica(deployment(), move=Reason(code="ServerNeeds", text=""), move_by=until)
+            until = next((found.move_by for found in moves_redated([waits], policy, clock)), until)
+        else:
+            backing = Lending(id="s-a", created_at=NOW, updated_at=NOW, backoff_until=until)
+            found = lending_redated(backing, policy, clock)
+            until = found.backoff_until if found is not None else until
+
+    for after, back in jumps:
+        if after >= until - clock:
+            break
+        clock, waited = clock + after - back, waited + after
+        look()
+        assert clock < until <= clock + seconds + APART, "it has neither ended for that, nor become longer"
+        before = until
+        look()
+        assert until == before, "once is enough"
+    assert waited + until - clock <= (len(jumps) + 1) * (seconds + APART)

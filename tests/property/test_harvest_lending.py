@@ -76,6 +76,21 @@ def test_an_offer_comes_back_without_a_climb_after_a_primary_was_missing():
     assert back.lends and back.offer_cpus == first.offer_cpus == CPUS * 0.65 - 1.0
 
 
+def test_after_a_burst_processors_are_offered_within_a_minute_and_memory_within_ten():
+    policy = LendingPolicy(cpu_threshold=0.9, memory_threshold=0.9)
+    calm, burst = second(own=1.0), second(own=CPUS, used_memory_bytes=MEMORY)
+    first = hold(Held(), Told(policy=policy), calm, EXPECTED, NOW)
+    held = hold(first, Told(policy=policy), burst, EXPECTED, NOW)
+    assert (held.offer_cpus, held.offer_memory_bytes) == (0.0, 0.0)
+    cpus, memory = [], []
+    for _ in range(600):
+        held = hold(held, Told(policy=policy), calm, EXPECTED, NOW)
+        cpus.append(held.offer_cpus)
+        memory.append(held.offer_memory_bytes)
+    assert cpus[29] < first.offer_cpus == cpus[59], "not at once, and not later"
+    assert memory[59] < 0.15 * MEMORY < memory[-1] == first.offer_memory_bytes
+
+
 def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_is_room():
     told, held = Told(policy=LendingPolicy()), Held(limit_cpus=5.0)
     calm = second(lent=4.0, primaries=(PrimaryUse(name="x", found=True, cpus=1.0),))

@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fallow.decide.harvest.offer import RISE_SECONDS, offered, smoothed
+from fallow.decide.harvest.offer import offered, smoothed
 from fallow.decide.harvest.pressure import BANDS, LEAST, Pressure, felt, line
 from fallow.decide.harvest.suppress import FLOOR_CPUS, GROW_SHARE, IGNORED_SHARE, next_limit, wanted_cpus, wanted_memory
 
@@ -51,14 +51,17 @@ def test_memory_is_never_promised_twice(capacity, ceiling, own, reserve):
     assert limit == 0 or limit + own + reserve <= capacity * ceiling + 1
 
 
-@given(capacities, shares, st.floats(0, 1000), st.floats(0, 64), st.floats(0, 600), moments)
-def test_an_offer_falls_at_once_and_rises_slowly(capacity, threshold, expected, reserve, before, seconds):
+@given(
+    capacities, shares, st.floats(0, 1000), st.floats(0, 64), st.floats(0, 600), st.tuples(moments, st.floats(1, 1e4))
+)
+def test_an_offer_falls_at_once_and_rises_slowly(capacity, threshold, expected, reserve, before, times):
+    seconds, rise = times
     now = offered(capacity, threshold, expected, reserve)
     assert 0 <= now <= max(0.0, capacity * threshold - expected - reserve) + SMALL
-    after = smoothed(before, now, capacity, seconds)
+    after = smoothed(before, now, capacity, seconds, rise)
     assert after <= now
     if now > before:
-        assert after - before <= capacity * seconds / RISE_SECONDS + SMALL
+        assert after - before <= capacity * seconds / rise + SMALL
     else:
         assert after == now
 

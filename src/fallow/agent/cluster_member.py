@@ -16,6 +16,7 @@ from fallow.decide.federation.accept import Orders, accept, creates, follows, re
 from fallow.decide.federation.fence import fence, fenceable
 from fallow.decide.federation.report import concerned, refused, report_of
 from fallow.decide.harvest.heard import HeardServers
+from fallow.decide.harvest.throttled import LOOK_SECONDS, Weights, reweighed, weights
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
@@ -107,6 +108,7 @@ class ClusterMember:
         self._cache = home.cache
         self._applier = applier
         self._guard = home.guard
+        self._servers = home.servers
         self._new_id = home.new_id
         self._most_records = home.most_records
         self._clock = home.clock
@@ -120,6 +122,7 @@ class ClusterMember:
         self._dirty: set[str] = set()  # deployments that there may be something new to report of
         self._soiled = asyncio.Event()
         self._telling = Telling()
+        self._weights: Weights = {}  # of nodes that are throttled
 
     @property
     def heard_at(self) -> float:
@@ -168,7 +171,9 @@ class ClusterMember:
         snapshot = self._cache.snapshot()
         ours = [found for found in snapshot.deployments.values() if found.origin is not None]
         self._telling.begin()
-        self.outbox.begin(self._telling.news((found.id, report_of(snapshot, found)) for found in ours))
+        self.outbox.begin(
+            self._telling.news((found.id, report_of(snapshot, found, weights=self._weights)) for found in ours)
+        )
         self.news.set()
 
     def received(self, frame: ToMember) -> None:
@@ -204,6 +209,7 @@ class ClusterMember:
             self._accept(),
             self._report(),
             self._watch_fences(),
+            self._watch_weights(),
             self._answer(send),
             self._remotes.run(),
             self.rooms.run(send),
@@ -315,7 +321,7 @@ class ClusterMember:
         if deployment is None or deployment.origin is None:
             return None
         revision = order.revision if order is not None and follows(deployment, order) else None
-        return report_of(snapshot, deployment, revision)
+        return report_of(snapshot, deployment, revision, self._weights)
 
     def _included(self, snapshot: Snapshot) -> Mapping[str, int]:
         """Return the orders that are taken in, deployment id -> revision: a count of room includes them."""
@@ -326,6 +332,14 @@ class ClusterMember:
                 taken = order is not None and follows(deployment, order)
                 found[id_] = order.revision if taken and order is not None else deployment.origin.revision
         return found
+
+    async def _watch_weights(self) -> None:
+        """Look how throttled nodes on lent capacity are: the host's gateways send them fewer requests, too."""
+        while True:
+            snapshot, then = self._cache.snapshot(), self._weights
+            self._weights = weights(snapshot, self._servers(), self._clock(), then)
+            self._look_at(reweighed(snapshot, self._weights, then))
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _watch_fences(self) -> None:
         while True:

@@ -167,7 +167,7 @@ class ControlPlane:
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
             federation_controller(new_id, self.steady),
-            deployments_controller(new_id),
+            deployments_controller(new_id, self.hub.usages, self.hub.servers),
             placement_controller(new_id, self.hub.usages, self.hub.servers),
             withdrawal_controller(self.hub, self.settings, self.steady),
             garbage_controller(self.settings),

@@ -10,7 +10,7 @@ from fallow.control.hub import Hub, Link
 from fallow.control.runner import SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.harvest.heard import HeardServers
-from fallow.decide.harvest.throttled import Weights, weights
+from fallow.decide.harvest.throttled import LOOK_SECONDS, Weights, weights
 from fallow.decide.plan import Plan
 from fallow.decide.remotes import listening
 from fallow.decide.routes import Elsewhere, Place, Rendered, leaving, place_of, render_all, withdrawn
@@ -22,8 +22,6 @@ from fallow.model.wire import SetProxy
 
 # What routes are made of.
 ROUTED = frozenset({"replicas", "members", "deployments", "shares", "remote-services", "hosts", SESSIONS})
-
-WEIGH_SECONDS = 2.0  # between two looks at how throttled nodes are
 
 
 def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
@@ -74,7 +72,7 @@ class RoutesLoop:
     def _decide(self, snapshot: Snapshot, now: float) -> Plan:
         region = own_region(snapshot)
         places = {gateway_id: place_of(gateway, region) for gateway_id, gateway in snapshot.gateways.items()}
-        if (snapshot.vms or self._weights) and abs(now - self._weighed_at) >= WEIGH_SECONDS:
+        if (snapshot.vms or self._weights) and abs(now - self._weighed_at) >= LOOK_SECONDS:
             self._weights, self._weighed_at = weights(snapshot, self._servers(), now, self._weights), now
         self._rendered = render_all(snapshot, sorted(set(places.values())), self._rendered, self._weights)
         if snapshot.remote_services is not self._remotes:

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from fallow.decide.events import event
 from fallow.decide.federation.drains import lingering
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.plan import Plan, Step
 from fallow.decide.slots import LIVE, Slots, from_the_future, moved
 from fallow.decide.snapshot import Snapshot
@@ -23,6 +24,7 @@ from fallow.decide.updates import (
     stopped_first,
     usual_generation,
 )
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Deployment, Replica, ReplicaState
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.meta import Reason, Record
@@ -31,8 +33,18 @@ CHANGES_AT_ONCE = 2000  # of one deployment; the rest follows in the next run, w
 FORGOTTEN_AT_ONCE = 100  # records of one deployment in one commit; a store may not take many more
 
 
-def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan:
-    """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step."""
+def reconcile(
+    snapshot: Snapshot,
+    now: float,
+    new_id: Callable[[], str],
+    heard: Heard | None = None,
+    servers: HeardServers | None = None,
+) -> Plan:
+    """Return what brings every deployment one step nearer to what is wanted. The same input gives no further step.
+
+    `heard` is what nodes said last that they use, `servers` what servers that lend said last: by them it is foretold
+    where replicas of an update will be.
+    """
     steps: list[Step] = list(_lost(snapshot, now, new_id))
     waits: list[float] = []
     lost = {record.id for step in steps for record in step.puts}
@@ -53,6 +65,8 @@ def reconcile(snapshot: Snapshot, now: float, new_id: Callable[[], str]) -> Plan
             now=now,
             new_id=new_id,
             snapshot=snapshot,
+            heard=heard or {},
+            servers=servers or {},
         )
         steps.extend(_finish_deletion(snapshot, view) if deployment.deleting else _changes(view))
         waits.extend(view.waits)

@@ -1,12 +1,12 @@
 """Images pulled ahead of an update, so that replacing replicas waits for no pull.
 
 Before an update replaces anything, an image job of the deployment's own pulls on the nodes where its replicas are and
-where the new ones are foretold to be. A replica is replaced once its node has ended that task, well or not: whatever
-goes wrong here only means that the update goes on as it would without. Nodes that tell nothing of their images take
-no part, and nor do those that have the image already.
+where the new ones are foretold to be, by the rules of placement. A replica is replaced once its node has ended that
+task, well or not: whatever goes wrong here only means that the update goes on as it would without. Nodes that tell
+nothing of their images take no part, and nor do those that have the image already.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -14,6 +14,7 @@ from fallow.decide.events import event
 from fallow.decide.image_tasks import task_id
 from fallow.decide.placement import foretell
 from fallow.decide.plan import Step
+from fallow.decide.slots import Slots
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, Replica
 from fallow.model.events import Event
@@ -36,19 +37,18 @@ def job_id(deployment: Deployment) -> str:
     return f"a-{deployment.id}-{deployment.generation}"
 
 
-def ahead(
-    snapshot: Snapshot, deployment: Deployment, owners: Sequence[Replica], now: float
-) -> tuple[list[Replica], list[Step]]:
+def ahead(slots: Slots, owners: list[Replica]) -> tuple[list[Replica], list[Step]]:
     """Return those of `owners` that may be replaced now, and the steps that begin to pull for the others."""
+    snapshot, deployment = slots.snapshot, slots.deployment
     status = deployment.update
     if not owners or status is None or status.rollback or status.generation != deployment.generation:
-        return list(owners), []
+        return owners, []
     job = snapshot.image_jobs.get(job_id(deployment))
     if job is None:
-        steps = list(_begun(snapshot, deployment, owners, now))
-        return ([], steps) if steps else (list(owners), [])
-    if job.state not in _OPEN or now >= job.deadline_at:
-        return list(owners), []
+        steps = list(_begun(slots, owners))
+        return ([], steps) if steps else (owners, [])
+    if job.state not in _OPEN or slots.now >= job.deadline_at:
+        return owners, []
     waiting = {node_id for node_id in job.target.names if not _ended(snapshot, job, node_id)}
     return [owner for owner in owners if owner.node_id not in waiting], []
 
@@ -97,12 +97,13 @@ def _summary(snapshot: Snapshot, job: ImageJob, portion: int = 0) -> PulledAhead
     )
 
 
-def _begun(snapshot: Snapshot, deployment: Deployment, owners: Iterable[Replica], now: float) -> Iterator[Step]:
+def _begun(slots: Slots, owners: Iterable[Replica]) -> Iterator[Step]:
+    snapshot, deployment, now = slots.snapshot, slots.deployment, slots.now
     try:
         reference = parse_reference(deployment.spec.container.image).text
     except ValueError:
         return
-    nodes = _nodes(snapshot, deployment, owners, reference, now)
+    nodes = _nodes(slots, owners, reference)
     if not nodes:
         return
     job = ImageJob(
@@ -131,13 +132,13 @@ def _begun(snapshot: Snapshot, deployment: Deployment, owners: Iterable[Replica]
             yield Step(puts=(superseded,))
 
 
-def _nodes(
-    snapshot: Snapshot, deployment: Deployment, owners: Iterable[Replica], reference: str, now: float
-) -> list[str]:
+def _nodes(slots: Slots, owners: Iterable[Replica], reference: str) -> list[str]:
     """Return the ids of the nodes to pull on: those that can, and do not have the image."""
+    snapshot, deployment = slots.snapshot, slots.deployment
     if not snapshot.node_images:
         return []
-    told = foretell(snapshot, deployment.project, [(deployment.name, deployment.spec)], now).get(deployment.name)
+    wishes = [(deployment.name, deployment.spec)]
+    told = foretell(snapshot, deployment.project, wishes, slots.now, slots.heard, slots.servers).get(deployment.name)
     names = set(told.placements) if told is not None else set()
     wanted = {owner.node_id for owner in owners}
     wanted |= {node.id for node in snapshot.nodes.values() if node.name in names}

@@ -321,7 +321,7 @@ def _reached(group: Group, endpoints: Iterable[RemoteEndpoint], port: int, place
     for found in endpoints:
         at = found.ports.get(key)
         if at and (place.alone or not group.cluster_id or not is_loopback(found.address)):
-            yield gateway_id(group.cluster_id, found.id), found.address, at, group.weights.get(found.id, FULL)
+            yield gateway_id(group.cluster_id, found.id), found.address, at, found.weight
 
 
 def _weighed(*parts: tuple[Iterable[_Reached], int, bool]) -> tuple[Endpoint, ...]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from fallow.decide.endpoints import endpoints_by_state
-from fallow.decide.harvest.throttled import FULL, Weights
+from fallow.decide.harvest.throttled import Weights, reweighed, weight_on
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, Replica, RouteSpec
@@ -36,7 +36,6 @@ class Group:
     """The endpoints of a service in one cluster, in order; `told` is how many replicas that is told to run.
 
     The last to be asked are `suspect`: their nodes are silent for a moment, or the whole cluster is (`silent`).
-    `weights` are of endpoints on throttled nodes, by id, in hundredths of a full one.
     """
 
     cluster_id: str = ""  # empty: this one
@@ -45,7 +44,6 @@ class Group:
     silent: bool = False
     ready: tuple[RemoteEndpoint, ...] = ()
     suspect: tuple[RemoteEndpoint, ...] = ()
-    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +87,7 @@ def services(snapshot: Snapshot, before: Services | None = None, weights: Weight
     known = before.by_id if before is not None else {}
     turned = _on_turned_nodes(snapshot, then) if before is not None else frozenset[str]()
     if before is not None and before.weights is not weights:
-        turned |= _on_other_weights(snapshot, weights, before.weights)
+        turned |= reweighed(snapshot, weights, before.weights)
     remotes, remotes_then = remote_services(snapshot), remote_services(then)
     found: dict[str, Service] = {}
     for id_, deployment in snapshot.deployments.items():
@@ -177,17 +175,6 @@ def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> frozenset[str]:
     )
 
 
-def _on_other_weights(snapshot: Snapshot, weights: Weights, then: Weights) -> frozenset[str]:
-    """Return the ids of deployments with replicas on nodes whose weight is another one."""
-    other = [id_ for id_ in weights.keys() | then.keys() if _weight(weights, id_) != _weight(then, id_)]
-    return frozenset(replica.deployment_id for id_ in other for replica in snapshot.replicas_by_node.get(id_, ()))
-
-
-def _weight(weights: Weights, node_id: str) -> int:
-    found = weights.get(node_id)
-    return found.of_full if found is not None else FULL
-
-
 class _Here(NamedTuple):
     """This cluster's region, and the weights of its nodes that are throttled."""
 
@@ -232,27 +219,27 @@ def _here(snapshot: Snapshot, deployment: Deployment, here: _Here, known: Servic
     return Group(
         region=here.region,
         told=deployment.replicas_here,
-        ready=_endpoints(by_state[MemberState.READY], made),
-        suspect=_endpoints(by_state[MemberState.SUSPECT], {}, suspect=True),
-        weights={
-            found.id: here.weights[found.node_id].of_full
-            for found in by_state[MemberState.READY]
-            if found.node_id in here.weights
-        }
-        if here.weights
-        else {},
+        ready=_endpoints(by_state[MemberState.READY], made, here.weights),
+        suspect=_endpoints(by_state[MemberState.SUSPECT], {}, {}, suspect=True),
     )
 
 
 def _endpoints(
-    replicas: Iterable[Replica], made: Mapping[str, RemoteEndpoint], suspect: bool = False
+    replicas: Iterable[Replica], made: Mapping[str, RemoteEndpoint], weights: Weights, suspect: bool = False
 ) -> tuple[RemoteEndpoint, ...]:
     return _in_order(
         found
         if (found := made.get(replica.id)) is not None
         and found.address == replica.address
         and found.ports == replica.host_ports
-        else RemoteEndpoint(id=replica.id, address=replica.address, ports=replica.host_ports, suspect=suspect)
+        and found.weight == weight_on(weights, replica.node_id)
+        else RemoteEndpoint(
+            id=replica.id,
+            address=replica.address,
+            ports=replica.host_ports,
+            suspect=suspect,
+            weight=weight_on(weights, replica.node_id),
+        )
         for replica in replicas
     )
 

@@ -11,8 +11,10 @@ from functools import cached_property
 
 import msgspec
 
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.meta import Reason
@@ -35,6 +37,8 @@ class Slots:
     now: float
     new_id: Callable[[], str]
     snapshot: Snapshot = field(default_factory=Snapshot)  # for what is decided from more than replicas
+    heard: Heard = field(default_factory=dict)  # what nodes said last that they use
+    servers: HeardServers = field(default_factory=dict)  # what servers that lend said last
     gone: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> replicas let go
     waits: list[float] = field(default_factory=list)  # seconds until something may be decided that cannot be yet
     slots: dict[int, list[Replica]] = field(init=False)  # live replicas by slot, a replacement last

@@ -279,7 +279,7 @@ def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
     healthy_since = max((found.healthy_since for found in _fresh(slots)), default=0.0)
     if healthy_since and not slots.reached(healthy_since + config.monitor_seconds + config.delay_seconds):
         return
-    owners, pulls = ahead(slots.snapshot, deployment, owners, slots.now)
+    owners, pulls = ahead(slots, owners)
     yield from pulls
     if not owners:
         slots.waits.append(LOOK_SECONDS)

@@ -11,13 +11,17 @@ ReplicaId = Annotated[str, msgspec.Meta(max_length=128)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
-class RemoteEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A ready replica of another cluster, as gateways reach it. `ports`: "8080/tcp" -> the port at `address`."""
+class RemoteEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ready replica of another cluster, as gateways reach it. `ports`: "8080/tcp" -> the port at `address`.
+
+    What is as usual is not written: there may be thousands of them in one record.
+    """
 
     id: ReplicaId
     address: Annotated[str, msgspec.Meta(max_length=64)]
     ports: Annotated[dict[str, Annotated[int, msgspec.Meta(ge=1, le=65535)]], msgspec.Meta(max_length=64)] = {}
     suspect: bool = False  # its node is silent for a moment: the last to be asked
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100  # in hundredths of a full one: its node may be throttled
 
 
 class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):

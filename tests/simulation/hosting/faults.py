@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 
 from simulation.faults import Faults
-from simulation.hosting.servers import GIB, Guest, Server
+from simulation.hosting.servers import GIB, SYSTEM_CPUS, Guest, Server
 from simulation.hosting.world import HostingWorld, ServerRunning
 
 CALM_LOAD, CALM_MEMORY = 0.08, 2 * GIB
@@ -17,20 +17,22 @@ class HostingFaults(Faults):
 
     def __init__(self, world: HostingWorld, chance: Random) -> None:
         super().__init__(world, chance)
+        self._squeezed: dict[str, None] = {}  # servers whose primaries stay as they are
         self._kinds = [
             (2, self.partition), (2, self.cut), (2, self.slow_link), (2, self.agent_killed), (1, self.power_cut),
             (1, self.engine_errors), (1, self.answers_lost), (1, self.container_ends), (1, self.clock_jumps),
             (2, self.plane_killed), (5, self.plane_killed_at_commit), (1, self.store_errors), (1, self.frames_repeated),
             (1, self.plane_frozen), (2, self.plane_frozen_at_commit), (1, self.plane_cut_off),
             (6, self.server_killed), (3, self.server_cut_off), (2, self.server_loses_power), (2, self.server_leaves),
-            (8, self.jump), (4, self.memory_grows), (3, self.metrics_stop), (2, self.primary_ends), (2, self.disk_full),
-            (3, self.machine_hangs), (3, self.machine_ignores_balloon), (3, self.boot_fails), (2, self.machine_crashes),
-            (2, self.hypervisor_away),
+            (8, self.jump), (8, self.squeeze), (4, self.memory_grows), (3, self.metrics_stop), (2, self.primary_ends),
+            (2, self.disk_full), (3, self.machine_hangs), (3, self.machine_ignores_balloon), (3, self.boot_fails),
+            (2, self.machine_crashes), (2, self.hypervisor_away),
         ]  # fmt: skip
 
     async def mend(self) -> None:
         """Mend everything, and let primaries rest."""
         await super().mend()
+        self._squeezed.clear()
         for running in self.world.servers.values():
             server = running.server
             assert server is not None
@@ -65,7 +67,7 @@ class HostingFaults(Faults):
         while True:
             await asyncio.sleep(self.chance.expovariate(1 / 5.0))
             found = self._server()
-            if found is not None:
+            if found is not None and found[1].id not in self._squeezed:
                 found[1].load(self.chance.choice((0.03, 0.05, 0.1, 0.1, 0.2, 0.3, 0.45, 0.6, 0.9)))
                 found[1].own_memory = int(self.chance.choice((1.5, 2, 2, 4, 6)) * GIB)
 
@@ -79,6 +81,25 @@ class HostingFaults(Faults):
             found[1].load(1.0)
             await self._last(1.0, 25.0)
             found[1].load(0.05)
+
+    async def squeeze(self) -> None:
+        """Let a primary leave what is lent a part of what it asked for, until some of that has to go."""
+        found = self._server()
+        asked = self.world.watch.asked_cpus(found[1].id) if found is not None else 0.0
+        if found is None or not asked or found[1].id in self._squeezed:
+            return
+        server, watch = found[1], self.world.watch
+        left = asked * self.chance.uniform(0.15, 0.55)
+        ceiling = watch.policy(server.id).cpu_ceiling
+        self._squeezed[server.id] = None
+        self._tell(f"the primary of {server.name} leaves {left:.2f} of {asked:.2f} processors that were asked for")
+        server.load(max(0.0, ceiling - (left + SYSTEM_CPUS) / server.cpus))
+        before, until = watch.evictions(server.id), self.world.now() + 25.0
+        while self.world.now() < until and watch.evictions(server.id) == before:
+            await asyncio.sleep(0.5)
+        await self._last(0.0, 5.0)
+        self._squeezed.pop(server.id, None)
+        server.load(0.05)
 
     async def memory_grows(self) -> None:
         """Let a primary's memory grow, up to far above the ceiling."""

@@ -22,6 +22,7 @@ from simulation.planes import Plane
 from simulation.workload import Acts, People, _services
 
 CLASSES = {"web": "", "api": "harvest", "jobs": "spot", "pay": "standard"}
+CROWD = ("web", "api", "jobs")
 LENT = parse_selector("fallow.server")
 MIB = 2**20
 GOOD = LendingChange(lends=True, hours=(), reserve_cpus=0.0, vms=VmPlanChange(count=1))
@@ -35,6 +36,7 @@ class HostingPeople(People):
     def __init__(self, world: HostingWorld, chance: Random) -> None:
         super().__init__(world, chance)
         self._made_by_hand = 0
+        self._crowding: tuple[str, ...] = ()
 
     async def act(self) -> None:
         """Do one thing by chance."""
@@ -57,7 +59,7 @@ class HostingPeople(People):
             resources=Resources(cpus=chance.choice((0.2, 0.5, 1.0)), memory_bytes=chance.choice((64, 256, 512)) * MIB),
             restart=RestartPolicy(delay_seconds=0.5, max_delay_seconds=4.0),
         )
-        lent = CLASSES[name] in ("harvest", "spot") and chance.random() < 0.5
+        lent = name in self._crowding or (CLASSES[name] in ("harvest", "spot") and chance.random() < 0.5)
         placement = PlacementPolicy(
             strategy=chance.choice(("spread", "pack")),
             service_class=CLASSES[name],  # type: ignore[arg-type]
@@ -65,6 +67,17 @@ class HostingPeople(People):
         )
         routes = (RouteSpec(host=f"{name}.example", port=80),) if name in ("web", "api") else ()
         return DeploymentSpec(replicas=chance.randint(1, 5), container=container, placement=placement, routes=routes)
+
+    async def crowd(self) -> None:
+        """Fill what is lent with small replicas of every class that may go there."""
+        self._crowding = CROWD
+        for name in CROWD:
+            spec = self._spec(name)
+            resources = msgspec.structs.replace(spec.container.resources, cpus=self.chance.choice((0.2, 0.3, 0.5)))
+            container = msgspec.structs.replace(spec.container, resources=resources)
+            spec = msgspec.structs.replace(spec, replicas=self.chance.randint(3, 5), container=container)
+            await self.attempt(lambda name=name, spec=spec: self._wish(name, spec, "deploys"))  # type: ignore[misc]
+        self._crowding = ()
 
     async def scale(self) -> None:
         """Want more or fewer replicas."""

@@ -19,6 +19,7 @@ CHAOS_SECONDS = (15.0, 40.0)
 BEGIN_SECONDS = 20.0  # at most, until the first machines have joined
 SETTLE_SECONDS = 300.0
 CALM_LOOKS = 3
+CROWDED = 0.5  # of the runs: what is lent is full of all classes, and servers need back a part of it
 REST_SECONDS = 4.0
 
 
@@ -48,8 +49,11 @@ async def _course(world: HostingWorld, seed: int, found: Outcome) -> None:
         running.server.load(CALM_LOAD)
     if chance.random() < 0.8:
         await _first_machine(world)
-    for _ in range(chance.randint(2, 4)):
-        await people.attempt(people.deploy)
+    if chance.random() < CROWDED:
+        await people.crowd()
+    else:
+        for _ in range(chance.randint(2, 4)):
+            await people.attempt(people.deploy)
     await asyncio.sleep(chance.random() * 6.0)
     living = loop.create_task(faults.live())
     await chaos(people, faults, chance, CHAOS_SECONDS, calms=(1.5, 3.0, 6.0))
@@ -111,7 +115,9 @@ async def _settle(world: HostingWorld, people: HostingPeople) -> float:
         await asyncio.sleep(1.0)
     took = world.now() - began
     world.story.tell("rest", f"all is as wanted after {took:.0f} s")
-    healthy = {found.id for found in watch.replicas().values() if found.healthy}
+    # What is to be replaced goes once that fits: when a back-off ends, or an offer has climbed.
+    replaced = {found.replaces for found in watch.replicas().values() if not found.node_id and not found.ended}
+    healthy = {found.id for found in watch.replicas().values() if found.healthy} - replaced
     until = world.now() + REST_SECONDS
     while world.now() < until:
         await asyncio.sleep(1.0)

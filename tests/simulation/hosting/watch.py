@@ -1,6 +1,6 @@
 """What must hold of servers that lend, told from what they really use and were told, not from what is believed."""
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,7 @@ class HostingWatch(Watch):
         self._placed_at: dict[str, float] = {}
         self._moved_at: dict[str, float] = {}  # replicas by when they last had to move
         self._evicted: dict[str, tuple[float, float]] = {}  # servers: when, and for how long nothing may come back
+        self._chosen: Counter[str] = Counter()  # servers by how often something was chosen to leave
         self._policies: deque[tuple[float, Mapping[str, Any]]] = deque(maxlen=16)  # pools as they were until when
         self._spent: dict[str, str] = {}  # tokens of VMs by who joined with them
         self._emergency_at: dict[str, float] = {}
@@ -241,6 +242,14 @@ class HostingWatch(Watch):
         on = self._on()
         return [found for found in self.replicas().values() if on.get(found.node_id) == server_id and not found.ended]
 
+    def asked_cpus(self, server_id: str) -> float:
+        """Return the processors that replicas on a server asked for, without those that leave."""
+        return sum(self._need(found)[0] for found in self._held_by(server_id) if found.state in MOVABLE)
+
+    def evictions(self, server_id: str) -> int:
+        """Return how often it was chosen what leaves a server that needs back what it lent."""
+        return self._chosen[server_id]
+
     def _check_placed(self, changed: Iterable[tuple[Replica | None, Replica]]) -> None:
         on, now = self._on(), self._now()
         for old, new in changed:
@@ -314,19 +323,22 @@ class HostingWatch(Watch):
                 continue
             seconds = min(policy.backoff_seconds for policy in self._policies_of(server_id))
             self._evicted[server_id] = (self._now(), seconds)
+            self._chosen[server_id] += 1
             self._check_enough(server_id, replicas, held[server_id])
             self._check_lowest(server_id, replicas, held[server_id])
 
     def _check_enough(self, server_id: str, chosen: list[Replica], before: list[Replica]) -> None:
         reports = [heard.report for heard in self._believable(server_id)]
         going = [found for found in before if found.state in GOING or (found.move is not None and found.move_by)]
+        last = max(RANKS[self._class(found)] for found in chosen)  # the class that was chosen from last
         for part, relief in (
             (0, max((report.relief_cpus for report in reports), default=0.0)),
             (1, max((report.relief_memory_bytes for report in reports), default=0)),
         ):
-            needs = sorted(self._need(found)[part] for found in chosen)
+            needs = {found.id: self._need(found)[part] for found in chosen}
+            most = max(needs[found.id] for found in chosen if RANKS[self._class(found)] == last)
             left = relief - sum(self._need(found)[part] for found in going)
-            if left > 1e-6 and sum(needs[:-1]) < left + 1e-6:
+            if left > 1e-6 and sum(needs.values()) - most < left + 1e-6:
                 return
         names = ", ".join(found.id for found in chosen)
         self.broke(ENOUGH, f"{names} leave {self._name(server_id)}, {len(going)} others leave already")

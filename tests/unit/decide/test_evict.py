@@ -260,3 +260,47 @@ def applied_all(before: Snapshot, plan: Plan) -> Snapshot:
     lendings = {found.id: found for found in (*before.lendings.values(), *puts(plan, Lending))}
     replicas = [*after.members.values(), *after.deployments.values(), *after.templates.values()]
     return snapshot(*replicas, *after.replicas.values(), *kept, *lendings.values())
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_back_off_is_dated_anew_when_the_clock_is_set_back(there: bool) -> None:
+    before = snapshot(
+        *(fleet(asking("web")) if there else FLEET), lending(backoff_until=LATER + HOUR + 200, evictions=3)
+    )
+    plan = run(before, heard())
+    (backing,) = puts(plan, Lending)
+    assert (backing.backoff_until, backing.evictions) == (LATER + LendingPolicy().backoff_seconds, 3)
+    assert gone(plan) == []
+    assert run(applied(before, plan), heard(), LATER + 1) == Plan(steps=[])
+
+
+def test_a_move_is_dated_anew_when_the_clock_is_set_back() -> None:
+    moving = {"move": MOVE, "move_by": LATER + HOUR}
+    records = [*fleet(asking("web"), **moving), replica(asking("old"), 0, ReplicaState.STOPPING, **moving)]
+    plan = run(snapshot(*records), needs(0.5))
+    (moved,) = puts(plan, Replica)
+    assert (moved.id, moved.move, moved.move_by) == ("web-0", MOVE, LATER + LendingPolicy().move_seconds)
+    assert puts(plan, Lending) == [], "what it needs is on its way as before"
+
+
+def test_what_is_dated_anew_may_be_decided_about_at_once() -> None:
+    """The move is too far off and there is more to go; both are in one commit, each record once."""
+    web, bulk = asking("web"), asking("bulk", class_="spot")
+    one = replica(web, 0, move=MOVE, move_by=LATER + HOUR)
+    before = snapshot(
+        *FLEET, web, bulk, template(web), template(bulk), one, replica(bulk, 0), lending(backoff_until=9e9)
+    )
+    (step,) = run(before, needs(1.5)).steps
+    found = {record.id: record for record in step.puts}
+    assert len(found) == len(step.puts) == 4
+    assert (found["web-0"].move_by, found["bulk-0"].move_by) == (LATER + 30, LATER)
+    assert (found["s-srv1"].backoff_until, found["s-srv1"].evictions) == (LATER + 600, 1)
+
+
+def test_clocks_of_control_planes_may_be_a_little_apart() -> None:
+    records = fleet(asking("web"), move=MOVE, move_by=LATER + 30 + 4)
+    before = snapshot(*records, lending(backoff_until=LATER + 600 + 4))
+    assert run(before, needs(0.5)) == Plan(steps=[])

@@ -1,6 +1,7 @@
 """What would move, if: plans of clusters, and dry runs where there are several."""
 
 from division_cases import LATER, cluster, divided, room, share, where, wish, with_spec
+from lent_fleet import heard, node, server, vm
 from records import NOW, member, replica, snapshot
 
 from fallow.decide.federation.candidates import fingerprint_of
@@ -78,6 +79,21 @@ def test_the_first_cluster_that_would_join_takes_what_has_no_place_here() -> Non
     assert found.moved == 3
     assert {change.cluster: change.after for change in found.changes}["new"] == 3
     assert HERE_ID not in alone.clusters
+
+
+def test_what_is_lent_here_counts_before_the_first_cluster_joins() -> None:
+    """Six replicas of one processor: the virtual machine has room for four, its server for as many as it says."""
+    alone = snapshot(wish(replicas=6, cpus=1.0, memory_bytes=GIB), server(), vm("a"), node("a"))
+    request = PlanRequest(what="add", nodes=1, cpus=1.0)
+
+    def here(**said: float) -> int:
+        found = plan(alone, request, LATER, servers=heard(**said))  # type: ignore[arg-type]
+        return 6 - 1 - found.unplaced["shop/web"]
+
+    assert here() == 4
+    assert here(offer_cpus=2.5) == 2
+    assert here(primary_cpus=5.0) == 1  # 65 % of ten processors
+    assert here(age_seconds=9.0) == 0
 
 
 def test_a_dry_run_names_clusters() -> None:

@@ -3,11 +3,13 @@
 from typing import Any
 
 import msgspec
+import pytest
 from records import NOW, deployment, ids, member, replica, snapshot
 
 from fallow.decide.federation.checks import fit_report, fit_room
 from fallow.decide.federation.fence import DRAINED_SECONDS, NOTICED_SECONDS, fence, stopped_after
 from fallow.decide.federation.report import concerned, report_of
+from fallow.decide.harvest.throttled import Weight
 from fallow.model.cluster_frames import RoomReported
 from fallow.model.clusters import ClusterPolicy
 from fallow.model.containers import ContainerSpec
@@ -61,6 +63,24 @@ def test_endpoints_of_silent_nodes_are_marked_and_of_dead_ones_left_out() -> Non
     assert (suspect.ready, suspect.endpoints[0].suspect) == (1, True)
     dead = report_of(snapshot(web, member("a", state=MemberState.DEAD), one), web)
     assert (dead.ready, dead.endpoints) == (0, ())
+
+
+def test_endpoints_on_throttled_nodes_have_less_weight() -> None:
+    web = hosted(2)
+    both = [replica(web, slot, node_id=f"n-{name}", address="10.0.0.1") for slot, name in enumerate("ab")]
+    throttled = {"n-a": Weight(25, NOW), "n-c": Weight(10, NOW)}
+    found = report_of(snapshot(web, member("a"), member("b"), *both), web, weights=throttled)
+    assert [each.weight for each in found.endpoints] == [25, 100]
+    silent = report_of(snapshot(web, member("a", state=MemberState.SUSPECT), both[0]), web, weights=throttled)
+    assert [(each.suspect, each.weight) for each in silent.endpoints] == [(True, 100)]
+    assert fit_report(found, "10.0.0.9", ())[0].endpoints == found.endpoints
+
+
+@pytest.mark.parametrize("weight", [0, 101, -5])
+def test_no_weight_is_beyond_its_bounds(weight: int) -> None:
+    said = msgspec.msgpack.encode({"id": "web-0", "address": "10.0.0.1", "weight": weight})
+    with pytest.raises(msgspec.ValidationError, match="weight"):
+        msgspec.msgpack.decode(said, type=RemoteEndpoint)
 
 
 def test_what_was_rolled_back_here_is_ready_and_not_updated() -> None:

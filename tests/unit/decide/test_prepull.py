@@ -3,13 +3,16 @@
 import msgspec
 import pytest
 from image_world import World
+from lent_fleet import heard, node, server, vm
 from records import NOW, deployment, member, replica, template
 
 from fallow.decide.deployments import reconcile
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, pulled_ahead, told_ahead
+from fallow.decide.selectors import parse_selector
 from fallow.decide.views import deployment_view
 from fallow.model.containers import ContainerSpec
-from fallow.model.deployments import Deployment, DeploymentSpec
+from fallow.model.deployments import Deployment, DeploymentSpec, PlacementPolicy
 from fallow.model.image_jobs import JobState, TaskState
 from fallow.model.images import NodeImage, NodeImages
 from fallow.model.members import MemberState
@@ -42,9 +45,9 @@ def world(web: Deployment, *inventories: NodeImages) -> World:
     return World(web, template(old, 1), template(web, 2), *members, *replicas, *inventories)
 
 
-def decide(found: World) -> float | None:
+def decide(found: World, servers: HeardServers | None = None) -> float | None:
     """Run the loop of deployments once; return when it wants to be run again."""
-    plan = reconcile(found.snapshot, found.now, found.new_id)
+    plan = reconcile(found.snapshot, found.now, found.new_id, servers=servers)
     for step in plan.steps:
         found.put(*(put for put in step.puts if type(put).__name__ != "Event"))
     return plan.wake_after_seconds
@@ -159,3 +162,20 @@ def test_a_newer_generation_takes_back_what_was_begun_for_the_one_before() -> No
     assert found.job("a-d-web-2").state is JobState.CANCELLED
     assert all(task.ended for task in found.tasks(job_id="a-d-web-2"))
     assert len(found.tasks(TaskState.WORKING, "a-d-web-3")) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "pulled"),
+    [({}, {"n-d"}), ({"offer_cpus": 0.0}, set()), ({"primary_cpus": 7.0}, set()), ({"age_seconds": 9.0}, set())],
+)
+def test_on_lent_capacity_it_is_pulled_where_both_conditions_are_met(said: dict[str, float], pulled: set[str]) -> None:
+    """Only nodes on lent capacity are wanted; one server has room for it, or none."""
+    lent = PlacementPolicy(selector=parse_selector("lent=yes"))
+    web = updating()
+    web = msgspec.structs.replace(web, spec=msgspec.structs.replace(web.spec, placement=lent))
+    found = world(web, *(has(name, "docker.io/library/shop:1") for name in "abcde"))
+    for name, on in (("d", "srv1"), ("e", "srv2")):
+        found.put(server(on), vm(name, on=on), node(name, labels={"lent": "yes"}))
+    servers = heard(**said) | heard(on="srv2", lends=False, why_not="outside its hours")  # type: ignore[arg-type]
+    decide(found, servers)
+    assert set(found.job("a-d-web-2").target.names) == ALL | pulled

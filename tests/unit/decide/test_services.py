@@ -8,6 +8,7 @@ import pytest
 from records import NOW, cluster, deployment, following, member, remote_endpoint, replica, share, snapshot
 
 from fallow.decide import names
+from fallow.decide.harvest.throttled import Weight
 from fallow.decide.remotes import ENDPOINTS, FRAME_SERVICES, frames, offered, offers
 from fallow.decide.routes import SUSPECT_WEIGHT, WEIGHT, Place, conflicts, place_of, render, render_all
 from fallow.decide.services import services
@@ -76,6 +77,32 @@ def test_others_get_what_is_missing_in_the_own_region(
     found = weighed(WEB, ONE, TWO, *shares)
     assert {found[id_] for id_ in found if id_.startswith("c-one")} == ({(WEIGHT, False)} if ready else set())
     assert {found[id_] for id_ in found if id_.startswith("c-two")} == {expected}
+
+
+def test_endpoints_elsewhere_that_are_throttled_get_fewer_requests() -> None:
+    shares = [
+        share(WEB, "c-one", remote_endpoint("web-0", weight=25), remote_endpoint("web-1"), replicas=8),
+        share(WEB, "c-two", *several(12, weight=50), replicas=12),
+    ]
+    found = weighed(WEB, ONE, TWO, *shares)
+    assert (found["c-one.web-0"], found["c-one.web-1"]) == ((25, False), (WEIGHT, False))
+    assert found["c-two.web-0"] == (25, False), "half of what is missing in the own region"
+    silent = msgspec.structs.replace(ONE, state=MemberState.SUSPECT)
+    assert weighed(WEB, silent, shares[0])["c-one.web-0"] == (SUSPECT_WEIGHT, False)
+
+
+def test_members_are_told_how_throttled_endpoints_elsewhere_are() -> None:
+    here = replica(WEB, 9, node_id="n-a", address="10.0.0.1", host_ports={"80/tcp": 20000})
+    far = share(WEB, "c-one", remote_endpoint("web-0", weight=50))
+    state = snapshot(WEB, ONE, TWO, far, member("a"), here)
+    first = services(state, weights={"n-a": Weight(25, NOW)})
+    offer = offered(offers(first)["d-web"], "c-two")
+    assert offer is not None
+    assert [[each.weight for each in found.endpoints] for found in offer.clusters] == [[25], [50]]
+    again = services(state, first, {})
+    assert [each.weight for each in again.by_id["d-web"].groups[0].ready] == [100]
+    known = msgspec.structs.replace(offer, id=API.id, name="api", routes=API.spec.routes)
+    assert {weight for weight, _ in weighed(host(), known).values()} == {50, 25}
 
 
 def test_where_no_region_is_named_all_clusters_are_alike() -> None:

@@ -30,8 +30,9 @@ async def make_plan(services: Needs, data: JSONBody[PlanRequest]) -> PlanResult:
     """Foretell what would move where if a cluster were lost, drained or added; nothing is done."""
     snapshot = services.cache.snapshot()
     request = _meant(snapshot, data)
+    hub = services.hub
     async with services.reading:
-        return await asyncio.to_thread(plan, snapshot, request, services.clock())
+        return await asyncio.to_thread(plan, snapshot, request, services.clock(), hub.usages(), hub.servers())
 
 
 def _meant(snapshot: Snapshot, data: PlanRequest) -> PlanRequest:

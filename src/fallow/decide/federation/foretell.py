@@ -14,9 +14,11 @@ from fallow.decide.federation.founding import keyless
 from fallow.decide.federation.room_answers import answers_to, summary_of
 from fallow.decide.federation.shapes import divided, questions
 from fallow.decide.federation.table import WAIT_SECONDS
+from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.request import reservation
 from fallow.decide.placement.result import Foretold
 from fallow.decide.snapshot import Snapshot
+from fallow.decide.variables import Heard
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, DeploymentSpec
 from fallow.model.members import MemberState, Scheduling
@@ -28,9 +30,19 @@ _NEW_ID = "foretold:"  # no stored id contains a colon
 _REASONS = 20  # that are told
 
 
-def plan(snapshot: Snapshot, request: PlanRequest, now: float) -> PlanResult:
-    """Return which replicas would move where. `request.cluster` is a cluster's id, or the name of one to be added."""
-    snapshot = snapshot if snapshot.clusters else _founded(snapshot, now)
+def plan(
+    snapshot: Snapshot,
+    request: PlanRequest,
+    now: float,
+    heard: Heard | None = None,
+    servers: HeardServers | None = None,
+) -> PlanResult:
+    """Return which replicas would move where. `request.cluster` is a cluster's id, or the name of one to be added.
+
+    Where there is no cluster yet, the room on this control plane's own nodes is counted by what those (`heard`) and
+    the servers that lend (`servers`) said last; clusters have counted their own.
+    """
+    snapshot = snapshot if snapshot.clusters else _founded(snapshot, now, heard or {}, servers or {})
     before = divide_all(snapshot, now)
     if request.what == "add":
         after_all = _added(snapshot, request, now)
@@ -125,11 +137,12 @@ def _with(snapshot: Snapshot, **changes: Any) -> Snapshot:
 # A cluster that is not there yet
 
 
-def _founded(snapshot: Snapshot, now: float) -> Snapshot:
+def _founded(snapshot: Snapshot, now: float, heard: Heard, servers: HeardServers) -> Snapshot:
     """Return the snapshot with this control plane's own nodes as a cluster, as with the first one that joins."""
     known = _with(snapshot, members={**snapshot.members, HERE_ID: keyless(HERE_ID, HERE_ID, now)})
-    answers = {each.key: each for each in answers_to(snapshot, questions(known))}
-    return _with(known, rooms={**snapshot.rooms, HERE_ID: _room(HERE_ID, answers, summary_of(snapshot), now)})
+    answers = {each.key: each for each in answers_to(snapshot, questions(known), heard, servers, now)}
+    here = _room(HERE_ID, answers, summary_of(snapshot, servers, now), now)
+    return _with(known, rooms={**snapshot.rooms, HERE_ID: here})
 
 
 def _added(snapshot: Snapshot, request: PlanRequest, now: float) -> Snapshot:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fallow.decide.endpoints import endpoint_on
+from fallow.decide.harvest.throttled import FULL, Weights, weight_on
 from fallow.decide.slots import LIVE
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
@@ -18,14 +19,20 @@ _SERVING = (MemberState.READY, MemberState.SUSPECT)
 _PLACED = (ReplicaState.PLACED, ReplicaState.RUNNING)
 
 
-def report_of(snapshot: Snapshot, deployment: Deployment, revision: int | None = None) -> ShareReport:
+def report_of(
+    snapshot: Snapshot, deployment: Deployment, revision: int | None = None, weights: Weights | None = None
+) -> ShareReport:
     """Return the report of a deployment. `revision` is of the order it follows; None: of the one it was changed by.
+
+    `weights` are of nodes on lent capacity that are throttled.
 
     Without an origin it is of the host's own nodes, and the deployment's generation is the host's.
     """
     origin = deployment.origin
     replicas = snapshot.replicas_by_deployment.get(deployment.id, [])
-    endpoints = [found for found in (_endpoint(snapshot, replica) for replica in replicas) if found is not None]
+    endpoints = [
+        found for found in (_endpoint(snapshot, replica, weights or {}) for replica in replicas) if found is not None
+    ]
     serving = {found.id for found in endpoints}
     view = deployment_view(snapshot, deployment)
     slots = {replica.slot for replica in replicas if replica.state in LIVE}
@@ -73,12 +80,18 @@ def refused(order: ShareOrder, reason: str) -> ShareReport:
     )
 
 
-def _endpoint(snapshot: Snapshot, replica: Replica) -> RemoteEndpoint | None:
+def _endpoint(snapshot: Snapshot, replica: Replica, weights: Weights) -> RemoteEndpoint | None:
     state = endpoint_on(snapshot, replica)
     if state not in _SERVING:
         return None
     suspect = state is MemberState.SUSPECT
-    return RemoteEndpoint(id=replica.id, address=replica.address, ports=replica.host_ports, suspect=suspect)
+    return RemoteEndpoint(
+        id=replica.id,
+        address=replica.address,
+        ports=replica.host_ports,
+        suspect=suspect,
+        weight=FULL if suspect else weight_on(weights, replica.node_id),
+    )
 
 
 def _as_ordered(deployment: Deployment, replica: Replica) -> bool:

@@ -17,6 +17,7 @@ from fallow.decide.events import event
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.harvest.hours import HoursError, lends_at
 from fallow.decide.harvest.pools import pool_of
+from fallow.decide.harvest.redated import MOVABLE, lending_redated, moves_redated
 from fallow.decide.placement.phrases import processors
 from fallow.decide.placement.request import NANO, going
 from fallow.decide.placement.standing import SETTLE_SECONDS, Lenders, Need, replicas_on
@@ -25,7 +26,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Replica, ReplicaState
 from fallow.model.events import Event
 from fallow.model.members import Member, Scheduling
-from fallow.model.meta import Reason
+from fallow.model.meta import Reason, Record
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.servers import Lending, ServerReport
 from fallow.model.units import format_bytes, format_duration
@@ -37,7 +38,6 @@ URGENT_SECONDS = 5.0  # so long a replica waits for its replacement when it is u
 NEEDED = "ServerNeeds"  # codes of Replica.move
 CLOSES = "ServerCloses"
 
-_MOVABLE = (ReplicaState.PLACED, ReplicaState.RUNNING)
 _RANKS = {"spot": 0, "harvest": 1, "": 1, "standard": 2}  # the lowest goes first
 
 
@@ -66,6 +66,7 @@ class _Server:
     report: ServerReport | None  # None: there is none that may be believed
     replicas: tuple[Replica, ...]
     now: float
+    dated: tuple[Record, ...] = ()  # what is dated anew among these, as the clock was set back
 
     @property
     def relief(self) -> Need:
@@ -125,28 +126,41 @@ class _World:
         self.lenders = Lenders(self.snapshot, self.servers, self.now)
 
     def lending(self) -> list[_Server]:
-        """Return the servers with anything on them, those in need first."""
+        """Return the servers with anything on them or decided about them, those in need first."""
         found = []
         for server_id in self.snapshot.vms_by_server:
             member = self.snapshot.members.get(server_id)
-            replicas = tuple(replicas_on(self.snapshot, server_id)) if member is not None else ()
-            if member is None or not replicas:
+            replicas = {each.id: each for each in replicas_on(self.snapshot, server_id)} if member is not None else {}
+            lending = self.snapshot.lendings.get(server_id)
+            if member is None or not (replicas or lending):
                 continue
+            policy = pool_of(self.snapshot, member)[1]
+            moves = tuple(moves_redated(replicas.values(), policy, self.now))
+            replicas |= {each.id: each for each in moves}
+            backing = lending_redated(lending, policy, self.now)
             heard = self.servers.get(server_id)
             found.append(
                 _Server(
                     member=member,
-                    policy=pool_of(self.snapshot, member)[1],
-                    lending=self.snapshot.lendings.get(server_id),
+                    policy=policy,
+                    lending=backing or lending,
                     report=heard.report if heard is not None and heard.fresh else None,
-                    replicas=replicas,
+                    replicas=tuple(replicas.values()),
                     now=self.now,
+                    dated=(*moves, backing) if backing is not None else moves,
                 )
             )
         return sorted(found, key=lambda server: (not server.urgent, not any(server.relief), server.member.id))
 
     def step(self, server: _Server, most: int) -> tuple[Step | None, int]:
         """Return what changes on one server, and how many replicas leave by it."""
+        step, count = self._decided(server, most)
+        if server.dated:
+            changed = {record.id: record for record in (*server.dated, *(step.puts if step is not None else ()))}
+            step = Step(puts=tuple(changed.values()))
+        return step, count
+
+    def _decided(self, server: _Server, most: int) -> tuple[Step | None, int]:
         most = min(most, AT_ONCE)
         if server.closing:
             return self._emptying(server, most)
@@ -168,7 +182,7 @@ class _World:
         moves = [
             self._leaving(server, found, CLOSES, why)
             for found in server.replicas
-            if found.state in _MOVABLE and (found.move is None or not (found.move_by or server.patient))
+            if found.state in MOVABLE and (found.move is None or not (found.move_by or server.patient))
         ][:most]
         if not moves:
             return None, 0
@@ -189,7 +203,7 @@ class _World:
             msgspec.structs.replace(found, move=None, move_by=0.0, updated_at=self.now)
             for found in server.replicas
             if found.move is not None
-            and found.state in _MOVABLE
+            and found.state in MOVABLE
             and (not found.move_by or found.move_by > self.now)
             and not self._replacing(found)
         ][:AT_ONCE]
@@ -220,7 +234,7 @@ class _World:
             return []
         need = _less(need, (self.lenders.need(found) for found in self._gone.get(server.member.id, ())))
         there = {found.id for found in leaving}
-        candidates = [found for found in server.replicas if found.state in _MOVABLE and found.id not in there]
+        candidates = [found for found in server.replicas if found.state in MOVABLE and found.id not in there]
         return self._chosen(candidates, freed, need, most)
 
     def _chosen(self, candidates: list[Replica], freed: dict[str, Need], need: Need, most: int) -> list[Replica]:

@@ -6,7 +6,7 @@ import msgspec
 
 from fallow.decide.harvest.hours import HoursError, lends_at
 from fallow.decide.harvest.measured import Measured
-from fallow.decide.harvest.offer import offered, smoothed
+from fallow.decide.harvest.offer import CPU_RISE_SECONDS, MEMORY_RISE_SECONDS, offered, smoothed
 from fallow.decide.harvest.pressure import Pressure, felt
 from fallow.decide.harvest.relief import Burden, Relief, Strain, relief, stopped, strained
 from fallow.decide.harvest.suppress import FLOOR_CPUS, next_limit, wanted_cpus, wanted_memory
@@ -158,9 +158,9 @@ def _offers(held: Held, told: Told, measured: Measured, expected: Expected) -> t
         max(expected.memory_bytes, measured.own_memory_bytes),
         policy.reserve_memory_bytes,
     )
-    return (
-        cpus if held.offer_cpus is None else smoothed(held.offer_cpus, cpus, measured.cpus, measured.seconds),
-        memory
-        if held.offer_memory_bytes is None
-        else smoothed(held.offer_memory_bytes, memory, measured.memory_bytes, measured.seconds),
-    )
+    seconds = measured.seconds
+    if held.offer_cpus is not None:
+        cpus = smoothed(held.offer_cpus, cpus, measured.cpus, seconds, CPU_RISE_SECONDS)
+    if held.offer_memory_bytes is not None:
+        memory = smoothed(held.offer_memory_bytes, memory, measured.memory_bytes, seconds, MEMORY_RISE_SECONDS)
+    return cpus, memory

@@ -25,6 +25,7 @@ class Weight:
 
 
 Weights = Mapping[str, Weight]  # by node id; one that is absent has all
+LOOK_SECONDS = 2.0  # between two looks at how throttled nodes are
 _ALL = Weight(FULL, 0.0)
 
 
@@ -46,6 +47,17 @@ def weights(snapshot: Snapshot, servers: HeardServers, now: float, before: Weigh
             if vm.node_id and new.of_full < FULL:
                 found[vm.node_id] = new
     return before if found == before else found
+
+
+def weight_on(weights: Weights, node_id: str) -> int:
+    """Return the weight of what is on a node, in hundredths of a full one."""
+    return weights.get(node_id, _ALL).of_full
+
+
+def reweighed(snapshot: Snapshot, weights: Weights, then: Weights) -> frozenset[str]:
+    """Return the ids of deployments with replicas on nodes whose weight is another one than `then`."""
+    other = [id_ for id_ in weights.keys() | then.keys() if weight_on(weights, id_) != weight_on(then, id_)]
+    return frozenset(replica.deployment_id for id_ in other for replica in snapshot.replicas_by_node.get(id_, ()))
 
 
 def _shares(report: ServerReport) -> dict[str, float]:

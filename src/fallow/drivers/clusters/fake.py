@@ -13,7 +13,7 @@ class FakeCluster:
     """Runs what it is told, up to `room` replicas in all, and has deployments of its own at the paths `own`.
 
     What it retires stays in `leaving` until it is withdrawn, or until `slow` is False. While `cut` it hears and says
-    nothing, and goes on with what it has.
+    nothing, and goes on with what it has. Its nodes are throttled when `weigh` says so.
     """
 
     def __init__(self, cluster_id: str, listener: Listener, room: int = 100, own: Sequence[str] = ()) -> None:
@@ -28,6 +28,7 @@ class FakeCluster:
         self._orders: dict[str, ShareOrder] = {}
         self._questions: tuple[RoomQuestion, ...] = ()
         self._made = 0
+        self._weight = 100
 
     def opened(self) -> None:
         """Report all shares, as after a reconnect."""
@@ -60,6 +61,11 @@ class FakeCluster:
             self.leaving[id_] = [replica for replica in found if replica not in replica_ids]
         self._tell(self._orders)
 
+    def weigh(self, weight: int) -> None:
+        """Let its endpoints have so much of a full weight, in hundredths."""
+        self._weight = weight
+        self._tell(self._orders)
+
     def _settle(self) -> Sequence[str]:
         """Start and retire replicas as ordered, as far as there is room; return whose report may differ."""
         for id_, order in self._orders.items():
@@ -86,7 +92,9 @@ class FakeCluster:
     def _report(self, order: ShareOrder) -> ShareReport:
         id_ = order.deployment_id
         ready, leaving = self.running.get(id_, []), self.leaving.get(id_, [])
-        endpoints = tuple(RemoteEndpoint(id=name, address="192.0.2.1", ports={"80/tcp": 20000}) for name in ready)
+        endpoints = tuple(
+            RemoteEndpoint(id=name, address="192.0.2.1", ports={"80/tcp": 20000}, weight=self._weight) for name in ready
+        )
         refused = self._is_refused(order)
         return ShareReport(
             deployment_id=id_,
