@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fallow.decide.harvest.lending import Expected, Held, Told, blind, hold
 from fallow.decide.harvest.measured import Measured, merged
 from fallow.decide.harvest.relief import EMERGENCY_SECONDS, SATISFIED_GOOD, Burden, Strain, relief, strained
-from fallow.decide.harvest.suppress import FLOOR_CPUS
+from fallow.decide.harvest.suppress import FLOOR_CPUS, SURE_CPUS, SURE_SECONDS
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.servers import PrimaryUse
 
@@ -104,6 +104,32 @@ def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_
     for _ in range(30):
         held = hold(held, told, calm, EXPECTED, NOW)
     assert held.limit_cpus > 5.0
+
+
+def test_what_others_starve_has_a_little_for_sure_until_it_is_tried_again():
+    told, held = Told(policy=LendingPolicy(), asked_cpus=2.0), Held(limit_cpus=5.0)
+    busy = second(own=4.0, lent=0.02, lent_waiting=0.9)
+    held = hold(held, told, busy, EXPECTED, NOW)
+    assert held.limit_cpus == SURE_CPUS
+    limited = second(own=4.0, lent=SURE_CPUS, lent_waiting=0.9, throttled=1.0)  # it waits for its own limit now
+    for _ in range(int(SURE_SECONDS) - 1):
+        held = hold(held, told, limited, EXPECTED, NOW)
+        assert held.limit_cpus == SURE_CPUS
+    assert held.relief.cpus == 0
+    held = hold(held, told, limited, EXPECTED, NOW)
+    assert held.limit_cpus > SURE_CPUS
+    calm = hold(Held(limit_cpus=2.0), told, second(own=4.0, lent=2.0, lent_waiting=0.9), EXPECTED, NOW)
+    assert calm.limit_cpus > SURE_CPUS, "it waits for its own limit alone"
+
+
+def test_what_is_starved_for_long_has_to_go():
+    told, held = Told(policy=LendingPolicy(evict_after_seconds=30.0), asked_cpus=2.0), Held(limit_cpus=5.0)
+    for turn in range(40):
+        short = held.limit_cpus <= SURE_CPUS
+        lent = min(held.limit_cpus, SURE_CPUS) if short else 0.01
+        held = hold(held, told, second(own=5.0, lent=lent, lent_waiting=0.9, throttled=float(short)), EXPECTED, NOW)
+        assert turn < 31 or held.relief.cpus > 0.5
+    assert held.relief.cpus > 0.5
 
 
 def test_a_small_primary_that_waits_for_itself_does_not_starve_what_is_lent_for_ever():

@@ -31,12 +31,14 @@ class Batch(Generic[T]):
 class Unstored:
     """The batches of one session that are on their way to the store, by their numbers.
 
-    A member repeats a batch until it is acknowledged; one that is already on its way is not taken in again, or a store
-    that is slow for a while would silence honest members too.
+    A member numbers its batches in order, and repeats each until it is acknowledged. One that is on its way already is
+    not taken in again, or a store that is slow for a while would silence honest members too. Nor is one that arrives
+    again when a newer one is stored: what it said is over.
     """
 
     def __init__(self) -> None:
         self._batches: dict[int, asyncio.Future[None]] = {}
+        self._stored = 0  # the newest that is
 
     async def take_in(
         self, batch: int, submit: Callable[[], asyncio.Future[None]], acknowledge: Callable[[], None]
@@ -44,11 +46,15 @@ class Unstored:
         """Store a batch without holding up what comes behind it, but for a member that sends too many."""
         if batch in self._batches:
             return
+        if batch <= self._stored:
+            acknowledge()
+            return
         stored = self._batches[batch] = submit()
 
         def settled(future: asyncio.Future[None]) -> None:
             del self._batches[batch]
             if not future.cancelled():
+                self._stored = max(self._stored, batch)
                 acknowledge()
 
         stored.add_done_callback(settled)

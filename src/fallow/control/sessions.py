@@ -313,6 +313,7 @@ class Sessions:
                 return
             proved()
             self.hub.heard(link.member_id)
+            self.shares.spoken.heard(link.member_id)
             self.hub.used(link.member_id, beat.usage)
 
         protocol = writer.transport.get_protocol()
@@ -330,6 +331,7 @@ class Sessions:
             if _SPEAKERS.get(type(frame), role) is not role:
                 raise ValueError(f"a {role} sends no {type(frame).__name__}")
             self.hub.heard(link.member_id)
+            self.shares.spoken.heard(link.member_id)
             if isinstance(frame, Goodbye):
                 return
             await self._answer(link, frame)

@@ -21,15 +21,21 @@ from fallow.store.contract import StoreError
 _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 0.5
+STILL_SECONDS = 3.0  # a session that is heard for so long after another one opened, is the one that the cluster has
 
 
 @dataclass
 class _Said:
-    """What is stored of what a cluster said on its session; `opening` is the store's revision at its opening."""
+    """What is stored of what a cluster said on its session; `opening` is the store's revision at its opening.
+
+    `later` is that of another session that opened since, and `seen_at` when that was seen, by the event loop's clock.
+    """
 
     opening: int
     shares: bool = False
     room: bool = False
+    later: int = 0
+    seen_at: float = 0.0
 
 
 class Spoken:
@@ -76,6 +82,13 @@ class Spoken:
             self._said[cluster_id].room = True
             self.changed(cluster_id)
 
+    def heard(self, cluster_id: str) -> None:
+        """Note that a session goes on: another one that opened meanwhile had ended before, and was noticed late."""
+        said = self._said.get(cluster_id)
+        if said is not None and said.later and asyncio.get_running_loop().time() - said.seen_at >= STILL_SECONDS:
+            said.opening, said.later = said.later, 0
+            self.changed(cluster_id)
+
     def changed(self, member_id: str) -> None:
         """Look again at a member whose record is another now: one that was given up may be heard again."""
         if member_id in self._said:
@@ -100,8 +113,12 @@ class Spoken:
         said, member = self._said.get(cluster_id), self._cache.get("members", cluster_id)
         if said is None or not isinstance(member, Member) or not (said.shares and said.room):
             return None
-        if member.opened_at_revision != said.opening or member.state is not MemberState.READY:
-            return None  # it has a newer session elsewhere; or it is not alive: what it said counts when it is
+        if member.opened_at_revision != said.opening:
+            if member.opened_at_revision != said.later:
+                said.later, said.seen_at = member.opened_at_revision, asyncio.get_running_loop().time()
+            return None
+        if member.state is not MemberState.READY:
+            return None  # what it said counts when it is alive
         if member.spoken_at_revision > max(member.opened_at_revision, member.died_at_revision):
             return None
         return Step(puts=(msgspec.structs.replace(member, spoken_at_revision=self._cache.revision),))

@@ -80,6 +80,7 @@ class Share(Record, frozen=True, kw_only=True):
     order: int = 0  # grows whenever `replicas` changes: one more than the revision that was decided from
     keep: int = 0  # so many it does not let go that are ready, though they be more
     least: int = 0  # the fewest it might keep since the order that its newest report speaks of
+    highest: int = 0  # and the most it might have
     # observed
     reported: ShareReport | None = None
     reported_at: float = 0.0

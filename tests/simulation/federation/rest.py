@@ -73,7 +73,8 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
         member = watch.members().get(id_)
         if count and member is not None and member.id != HERE_ID and not may_keep(deployment, member) and roomy:
             yield f"{count} are left in {member.name} though {', '.join(roomy)} could take more"
-    yield from _limits(watch, deployment, running)
+    if roomy:  # else what is too many stays where it is
+        yield from _limits(watch, deployment, running)
 
 
 def _limits(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:

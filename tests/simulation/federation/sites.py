@@ -35,6 +35,9 @@ class Witness(Protocol):
     def retires(self, site: "Site", container: Container, replaced: bool) -> None:
         """Note that one that was ready leaves: there are too many, or one of another generation took over."""
 
+    def loses_machines(self, site: "Site") -> None:
+        """Note that it is about to have less room."""
+
     def lost(self, site: "Site", containers: Iterable[Container]) -> None:
         """Note that these, which were ready, are gone by a fault."""
 
@@ -143,6 +146,7 @@ class Site:
 
     def shrink(self, cpus: float) -> None:
         """Lose machines, and the newest containers with them."""
+        self._witness.loses_machines(self)
         self.cpus -= cpus
         gone = []
         over = -self.free
@@ -155,6 +159,7 @@ class Site:
 
     def power_cut(self) -> None:
         """Lose every machine at once."""
+        self._witness.loses_machines(self)
         self.powered = False
         self.lose(list(self.containers.values()))
 

@@ -180,6 +180,9 @@ class FederationWatch(Watch):
     def _share_gone(self, share: Share) -> None:
         site = self.sites.get(share.cluster_id)
         member = self.members().get(share.cluster_id)
+        stumbled = self._now() - self.host_stumbled_at < ORDERED_SECONDS
+        if self.silence(share.cluster_id) > SLACK_SECONDS or stumbled:
+            return  # what it has begun since, after a restore for one, it is told to stop when it is heard
         if site is not None and member is not None and site.powered and site.of(share.deployment_id):
             self.broke("a share goes when nothing of it is left", f"{site.name} still runs {share.deployment_id}")
 
@@ -266,7 +269,11 @@ class FederationWatch(Watch):
     def note_rooms(self) -> None:
         """Remember how much room clusters have; called often."""
         for site in self.sites.values():
-            self._rooms[site.id].append(self._room(site))
+            self.loses_machines(site)
+
+    def loses_machines(self, site: Site) -> None:
+        """Remember how much room a cluster has, before a fault takes some."""
+        self._rooms[site.id].append(self._room(site))
 
     def _room(self, site: Site) -> "_Room":
         return _Room(self._now(), site.free, {id_: site.live(id_) for id_ in self.deployments()})

@@ -200,7 +200,7 @@ async def test_what_had_arrived_before_a_removal_but_was_not_yet_read_is_not_hea
         return submitted[-1]
 
     monkeypatch.setattr(rig.observations, "submit", submit)
-    await connection.say(*(Observed(batch=batch, observations=()) for batch in range(60)))
+    await connection.say(*(Observed(batch=batch, observations=()) for batch in range(1, 61)))
     await until(lambda: len(submitted) == 17)  # then the session waits for the store
     await removed(rig)
     await connection.hear_a(Reject)

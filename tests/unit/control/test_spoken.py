@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 from control_rig import Stored, ended, storing, until
 from records import NOW, member
 
+from fallow.control import spoken
 from fallow.control.spoken import Spoken
 from fallow.decide.federation.migrate import has_spoken
 from fallow.model.members import Member, MemberState, Role
@@ -77,6 +79,25 @@ async def test_what_a_former_session_said_says_nothing_of_a_newer_one() -> None:
         rig.spoken.shares_stored("c-west")
         await rig.settled()
         assert not rig.speaks()
+
+
+async def test_a_session_that_goes_on_is_the_one_though_another_opened_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with listening() as rig:
+        await rig.spoken.opening("c-west")
+        rig.spoken.opened("c-west", asked=False)
+        rig.spoken.shares_stored("c-west")
+        await rig.until_spoken()
+        await Spoken(rig.stored.cache, rig.stored.applier).opening("c-west")  # it had ended before, unnoticed
+        rig.spoken.changed("c-west")
+        await rig.settled()
+        rig.spoken.heard("c-west")
+        await rig.settled()
+        assert not rig.speaks(), "what was on its way is no sign that it goes on"
+        monkeypatch.setattr(spoken, "STILL_SECONDS", 0.0)
+        rig.spoken.heard("c-west")
+        await rig.until_spoken()
 
 
 async def test_one_that_was_given_up_and_is_heard_again_has_spoken_on_the_session_it_has() -> None:

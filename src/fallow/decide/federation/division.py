@@ -64,10 +64,10 @@ def settled(table: Table) -> Counts:
     reservations = Reservations(rooms)
     shares: Counts = np.where((table.anew & ~table.waiting)[:, None], 0, table.was)
     # What was foreseen before comes first: nobody loses it to those who ask now.
-    foreseen = np.where(table.may_come(), np.minimum(shares, rooms.caps) - rooms.told, 0)
+    foreseen = np.where(table.may_come(), np.minimum(shares, rooms.caps) - rooms.covered, 0)
     nobody = np.zeros(len(shares), dtype=np.bool_)
     given = _granted(rooms, reservations, np.arange(len(shares)), np.maximum(foreseen, 0), nobody)
-    shares = np.where(table.waiting[:, None], shares, np.minimum(shares, rooms.told + given))
+    shares = np.where(table.waiting[:, None], shares, np.minimum(shares, rooms.covered + given))
     rows = np.flatnonzero(~table.waiting)
     for turn in range(_TURNS):
         if not len(rows):
@@ -85,7 +85,7 @@ def _turn(table: Table, reservations: Reservations, rows: Rows, shares: Counts, 
     left = reservations.left(np.unique(rooms.shape_of[rows]).tolist())
     asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given), turn)
     found = shares_of(asked)
-    wanted = np.maximum(found - rooms.told[rows], 0)
+    wanted = np.maximum(found - rooms.covered[rows], 0)
     kept = np.minimum(given[rows], wanted)
     whole = asked.aggregate & (turn < _WHOLE_TURNS)
     granted = _granted(rooms, reservations, rows, wanted - kept, whole)
@@ -93,7 +93,7 @@ def _turn(table: Table, reservations: Reservations, rows: Rows, shares: Counts, 
     done = np.flatnonzero(~(short & whole))
     _take_back(rooms, reservations, rows[done], (given[rows] - kept)[done])
     given[rows[done]] = (kept + granted)[done]
-    shares[rows[done]] = np.minimum(found, rooms.told[rows] + kept + granted)[done]
+    shares[rows[done]] = np.minimum(found, rooms.covered[rows] + kept + granted)[done]
     return rows[short]
 
 

@@ -117,7 +117,7 @@ class Following:
             return Share(
                 id=share_id(self.deployment.id, cluster_id), created_at=self.now, updated_at=self.now,
                 deployment_id=self.deployment.id, cluster_id=cluster_id, replicas=told.replicas, since=self.now,
-                order=self.snapshot.revision + 1,
+                order=self.snapshot.revision + 1, highest=told.replicas,
             )  # fmt: skip
         return retold(share, told, self.snapshot.revision, self.now)
 

@@ -51,7 +51,7 @@ def adopted(snapshot: Snapshot, deployment: Deployment, policy: str, now: float)
     share = Share(
         id=id_, created_at=now, updated_at=now, revision=before.revision if before is not None else 0,
         deployment_id=deployment.id, cluster_id=HERE_ID, replicas=count, since=now, order=snapshot.revision + 1,
-        least=count,
+        least=count, highest=count,
     )  # fmt: skip
     past = snapshot.divisions.get(deployment.id)
     division = Division(

@@ -127,10 +127,10 @@ def retold(share: Share, told: Told, revision: int, now: float) -> Share:
     Whatever is committed after that decision has a greater revision than it.
     """
     most = max(told.replicas, told.keep)
-    least = held(share) if obeyed(share) else share.least
+    least, highest = (held(share), held(share)) if obeyed(share) else (share.least, share.highest)
     return msgspec.structs.replace(
         share, replicas=told.replicas, keep=told.keep, since=now, order=revision + 1,
-        least=min(least, most), short_since=0.0, updated_at=now,
+        least=min(least, most), highest=max(highest, most), short_since=0.0, updated_at=now,
     )  # fmt: skip
 
 

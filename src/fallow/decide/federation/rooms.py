@@ -31,8 +31,9 @@ UNCAPPED = 2**40  # more than any bound of a share
 class Rooms:
     """Rows are `deployments`, columns `clusters`; `free` and `unanswered` have a row a shape instead.
 
-    `told` is what each cluster is told to run, `uncounted` how much of that it was told since it counted its room, and
-    `caps` what it can get at the most because it could not place more.
+    `told` is what each cluster is told to run, `uncounted` how many it may have begun since it counted its room, and
+    `caps` what it can get at the most because it could not place more. So many as are `covered` it may be told to run
+    without taking more room than that.
     `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
     stand side by side. `nodes` is how many nodes each cluster has.
     """
@@ -45,6 +46,7 @@ class Rooms:
     nodes: Counts
     told: Counts
     caps: Counts
+    covered: Counts
     uncounted: Counts
     free: Counts
     unanswered: Mask
@@ -83,6 +85,7 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
         nodes=np.array([_nodes(room) for room in answers], dtype=np.int64),
         told=orders.told,
         caps=orders.caps,
+        covered=orders.covered,
         uncounted=orders.uncounted,
         free=free,
         unanswered=unanswered,
@@ -134,12 +137,14 @@ def guessed(asked: RoomQuestion, summary: RoomSummary) -> int:
 class _Orders:
     told: Counts
     caps: Counts
-    uncounted: Counts  # what was told since a cluster counted its room
+    covered: Counts
+    uncounted: Counts
 
 
 def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Mapping[str, int]) -> _Orders:
     shape = (len(rows), len(columns))
     told, uncounted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    covered = np.zeros(shape, dtype=np.int64)
     caps = np.full(shape, UNCAPPED, dtype=np.int64)
     counted = {id_: room.orders for id_, room in snapshot.rooms.items()}
     nothing: Mapping[str, int] = {}
@@ -148,25 +153,28 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         if row is None or column is None:
             continue
         told[row, column] = held(share) if obeyed(share) else share.replicas
-        uncounted[row, column] = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
+        began = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
+        uncounted[row, column] = began
+        covered[row, column] = max(share.replicas, share.highest) if began else 0
         if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
     if HERE_ID in columns:
         for row, count in _undivided(snapshot, rows):
             told[row, columns[HERE_ID]] = count
-    return _Orders(np.clip(told, 0, MOST), caps, np.clip(uncounted, 0, MOST))
+    told = np.clip(told, 0, MOST)
+    return _Orders(told, caps, np.maximum(told, np.clip(covered, 0, MOST)), np.clip(uncounted, 0, MOST))
 
 
 def _uncounted(share: Share, counted: int | None) -> int:
-    """Return how many replicas a cluster was told to run that were not there yet when it counted its room.
+    """Return how many replicas a cluster may have begun that were not there yet when it counted its room.
 
-    `counted` is the revision of the order that it had taken in then.
+    It may have, though it was told otherwise since. `counted` is the revision of the order that it had taken in then.
     """
     if counted is not None and counted >= share.order:
         return 0
     if counted is None or share.reported is None or counted < share.reported.revision:
-        return share.replicas
-    return max(share.replicas - share.least, 0)
+        return max(share.replicas, share.highest)
+    return max(share.replicas, share.highest) - share.least
 
 
 def _undivided(snapshot: Snapshot, rows: Mapping[str, int]) -> Iterable[tuple[int, int]]:

@@ -45,8 +45,9 @@ class Table:
     def ceilings(self, rows: Rows, left: Counts, given: Counts) -> Counts:
         """Return the most that each cluster can run: what it is told, what it was `given` since, and room `left`."""
         use, told = self.use[self.policy_of[rows]], self.rooms.told[rows]
-        more = given[rows] + left[self.rooms.shape_of[rows]]
-        kept = np.minimum(np.maximum(self.was[rows] - told, 0), given[rows])
+        promised = self.rooms.covered[rows] - told + given[rows]
+        more = promised + left[self.rooms.shape_of[rows]]
+        kept = np.minimum(np.maximum(self.was[rows] - told, 0), promised)
         found = told + np.where(use == Use.OPEN, more, np.where(use == Use.KEPT, kept, 0))
         return np.minimum(np.where(use == Use.NONE, 0, found), self.rooms.caps[rows])
 

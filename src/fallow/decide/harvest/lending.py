@@ -9,7 +9,15 @@ from fallow.decide.harvest.measured import Measured
 from fallow.decide.harvest.offer import CPU_RISE_SECONDS, MEMORY_RISE_SECONDS, offered, smoothed
 from fallow.decide.harvest.pressure import Pressure, felt
 from fallow.decide.harvest.relief import Burden, Relief, Strain, relief, stopped, strained
-from fallow.decide.harvest.suppress import FLOOR_CPUS, next_limit, wanted_cpus, wanted_memory
+from fallow.decide.harvest.suppress import (
+    FLOOR_CPUS,
+    SURE_CPUS,
+    SURE_SECONDS,
+    next_limit,
+    starved,
+    wanted_cpus,
+    wanted_memory,
+)
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.vms import VmOrder, VmWish
 
@@ -50,6 +58,7 @@ class Held:
     offer_memory_bytes: float | None = None
     lends: bool = False
     why_not: str = ""
+    sure_seconds: float = 0.0  # for so long it has no more than it gets for sure
     pressure: Pressure = field(default_factory=Pressure)
     strain: Strain = field(default_factory=Strain)
     relief: Relief = field(default_factory=Relief)
@@ -68,6 +77,11 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
     )
     wanted = wanted_cpus(measured.cpus, policy.cpu_ceiling, measured.own_cpus, policy.reserve_cpus)
     limit = next_limit(held.limit_cpus, wanted * pressure.allowed, measured.cpus, seconds)
+    sure = max(0.0, held.sure_seconds - seconds)
+    if starved(held.limit_cpus, measured.lent_cpus, measured.lent_waiting):
+        sure = SURE_SECONDS
+    if sure > 0:
+        limit = min(limit, SURE_CPUS)
     memory = wanted_memory(
         measured.memory_bytes, policy.memory_ceiling, measured.own_memory_bytes, policy.reserve_memory_bytes
     )
@@ -99,6 +113,7 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
         offer_memory_bytes=offers[1],
         lends=not why_not,
         why_not=why_not,
+        sure_seconds=sure,
         pressure=pressure,
         strain=stopped(strain) if found.stop_one else strain,
         relief=found,

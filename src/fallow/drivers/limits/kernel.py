@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fallow.decide.harvest.suppress import SURE_CPUS
 from fallow.drivers.cgroups import TREES, Groups, lines, number
 from fallow.drivers.limits.contract import LentUse, LimitsError
 
 PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000  # the kernel's
-SURE_CPUS = 0.1  # a limit up to this is too small to harm anybody, and what has no more should really get it
 CLOSE_SHARE = 0.01  # two quotas that differ by less are the same
 PAGE = 4096
 MEMORY_STEP = 16 * 2**20  # a memory limit that moves by less is not worth a write
