@@ -36,7 +36,9 @@ class Rig:
         """Wait until all that was woken has been looked at."""
         for _ in range(20):
             await asyncio.sleep(0)
-        await self.stored.write(member("other", revision=0))  # behind whatever was being committed
+        await self.stored.write(
+            member(f"other-{self.stored.cache.revision}", revision=0)
+        )  # behind whatever was being committed
 
 
 @asynccontextmanager
