@@ -20,14 +20,20 @@ def moving_max(values: Floats, width: int) -> Floats:
 
 
 def moving_mean_and_sd(values: Floats, width: int) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of each step and the `width` - 1 before it."""
+    """Return mean and standard deviation of each step and the `width` - 1 before it.
+
+    The latter from the differences themselves: as a difference of large sums it would be off by what those round away.
+    """
     measured = np.isfinite(values)
     known = np.where(measured, values, 0.0)
     counts = _moving_sum(measured.astype(np.float64), width)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = _moving_sum(known, width) / counts
-        variance = _moving_sum(known * known, width) / counts - mean * mean
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+        squares = np.zeros_like(mean)
+        for steps in range(min(width, values.shape[1])):
+            off = lagged(values, steps) - mean
+            squares += np.where(np.isfinite(off), off * off, 0.0)
+        return mean, np.sqrt(squares / counts)
 
 
 def lagged(values: Floats, steps: int) -> Floats:
