@@ -308,8 +308,11 @@ def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
 
 def _start_first(slots: Slots, owners: list[Replica], size: int) -> Iterator[Step]:
     rollback = slots.deployment.update is not None and slots.deployment.update.rollback
-    size -= sum(len(replicas) > 1 and not held_up(slots, replicas) for replicas in slots.slots.values())
-    for owner in owners[: max(0, size)]:
+    doubled = [replicas for replicas in slots.slots.values() if len(replicas) > 1]
+    held = [owner for owner in owners if len(slots.slots[owner.slot]) > 1]  # one takes another's place: none is added
+    alone = [owner for owner in owners if len(slots.slots[owner.slot]) == 1]
+    room = max(0, size - sum(not held_up(slots, replicas) for replicas in doubled))
+    for owner in (*held[:room], *alone[: max(0, size - len(doubled))]):
         if rollback and not owner.healthy:
             # It serves nothing, and may hold the very room that its successor needs.
             yield slots.retire(owner, Reason(code="RolledBack", text="an earlier generation is wanted again"))
