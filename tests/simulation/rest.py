@@ -28,6 +28,7 @@ def _deployments_at_rest(watch: Watch) -> Iterable[str]:
             yield f"{deployment.path} is still being deleted"
             continue
         if not watch.roomy and f"{deployment.id}.{deployment.generation}" in unplaced:
+            yield from _taking_over(deployment, by_deployment.get(deployment.id, ()))
             continue  # its newest version waits for room, and what it replaces goes on
         yield from _deployment_at_rest(watch, deployment, by_deployment.get(deployment.id, ()), unplaced)
     for replica in watch.replicas().values():
@@ -36,6 +37,16 @@ def _deployments_at_rest(watch: Watch) -> Iterable[str]:
     for template in watch.records["templates"].values():
         if isinstance(template, Template) and template.deployment_id not in watch.deployments():
             yield f"template {template.id} has no deployment"
+
+
+def _taking_over(deployment: Deployment, replicas: Iterable[Replica]) -> Iterable[str]:
+    """Return what is about to go, which may be the room that the others wait for."""
+    if deployment.update is not None and deployment.update.state is UpdateState.PAUSED:
+        return
+    live = {replica.id for replica in replicas if not replica.ended}
+    for replica in replicas:
+        if replica.healthy and replica.replaces in live:
+            yield f"{replica.id} is about to take over from {replica.replaces}"
 
 
 def _deployment_at_rest(

@@ -168,6 +168,8 @@ class Lending:
         held = self._limits.cpus()  # of an agent before this one
         if not self._prepared and held is not None:
             self._held = replace(self._held, limit_cpus=max(FLOOR_CPUS, held))
+        elif held is None:  # nothing starts without a limit, though nothing can be measured for now
+            self._complain("processors", self._limits.hold_cpus(self._held.limit_cpus))
         self._prepared = True
         self._order()
 

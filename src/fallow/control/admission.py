@@ -222,7 +222,8 @@ class Admission:
         member = self._cache.snapshot().members.get(key.member_id)
         if member is None or member.key_sha256 != key.id:
             raise _removed()
-        if key.token_id != proved.asks.token_id:
+        # Who is to take this very member's place, and has its key still, had only not heard who it is.
+        if proved.asks.token_id != key.token_id and proved.token.replaces != member.id:
             raise refuse(
                 409,
                 "key-known",

@@ -16,6 +16,7 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.slots import LIVE, Slots, from_the_future, moved
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.updates import (
+    held_up,
     judge,
     may_create_renewed,
     next_portion,
@@ -294,9 +295,12 @@ def _begin_moves(view: Slots) -> Iterator[Step]:
     outdated = []
     for slot in sorted(view.slots):
         (owner, *more) = view.slots[slot]
-        if more or slot in view.failed_slots:
+        if slot in view.failed_slots:
             continue
-        if view.outdated(owner) and owner.state is ReplicaState.PENDING and owner.generation != usual:
+        if more:
+            if view.outdated(owner) and held_up(view, view.slots[slot]):
+                outdated.append(owner)
+        elif view.outdated(owner) and owner.state is ReplicaState.PENDING and owner.generation != usual:
             yield view.retire(owner, Reason(code="Outdated", text="a newer generation is wanted"))
         elif view.leaves_its_node(owner) and owner.state is not ReplicaState.PENDING:
             replacement = view.new_replica(slot, _generation_of_move(view, owner, usual), owner.id)

@@ -21,6 +21,7 @@ from fallow.model.updates import UpdateConfig, UpdateState, UpdateStatus
 DEFAULT_SHARE = 0.25  # this share of a deployment, at least one replica, is renewed at a time
 # A replica that was never started may wait for its registry or for its node's engine, which come back.
 NEVER_STARTED_SECONDS = 15.0
+NO_ROOM_SECONDS = 15.0  # a move to an older version that has no node by then waits for nothing that comes soon
 STOPPED_FIRST = "Updating"
 RELIED_ON = (
     20  # so many of the replicas that failed must still be as they were seen when an update is given up for them
@@ -271,8 +272,21 @@ def portion(deployment: Deployment) -> int:
     return asked or max(1, wanted)
 
 
+def held_up(slots: Slots, replicas: list[Replica]) -> bool:
+    """Say whether what should replace a slot's owner is of an older generation too, and has found no node for a while.
+
+    It may fit nowhere until the newer generation is there, so it must not hold that up.
+    """
+    return len(replicas) > 1 and all(
+        found.state is ReplicaState.PENDING
+        and slots.outdated(found)
+        and slots.reached(found.created_at + NO_ROOM_SECONDS)
+        for found in replicas[1:]
+    )
+
+
 def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
-    """Renew some of the outdated `owners`, each alone in its slot, once the portion before has proved itself."""
+    """Renew some of the outdated `owners`, each alone in its slot or held up, once the portion before is proven."""
     deployment, config = slots.deployment, config_of(slots.deployment)
     if not owners or not steps_allowed(deployment) or unproven(slots) or stopped_first(slots):
         return
@@ -294,14 +308,20 @@ def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
 
 def _start_first(slots: Slots, owners: list[Replica], size: int) -> Iterator[Step]:
     rollback = slots.deployment.update is not None and slots.deployment.update.rollback
-    size -= sum(len(replicas) > 1 for replicas in slots.slots.values())
-    for owner in owners[: max(0, size)]:
+    doubled = [replicas for replicas in slots.slots.values() if len(replicas) > 1]
+    held = [owner for owner in owners if len(slots.slots[owner.slot]) > 1]  # one takes another's place: none is added
+    alone = [owner for owner in owners if len(slots.slots[owner.slot]) == 1]
+    room = max(0, size - sum(not held_up(slots, replicas) for replicas in doubled))
+    for owner in (*held[:room], *alone[: max(0, size - len(doubled))]):
         if rollback and not owner.healthy:
             # It serves nothing, and may hold the very room that its successor needs.
             yield slots.retire(owner, Reason(code="RolledBack", text="an earlier generation is wanted again"))
         else:
             replacement = slots.new_replica(owner.slot, slots.deployment.generation, owner.id)
-            yield Step(puts=(replacement,), guards=(slots.deployment, owner))
+            outdated = Reason(code="Outdated", text="a newer generation is wanted")
+            waiting = [slots.retire(found, outdated) for found in slots.slots[owner.slot][1:]]
+            gone = [put for step in waiting for put in step.puts]
+            yield Step(puts=(replacement, *gone), guards=(slots.deployment, owner))
 
 
 def _stop_first(slots: Slots, owners: list[Replica], size: int) -> Iterator[Step]:

@@ -23,8 +23,8 @@ class VmState(enum.StrEnum):
 
     WAITING = "waiting"  # ordered; its server has not said anything of it yet
     PREPARING = "preparing"  # its disk is being made
-    STARTING = "starting"  # it boots, and has not joined yet
-    RUNNING = "running"  # it has joined as a node
+    STARTING = "starting"  # it boots, and its node has had no session yet
+    RUNNING = "running"  # it has joined as a node, and had a session
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"  # the problem says why; it is tried again, later and later
@@ -78,7 +78,7 @@ class VmOrder(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int
     image: str
     wanted: VmWish
-    joined: bool = False  # it is a node: it needs no token, and its disk is not made anew
+    joined: bool = False  # its node has had a session: it needs no token, and its disk is not made anew
     # by what is placed in it; None: the control plane does not say, and it is taken for all that the machine has
     asked_cpus: float | None = None
     rank: int = 0  # the best class that it holds: 0 nothing, 1 spot, 2 harvest; the lowest goes first in an emergency

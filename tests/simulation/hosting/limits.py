@@ -36,8 +36,9 @@ class LimitWatch:
         self._blind_at: dict[str, float] = {}
 
     def began(self, server: Server) -> None:
-        """Note that another agent begins: it has to measure first."""
+        """Note that another agent begins: it has to measure first, and knows of no silence before it."""
         self._began[server.id] = self._now()
+        self._blind_at.pop(server.id, None)
         self._looks.pop(server.id, None)
 
     def look(self, server: Server, policy: LendingPolicy | None) -> None:

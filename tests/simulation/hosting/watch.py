@@ -322,7 +322,8 @@ class HostingWatch(Watch):
             if server_id not in self.servers:
                 continue
             seconds = min(policy.backoff_seconds for policy in self._policies_of(server_id))
-            self._evicted[server_id] = (self._now(), seconds)
+            # A process that was held up may have chosen so much earlier than it stored that.
+            self._evicted[server_id] = (self._now(), seconds - self._longest_held())
             self._chosen[server_id] += 1
             self._check_enough(server_id, replicas, held[server_id])
             self._check_lowest(server_id, replicas, held[server_id])

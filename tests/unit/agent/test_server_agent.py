@@ -15,6 +15,7 @@ from fallow.agent.server import NoMachines, Parts, ServerAgent
 from fallow.agent.whole import MeasureError
 from fallow.decide.harvest.lending import stopped_if_empty
 from fallow.decide.harvest.measured import Measured
+from fallow.decide.harvest.suppress import FLOOR_CPUS
 from fallow.drivers.limits.contract import LentUse
 from fallow.drivers.limits.fake import FakeLimits
 from fallow.model import wire
@@ -151,6 +152,16 @@ async def test_a_server_lends_as_it_is_told(setting):
     assert setting.limits.prepared and setting.limits.cpus() == pytest.approx(report.limit_cpus, abs=0.5)
     await until(lambda: setting.machines.held and setting.limits.memory is not None)
     assert setting.machines.held[-1] == int(32 * GIB * 0.9) - 4 * GIB
+
+
+async def test_what_is_lent_has_a_limit_before_anything_is_measured_or_started(setting):
+    limits = []
+    setting.measuring.fails = "nothing can be read"
+    setting.machines.ordered = lambda orders: limits.append(setting.limits.cpus())
+    setting.peer.greet_with = [LENDS]
+    setting.go()
+    await until(lambda: limits)
+    assert limits[0] == FLOOR_CPUS
 
 
 async def test_outside_its_hours_only_machines_that_hold_something_run(setting):

@@ -44,6 +44,8 @@ async def test_a_vm_from_its_policy_to_a_node_and_back(tmp_path: Path) -> None:
         await connection.say(VmTokenAsked(vm_id=made.vm_id))
         granted = await connection.hear_a(VmTokenGranted)
         node = await joined(plane, granted.token)
+        connected = msgspec.structs.replace(plane.cache.snapshot().members[node.member_id], state=MemberState.READY)
+        await plane.applier.commit(Step(puts=(connected,)))
         await order(connection, VmWish.RUNNING, joined=True)
         assert plane.cache.snapshot().vms_by_node[node.member_id].id == made.vm_id
         await connection.say(ServerReported(report=report(vms=(use(made.vm_id),))))

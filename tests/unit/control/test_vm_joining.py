@@ -80,7 +80,36 @@ async def test_who_joins_with_a_vms_token_is_its_node_in_the_same_commit(parts: 
     assert parts.cache.snapshot().vms_by_node[node.member_id].id == made.id
     with pytest.raises(Refused, match="already used"):
         await parts.join(granted.token, new_key())
+    await become(parts, node, MemberState.READY)
     assert "has joined as a" in (await vm_tokens(parts).grant(made.server_id, made.id)).problem
+
+
+async def become(parts: Parts, node: Identity, state: MemberState) -> None:
+    await parts.applier.commit(Step(puts=(msgspec.structs.replace(parts.member(node), state=state),)))
+
+
+async def test_one_that_ended_before_it_heard_the_answer_is_told_with_another_token(parts: Parts) -> None:
+    made = await with_vm(parts)
+    tokens, key = vm_tokens(parts), new_key()
+    lost = await parts.join((await tokens.grant(made.server_id, made.id)).token, key)
+    again = await tokens.grant(made.server_id, made.id)
+    told = await parts.join(again.token, key)
+    assert (told.member_id, told.name) == (lost.member_id, lost.name)
+    assert stored(parts).node_id == lost.member_id
+    assert parts.cache.snapshot().revocations == {}
+    with pytest.raises(Refused, match="joined with another token"):
+        await parts.join(await parts.token(), key)
+
+
+async def test_one_that_lost_its_key_before_its_first_session_takes_its_own_place(parts: Parts) -> None:
+    made = await with_vm(parts)
+    tokens, old = vm_tokens(parts), new_key()
+    token = (await tokens.grant(made.server_id, made.id)).token
+    lost = await parts.join(token, old)
+    told = await parts.join((await tokens.grant(made.server_id, made.id)).token, new_key())
+    assert (told.member_id, told.name) == (lost.member_id, lost.name)
+    with pytest.raises(Refused, match="another machine took the place of a"):
+        await parts.join(token, old)
 
 
 async def test_nobody_joins_with_the_token_before(parts: Parts) -> None:

@@ -133,6 +133,22 @@ async def test_a_node_drains_for_its_vm_and_is_used_again() -> None:
         assert stored.member("n-a").scheduling is Scheduling.DRAINING  # an operator's wish stays
 
 
+async def test_a_token_to_replace_a_node_ends_once_that_is_ready() -> None:
+    token = JoinToken(
+        id="t1", created_at=NOW, updated_at=NOW, secret_sha256="0", role="node", expires_at=NOW + 60, replaces="n-a"
+    )
+    joining = member("a", state=MemberState.JOINING, revision=0)
+    async with storing(
+        server(revision=0), pool(vms=VmPlan(count=0)), joining, token, vm(node_id="n-a", token_id="t1")
+    ) as stored:
+        loop = Loop(stored)
+        await loop.once(vms=(use(),))
+        assert not stored.cache.get("join-tokens", "t1").revoked
+        await stored.write(msgspec.structs.replace(stored.member("n-a"), state=MemberState.READY))
+        await loop.once(vms=(use(),))
+        assert stored.cache.get("join-tokens", "t1").revoked
+
+
 async def test_vms_go_with_their_server() -> None:
     records = (vm(node_id="n-a"), vm("b"), member("a", revision=0), Lending(id="s-srv", created_at=0, updated_at=0))
     async with storing(*records, server("other", revision=0)) as stored:

@@ -40,6 +40,14 @@ def test_nothing_stops_under_what_still_runs_or_may_come(wish: VmWish) -> None:
     assert told(wanted=wish, node_id="").wanted is wish  # it has never joined
 
 
+def test_it_has_joined_once_its_node_has_had_a_session() -> None:
+    assert not told(node_id="").joined
+    assert not told(member("a", state=MemberState.JOINING)).joined  # it may have ended before it heard who it is
+    for state in (MemberState.READY, MemberState.SUSPECT, MemberState.DEAD):
+        assert told(member("a", state=state)).joined
+    assert told().joined  # its node was removed: it does not join again
+
+
 def test_the_rank_is_that_of_the_best_it_holds() -> None:
     shop = template(SHOP)
     spot = msgspec.structs.replace(shop, id="spot", placement=PlacementPolicy(service_class="spot"))

@@ -18,7 +18,7 @@ from fallow.model.labels import Variable
 from fallow.model.members import Scheduling
 from fallow.model.meta import Reason
 from fallow.model.server_pools import LendingPolicy, ServerPool
-from fallow.model.vms import VmWish
+from fallow.model.vms import VmState, VmWish
 
 LATER = NOW + 1000
 
@@ -70,6 +70,8 @@ def test_a_container_goes_where_both_have_room() -> None:
          "server srv1: asks for 1 GiB of memory, offered are 512 MiB of which 0 B is taken"),
         ({"lends": False, "why_not": "outside its hours"}, "server srv1 does not lend now: outside its hours"),
         ({"lends": False}, "server srv1 does not lend now: it does not say why"),
+        ({"vms": (use("a", state=VmState.STOPPING),)}, "its virtual machine vm-a is stopping"),
+        ({"vms": (use("a", state=VmState.STOPPED),)}, "its virtual machine vm-a is stopped"),
         ({"age_seconds": 7.2}, "server srv1 has said nothing for more than 5 s, so it counts as full"),
     ],
 )  # fmt: skip

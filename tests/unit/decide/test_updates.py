@@ -27,7 +27,7 @@ from fallow.model.deployments import (
     Template,
 )
 from fallow.model.events import Event
-from fallow.model.members import MemberState
+from fallow.model.members import MemberState, Scheduling
 from fallow.model.updates import UpdateConfig, UpdateState
 
 NODES = (member("a"), member("b"))
@@ -100,6 +100,23 @@ def test_the_next_portion_waits_for_the_one_before_and_for_the_delay() -> None:
 def test_portions(parallelism: int | None, begun: int) -> None:
     _, before = updated(replicas=5, parallelism=parallelism)
     assert len(created(at(before, 1))) == begun
+
+
+def test_a_move_that_finds_no_room_is_made_with_the_newer_version_and_holds_up_nobody() -> None:
+    web, before = updated(2, parallelism=1)
+    node = msgspec.structs.replace(before.members["n-a"], scheduling=Scheduling.DRAINING)
+    stays = msgspec.structs.replace(before.replicas["web-1"], node_id="n-b")
+    waits = new_one(web, generation=1, template_id=f"{web.id}.1", state=ReplicaState.PENDING, node_id="")
+    early = at(before, 14, node, stays, waits)
+    assert created(early) == []
+    assert early.wake_after_seconds == pytest.approx(1.02)
+    at_last = at(before, 15, node, stays, waits)
+    (new,) = [found for found in puts(at_last, Replica) if found.state is ReplicaState.PENDING]
+    assert (new.slot, new.generation, new.replaces) == (0, 2, "web-0")
+    (gone,) = [found for found in puts(at_last, Replica) if found.state is ReplicaState.STOPPED]
+    assert (gone.id, let_go(at_last)) == ("web-0-new", [])
+    placed = msgspec.structs.replace(waits, state=ReplicaState.PLACED, node_id="n-b")
+    assert created(at(before, 15, node, stays, placed)) == []
 
 
 def test_stop_first_stops_a_portion_and_makes_it_anew_only_when_it_has_stopped() -> None:

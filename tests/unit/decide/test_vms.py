@@ -179,6 +179,10 @@ def test_stop_and_start_by_order():
     vms.ordered([changed(joined=True, wanted=VmWish.STOPPED)])
     (stop,) = vms.next(0)
     assert (stop.action, stop.grace_seconds) == ("stop", GRACE_SECONDS)
+    assert vms.state(changed(joined=True), 0)[0] is VmState.STOPPING
+    vms.ordered([changed(joined=True)])
+    assert vms.state(changed(joined=True), 0)[0] is VmState.STOPPING, "what has begun goes on, whatever is wanted since"
+    vms.ordered([changed(joined=True, wanted=VmWish.STOPPED)])
     vms.done(stop, 1)
     assert vms.next(2) == []
     vms.ordered([changed(joined=True)])

@@ -330,6 +330,8 @@ class VmMachines:
         status = seen.status if seen is not None else "stopped"
         if wish is not VmWish.RUNNING:
             return VmState.STOPPED if status == "stopped" and action != "destroy" else VmState.STOPPING
+        if action == "stop":
+            return VmState.STOPPING  # what has begun goes on, though it may be wanted again since
         if status != "running":
             if held.problem or lost or (held.joined and (seen is None or not seen.whole)):
                 return VmState.FAILED

@@ -83,10 +83,16 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         disk_bytes=vm.disk_bytes,
         image=vm.image,
         wanted=_stopped_if(told(snapshot, vm), closed and empty(snapshot, vm)),
-        joined=bool(vm.node_id),
+        joined=_joined(snapshot, vm),
         asked_cpus=asked / NANO,
         rank=rank,
     )
+
+
+def _joined(snapshot: Snapshot, vm: Vm) -> bool:
+    """Say whether a virtual machine knows that it is a node; before its first session it may have ended unaware."""
+    node = snapshot.members.get(vm.node_id)
+    return bool(vm.node_id) and (node is None or node.state is not MemberState.JOINING)
 
 
 def _stopped_if(wish: VmWish, stops: bool) -> VmWish:

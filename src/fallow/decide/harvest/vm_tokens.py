@@ -38,12 +38,15 @@ def refusal(snapshot: Snapshot, server_id: str, vm_id: str) -> str:
 
 
 def _joined(vm: Vm, node: Member | None) -> str:
-    """Return why nobody takes the place of a virtual machine's node; empty: somebody may, since its disk is lost."""
+    """Return why nobody takes the place of a virtual machine's node; empty: somebody may.
+
+    That is: its disk is lost, or it may have ended before it heard that it had joined.
+    """
     if node is None:
         return f"the node of {vm.name} was removed; it does not join again"
     if node.fence:
         return f"{vm.name} has joined as {node.name}, which is fenced: {node.fence}"
-    if node.state is not MemberState.DEAD:
+    if node.state not in (MemberState.DEAD, MemberState.JOINING):
         return f"{vm.name} has joined as {node.name}, which is {node.state}; only a dead node is replaced"
     return ""
 
@@ -51,7 +54,7 @@ def _joined(vm: Vm, node: Member | None) -> str:
 def token_step(snapshot: Snapshot, vm: Vm, made: NewToken, now: float, new_id: Callable[[], str]) -> Step:
     """Return what stores a new token for a virtual machine that `refusal` has nothing against, and ends the one before.
 
-    Where its node exists, whose disk is lost, the new token replaces that node.
+    Where its node exists, the new token is that node's alone: for the key it has, or another that replaces it.
     """
     server = snapshot.servers[vm.server_id]
     node = snapshot.members.get(vm.node_id)

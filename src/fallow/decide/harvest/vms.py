@@ -52,7 +52,8 @@ def _followed(
     """Return the one thing that comes first for a virtual machine that stays, or for its node."""
     node = snapshot.members.get(vm.node_id)
     return (
-        (_drained(vm, node, now, new_id) if node is not None else None)
+        (_not_replaced(snapshot, vm, node, now) if node is not None else None)
+        or (_drained(vm, node, now, new_id) if node is not None else None)
         or (_relabelled(vm, server, node, now, new_id) if node is not None else None)
         or _seen(vm, server, servers, now, new_id)
     )
@@ -82,6 +83,12 @@ def _lost_node(vm: Vm, now: float, new_id: Callable[[], str]) -> Step:
         f"virtual machine {vm.name} goes: its node was removed", "warning",
     )  # fmt: skip
     return Step(puts=(msgspec.structs.replace(vm, wanted=VmWish.ABSENT, updated_at=now), said))
+
+
+def _not_replaced(snapshot: Snapshot, vm: Vm, node: Member, now: float) -> Step | None:
+    """End a token that was to replace a node, and that nobody needs any more: the node is there after all."""
+    unused = unused_revoked(snapshot, vm, now) if node.state is MemberState.READY else ()
+    return Step(puts=unused) if unused else None
 
 
 def _drained(vm: Vm, node: Member, now: float, new_id: Callable[[], str]) -> Step | None:

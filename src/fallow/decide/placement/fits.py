@@ -127,7 +127,7 @@ def _lent(snapshot: Snapshot, node: Member, request: Request, servers: HeardServ
         return None
     if request.policy.service_class == "standard":
         return Reason(code="LentCapacity", text=f"{node.name}: {phrases.STANDARD}")
-    if trouble := vm_trouble(vm):
+    if trouble := vm_trouble(vm, report_of(servers, vm)):
         return Reason(code="VmLeaves", text=f"{node.name}: {trouble}")
     code, text = Lenders(snapshot, servers, now).standing(vm.server_id).refusal(needed(request))
     return Reason(code=code, text=f"{node.name}: {text}") if code else None

@@ -46,7 +46,9 @@ class Lent:
         self.servers: Ints = servers[by_server]  # of `rows`
         self.capacity = [capacity_of(nodes[row], vm, report_of(heard, vm)) for row, vm in vms.items()]
         self.capacity_rows = rows
-        self._vm_troubles = {row: trouble for row, vm in vms.items() if (trouble := vm_trouble(vm))}
+        self._vm_troubles = {
+            row: trouble for row, vm in vms.items() if (trouble := vm_trouble(vm, report_of(heard, vm)))
+        }
         self._free_cpus: Ints = np.array([found.cpus.free for found in self.standings], dtype=np.int64)
         self._free_memory: Ints = np.array([found.memory.free for found in self.standings], dtype=np.int64)
         self._first_cpus, self._first_memory = self._free_cpus.copy(), self._free_memory.copy()

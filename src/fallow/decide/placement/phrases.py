@@ -146,6 +146,11 @@ def vm_drained(vm: str) -> str:
     return f"its virtual machine {vm} is being drained"
 
 
+def vm_stops(vm: str, state: str) -> str:
+    """Say that a virtual machine stops, or has stopped."""
+    return f"its virtual machine {vm} is {state}"
+
+
 def _above(server: str, what: str, used: int, capacity: int, threshold: float) -> str:
     most = _percent(threshold)
     share = _percent(used / capacity) if capacity else "more than all"

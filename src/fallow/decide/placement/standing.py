@@ -17,12 +17,13 @@ from fallow.model.deployments import Replica, ReplicaState, Template
 from fallow.model.members import Member, Scheduling
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.servers import ServerReport
-from fallow.model.vms import SERVER_LABEL, Vm, VmWish
+from fallow.model.vms import SERVER_LABEL, Vm, VmState, VmUse, VmWish
 
 LEAST_CPUS = NANO // 10  # what reserves less counts as this much on a server: nothing runs on nothing
 LEAST_MEMORY = 64 * 2**20
 SETTLE_SECONDS = 5.0  # so long, and a window of the server's report, a replica runs until it counts as measured
 CLOCKS_APART_SECONDS = 5.0  # a moment that lies further ahead is from before the clock was set back
+_STOPS = (VmState.STOPPING, VmState.STOPPED)
 
 Kind = str  # of a refusal; those of one kind are told together
 
@@ -218,17 +219,27 @@ def capacity_of(node: Member, vm: Vm | None, report: ServerReport | None = None)
     if vm is None:
         return Need(cpus, memory)
     cpus, memory = min(cpus, round(vm.cpus * NANO)), min(memory, vm.memory_bytes)
-    use = next((found for found in report.vms if found.vm_id == vm.id), None) if report is not None else None
+    use = _use_of(report, vm)
     if use is not None and use.memory_limit_bytes:
         memory = min(memory, use.memory_limit_bytes)  # its balloon holds the rest
     return Need(cpus, memory)
 
 
-def vm_trouble(vm: Vm) -> str:
-    """Return why a virtual machine gets nothing more, whatever its node says; empty: it may."""
+def vm_trouble(vm: Vm, report: ServerReport | None) -> str:
+    """Return why a virtual machine gets nothing more, whatever its node says; empty: it may.
+
+    Its server may still stop it as it was told before, so what that reports counts beside what is wanted now.
+    """
     if vm.wanted is not VmWish.RUNNING:
         return phrases.vm_unwanted(vm.name, vm.wanted)
-    return phrases.vm_drained(vm.name) if vm.draining else ""
+    if vm.draining:
+        return phrases.vm_drained(vm.name)
+    use = _use_of(report, vm)
+    return phrases.vm_stops(vm.name, use.state) if use is not None and use.state in _STOPS else ""
+
+
+def _use_of(report: ServerReport | None, vm: Vm) -> VmUse | None:
+    return next((found for found in report.vms if found.vm_id == vm.id), None) if report is not None else None
 
 
 def report_of(heard: HeardServers, vm: Vm | None) -> ServerReport | None:
