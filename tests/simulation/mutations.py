@@ -22,6 +22,7 @@ import fallow.decide.updates
 import fallow.store.applier
 from fallow.agent.control_addresses import ControlAddresses
 from fallow.agent.journal import JournalWriter
+from fallow.control.intake import Unstored
 from fallow.decide.members import judge
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.plan import Plan, Step
@@ -120,7 +121,16 @@ def _old_observations_count() -> list[Any]:
     def any_serial(replica: Replica, observation: Any, now: float) -> Replica | None:
         return observe(msgspec.structs.replace(replica, observed=None), observation, now)
 
-    return [mock.patch.object(fallow.control.observations, "observe", any_serial)]
+    take_in = Unstored.take_in
+
+    async def once_more(self: Any, *batch: Any) -> None:
+        self._stored = 0  # or a session keeps out what arrives again, and only what agents say again would count
+        await take_in(self, *batch)
+
+    return [
+        mock.patch.object(fallow.control.observations, "observe", any_serial),
+        mock.patch.object(Unstored, "take_in", once_more),
+    ]
 
 
 def _nothing_journalled() -> list[Any]:
