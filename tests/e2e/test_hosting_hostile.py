@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from test_hostile import line_of, next_frame
-from victim import JOIN, Victim, join, refused, wish
+from victim import JOIN, Victim, chain_of, join, refused, wish
 
 from fallow.model.frames import Frame
 from fallow.model.members import Facts
@@ -147,9 +147,15 @@ async def test_a_machines_token_is_good_once_for_that_machine_and_gives_its_labe
         node = await view(victim, f"/v1/members/{first.body['member_id']}")
         assert vm["node"] == node["name"] == vm["name"]
         assert (node["labels"]["fallow.server"], node["labels"]["fallow.vm"]) == (one.name, vm["name"])
-        refused_now = await one.ask(vm_id)
-        assert not refused_now.token  # it has joined: nobody takes its place while it lives
-        assert "has joined" in refused_now.problem
+        later = (await one.ask(vm_id)).token  # it may have ended before it heard who it is
+        told = await joins(victim, later, key, name="another", variables=claims)
+        assert (told.status, told.body["member_id"]) == (201, first.body["member_id"])
+        async with session(victim, chain_of(victim, told.body, key)):
+            await until(victim, f"/v1/members/{first.body['member_id']}", lambda found: found["state"] == "ready")
+            refused_now = await one.ask(vm_id)
+            assert not refused_now.token  # nobody takes its place while it lives
+            assert "has joined" in refused_now.problem
+            refused(await joins(victim, later), 403)
 
 
 async def test_a_token_used_by_another_machine_is_noticed_and_the_true_one_stays_out(victim: Victim) -> None:

@@ -206,9 +206,14 @@ def join(victim: Victim, role: str = "node", **more: Any) -> tuple[dict[str, Any
     key = ec.generate_private_key(ec.SECP256R1())
     answer = victim.ask("POST", JOIN, wish(victim.create(role), key, role=role, **more), token="")
     assert answer.status == 201, answer.text
-    chain = victim.folder / f"{answer.body['member_id']}.pem"
+    return answer.body, chain_of(victim, answer.body, key)
+
+
+def chain_of(victim: Victim, identity: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> Path:
+    """Write what a machine opens its sessions with: its certificate and its key."""
+    chain = victim.folder / f"{identity['member_id']}.pem"
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    chain.write_bytes(answer.body["certificate_pem"].encode() + secret)
-    return answer.body, chain
+    chain.write_bytes(identity["certificate_pem"].encode() + secret)
+    return chain
