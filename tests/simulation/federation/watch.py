@@ -245,8 +245,8 @@ class FederationWatch(Watch):
 
     def _check_room(self, site: Site) -> None:
         """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds."""
-        if site.lie is not None or self._now() - site.lied_at < ORDERED_SECONDS:
-            return
+        if site.lie is not None or self._now() - self.silence(site.id) - site.lied_at < ORDERED_SECONDS:
+            return  # it was not heard for long since
         told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}
         cpus = {id_: found.spec.container.resources.cpus for id_, found in self.deployments().items()}
         since = self._now() - self.silence(site.id) - UNTOLD_SECONDS

@@ -386,3 +386,20 @@ def test_a_whole_life_moves_no_more_than_it_must() -> None:
     now = snapshot(grown, *(each for each in after.members.values()), *after.rooms.values(),
                    *after.divisions.values(), *after.shares.values())  # fmt: skip
     assert shares_by_name(divide_all(now, LATER)[of.id]) == {"a": 6, "b": 3}
+
+
+@pytest.mark.parametrize("deleting", [False, True])
+def test_what_was_told_and_taken_back_holds_its_room_until_it_is_counted(deleting: bool) -> None:
+    web, large = wish("web", 9, cpus=1.0), wish("large", 0, cpus=2.0)
+    gone = msgspec.structs.replace(large, deleting=deleting)
+    back = share(large, "a", 0, order=50, least=0, highest=2)  # it may have begun both
+    before = room("a", (web, 6), (large, 3), orders={web.id: 1}, summary=RoomSummary(nodes=1))
+    assert divide_one(web, cluster("a"), before, gone, back) == {"a": 2}
+    after = msgspec.structs.replace(before, orders={web.id: 1, large.id: 50})
+    assert divide_one(web, cluster("a"), after, gone, back) == {"a": 6}
+
+
+def test_what_was_told_and_taken_back_may_be_told_again_at_once() -> None:
+    web = wish("web", 5, cpus=1.0)
+    back = share(web, "a", 0, order=50, least=0, highest=5)
+    assert divide_one(web, cluster("a"), room("a", (web, 5), orders={web.id: 1}), back) == {"a": 5}

@@ -29,11 +29,11 @@ UNCAPPED = 2**40  # more than any bound of a share
 
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
-    """Rows are `deployments`, columns `clusters`; `free` and `unanswered` have a row a shape instead.
+    """Rows are `deployments`, columns `clusters`; `free`, `unanswered` and `ending` have a row a shape instead.
 
     `told` is what each cluster is told to run, `uncounted` how many it may have begun since it counted its room, and
     `caps` what it can get at the most because it could not place more. So many as are `covered` it may be told to run
-    without taking more room than that.
+    without taking more room than that. `ending` are uncounted ones of what is being deleted.
     `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
     stand side by side. `nodes` is how many nodes each cluster has.
     """
@@ -48,6 +48,7 @@ class Rooms:
     caps: Counts
     covered: Counts
     uncounted: Counts
+    ending: Counts
     free: Counts
     unanswered: Mask
 
@@ -69,13 +70,20 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
     asked = [(question_of(found), found) for found in divided(snapshot)]
     asked.sort(key=lambda pair: (*_size(pair[0]), pair[0].key, pair[1].created_at, pair[1].id))
     rows = {found.id: row for row, (_, found) in enumerate(asked)}
-    by_key = {question.key: question for question, _ in asked}
+    going = {found.id: question_of(found) for found in _ending(snapshot)}
+    by_key = {question.key: question for question in (*(question for question, _ in asked), *going.values())}
     number = {key: index for index, key in enumerate(by_key)}
     shapes = tuple(by_key.values())
     shape_of = np.array([number[question.key] for question, _ in asked], dtype=np.int64)
     answers = [snapshot.rooms.get(cluster.id) for cluster in clusters]
     free, unanswered = _answers(shapes, answers)
-    orders = _orders(snapshot, now, rows, {cluster.id: column for column, cluster in enumerate(clusters)})
+    columns = {cluster.id: column for column, cluster in enumerate(clusters)}
+    orders = _orders(snapshot, now, rows, columns)
+    ending = np.zeros(free.shape, dtype=np.int64)
+    for id_, question in going.items():
+        for share in snapshot.shares_by_deployment[id_]:
+            if share.cluster_id in columns:
+                ending[number[question.key], columns[share.cluster_id]] += _uncounted_of(snapshot, share)
     return Rooms(
         clusters=clusters,
         deployments=tuple(found for _, found in asked),
@@ -87,6 +95,7 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
         caps=orders.caps,
         covered=orders.covered,
         uncounted=orders.uncounted,
+        ending=np.clip(ending, 0, MOST),
         free=free,
         unanswered=unanswered,
     )
@@ -152,7 +161,7 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         row, column = rows.get(share.deployment_id), columns.get(share.cluster_id)
         if row is None or column is None:
             continue
-        told[row, column] = held(share) if obeyed(share) else share.replicas
+        told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
         began = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
         uncounted[row, column] = began
         covered[row, column] = max(share.replicas, share.highest) if began else 0
@@ -163,6 +172,18 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
             told[row, columns[HERE_ID]] = count
     told = np.clip(told, 0, MOST)
     return _Orders(told, caps, np.maximum(told, np.clip(covered, 0, MOST)), np.clip(uncounted, 0, MOST))
+
+
+def _ending(snapshot: Snapshot) -> Iterable[Deployment]:
+    """Yield what is being deleted, and may have been begun just before."""
+    for found in snapshot.deployments.values():
+        if found.deleting and found.origin is None and found.id in snapshot.shares_by_deployment:
+            yield found
+
+
+def _uncounted_of(snapshot: Snapshot, share: Share) -> int:
+    room = snapshot.rooms.get(share.cluster_id)
+    return _uncounted(share, room.orders.get(share.deployment_id) if room is not None else None)
 
 
 def _uncounted(share: Share, counted: int | None) -> int:
