@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,14 @@ from testbed.fabric import Fabric
 from testbed.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers() -> None:
+    """Remove what killed processes with a clock of their own left in shared memory: pids come again."""
+    for found in Path("/dev/shm").glob("*faketime_s*_*"):
+        if not Path(f"/proc/{found.name.rpartition('_')[2]}").exists():
+            found.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
