@@ -312,13 +312,17 @@ class Sessions:
             if link.ended:
                 return
             proved()
-            self.hub.heard(link.member_id)
-            self.shares.spoken.heard(link.member_id)
+            self._heard(link)
             self.hub.used(link.member_id, beat.usage)
 
         protocol = writer.transport.get_protocol()
         if isinstance(protocol, SessionProtocol):
             protocol.on_beat = on_beat
+
+    def _heard(self, link: SessionLink) -> None:
+        """Note a sign of life."""
+        self.hub.heard(link.member_id)
+        self.shares.spoken.heard(link.member_id)
 
     async def _converse(
         self, link: SessionLink, role: Role, reader: asyncio.StreamReader, proved: Callable[[], None]
@@ -330,8 +334,7 @@ class Sessions:
             proved()
             if _SPEAKERS.get(type(frame), role) is not role:
                 raise ValueError(f"a {role} sends no {type(frame).__name__}")
-            self.hub.heard(link.member_id)
-            self.shares.spoken.heard(link.member_id)
+            self._heard(link)
             if isinstance(frame, Goodbye):
                 return
             await self._answer(link, frame)

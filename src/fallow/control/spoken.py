@@ -12,6 +12,7 @@ import structlog
 
 from fallow.control.commits import commit_again
 from fallow.control.refusals import Refused
+from fallow.decide.federation.migrate import said_all
 from fallow.decide.plan import Step
 from fallow.model.members import Member, MemberState
 from fallow.store.applier import Applier
@@ -119,6 +120,6 @@ class Spoken:
             return None
         if member.state is not MemberState.READY:
             return None  # what it said counts when it is alive
-        if member.spoken_at_revision > max(member.opened_at_revision, member.died_at_revision):
+        if said_all(member):
             return None
         return Step(puts=(msgspec.structs.replace(member, spoken_at_revision=self._cache.revision),))

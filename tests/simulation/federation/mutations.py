@@ -60,7 +60,7 @@ def _outage_ignored() -> list[Any]:
 
 
 def _reservations_forgotten() -> list[Any]:
-    return [mock.patch.object(_rooms, "_uncounted", lambda share, counted: 0)]
+    return [mock.patch.object(_rooms, "_uncounted", lambda snapshot, share: 0)]
 
 
 def _ready_by_now_not_kept() -> list[Any]:

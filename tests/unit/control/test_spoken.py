@@ -29,6 +29,10 @@ class Rig:
     def speaks(self) -> bool:
         return has_spoken(self.west, NOW)
 
+    async def opens(self, *, asked: bool = False) -> None:
+        await self.spoken.opening("c-west")
+        self.spoken.opened("c-west", asked=asked)
+
     async def until_spoken(self) -> None:
         await until(self.speaks, 5)
 
@@ -54,9 +58,8 @@ async def listening() -> AsyncIterator[Rig]:
 
 async def test_a_session_is_on_record_before_it_opens_and_counts_when_all_is_said() -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
+        await rig.opens(asked=True)
         assert not rig.speaks()
-        rig.spoken.opened("c-west", asked=True)
         rig.spoken.shares_stored("c-west")
         await rig.settled()
         assert not rig.speaks()
@@ -66,16 +69,14 @@ async def test_a_session_is_on_record_before_it_opens_and_counts_when_all_is_sai
 
 async def test_who_is_asked_nothing_need_not_speak_of_its_room() -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
-        rig.spoken.opened("c-west", asked=False)
+        await rig.opens()
         rig.spoken.shares_stored("c-west")
         await rig.until_spoken()
 
 
 async def test_what_a_former_session_said_says_nothing_of_a_newer_one() -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
-        rig.spoken.opened("c-west", asked=False)
+        await rig.opens()
         elsewhere = Spoken(rig.stored.cache, rig.stored.applier)
         await elsewhere.opening("c-west")
         rig.spoken.shares_stored("c-west")
@@ -87,8 +88,7 @@ async def test_a_session_that_goes_on_is_the_one_though_another_opened_meanwhile
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
-        rig.spoken.opened("c-west", asked=False)
+        await rig.opens()
         rig.spoken.shares_stored("c-west")
         await rig.until_spoken()
         await Spoken(rig.stored.cache, rig.stored.applier).opening("c-west")  # it had ended before, unnoticed
@@ -104,8 +104,7 @@ async def test_a_session_that_goes_on_is_the_one_though_another_opened_meanwhile
 
 async def test_one_that_was_given_up_and_is_heard_again_has_spoken_on_the_session_it_has() -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
-        rig.spoken.opened("c-west", asked=False)
+        await rig.opens()
         rig.spoken.shares_stored("c-west")
         await rig.until_spoken()
         revision = rig.stored.cache.revision
@@ -120,8 +119,7 @@ async def test_one_that_was_given_up_and_is_heard_again_has_spoken_on_the_sessio
 
 async def test_a_closed_session_says_nothing_any_more() -> None:
     async with listening() as rig:
-        await rig.spoken.opening("c-west")
-        rig.spoken.opened("c-west", asked=False)
+        await rig.opens()
         rig.spoken.closed("c-west")
         rig.spoken.shares_stored("c-west")
         await rig.settled()

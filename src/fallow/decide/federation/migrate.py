@@ -93,8 +93,12 @@ def has_spoken(cluster: Member, now: float) -> bool:
 
     Revisions of the store tell that: unlike times, they are never set back.
     """
-    news = max(cluster.died_at_revision, cluster.opened_at_revision)
-    return cluster.spoken_at_revision >= news or now - cluster.state_since > SILENT_SECONDS
+    return said_all(cluster) or now - cluster.state_since > SILENT_SECONDS
+
+
+def said_all(cluster: Member) -> bool:
+    """Say whether it is on record that a cluster has said all there is to say since it was last dead or away."""
+    return cluster.spoken_at_revision >= max(cluster.died_at_revision, cluster.opened_at_revision)
 
 
 def obeyed(share: Share) -> bool:

@@ -83,7 +83,7 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
     for id_, question in going.items():
         for share in snapshot.shares_by_deployment[id_]:
             if share.cluster_id in columns:
-                ending[number[question.key], columns[share.cluster_id]] += _uncounted_of(snapshot, share)
+                ending[number[question.key], columns[share.cluster_id]] += _uncounted(snapshot, share)
     return Rooms(
         clusters=clusters,
         deployments=tuple(found for _, found in asked),
@@ -155,14 +155,12 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
     told, uncounted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     covered = np.zeros(shape, dtype=np.int64)
     caps = np.full(shape, UNCAPPED, dtype=np.int64)
-    counted = {id_: room.orders for id_, room in snapshot.rooms.items()}
-    nothing: Mapping[str, int] = {}
     for share in snapshot.shares.values():
         row, column = rows.get(share.deployment_id), columns.get(share.cluster_id)
         if row is None or column is None:
             continue
         told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
-        began = _uncounted(share, counted.get(share.cluster_id, nothing).get(share.deployment_id))
+        began = _uncounted(snapshot, share)
         uncounted[row, column] = began
         covered[row, column] = max(share.replicas, share.highest) if began else 0
         if is_held(share, now):
@@ -181,16 +179,13 @@ def _ending(snapshot: Snapshot) -> Iterable[Deployment]:
             yield found
 
 
-def _uncounted_of(snapshot: Snapshot, share: Share) -> int:
-    room = snapshot.rooms.get(share.cluster_id)
-    return _uncounted(share, room.orders.get(share.deployment_id) if room is not None else None)
-
-
-def _uncounted(share: Share, counted: int | None) -> int:
+def _uncounted(snapshot: Snapshot, share: Share) -> int:
     """Return how many replicas a cluster may have begun that were not there yet when it counted its room.
 
-    It may have, though it was told otherwise since. `counted` is the revision of the order that it had taken in then.
+    It may have, though it was told otherwise since.
     """
+    room = snapshot.rooms.get(share.cluster_id)
+    counted = room.orders.get(share.deployment_id) if room is not None else None  # the order it had taken in then
     if counted is not None and counted >= share.order:
         return 0
     if counted is None or share.reported is None or counted < share.reported.revision:
