@@ -131,7 +131,9 @@ def retold(share: Share, told: Told, revision: int, now: float) -> Share:
     Whatever is committed after that decision has a greater revision than it.
     """
     most = max(told.replicas, told.keep)
-    least, highest = (held(share), held(share)) if obeyed(share) else (share.least, share.highest)
+    least, highest = share.least, share.highest
+    if obeyed(share):
+        least = highest = held(share)
     return msgspec.structs.replace(
         share, replicas=told.replicas, keep=told.keep, since=now, order=revision + 1,
         least=min(least, most), highest=max(highest, most), short_since=0.0, updated_at=now,

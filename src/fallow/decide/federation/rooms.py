@@ -80,10 +80,10 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
     columns = {cluster.id: column for column, cluster in enumerate(clusters)}
     orders = _orders(snapshot, now, rows, columns)
     ending = np.zeros(free.shape, dtype=np.int64)
-    for id_, question in going.items():
-        for share in snapshot.shares_by_deployment[id_]:
-            if share.cluster_id in columns:
-                ending[number[question.key], columns[share.cluster_id]] += _uncounted(snapshot, share)
+    for share in (share for id_ in going for share in snapshot.shares_by_deployment[id_]):
+        if share.cluster_id in columns:
+            row = number[going[share.deployment_id].key]
+            ending[row, columns[share.cluster_id]] += _uncounted(snapshot, share)
     return Rooms(
         clusters=clusters,
         deployments=tuple(found for _, found in asked),
@@ -162,7 +162,7 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
         began = _uncounted(snapshot, share)
         uncounted[row, column] = began
-        covered[row, column] = max(share.replicas, share.highest) if began else 0
+        covered[row, column] = _highest(share) if began else 0
         if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
     if HERE_ID in columns:
@@ -189,8 +189,13 @@ def _uncounted(snapshot: Snapshot, share: Share) -> int:
     if counted is not None and counted >= share.order:
         return 0
     if counted is None or share.reported is None or counted < share.reported.revision:
-        return max(share.replicas, share.highest)
-    return max(share.replicas, share.highest) - share.least
+        return _highest(share)
+    return _highest(share) - share.least
+
+
+def _highest(share: Share) -> int:
+    """Return the most that a cluster may have begun; of an older record, which does not tell, what it is told."""
+    return max(share.replicas, share.highest)
 
 
 def _undivided(snapshot: Snapshot, rows: Mapping[str, int]) -> Iterable[tuple[int, int]]:
