@@ -200,16 +200,26 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 def row(text: bytes, idle: float, lent: float) -> dict[str, Any]:
     """Return response times in milliseconds, and what was lent of the idle time."""
-    times = sorted(took * 1000 for _, took in json.loads(text))
+    found = [(at, took * 1000) for at, took in json.loads(text)]
+    times = sorted(took for _, took in found)
     return {
         "requests": len(times),
         "failed": sum(1 for took in times if took >= 60_000),
         "p50_ms": round(times[len(times) // 2], 2),
         "p99_ms": round(times[int(len(times) * 0.99)], 2),
         "max_ms": round(times[-1], 2),
+        "p99_ms_by_second_of_a_period": p99_by_second(found),
         "lent_core_seconds": round(lent, 1),
         "lent_share_of_idle": round(lent / idle, 3),
     }
+
+
+def p99_by_second(found: list[tuple[float, float]]) -> list[float]:
+    """Return the p99 of requests that were due in each second of a period, over all periods."""
+    seconds: list[list[float]] = [[] for _ in range(int(PERIOD))]
+    for at, took in found:
+        seconds[int(at % PERIOD)].append(took)
+    return [round(sorted(each)[int(len(each) * 0.99)], 1) for each in seconds if each]
 
 
 def reactions(seen: list[tuple[float, float]], seconds: float, start: float) -> list[float]:

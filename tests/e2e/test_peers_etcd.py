@@ -106,6 +106,8 @@ def test_the_leader_is_killed_and_nobody_notices(pair: Pair) -> None:
         pair.wait(back, 20, "members at the second")
         with pair.client(pair.second_port) as second:
             assert {found.id for found in second.replicas().items if found.state == "running"} == before
+        both = ",".join(f"https://{pair.address}:{port}" for port in (pair.port, pair.second_port))
+        assert "test/web" in pair.fallow("deployment", "list", env={"FALLOW_URL": both})
     finally:
         load.stop()
     assert load.sent["steady"] > 0

@@ -1,6 +1,7 @@
 """`fallow context`: which control planes this user knows, and which one commands go to."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -117,12 +118,18 @@ def show(
     epilog="""Examples:
 
   fallow context add production https://control.example:7443 --ca-file ca.pem
-  fallow context add production https://control.example:7443 --ca-sha256 HASH --token - < token.txt
+  fallow context add production https://c1.example:7443,https://c2.example:7443 --ca-sha256 HASH --token - < token.txt
   FALLOW_TOKEN=fallow-api.ID.SECRET fallow context add ci https://control.example:7443 --ca-file ca.pem --no-use"""
 )
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where its API is: https://HOST:7443.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="Where its API is: https://HOST:7443; of several processes each one's, with commas between them.",
+        ),
+    ],
     token: Annotated[
         str,
         typer.Option(
@@ -141,25 +148,26 @@ def add(
     use_it: Annotated[bool, typer.Option("--use/--no-use", help="Send commands there from now on.")] = True,
 ) -> None:
     """Add a control plane, or replace what is known of it."""
-    from fallow.client.transport import check_url, tls_context
+    from fallow.client.addresses import check_urls
+    from fallow.client.transport import tls_context
 
     if ca_file and ca_sha256:
         raise usage("The CA is named twice", "Give --ca-file or --ca-sha256.")
     try:
-        url = check_url(url)
+        urls = check_urls(url)
         ca_pem = _read(ca_file) if ca_file else ""
         tls_context(ca_pem)
     except ValueError as error:
         raise usage(str(error)) from error
     if ca_sha256:
-        ca_pem = _fetch(url, ca_sha256)
+        ca_pem = _fetch(urls, ca_sha256)
     text = secret(token, os.environ.get(TOKEN, ""), "API token")
     if not text.startswith(f"{API_PREFIX}.") or text.count(".") != 2:
         raise usage(
             "There is no API token" if not text else "This is not an API token",
             f"It has the form {API_PREFIX}.ID.SECRET; an admin makes one with `fallow token create --role operator`.",
         )
-    path = save_context(Context(name=name, url=url, token=text, ca_pem=ca_pem, project=project), use=use_it)
+    path = save_context(Context(name=name, url=",".join(urls), token=text, ca_pem=ca_pem, project=project), use=use_it)
     output.write(f"{name}: kept in {path}")
 
 
@@ -170,12 +178,17 @@ def _read(file: Path) -> str:
         raise usage(f"{file} cannot be read: {error}") from error
 
 
-def _fetch(url: str, ca_sha256: str) -> str:
+def _fetch(urls: tuple[str, ...], ca_sha256: str) -> str:
     import asyncio
 
+    from fallow.client.errors import Unreachable
     from fallow.client.joining import fetch_ca
 
-    return asyncio.run(fetch_ca(url, ca_sha256))
+    *others, last = urls
+    for url in others:
+        with suppress(Unreachable):
+            return asyncio.run(fetch_ca(url, ca_sha256))
+    return asyncio.run(fetch_ca(last, ca_sha256))
 
 
 @app.command(epilog="Example:\n\n  fallow context remove production")

@@ -70,9 +70,11 @@ class Client:
         seconds: float = READ_SECONDS,
         inner: httpx.BaseTransport | None = None,
     ) -> None:
-        """Raise ValueError when the URL or the CA is unusable; nothing is sent yet. `seconds` limits one answer."""
+        """Take one URL, or those of several processes with commas. `seconds` limits one answer; nothing is sent yet.
+
+        Raises ValueError when a URL or the CA is unusable.
+        """
         self._transport = Transport(url, token, ca_pem, seconds=seconds, inner=inner)
-        self.url = self._transport.url
         self.images = ImageCalls(self._transport)
         self.hosts = HostCalls(self._transport)
         self.clusters = ClusterCalls(self._transport)
@@ -95,6 +97,11 @@ class Client:
     def __repr__(self) -> str:
         """Keep the token out of logs and tracebacks."""
         return f"Client({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Return the address that was asked last; the first one until then."""
+        return self._transport.url
 
     def close(self) -> None:
         """Close every connection."""

@@ -24,7 +24,7 @@ class NoContext(ContextsError):  # noqa: N818
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One control plane: where it is, what opens it, whom to trust, and the project commands mean by default."""
+    """One control plane: where it is (URLs with commas), what opens it, whom to trust, the project commands mean."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     url: str
@@ -123,8 +123,9 @@ def resolve(name: str = "", environment: Mapping[str, str] = os.environ, path: P
     wanted = name or environment.get(CONTEXT, "")
     if wanted or not url:
         context = _stored(wanted, path or contexts_path(environment))
-        if url and url != context.url:
-            vouched = context.ca_pem and not environment.get(CA_FILE)
+        if url:
+            known = url == context.url or url in context.url.split(",")
+            vouched = known or (context.ca_pem and not environment.get(CA_FILE))
             context = msgspec.structs.replace(context, url=url, token=context.token if vouched else "")
     else:
         context = Context(name="environment", url=url)

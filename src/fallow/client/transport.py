@@ -10,12 +10,12 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from fallow.client.addresses import FirstReached, check_urls
 from fallow.client.errors import ApiError, ClientError, Unreachable, Untrusted
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.problems import Problem
 from fallow.version import VERSION
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 IDLE_SECONDS = 2.0  # a connection is kept; the control plane closes it after five, perhaps just as it is used again
@@ -26,25 +26,6 @@ _problem = msgspec.json.Decoder(Problem)
 def part(text: str) -> str:
     """Return a name as one part of a path, whatever is in it."""
     return quote(text, safe="")
-
-
-def check_url(url: str) -> str:
-    """Return `url` without a slash at its end.
-
-    Raises ValueError unless it is https, or http to this very machine: a token must not cross a network in the clear.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from None
-    if parts.scheme not in ("https", "http") or not host:
-        raise ValueError(f"{url!r} is not a URL of a control plane (example: https://control.example:7443)")
-    if parts.scheme == "http" and host not in LOOPBACK:
-        raise ValueError(f"{url!r} would send the token unprotected; use https")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(f"{parts.scheme}://{host}: a control plane's URL has no user, query or fragment")
-    return url.rstrip("/")
 
 
 def tls_context(ca_pem: str) -> ssl.SSLContext:
@@ -79,7 +60,8 @@ class Transport:
         seconds: float = READ_SECONDS,
         inner: httpx.BaseTransport | None = None,
     ) -> None:
-        self.url = check_url(url)
+        """Take one URL, or several with commas. Raises ValueError when one, the token or the CA is unusable."""
+        self._urls = check_urls(url)
         if not (token.isascii() and token.isprintable()) or " " in token:
             raise ValueError("the API token has characters no token has; it may have been copied with a line break")
         self._extensions = {"sni_hostname": SERVER_NAME} if ca_pem else {}
@@ -87,16 +69,19 @@ class Transport:
         headers = {"User-Agent": f"fallow/{VERSION}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        self._addresses = FirstReached(self._urls, inner or _connections(self._urls[0], ca_pem))
         self._http = httpx.Client(
-            base_url=self.url,
+            base_url=self._urls[0],
             headers=headers,
-            # Loading the system's authorities takes longer than a request; plain HTTP, to this machine, trusts none.
-            verify=tls_context(ca_pem) if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             timeout=httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds)),
-            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             trust_env=False,
-            transport=inner,
+            transport=self._addresses,
         )
+
+    @property
+    def url(self) -> str:
+        """Return the address that was asked last; the first one until then."""
+        return self._addresses.url
 
     def close(self) -> None:
         """Close every connection."""
@@ -193,18 +178,26 @@ class Transport:
             raise Unreachable(self.url, str(error)) from error
 
     def _failure(self, error: httpx.HTTPError) -> ClientError:
+        nowhere = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        url = ", ".join(self._urls) if nowhere else self.url
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return Untrusted(self.url, cause.verify_message or "its certificate does not verify")
+                return Untrusted(url, cause.verify_message or "its certificate does not verify")
             if isinstance(cause, ssl.SSLError):
-                return Unreachable(self.url, "it does not speak TLS as a control plane does")
+                return Unreachable(url, "it does not speak TLS as a control plane does")
             if isinstance(cause, ConnectionRefusedError):
-                return Unreachable(self.url, "nothing listens there (connection refused)")
+                return Unreachable(url, "nothing listens there (connection refused)")
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(self.url, "it did not answer in time")
-        return Unreachable(self.url, str(error) or type(error).__name__)
+            return Unreachable(url, "it did not answer in time")
+        return Unreachable(url, str(error) or type(error).__name__)
+
+
+def _connections(url: str, ca_pem: str) -> httpx.HTTPTransport:
+    # Loading the system's authorities takes longer than a request; plain HTTP, to this machine, trusts none.
+    trusted = tls_context(ca_pem) if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.HTTPTransport(verify=trusted, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS), trust_env=False)
 
 
 def peer_certificate(url: str, ca_pem: str) -> float | None:

@@ -237,5 +237,5 @@ def test_a_stream_that_breaks_is_unreachable() -> None:
 
 def test_a_connection_is_let_go_before_the_control_plane_lets_go_of_it() -> None:
     with Client("http://127.0.0.1:1") as client:
-        pool = client._transport._http._transport._pool  # type: ignore[attr-defined]
+        pool = client._transport._http._transport._inner._pool  # type: ignore[attr-defined]
     assert pool._keepalive_expiry == IDLE_SECONDS < uvicorn.Config("x").timeout_keep_alive / 2

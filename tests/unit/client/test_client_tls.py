@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from client_tls_server import Ca, http, serving
 
+from fallow.client.addresses import check_url
 from fallow.client.api import Client
 from fallow.client.errors import Unreachable, Untrusted
-from fallow.client.transport import check_url
 from fallow.model.credentials import SERVER_NAME
 
 VERSION = http(b'{"version":"1.2","schema":1}')
