@@ -42,6 +42,9 @@ class Cluster:
     server: subprocess.Popen[bytes] | None = None
     peers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     server_environment: Mapping[str, str] = field(default_factory=dict)
+    agent_environment: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of agents and gateways that are started from now on
     name: str = ""
     network: NodeNetwork | None = None
     _asking: Client | None = field(default=None, init=False, repr=False)
@@ -149,14 +152,18 @@ class Cluster:
             self.nodes[name] = engine_node(self.fabric, name, insecure_registries=self.insecure_registries)
             self.nodes[name].power_on(wait=False)
 
-    def join(self, name: str, *options: str, token: str | None = None) -> None:
-        """Start the agent on a machine; with a token it joins, without one it uses the identity it has."""
+    def join(self, name: str, *options: str, token: str | None = None, port: int | None = None) -> None:
+        """Start the agent on a machine; with a token it joins, without one it uses the identity it has.
+
+        It asks the process of the control plane that listens at `port`; None: the first one.
+        """
         node = self.nodes[name]
+        url = f"https://{self.address}:{port or self.port}"
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.agents[name] = node.run_inside(
-            [FALLOW, "join", self.url, "--data", str(node.folder / "agent"), *options],
+            [FALLOW, "join", url, "--data", str(node.folder / "agent"), *options],
             node.folder / "agent.log",
-            self.environment | with_token,
+            self.environment | dict(self.agent_environment) | with_token,
         )
 
     def start_gateway(self, name: str, http_port: int, token: str | None = None, *options: str) -> None:
@@ -170,7 +177,7 @@ class Cluster:
                 *options,
             ],
             folder / "gateway.log",
-            self.environment | with_token,
+            self.environment | dict(self.agent_environment) | with_token,
         )  # fmt: skip
         self.fabric.remember(self.gateways[name])
 

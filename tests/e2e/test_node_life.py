@@ -1,46 +1,21 @@
 """How nodes are renewed, copied by mistake, removed and given up, on real engines. The tests follow each other."""
 
-import io
 import shutil
 import signal
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
+from releases import offer
 from whole_cluster import Whole, web
 
 from demo.load import Load
-from fallow.drivers.packages import own_package
-from fallow.version import VERSION
 from testbed import processes
 from testbed.processes import TestbedError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 NEWER, BROKEN = "0.99.1", "0.99.2"
-
-
-def package(version: str, *changes: tuple[str, str, str]) -> bytes:
-    """Return a wheel of this tree with another version, and texts of files replaced."""
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(own_package().content)) as old, zipfile.ZipFile(changed, "w") as new:
-        for name in old.namelist():
-            text = old.read(name).decode()
-            for path, before, after in (("fallow/version.py", VERSION, version), *changes):
-                if name == path:
-                    assert before in text
-                    text = text.replace(before, after)
-            if name.endswith("METADATA"):
-                text = text.replace(f"Version: {VERSION}", f"Version: {version}")
-            new.writestr(name.replace(VERSION, version), text)
-    return changed.getvalue()
-
-
-def offer(whole: Whole, version: str, *changes: tuple[str, str, str]) -> None:
-    folder = whole.fabric.folder / "server/packages"
-    folder.mkdir(exist_ok=True)
-    (folder / f"fallow-{version}-py3-none-any.whl").write_bytes(package(version, *changes))
 
 
 def versions(whole: Whole) -> dict[str, str]:
@@ -52,14 +27,14 @@ def test_agents_are_swapped_in_waves_and_nothing_that_runs_notices(whole: Whole)
     whole.healthy("test/web", 3)
     whole.wait(lambda: whole.get("web.test")[0] == 200, 10, "route serves")
     before = {name: whole.containers(name) for name in whole.nodes}
-    offer(whole, NEWER)
+    offer(whole.folder / "server", NEWER)
     foretold = whole.fallow("node", "upgrade", "--selector", "", "--version", NEWER, "--dry-run")
     assert "waiting: gw1, n1, n2, n3" in foretold
     load = Load("127.0.0.1", whole.http_port, ["web.test"], clients=4)
     load.start()
     try:
         told = whole.fallow(
-            "node", "upgrade", "--selector", "", "--version", NEWER, "--max-unavailable", "1", "--timeout", "90s"
+            "node", "upgrade", "--selector", "", "--version", NEWER, "--max-unavailable", "25%", "--timeout", "90s"
         )
     finally:
         load.stop()
@@ -74,7 +49,9 @@ def test_agents_are_swapped_in_waves_and_nothing_that_runs_notices(whole: Whole)
 
 def test_a_version_that_gets_no_session_is_given_up_and_the_rest_left_alone(whole: Whole) -> None:
     before = {name: whole.containers(name) for name in whole.nodes}
-    offer(whole, BROKEN, ("fallow/agent/session.py", "await self._renew_alone()", "raise SystemExit(3)"))
+    offer(
+        whole.folder / "server", BROKEN, ("fallow/agent/session.py", "await self._renew_alone()", "raise SystemExit(3)")
+    )
     with pytest.raises(TestbedError, match="before it had a session"):
         whole.fallow("node", "upgrade", "n1", "n2", "n3", "--version", BROKEN, "--max-unavailable", "1")
     whole.wait_ready("n1", "n2", "n3", "gw1")
@@ -170,6 +147,11 @@ def test_a_machine_waits_for_approval_and_is_known_by_its_own_address(whole: Who
     (waiting,) = pending()
     assert waiting["source_address"] == whole.nodes["n4"].address
     assert waiting["labels"] == {"zone": "late"}
+    facts = waiting["facts"]
+    assert facts["engine"].startswith("podman 4."), "what it runs containers with"
+    assert all(
+        facts[name] for name in ("hostname", "os", "kernel", "architecture", "cpus", "memory_bytes", "disk_bytes")
+    )
     assert [found["value"] for found in waiting["variables"]] == ["r9"]
     assert "n4" not in whole.members()
     whole.fallow("node", "approve", waiting["id"][:12])
@@ -212,6 +194,20 @@ def test_a_node_removed_while_it_is_away_learns_so_when_it_is_back(whole: Whole)
     whole.fabric.restore(held)
     assert whole.agents[held].wait(30) == 77
     assert not whole.containers(held)
+
+
+def test_a_removed_node_may_go_on_running_what_it_runs(whole: Whole) -> None:
+    whole.boot("n5")
+    whole.join("n5", "--name", "n5", token=whole.token("node", "--label", "spot=n5"))
+    kept = web(whole.image, deploy={"replicas": 1}, fallow={"selector": "spot=n5", "routes": ["http://kept.test"]})
+    whole.deploy(kept, project="kept")
+    containers = whole.containers("n5")
+    assert len(containers) == 1
+    whole.fallow("node", "remove", "n5", "--force", "--keep-containers")
+    assert whole.agents["n5"].wait(20) == 77
+    assert whole.containers("n5") == containers
+    assert "n5" not in whole.members()
+    whole.fallow("deployment", "delete", "kept/web")
 
 
 def test_the_long_dead_are_purged_with_a_warning(whole: Whole) -> None:

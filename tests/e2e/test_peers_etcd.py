@@ -66,8 +66,8 @@ def pair() -> Iterator[Pair]:
             cluster.start_server()
             cluster.start_peer("second", cluster.second_port)
             cluster.boot("n1", "n2")
-            for name in cluster.nodes:
-                cluster.join(name, "--name", name, token=cluster.token("node"))
+            cluster.join("n1", "--name", "n1", token=cluster.token("node"))
+            cluster.join("n2", "--name", "n2", token=cluster.token("node"), port=cluster.second_port)
             cluster.start_gateway("gw1", cluster.http_port, cluster.token("gateway"))
             cluster.wait_ready("n1", "n2", "gw1")
             yield cluster
