@@ -47,6 +47,7 @@ def named() -> Iterator[Named]:
         )
         try:
             cluster.start_server()
+            cluster.fallow("pool", "create", "--cidr", str(fabric.subnet))
             cluster.boot(*NODES)
             for name in NODES:
                 cluster.join(name, "--name", name, token=cluster.token("node"))
@@ -60,7 +61,11 @@ def named() -> Iterator[Named]:
 
 def test_who_has_joined_has_a_name_wherever_names_are_served(named: Named) -> None:
     for name in NODES:
-        address = named.members()[name]["address"]
+        member = named.members()[name]
+        address = member["address"]
+        assert (address, member["lease"]["pool"]) == (named.nodes[name].address, "default"), (
+            "its own, of the direct pool"
+        )
         assert named.ask(f"{name}.node") == [address]
         assert named.ask(f"{name}.node", port=named.own_port) == [address]
         named.wait(partial(named.says, f"{name}.node", address), 10, "the gateway knows")

@@ -1,27 +1,20 @@
 """The overlay on real parts: nodes with engines in namespaces, real packets, and somebody who listens on the wire.
 
-n1, n2 and the gateway gw are in the pool `blue`, n3 is in `red`. The tests follow each other on one cluster.
+n1, n2 and the gateway gw are in the pool `blue`, n3 is in `red`, whose addresses are IPv6. The tests follow each other
+on one cluster.
 """
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from fallow.agent.network import interface_of
-from fallow.model.members import Lease, Member
-from fallow.model.pools import NetworkMode
-from fallow.store.cache import decode_item
-from fallow.store.contract import Put
-from fallow.store.sqlite import SqliteStore
 from testbed import images, parts
 from testbed.cluster import FALLOW, Cluster
 from testbed.engines import EngineNode
@@ -35,7 +28,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 PORT = 8455
 NODES = ("n1", "n2", "n3")
-LEASES = {"n1": "10.86.0.1", "n2": "10.86.0.2", "gw": "10.86.0.9", "n3": "10.87.0.3"}
+POOLS = {"blue": "10.86.0.0/24", "red": "fd00:87::/64"}
+LEASES = {"n1": "10.86.0.2", "n2": "10.86.0.3", "gw": "10.86.0.9", "n3": "fd00:87::3"}
 MARKER = "plain-as-day-4711"
 
 APPLICATION = """
@@ -67,6 +61,8 @@ class Overlay(Cluster):
                 str(node.folder / "agent"),
                 "--name",
                 name,
+                "--address",
+                LEASES[name],
                 "--http-port",
                 "80",
                 "--dns-listen",
@@ -75,6 +71,11 @@ class Overlay(Cluster):
             node.folder / "agent.log",
             self.environment | {"FALLOW_JOIN_TOKEN": token},
         )
+
+    def join_pool(self, name: str, pool: str) -> None:
+        """Let a node join that is to have its address of a pool."""
+        token = self.token("node", "--pool", pool, "--label", f"spot={name}")
+        self.join(name, "--name", name, "--address", LEASES[name], token=token)
 
     def deploy(self, name: str, spot: str, more: str = "", project: str = "test") -> None:
         file = self.fabric.folder / "compose.yaml"
@@ -96,7 +97,7 @@ class Overlay(Cluster):
                 members[name]["state"] == "ready"
                 and members[name]["address"] == LEASES[name]
                 and not members[name]["network_problem"]
-                and LEASES[name] in self.nodes[name].run("ip", "-4", "address", check=False)
+                and LEASES[name] in self.nodes[name].run("ip", "address", check=False)
                 for name in names
             )
 
@@ -122,25 +123,6 @@ def until(condition: Callable[[], bool], cluster: Overlay, what: str, seconds: f
     cluster.wait(condition, seconds, what, cluster.fabric.folder / "n1" / "agent.log")
 
 
-async def give_leases(path: Path, leases: dict[str, Lease]) -> None:
-    """Write leases into the store of a control plane that does not run."""
-    store = await SqliteStore.open(path)
-    try:
-        items, _ = await store.list("members/")
-        for item in items:
-            member = decode_item(item)
-            assert isinstance(member, Member)
-            changed = msgspec.structs.replace(member, lease=leases[member.name])
-            await store.commit([], [Put(item.key, msgspec.msgpack.encode(changed))])
-    finally:
-        await store.close()
-
-
-def lease_of(name: str) -> Lease:
-    pool = "red" if name == "n3" else "blue"
-    return Lease(address=LEASES[name], pool=pool, mode=NetworkMode.WIREGUARD, prefix_length=16, agent_port=PORT)
-
-
 @pytest.fixture(scope="module")
 def overlay() -> Iterator[Overlay]:
     parts.require("namespaces", "registry", "haproxy", "busybox", "curl", "wireguard")
@@ -154,15 +136,13 @@ def overlay() -> Iterator[Overlay]:
         cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
         try:
             cluster.start_server()
+            for pool, cidr in POOLS.items():
+                cluster.fallow("pool", "create", pool, "--cidr", cidr, "--mode", "wireguard")
             cluster.boot(*NODES, "gw")
             for name in NODES:
-                cluster.join(name, "--name", name, token=cluster.token("node", "--label", f"spot={name}"))
-            cluster.start_gateway_inside("gw", cluster.token("gateway"))
+                cluster.join_pool(name, "red" if name == "n3" else "blue")
+            cluster.start_gateway_inside("gw", cluster.token("gateway", "--pool", "blue"))
             cluster.wait_ready(*NODES, "gw")
-            cluster.kill_server()
-            store = fabric.folder / "server" / "fallow.db"
-            asyncio.run(give_leases(store, {name: lease_of(name) for name in LEASES}))
-            cluster.start_server()
             cluster.up(*LEASES)
             yield cluster
         finally:
@@ -251,6 +231,8 @@ def test_containers_find_and_reach_each_other_by_name(overlay: Overlay) -> None:
     assert resolved(n2, asking, "web") == LEASES["n1"]
     assert resolved(n2, asking, "web.test.svc.fallow.internal") == LEASES["n1"]
     assert resolved(n2, asking, "nobody") == ""
+    (srv,) = overlay.call("dns", "query", "web.test.svc.fallow.internal", "SRV", "--json")["answers"]
+    assert srv["value"].split()[2] == "8080", "the port of the lease where it is published"
     overlay.deploy("other", "n2", project="else")
     (stranger,) = [found for found in containers(n2) if name_of(n2, found) == "else/other"]
     assert resolved(n2, stranger, "web") == "", "the short name is for its project"
@@ -302,6 +284,31 @@ def test_traffic_goes_on_while_agents_are_killed_and_come_back(overlay: Overlay)
     assert stream.bad == 0
 
 
+def test_a_pool_grows_under_traffic_and_who_joins_beyond_its_old_end_is_reached(overlay: Overlay) -> None:
+    url = f"http://{LEASES['n1']}:{overlay.published('a')}/"
+    LEASES["n4"] = "10.86.77.4"
+    overlay.boot("n4")
+    overlay.join_pool("n4", "blue")
+    assert overlay.agents["n4"].wait(20) != 0, "there is no such address yet"
+    assert LEASES["n4"] in (overlay.nodes["n4"].folder / "agent.log").read_text()
+    stream = Stream(overlay.nodes["n2"], url)
+    try:
+        overlay.fallow("pool", "resize", "blue", "--cidr", "10.86.0.0/16")
+        for name in ("n1", "n2", "gw"):
+            until(lambda name=name: f"{LEASES[name]}/16" in overlay.nodes[name].run("ip", "address"), overlay, name)
+        overlay.join_pool("n4", "blue")
+        overlay.wait_ready("n4")
+        overlay.up("n1", "n2", "gw", "n4")
+        until(lambda: '"app"' in get(overlay.nodes["n4"], url, 2), overlay, "requests from beyond the old end")
+        before = stream.good
+        until(lambda: stream.good > before + 5, overlay, "requests after all of it")
+    finally:
+        stream.end()
+    assert stream.bad == 0
+    overlay.fallow("node", "remove", "n4")
+    assert overlay.agents["n4"].wait(20) == 77
+
+
 def test_an_interface_that_is_taken_away_comes_back(overlay: Overlay) -> None:
     id_ = overlay.members()["n1"]["id"]
     overlay.nodes["n1"].run("ip", "link", "del", interface_of(id_))
@@ -332,6 +339,15 @@ def test_who_is_removed_is_out(overlay: Overlay) -> None:
     assert get(two, url, 2) == ""
     assert LEASES["n2"] not in two.run("ip", "-4", "address"), "and has taken its interface away"
     assert one.running
+    held = {found["address"]: found["state"] for found in overlay.call("pool", "leases", "blue", "--json")["items"]}
+    assert held == {
+        LEASES["n1"]: "leased", LEASES["gw"]: "leased", LEASES["n2"]: "quarantined", LEASES["n4"]: "quarantined",
+    }  # fmt: skip
+    log = two.folder / "agent.log"
+    before = len(log.read_text())
+    overlay.join_pool("n2", "blue")
+    assert overlay.agents["n2"].wait(20) != 0
+    assert "quarantine" in log.read_text()[before:], "what still remembers the address must not reach a stranger"
 
 
 def containers(node: EngineNode) -> list[str]:
