@@ -1,11 +1,15 @@
 """Machines whose clock is wrong: the real command under libfaketime, a real gateway, a real control plane."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 
 from testbed import parts, processes
 from testbed.cluster import FALLOW, Cluster
@@ -70,3 +74,57 @@ def test_a_machine_an_hour_ahead_joins_and_stays_ready(cluster: Cluster) -> None
     cluster.gateways["ahead"] = process
     cluster.wait_ready("ahead")
     assert abs(cluster.members()["ahead"]["last_seen_at"] - cluster.members()["ahead"]["state_since"]) < 60
+
+
+@dataclass
+class Elsewhen(Cluster):
+    """A cluster, and people who use it, at another time: all that is started from now on has that clock."""
+
+    clock: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | self.clock
+
+    def members(self, role: str = "") -> dict[str, dict[str, Any]]:
+        """Return members by name, asked by a command, since this process has a clock of its own."""
+        return {found["name"]: found for found in self.call("node", "list", "--role", role or "all", "--json")["items"]}
+
+    def go_to(self, offset: str) -> None:
+        words = ["faketime", "-f", offset, "printenv", "LD_PRELOAD"]
+        library = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        self.clock = {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def expiry(folder: Path) -> float:
+    """Return until when the certificate of a member is valid."""
+    pem = json.loads((folder / "identity.json").read_text())["identity"]["certificate_pem"]
+    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
+
+
+def test_a_certificate_is_renewed_past_half_its_life_and_long_after_its_end() -> None:
+    """A gateway is started again after fifteen hours, then after forty days: its key has not been revoked."""
+    parts.require("namespaces", "haproxy", "faketime")
+    with Fabric() as fabric:
+        cluster = Elsewhen(fabric, port=free_port(17643))
+        try:
+            cluster.start_server()
+            cluster.start_gateway("gw", free_port(18190), cluster.token("gateway", "--label", "zone=a"))
+            cluster.wait_ready("gw")
+            before, folder = cluster.members()["gw"], cluster.folder / "gw"
+            for offset, hours in (("+15h", 14), ("+40d", 24 * 39)):
+                ends = expiry(folder)
+                processes.stop(cluster.gateways["gw"], 10)
+                cluster.kill_server()
+                cluster.go_to(offset)
+                cluster.start_server()
+                cluster.start_gateway("gw", free_port(18190))
+                renewed = lambda least=ends + hours * 3600: expiry(folder) > least  # noqa: E731
+                cluster.wait(renewed, 30, f"renewed at {offset}", folder / "gateway.log")
+                cluster.wait(lambda: cluster.members()["gw"]["connected"], 30, "back", folder / "gateway.log")
+            after = cluster.members()["gw"]
+            kept = ("id", "address", "labels", "created_at")
+            assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+            assert after["state"] == "ready"
+        finally:
+            cluster.close()

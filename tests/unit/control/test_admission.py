@@ -122,7 +122,7 @@ async def test_join_refuses_bad_requests_and_keeps_the_token(parts: Parts) -> No
     token = await parts.token()
     await refused(parts.join(token, new_key(), csr_pem="x"), 400, "bad-csr")
     await refused(parts.join(token, new_key(), address="nowhere"), 400, "bad-address")
-    for name in ("UPPER", "-a", "a_b", "a" * 41, "a\n"):
+    for name in ("UPPER", "-a", "a_b", "a" * 41, "a\n", "a.b", "web-1.node.fallow.internal", "*", "a;b", "é"):
         await refused(parts.join(token, new_key(), name=name), 400, "name-invalid")
     await parts.join(token, new_key(), name="fine")
 

@@ -1,4 +1,4 @@
-"""What a change of labels, of a label set, or of what a node measures does to pending replicas, with the real loops."""
+"""What a change of labels, of a label set, or of what a node measures does at once, with the real loops."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import pytest
 from control_rig import until
 from records import deployment, template
 from session_rig import Connection, Machine, hello
@@ -22,18 +23,21 @@ from fallow.drivers.authority import Authority
 from fallow.model.containers import ContainerSpec
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy
+from fallow.model.image_jobs import ImageAction, ImageJob, ImageTarget
 from fallow.model.labels import LabelSet, Variable
 from fallow.model.members import Member, MemberState
 from fallow.model.wire import Assign, Heartbeat, Usage, Welcome
 from fallow.store.open import open_store
 
+UNHURRIED = ("placement", "image-jobs")
+
 
 class Unhurried(ControlPlane):
-    """A control plane that never places because time passes: so what places was woken, however busy the machine is."""
+    """A control plane that does nothing of this because time passes: so it was woken, however busy the machine is."""
 
     def _led_controllers(self) -> Sequence[Controller]:
         found = super()._led_controllers()
-        return [replace(loop, every_seconds=3600.0) if loop.name == "placement" else loop for loop in found]
+        return [replace(loop, every_seconds=3600.0) if loop.name in UNHURRIED else loop for loop in found]
 
 
 class World:
@@ -122,6 +126,25 @@ async def test_changing_a_label_set_places_a_pending_replica_at_once(tmp_path: P
         stored = here.plane.cache.snapshot().label_sets["west"]
         await here.write(msgspec.structs.replace(stored, selector=parse_selector("zone in (a,b)")))
         await here.placed()
+
+
+@pytest.mark.parametrize("change", ["labels", "label set"])
+async def test_a_change_brings_a_node_into_an_open_image_job_at_once(tmp_path: Path, change: str) -> None:
+    west = LabelSet(id="west", created_at=0.0, updated_at=0.0, selector=parse_selector("zone=b"))
+    job = ImageJob(
+        id="job", created_at=0.0, updated_at=0.0, action=ImageAction.DELETE, reference="registry.example/shop:1",
+        target=ImageTarget(selector="@west"), wait_for_nodes=True,
+    )  # fmt: skip
+    async with world(tmp_path, PlacementPolicy(), west, job) as here:
+        await until(lambda: here.node.state is MemberState.READY)
+        assert not here.plane.cache.snapshot().image_tasks
+        stored = here.plane.cache.snapshot().label_sets["west"]
+        await here.write(
+            msgspec.structs.replace(here.node, labels={"zone": "b"})
+            if change == "labels"
+            else msgspec.structs.replace(stored, selector=parse_selector("zone=a"))
+        )
+        await until(lambda: set(here.plane.cache.snapshot().image_tasks) == {"job.n-a"})
 
 
 async def test_a_node_that_says_so_itself_gets_nothing(tmp_path: Path) -> None:

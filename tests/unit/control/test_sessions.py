@@ -100,10 +100,12 @@ async def test_facts_that_change_all_the_time_are_not_written_each_time_and_the_
         for number in range(5):
             await welcomed(rig, machine, facts=Facts(hostname=f"box-{number}"))
         assert rig.stored.member("n-a").facts.hostname == "box-0"
+        first = rig.stored.member("n-a").reported_at
         assert rig.stored.cache.revision == before + 1
         await welcomed(rig, other, facts=Facts(hostname="other"))
         assert rig.stored.member("n-b").facts.hostname == "other"
         await until(lambda: rig.stored.member("n-a").facts.hostname == "box-4")
+        assert 0 < first < rig.stored.member("n-a").reported_at, "when it last said something else is on record"
         assert rig.stored.cache.revision == before + 3
 
 

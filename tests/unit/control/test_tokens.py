@@ -1,5 +1,6 @@
 """Tokens: what is stored of them, how they are checked, and how the first one comes about."""
 
+import hmac
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -75,6 +76,40 @@ async def test_bearer(parts: Parts) -> None:
         assert parts.tokens.verify_bearer(bad) is None
     parts.now += 60
     assert parts.tokens.verify_bearer(text) is None
+
+
+async def test_a_right_a_wrong_and_an_unknown_secret_are_compared_alike(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a guess takes must not tell how much of it was right, nor whether there is such a token."""
+    join = await parts.token()
+    api = (await parts.tokens.create(TokenRequest(role="viewer", name="ci"), "api:a")).secret or ""
+    compare, compared = hmac.compare_digest, []
+
+    def watched(one: str, other: str) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+
+    def guesses(right: str) -> tuple[str, ...]:
+        kind, id_, secret, *rest = right.split(".")
+        nearly = secret[:-1] + ("b" if secret[-1] == "a" else "a")
+        return tuple(".".join((kind, *words, *rest)) for words in ((id_, nearly), (id_, "x" * 32), ("nobody", secret)))
+
+    seen = set()
+    for guess in (*guesses(join), join):
+        compared.clear()
+        try:
+            await parts.join(guess, new_key())
+        except Refused as refused:
+            assert refused.problem.type == "urn:fallow:token-unknown"
+        seen.add(tuple(compared))
+    assert len(seen) == 1
+    for guess in (*guesses(api), api):
+        compared.clear()
+        assert (parts.tokens.verify_bearer(guess) is not None) == (guess == api)
+        assert compared == [(64, 64)]
 
 
 async def test_first_admin_comes_once_and_again_when_all_have_expired(parts: Parts) -> None:
