@@ -452,6 +452,8 @@ async def test_an_absent_engine_is_unreachable() -> None:
 
 async def test_find_engine_finds_it_by_address(real: Backend) -> None:
     engine = await find_engine(real.url, node_id="node-found")
-    assert (await engine.info()).name == real.kind
+    info = await engine.info()
+    assert info.name == real.kind
+    assert await engine.product() == f"{info.name} {info.version}"
     assert await engine.list() == []
     await engine.close()

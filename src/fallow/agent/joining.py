@@ -78,7 +78,12 @@ async def join(
 
     identity = await _asked(base, credential, bundle, patience or Patience())
     store.save(base, identity)
-    return Joined(identity=identity, reused=False, message=f"joined as {identity.role} {identity.name}")
+    return Joined(identity=identity, reused=False, message=_told(identity))
+
+
+def _told(identity: Identity) -> str:
+    place = f" at {identity.lease.address}" if identity.lease.address else ""
+    return f"joined as {identity.role} {identity.name}{place}"
 
 
 def _request(token: str, csr_pem: str, application: Application) -> JoinRequest:

@@ -19,6 +19,8 @@ from fallow.model.labels import RelabelRequest, Variable
 from fallow.model.members import MemberChange, MemberView, Role, Scheduling
 from fallow.model.units import format_bytes, format_duration
 
+NAMED = (Role.NODE, Role.GATEWAY)  # roles whose members have a DNS name
+
 app = typer.Typer(no_args_is_help=True, help="Look after the machines that run containers, and other members.")
 
 app.add_typer(registrations.app)
@@ -133,7 +135,7 @@ def show(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
         if as_json:
             output.write_json(member)
             return
-        output.show(_described(member))
+        output.show(_described(member, client.dns().domain if member.role in NAMED else ""))
         if member.role is Role.NODE:
             running = [each for each in client.replicas(node=member.id).items if each.state not in ENDED]
             if running:
@@ -141,8 +143,8 @@ def show(ctx: typer.Context, name: Node, as_json: Json = False) -> None:
                 output.show(replica_table(running))
 
 
-def _described(member: MemberView) -> Table:
-    told = member.facts
+def _described(member: MemberView, domain: str) -> Table:
+    told, lease = member.facts, member.lease
     return output.facts(
         (
             ("name", member.name),
@@ -153,7 +155,12 @@ def _described(member: MemberView) -> Table:
             ("connected", f"{'yes' if member.connected else 'no'}, seen {output.age(member.last_seen_at)} ago"),
             ("address", member.address),
             ("pool", _pool(member)),
-            ("agent port", member.lease.agent_port if member.lease is not None else ""),
+            ("agent port", lease.agent_port if lease is not None else ""),
+            (
+                "host ports",
+                f"{lease.host_ports.first}-{lease.host_ports.last}" if lease and member.role is Role.NODE else "",
+            ),
+            ("DNS name", f"{member.name}.{member.role}.{domain}" if domain else ""),
             ("network", member.network_problem),
             ("function", member.function),
             ("labels", output.pairs(member.labels)),
@@ -171,8 +178,20 @@ def _described(member: MemberView) -> Table:
                 if told.memory_bytes
                 else "",
             ),
-            ("joined", output.clock(member.created_at)),
+            ("joined", _joined(member)),
+            ("facts as of", output.clock(member.reported_at) if member.reported_at else ""),
         )
+    )
+
+
+def _joined(member: MemberView) -> str:
+    """Return when it joined, where it called from, and where it said it was, if that is somewhere else."""
+    called = f", from {member.observed_address}" if member.observed_address else ""
+    said = member.temporary_address
+    return (
+        output.clock(member.created_at)
+        + called
+        + (f", saying it was {said}" if said and said != member.observed_address else "")
     )
 
 

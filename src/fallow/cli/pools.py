@@ -40,14 +40,16 @@ AgentPort = Annotated[
 @app.command(
     epilog="""Examples:
 
-  fallow pool create default --cidr 10.86.0.0/16 --mode wireguard
+  fallow pool create --cidr 10.86.0.0/16 --mode wireguard
   fallow pool create rack-7 --cidr 192.168.7.0/24
   fallow pool create lab --cidr fd00:86::/64 --mode wireguard --quarantine 10m"""
 )
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for it; `default` is the one that is meant.")],
     cidr: Cidr,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name for it; members that name none get addresses of `default`.")
+    ] = "default",
     mode: Annotated[
         str,
         typer.Option(

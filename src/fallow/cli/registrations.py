@@ -39,7 +39,9 @@ def pending(ctx: typer.Context, as_json: Json = False) -> None:
 def _table(found: Sequence[RegistrationView]) -> Table:
     now = time.time()
     return output.rows(
-        output.table("ID", "NAME", "ROLE", "FROM", "SAYS IT IS AT", "MACHINE", "FOR", "VARIABLES", "TOKEN", "WAITING"),
+        output.table(
+            "ID", "NAME", "ROLE", "FROM", "SAYS IT IS AT", "MACHINE", "FOR", "VARIABLES", "GETS", "TOKEN", "WAITING"
+        ),
         (
             (
                 each.id[:SHORT_ID],
@@ -50,6 +52,7 @@ def _table(found: Sequence[RegistrationView]) -> Table:
                 _machine(each),
                 each.function,
                 " ".join(f"{variable.name}={variable.value}" for variable in each.variables),
+                output.pairs(each.labels),
                 f"{each.token_id} of {each.token_created_by}" if each.token_created_by else each.token_id,
                 output.age(each.requested_at, now),
             )
@@ -66,7 +69,8 @@ def _place(each: RegistrationView) -> str:
 def _machine(each: RegistrationView) -> str:
     facts = each.facts
     size = f"{facts.cpus:g} cpus, {format_bytes(facts.memory_bytes)}" if facts.cpus else ""
-    return ", ".join(filter(None, (facts.hostname, facts.os, facts.architecture, facts.engine, size)))
+    disk = f"{format_bytes(facts.disk_bytes)} disk" if facts.disk_bytes else ""
+    return ", ".join(filter(None, (facts.hostname, facts.os, facts.architecture, facts.engine, size, disk)))
 
 
 @app.command(

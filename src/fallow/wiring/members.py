@@ -34,8 +34,9 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
     from fallow.drivers.registry.http import HttpRegistry
 
     found = await find_engine(options.engine)  # without an engine no token should be used up
+    product = await found.product()
     await found.close()
-    identity = await join(options, Role.NODE)
+    identity = await join(options, Role.NODE, product)
     if options.install:
         marks = options.watermarks.text if options.watermarks is not None else "off"
         engine_words = ["--engine", options.engine] if options.engine else []
@@ -62,8 +63,8 @@ async def gateway(options: GatewayOptions, stop: asyncio.Event, upgrades: bool =
     from fallow.agent.names import NameService
 
     proxy = haproxy_of(options)
-    await proxy.version()  # without HAProxy no token should be used up
-    identity = await join(options, Role.GATEWAY)
+    version = await proxy.version()  # without HAProxy no token should be used up
+    identity = await join(options, Role.GATEWAY, version)
     if options.install:
         places = [word for place in options.dns_listen for word in ("--dns-listen", place)]
         words = ["gateway", "--http-port", str(options.http_port), "--haproxy", options.haproxy, *places]
@@ -127,8 +128,11 @@ def haproxy_of(options: GatewayOptions) -> "HAProxy":
     return HAProxy(options.data / "haproxy", http_port=options.http_port, program=options.haproxy)
 
 
-async def join(options: MemberOptions, role: Role) -> "IdentityStore":
-    """Return the identity kept in the data folder; with a token, join for one first."""
+async def join(options: MemberOptions, role: Role, engine: str = "") -> "IdentityStore":
+    """Return the identity kept in the data folder; with a token, join for one first.
+
+    `engine` is what the member runs its work with, such as `podman 4.3.1`, for whoever decides about it.
+    """
     from fallow.agent import joining
     from fallow.agent.identity import IdentityStore
     from fallow.agent.vitals import Vitals
@@ -139,7 +143,7 @@ async def join(options: MemberOptions, role: Role) -> "IdentityStore":
             role=role,
             name=options.name,
             function=options.function,
-            facts=Vitals(folder=options.data).facts(""),
+            facts=Vitals(folder=options.data).facts(engine),
             variables=options.variables,
             address=options.address,
         )

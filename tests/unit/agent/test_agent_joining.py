@@ -135,6 +135,7 @@ async def test_a_token_becomes_an_identity(control, ca, tmp_path):
     joined = await join(control.url, token(ca) + "\n", NODE, tmp_path / "data")
     assert not joined.reused
     assert joined.identity.member_id == "n-1"
+    assert joined.message == f"joined as node {joined.identity.name} at {joined.identity.lease.address}"
     (request,) = control.joins()
     assert (request.token, request.role, request.name) == (token(ca), Role.NODE, "web-1")
     assert (request.temporary_address, request.temporary_port) == ("", 0), "a loopback address means nothing elsewhere"

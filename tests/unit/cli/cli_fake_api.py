@@ -14,11 +14,15 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Counts, DeploymentSpec, DeploymentView, ReplicaState, ReplicaView, RouteSpec
 from fallow.model.events import Event
 from fallow.model.members import Facts, MemberState, MemberView, Role, Scheduling
+from fallow.model.names import DnsStatus
 from fallow.model.problems import Problem
 from fallow.model.routes import RouteView
 from fallow.model.tokens import TokenView
 
 TOKEN = "fallow-api.tok1.s3cr3t"
+
+
+NAMES = DnsStatus(domain="fallow.internal", revision=7, age_seconds=3.0, hosts=0, services=0, endpoints=0)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ Answer = Callable[[Asked], object]
 class FakeApi:
     """`answers` maps `METHOD /path` to a value, or to a function of the request; an iterator is streamed."""
 
-    answers: dict[str, object] = field(default_factory=dict)
+    answers: dict[str, object] = field(default_factory=lambda: {"GET /v1/dns": NAMES})
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
 

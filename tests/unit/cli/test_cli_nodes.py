@@ -10,7 +10,8 @@ from cli_fake_api import Asked, FakeApi, listing, member, replica
 from conftest import Fallow
 
 from fallow.model.deployments import ReplicaState
-from fallow.model.members import AgentWish, MemberState, Role, Scheduling
+from fallow.model.members import AgentWish, Lease, MemberState, Role, Scheduling
+from fallow.model.pools import NetworkMode, PortRange
 from fallow.model.problems import Problem
 from fallow.model.upgrades import UpgradeView
 
@@ -74,7 +75,27 @@ def test_show(api: FakeApi, fallow: Fallow) -> None:
     assert "builds" in ran.out
     assert "r-1" in ran.out
     assert "r-2" not in ran.out
-    assert api.asked[1].query == {"node": "n-node-1"}
+    (asked,) = [each for each in api.asked if each.path == "/v1/replicas"]
+    assert asked.query == {"node": "n-node-1"}
+
+
+def test_show_tells_what_a_machine_got_by_joining(api: FakeApi, fallow: Fallow) -> None:
+    lease = Lease(address="10.86.0.7", pool="default", mode=NetworkMode.WIREGUARD, agent_port=8455,
+                  host_ports=PortRange(first=20000, last=20999))  # fmt: skip
+    joined = member(
+        address="10.86.0.7",
+        lease=lease,
+        observed_address="203.0.113.9",
+        temporary_address="192.168.1.4",
+        reported_at=9e8,
+    )
+    api.on("GET /v1/members/node-1", joined)
+    api.on("GET /v1/replicas", listing())
+    lines = {line[:10].strip(): line for line in fallow("node", "show", "node-1").out.splitlines()}
+    assert "20000-20999" in lines["host ports"]
+    assert "node-1.node.fallow.internal" in lines["DNS name"]
+    assert "from 203.0.113.9, saying it was 192.168.1.4" in lines["joined"]
+    assert "1998" in lines["facts as o"]
 
 
 def test_names_are_quoted_in_the_path(api: FakeApi, fallow: Fallow) -> None:

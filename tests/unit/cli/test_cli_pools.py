@@ -53,6 +53,13 @@ def test_create(fallow: Fallow, api: FakeApi) -> None:
     assert len(api.bodies("POST /v1/pools")) == 1
 
 
+def test_a_pool_without_a_name_is_the_one_that_is_meant(fallow: Fallow, api: FakeApi) -> None:
+    api.on("POST /v1/pools", pool())
+    assert fallow("pool", "create", "--cidr", "10.86.0.0/16").code == 0
+    (sent,) = api.bodies("POST /v1/pools")
+    assert (sent["name"], sent["mode"]) == ("default", "direct")
+
+
 def test_list_and_show(fallow: Fallow, api: FakeApi) -> None:
     api.on("GET /v1/pools", listing(pool(), pool("rack", mode=NetworkMode.DIRECT)))
     api.on("GET /v1/pools/rack", pool("rack", mode=NetworkMode.DIRECT))

@@ -41,6 +41,12 @@ class DockerConnection:
         """Return the machine's architecture as OCI images name it; asked of the engine once."""
         return configuration.architecture_name((await self._facts())["Architecture"])
 
+    async def product(self) -> str:
+        """Return what the engine is, such as `podman 4.3.1`. Raises EngineError."""
+        told = await self._facts()
+        name = "podman" if "BuildahVersion" in told else "docker"  # which Docker does not have, and Podman always tells
+        return f"{name} {told.get('ServerVersion') or ''}".strip()
+
     async def disk(self) -> tuple[int, int]:
         """Return size and free space, in bytes, of the disk that holds the images; 0 when it is not on this machine."""
         return disk_of((await self._facts()).get("DockerRootDir") or "")
