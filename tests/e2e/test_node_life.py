@@ -148,7 +148,7 @@ def test_a_machine_waits_for_approval_and_is_known_by_its_own_address(whole: Who
     assert waiting["source_address"] == whole.nodes["n4"].address
     assert waiting["labels"] == {"zone": "late"}
     facts = waiting["facts"]
-    assert facts["engine"].startswith("podman 4."), "what it runs containers with"
+    assert facts["engine"].startswith("podman "), "what it runs containers with"
     assert all(
         facts[name] for name in ("hostname", "os", "kernel", "architecture", "cpus", "memory_bytes", "disk_bytes")
     )

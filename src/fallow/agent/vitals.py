@@ -139,9 +139,10 @@ class Vitals:
         return found
 
     def _disk(self) -> tuple[int, int]:
-        """Return size and free space in bytes."""
+        """Return size and free space in bytes; before the folder is made, of the disk that it will be on."""
+        folder = self.folder.absolute()
         try:
-            found = os.statvfs(self.folder)
+            found = os.statvfs(next(place for place in (folder, *folder.parents) if place.exists()))
         except OSError:
             return 0, 0
         return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail

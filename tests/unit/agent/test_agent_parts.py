@@ -144,6 +144,11 @@ def test_vitals_of_this_machine():
     assert here.usage(3).containers == 3
 
 
+def test_a_machine_tells_its_disk_before_its_folder_is_there(tmp_path):
+    later = Vitals(folder=tmp_path / "not" / "yet")
+    assert later.facts("").disk_bytes == Vitals(folder=tmp_path).facts("").disk_bytes > 0
+
+
 def test_quotas_of_any_group_above_count(tmp_path):
     found = vitals(
         tmp_path,
