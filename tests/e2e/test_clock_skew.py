@@ -39,14 +39,21 @@ def cluster() -> Iterator[Cluster]:
             found.close()
 
 
+def clock(offset: str) -> dict[str, str]:
+    """Return what gives a process a clock that is off; with `faketime` in front, a signal would end that alone."""
+    words = ["faketime", "-f", offset, "printenv", "LD_PRELOAD"]
+    library = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
 def command(cluster: Cluster, name: str, offset: str) -> tuple[list[str], Mapping[str, str]]:
     """Return the command that joins a gateway on a machine whose clock is off by `offset`, and its environment."""
     folder = cluster.folder / name
     folder.mkdir()
-    environment = {"FALLOW_JOIN_TOKEN": cluster.token("gateway"), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    environment = {"FALLOW_JOIN_TOKEN": cluster.token("gateway"), **clock(offset)}
     port = str(free_port(18090))
     words = ["gateway", cluster.url, "--data", str(folder), "--name", name, "--http-port", port]
-    return ["faketime", "-f", offset, FALLOW, *words], {**cluster.environment, **environment}
+    return [FALLOW, *words], {**cluster.environment, **environment}
 
 
 @pytest.mark.parametrize(("name", "offset", "told"), [("early", "-1d", "1d behind"), ("late", "+25h", "ahead")])
@@ -90,11 +97,6 @@ class Elsewhen(Cluster):
         """Return members by name, asked by a command, since this process has a clock of its own."""
         return {found["name"]: found for found in self.call("node", "list", "--role", role or "all", "--json")["items"]}
 
-    def go_to(self, offset: str) -> None:
-        words = ["faketime", "-f", offset, "printenv", "LD_PRELOAD"]
-        library = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-        self.clock = {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-
 
 def expiry(folder: Path) -> float:
     """Return until when the certificate of a member is valid."""
@@ -116,7 +118,7 @@ def test_a_certificate_is_renewed_past_half_its_life_and_long_after_its_end() ->
                 ends = expiry(folder)
                 processes.stop(cluster.gateways["gw"], 10)
                 cluster.kill_server()
-                cluster.go_to(offset)
+                cluster.clock = clock(offset)
                 cluster.start_server()
                 cluster.start_gateway("gw", free_port(18190))
                 renewed = lambda least=ends + hours * 3600: expiry(folder) > least  # noqa: E731
