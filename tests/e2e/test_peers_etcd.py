@@ -6,6 +6,7 @@ import pytest
 from whole_cluster import Whole
 
 from demo.load import Load
+from fallow.client.contexts import resolve
 from fallow.client.errors import ClientError
 from fallow.model.peers import PeerView
 from testbed import images, parts
@@ -107,7 +108,8 @@ def test_the_leader_is_killed_and_nobody_notices(pair: Pair) -> None:
         with pair.client(pair.second_port) as second:
             assert {found.id for found in second.replicas().items if found.state == "running"} == before
         both = ",".join(f"https://{pair.address}:{port}" for port in (pair.port, pair.second_port))
-        assert "test/web" in pair.fallow("deployment", "list", env={"FALLOW_URL": both})
+        name = resolve(environment=pair.environment).name
+        assert "test/web" in pair.fallow("deployment", "list", env={"FALLOW_CONTEXT": name, "FALLOW_URL": both})
     finally:
         load.stop()
     assert load.sent["steady"] > 0

@@ -55,7 +55,7 @@ def test_the_one_that_was_reached_is_asked_again() -> None:
 
 def test_what_may_have_been_sent_is_not_sent_to_another() -> None:
     processes = Processes({"c1"}, {"c2"})
-    with pytest.raises(Unreachable, match="https://c2:7443 cannot be reached: it did not answer in time"):
+    with pytest.raises(Unreachable, match=r"https://c2:7443 cannot be reached: it did not answer in time"):
         client_of(processes).version()
     assert processes.asked == ["c1", "c2"]
 
@@ -95,7 +95,7 @@ def test_urls_are_checked_one_by_one() -> None:
      ",".join(f"https://c{number}" for number in range(MOST_URLS + 1))],
 )  # fmt: skip
 def test_urls_that_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="URL|https"):
+    with pytest.raises(ValueError, match=r"URL|https"):
         check_urls(text)
 
 
