@@ -261,9 +261,12 @@ class Watch:
 
     def _may_not_know(self, at: float) -> bool:
         """Say whether what is committed now may have been decided before `at`: its process may have been held up."""
+        return self._now() - at < STALE_SECONDS + self._held_seconds()
+
+    def _held_seconds(self) -> float:
+        """Return for how long the process whose turn it is took nothing in, because it was frozen until just now."""
         began, ended = self.held_up.get(acting(), (0.0, 0.0))
-        held = ended - began if self._now() - ended < STALE_SECONDS else 0.0
-        return self._now() - at < STALE_SECONDS + held
+        return ended - began if self._now() - ended < STALE_SECONDS else 0.0
 
     def _update_changed(self, before: Deployment, after: Deployment, status: UpdateStatus) -> None:
         said = f": {status.reason or status.paused_because}" if status.reason or status.paused_because else ""

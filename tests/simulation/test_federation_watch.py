@@ -194,6 +194,17 @@ def test_telling_more_than_fits_to_one_that_lied() -> None:
     assert picture.broken is None
 
 
+@pytest.mark.parametrize(("froze_after", "allowed"), [(1.0, True), (13.0, False)])
+def test_telling_more_than_fits_by_what_was_known_before_a_freeze(froze_after: float, allowed: bool) -> None:
+    picture = Picture()
+    picture.sites["c"].lied_at, picture.sites["c"].cpus = picture.at, 1.0
+    began, picture.at = picture.at + froze_after, picture.at + 14.0
+    picture.watch.held_up[""] = (began, picture.at)
+    picture.hear("c")  # that waited to be read
+    picture.commit(picture.division(a=0, b=0, c=4), picture.share("c", 4))
+    assert (picture.broken is None) is allowed
+
+
 def test_telling_more_to_who_takes_no_more() -> None:
     for changes in ({"state": MemberState.SUSPECT}, {"scheduling": Scheduling.DRAINING}):
         picture = Picture()

@@ -244,12 +244,16 @@ class FederationWatch(Watch):
         self._check_room(site)
 
     def _check_room(self, site: Site) -> None:
-        """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds."""
-        if site.lie is not None or self._now() - self.silence(site.id) - site.lied_at < ORDERED_SECONDS:
+        """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds.
+
+        Nor what arrived while the process that tells it was frozen: it may decide before it has read and stored that.
+        """
+        known_at = self._now() - self.silence(site.id) - self._held_seconds()
+        if site.lie is not None or known_at - site.lied_at < ORDERED_SECONDS:
             return  # it was not heard for long since
         told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}
         cpus = {id_: found.spec.container.resources.cpus for id_, found in self.deployments().items()}
-        since = self._now() - self.silence(site.id) - UNTOLD_SECONDS
+        since = known_at - UNTOLD_SECONDS
         seen = [then for then in (*self._rooms[site.id], self._room(site)) if then.at >= since]
         lacking = []
         for then in seen:
