@@ -18,13 +18,13 @@ from division_cases import (
     wish,
     with_spec,
 )
-from records import NOW, replica, snapshot
+from records import NOW, replica, snapshot, template
 
 from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
 from fallow.decide.federation.fence import stopped_after
-from fallow.decide.federation.shapes import question_of
+from fallow.decide.federation.shapes import largest, question_of
 from fallow.decide.federation.table import Table
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.deployments import Deployment, Origin
@@ -403,3 +403,29 @@ def test_what_was_told_and_taken_back_may_be_told_again_at_once() -> None:
     web = wish("web", 5, cpus=1.0)
     back = share(web, "a", 0, order=50, least=0, highest=5)
     assert divide_one(web, cluster("a"), room("a", (web, 5), orders={web.id: 1}), back) == {"a": 5}
+
+
+@pytest.mark.parametrize(
+    ("counted", "renewed_at", "left"),
+    [
+        ({}, 60, 2),  # both may have been begun as large as they were
+        ({"d-shrunk": 45}, 60, 2),
+        ({"d-shrunk": 45}, 40, 4),  # orders it had not taken in were for small ones
+        ({"d-shrunk": 50}, 60, 6),  # it has counted them, as large as they are
+    ],
+)
+def test_what_was_told_of_a_larger_shape_holds_that_much_room_until_it_is_counted(
+    counted: dict[str, int], renewed_at: int, left: int
+) -> None:
+    web, large, small = wish("web", 9, cpus=1.0), wish("shrunk", 2, cpus=2.0), wish("shrunk", 2, cpus=1.0)
+    now = msgspec.structs.replace(small, generation=2, revision=renewed_at)
+    templates = template(large), msgspec.structs.replace(template(now), revision=renewed_at)
+    told = share(now, "a", 2, order=50, least=0, highest=2, reported=None)
+    answers = room("a", (web, 6), (large, 3), orders={web.id: 1, **counted}, summary=RoomSummary(nodes=1))
+    assert divide_one(web, cluster("a"), answers, now, told, *templates) == {"a": left}
+
+
+def test_shapes_of_which_one_is_larger_in_this_and_another_in_that_hold_the_room_of_both() -> None:
+    wide, tall = question_of(wish(cpus=2.0, memory_bytes=1)), question_of(wish(cpus=1.0, memory_bytes=5))
+    assert largest([wide, tall]) == question_of(wish(cpus=2.0, memory_bytes=5))
+    assert largest([wide, wide]) == wide

@@ -28,7 +28,7 @@ class Reservations:
         self._load = np.zeros(rooms.free.shape)  # places that promises for other shapes take, but for rounding
         self._others = np.zeros(rooms.free.shape)  # replicas of other shapes that take some
         self._any = False
-        uncounted = rooms.by_shape(rooms.uncounted, rooms.shape_of) + rooms.ending
+        uncounted = rooms.by_shape(rooms.uncounted, rooms.shape_of) + rooms.outdated
         for shape in np.flatnonzero(uncounted.any(axis=1)).tolist():
             self.promise(shape, uncounted[shape])
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fallow.decide.federation.divide import Counts
 from fallow.decide.federation.migrate import held, obeyed
-from fallow.decide.federation.shapes import Ratios, divided, question_of, slots_taken
+from fallow.decide.federation.shapes import Ratios, asked_by, divided, largest, question_of, slots_taken
 from fallow.decide.federation.stuck import is_held
 from fallow.decide.placement.request import going
 from fallow.decide.snapshot import Snapshot
@@ -29,11 +29,12 @@ UNCAPPED = 2**40  # more than any bound of a share
 
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
-    """Rows are `deployments`, columns `clusters`; `free`, `unanswered` and `ending` have a row a shape instead.
+    """Rows are `deployments`, columns `clusters`; `free`, `unanswered` and `outdated` have a row a shape instead.
 
     `told` is what each cluster is told to run, `uncounted` how many it may have begun since it counted its room, and
     `caps` what it can get at the most because it could not place more. So many as are `covered` it may be told to run
-    without taking more room than that. `ending` are uncounted ones of what is being deleted.
+    without taking more room than that. `outdated` are uncounted ones of what is being deleted, and those that may be
+    larger than what their deployment asks for now; `uncounted` has all others.
     `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
     stand side by side. `nodes` is how many nodes each cluster has.
     """
@@ -48,7 +49,7 @@ class Rooms:
     caps: Counts
     covered: Counts
     uncounted: Counts
-    ending: Counts
+    outdated: Counts
     free: Counts
     unanswered: Mask
 
@@ -70,20 +71,18 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
     asked = [(question_of(found), found) for found in divided(snapshot)]
     asked.sort(key=lambda pair: (*_size(pair[0]), pair[0].key, pair[1].created_at, pair[1].id))
     rows = {found.id: row for row, (_, found) in enumerate(asked)}
-    going = {found.id: question_of(found) for found in _ending(snapshot)}
-    by_key = {question.key: question for question in (*(question for question, _ in asked), *going.values())}
+    columns = {cluster.id: column for column, cluster in enumerate(clusters)}
+    orders = _orders(snapshot, now, rows, columns)
+    questions = (*(question for question, _ in asked), *(found.asked for found in orders.outdated))
+    by_key = {question.key: question for question in questions}
     number = {key: index for index, key in enumerate(by_key)}
     shapes = tuple(by_key.values())
     shape_of = np.array([number[question.key] for question, _ in asked], dtype=np.int64)
     answers = [snapshot.rooms.get(cluster.id) for cluster in clusters]
     free, unanswered = _answers(shapes, answers)
-    columns = {cluster.id: column for column, cluster in enumerate(clusters)}
-    orders = _orders(snapshot, now, rows, columns)
-    ending = np.zeros(free.shape, dtype=np.int64)
-    for share in (share for id_ in going for share in snapshot.shares_by_deployment[id_]):
-        if share.cluster_id in columns:
-            row = number[going[share.deployment_id].key]
-            ending[row, columns[share.cluster_id]] += _uncounted(snapshot, share)
+    outdated = np.zeros(free.shape, dtype=np.int64)
+    for found in orders.outdated:
+        outdated[number[found.asked.key], found.column] += found.count
     return Rooms(
         clusters=clusters,
         deployments=tuple(found for _, found in asked),
@@ -95,7 +94,7 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
         caps=orders.caps,
         covered=orders.covered,
         uncounted=orders.uncounted,
-        ending=np.clip(ending, 0, MOST),
+        outdated=np.clip(outdated, 0, MOST),
         free=free,
         unanswered=unanswered,
     )
@@ -143,11 +142,21 @@ def guessed(asked: RoomQuestion, summary: RoomSummary) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class _Outdated:
+    """Replicas that one cluster may have begun of a shape that is asked for no more."""
+
+    asked: RoomQuestion
+    column: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Orders:
     told: Counts
     caps: Counts
     covered: Counts
     uncounted: Counts
+    outdated: Sequence[_Outdated]
 
 
 def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Mapping[str, int]) -> _Orders:
@@ -155,13 +164,21 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
     told, uncounted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     covered = np.zeros(shape, dtype=np.int64)
     caps = np.full(shape, UNCAPPED, dtype=np.int64)
+    outdated = []
     for share in snapshot.shares.values():
         row, column = rows.get(share.deployment_id), columns.get(share.cluster_id)
-        if row is None or column is None:
+        deployment = snapshot.deployments.get(share.deployment_id)
+        if column is None or deployment is None or deployment.origin is not None:
+            continue
+        began = _uncounted(snapshot, share)
+        asked = _begun_as(snapshot, share, deployment) if began else None
+        if asked is not None and (row is None or asked.key != question_of(deployment).key):
+            outdated.append(_Outdated(asked, column, began))
+        elif row is not None:
+            uncounted[row, column] = began
+        if row is None:
             continue
         told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
-        began = _uncounted(snapshot, share)
-        uncounted[row, column] = began
         covered[row, column] = _highest(share) if began else 0
         if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
@@ -169,14 +186,13 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         for row, count in _undivided(snapshot, rows):
             told[row, columns[HERE_ID]] = count
     told = np.clip(told, 0, MOST)
-    return _Orders(told, caps, np.maximum(told, np.clip(covered, 0, MOST)), np.clip(uncounted, 0, MOST))
+    return _Orders(told, caps, np.maximum(told, np.clip(covered, 0, MOST)), np.clip(uncounted, 0, MOST), outdated)
 
 
-def _ending(snapshot: Snapshot) -> Iterable[Deployment]:
-    """Yield what is being deleted, and may have been begun just before."""
-    for found in snapshot.deployments.values():
-        if found.deleting and found.origin is None and found.id in snapshot.shares_by_deployment:
-            yield found
+def _counted(snapshot: Snapshot, share: Share) -> int | None:
+    """Return the order that a cluster had taken in when it counted its room; None: none of this deployment."""
+    room = snapshot.rooms.get(share.cluster_id)
+    return room.orders.get(share.deployment_id) if room is not None else None
 
 
 def _uncounted(snapshot: Snapshot, share: Share) -> int:
@@ -184,13 +200,28 @@ def _uncounted(snapshot: Snapshot, share: Share) -> int:
 
     It may have, though it was told otherwise since.
     """
-    room = snapshot.rooms.get(share.cluster_id)
-    counted = room.orders.get(share.deployment_id) if room is not None else None  # the order it had taken in then
+    counted = _counted(snapshot, share)
     if counted is not None and counted >= share.order:
         return 0
     if counted is None or share.reported is None or counted < share.reported.revision:
         return _highest(share)
     return _highest(share) - share.least
+
+
+def _begun_as(snapshot: Snapshot, share: Share, deployment: Deployment) -> RoomQuestion:
+    """Return a shape that takes the room of whatever a cluster may have begun since it counted its room.
+
+    That is of every generation that an order it had not taken in by then may have been for: all since the one that
+    was the newest at that order's revision.
+    """
+    counted, found = _counted(snapshot, share), [question_of(deployment)]
+    for generation in range(deployment.generation, 1, -1):
+        newer = snapshot.templates.get(f"{deployment.id}.{generation}")
+        older = snapshot.templates.get(f"{deployment.id}.{generation - 1}")
+        if newer is None or older is None or (counted is not None and newer.revision <= counted):
+            break
+        found.append(asked_by(older.container, older.placement, deployment.id))
+    return largest(found) if len(found) > 1 else found[0]
 
 
 def _highest(share: Share) -> int:

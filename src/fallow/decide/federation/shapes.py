@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fallow.decide.placement.request import Request, ports_of, reservation
 from fallow.decide.snapshot import Snapshot
-from fallow.model.containers import PortSpec, Resources
+from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Deployment, PlacementPolicy
 from fallow.model.labels import Selector
 from fallow.model.rooms import MOST, RoomQuestion
@@ -28,14 +28,29 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def question_of(deployment: Deployment) -> RoomQuestion:
-    """Return the question of room for one more replica of a deployment.
+    """Return the question of room for one more replica of a deployment."""
+    return asked_by(deployment.spec.container, deployment.spec.placement, deployment.id)
+
+
+def asked_by(container: ContainerSpec, placement: PlacementPolicy, deployment_id: str) -> RoomQuestion:
+    """Return the question of room for one more replica that is made of this.
 
     Its key says all that bears on the answer and nothing else: reservations, host ports, which nodes may be used. Where
     at most so many may stand on a node, it matters what the deployment has there, and the question names it.
     """
-    spec = deployment.spec
-    crowded = deployment.id if spec.placement.max_per_node else ""
-    return _question(spec.container.resources, ports_of(spec.container), spec.placement, crowded)
+    crowded = deployment_id if placement.max_per_node else ""
+    return _question(container.resources, ports_of(container), placement, crowded)
+
+
+def largest(asked: Sequence[RoomQuestion]) -> RoomQuestion:
+    """Return a shape that takes as much room as any of these, and may go where the first may."""
+    resources = Resources(
+        cpus=max(each.resources.cpus for each in asked), memory_bytes=max(each.resources.memory_bytes for each in asked)
+    )
+    fixed = dict.fromkeys((port.protocol, port.host) for each in asked for port in each.ports if port.host)
+    free = max(([port for port in each.ports if not port.host] for each in asked), key=len)
+    ports = (*(PortSpec(container=1, protocol=protocol, host=host) for protocol, host in fixed), *free)
+    return _question(resources, ports, asked[0].placement, asked[0].deployment_id)
 
 
 def questions(snapshot: Snapshot) -> tuple[RoomQuestion, ...]:
