@@ -115,11 +115,11 @@ class Runner:
             pause = await self._once(controller)
             spent = loop.time() - began
             await asyncio.sleep(rest_seconds(spent, controller.rest_factor))
+            due = loop.call_later(pause, controller.awake.set)
             try:
-                async with asyncio.timeout(pause):
-                    await controller.awake.wait()
-            except TimeoutError:
-                pass
+                await controller.awake.wait()
+            finally:
+                due.cancel()
 
     async def _once(self, controller: Controller) -> float:
         """Run one controller once and return after how many seconds to run it again at the latest."""
