@@ -100,7 +100,7 @@ def test_what_a_replica_takes_from_other_shapes() -> None:
     http = asked(1.0, 0, PortSpec(container=80, host=80))
     also_http = asked(4.0, 0, PortSpec(container=8080, host=80))
     ports = asked(1.0, 0, PortSpec(container=80), PortSpec(container=81))
-    table = slots_taken([large, small, free, http, also_http, ports])
+    table = slots_taken((large, small, free, http, also_http, ports))
     assert table[0].tolist() == [1, 4, 0, 2, 0.5, 2]
     assert table[1].tolist() == [4, 1, 0, 0.5, 0.125, 0.5]
     assert table[2].tolist() == [0, 0, 1, 0, 0, 0]

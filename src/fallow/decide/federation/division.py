@@ -82,7 +82,7 @@ def _turn(table: Table, reservations: Reservations, rows: Rows, shares: Counts, 
     Writes `shares`, and in `given` what clusters get beyond what they are told. The first of `rows` always gets all.
     """
     rooms = table.rooms
-    left = reservations.left(np.unique(rooms.shape_of[rows]).tolist())
+    left = reservations.left(set(rooms.shape_of[rows].tolist()))
     asked = table.asked(rows, shares[rows], table.ceilings(rows, left, given), turn)
     found = shares_of(asked)
     wanted = np.maximum(found - rooms.covered[rows], 0)
@@ -119,6 +119,8 @@ def _granted(rooms: Rooms, reservations: Reservations, rows: Rows, wanted: Count
 
 def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Counts) -> None:
     """Take promises back that are not needed any more."""
+    if not counts.any():
+        return
     by_shape = rooms.by_shape(counts, rooms.shape_of[rows])
     for shape in np.flatnonzero(by_shape.any(axis=1)).tolist():
         reservations.promise(shape, -by_shape[shape])
@@ -147,6 +149,8 @@ def _targets(table: Table, shares: Counts) -> dict[str, Target]:
             )
         else:
             changed.append(row)
+    if not changed:
+        return targets
     rows = np.array(changed, dtype=np.int64)
     short = rows[np.array([lacking[row] > 0 for row in changed], dtype=np.bool_)]
     reasons = dict(zip(short.tolist(), Reasons(table, short, shares[short]).unplaced(), strict=True))

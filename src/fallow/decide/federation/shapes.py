@@ -22,6 +22,7 @@ from fallow.model.rooms import MOST, RoomQuestion
 Ratios = NDArray[np.float64]
 
 _KEPT = 8192  # shapes whose key is remembered
+_TABLES_KEPT = 4  # of all shapes that are deployed, which seldom change
 _KEY_LENGTH = 24
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -66,7 +67,8 @@ def divided(snapshot: Snapshot) -> Iterable[Deployment]:
     return (found for found in snapshot.deployments.values() if found.origin is None and not found.deleting)
 
 
-def slots_taken(shapes: Sequence[RoomQuestion]) -> Ratios:
+@lru_cache(maxsize=_TABLES_KEPT)
+def slots_taken(shapes: tuple[RoomQuestion, ...]) -> Ratios:
     """Return, for shapes t and s at [t, s], how many places for s one replica of t takes, but for rounding.
 
     On a node with room F floor(F / s) of s fit. When replicas that reserve x in all have come, floor((F - x) / s) fit:
@@ -82,6 +84,7 @@ def slots_taken(shapes: Sequence[RoomQuestion]) -> Ratios:
     for row, column in _same_ports(shapes):
         table[row, column] = max(table[row, column], 1.0)
     np.fill_diagonal(table, 1.0)
+    table.flags.writeable = False  # it is kept
     return table
 
 
