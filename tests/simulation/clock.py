@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from heapq import heapify, heappush
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 from unittest import mock
@@ -24,16 +24,6 @@ NOBODY = Context()  # for what goes on whatever becomes of the process that bega
 
 class Stuck(RuntimeError):  # noqa: N818
     """Nothing is ready and no timer is set: the simulated world has ended."""
-
-
-class _Jump(selectors.SelectSelector):
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise Stuck("nothing is ready and no timer is set")
-        self.now += max(0.0, timeout)
-        return []
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
@@ -56,17 +46,46 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """See the module. `time()` begins at 0 and is in seconds."""
 
     def __init__(self) -> None:
-        self._jump = _Jump()
+        self._now = 0.0
         self._made = 0
-        self._frozen: dict[Process, list[asyncio.Handle]] = {}  # what each would do, were it not frozen
+        self._frozen: dict[Process | None, list[asyncio.Handle]] = {}  # what each would do, were it not frozen
         self._ready: deque[asyncio.Handle]
-        self._scheduled: list[asyncio.TimerHandle]
-        super().__init__(self._jump)
-        self._clock_resolution = 1e-9
+        self._scheduled: list[tuple[float, int, asyncio.TimerHandle]]  # those of one instant in the order they were set
+        super().__init__(selectors.SelectSelector())
         self.set_task_factory(_make_task)
 
     def time(self) -> float:
-        return self._jump.now
+        return self._now
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        held = self._frozen.get(_owner_of(handle)) if self._frozen else None
+        (self._ready if held is None else held).append(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heappush(self._scheduled, (when, self.next_number(), timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """Do what the loop of asyncio does, until it is stopped: there are no descriptors to look at."""
+        ready, scheduled = self._ready, self._scheduled
+        while not self._stopping:
+            while scheduled and scheduled[0][2].cancelled():
+                heappop(scheduled)
+            if not ready:
+                if not scheduled:
+                    raise Stuck("nothing is ready and no timer is set")
+                self._now = max(self._now, scheduled[0][0])
+            while scheduled and scheduled[0][0] <= self._now:
+                ready.append(heappop(scheduled)[2])
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
 
     def next_number(self) -> int:
         self._made += 1
@@ -78,26 +97,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         for place, handle in enumerate(self._ready):
             if _owner_of(handle) is process:
                 held.append(handle)
-                self._ready[place] = asyncio.Handle(_nothing, (), self)  # asyncio counts them
-        timers = [timer for timer in self._scheduled if _owner_of(timer) is process and not timer.cancelled()]
-        for timer in timers:
-            timer._scheduled = False  # type: ignore[attr-defined]
-        held.extend(sorted(timers))
-        self._scheduled[:] = [timer for timer in self._scheduled if timer not in timers]
-        heapify(self._scheduled)
-        self.call_soon = self._call_soon_unless_frozen  # type: ignore[method-assign]
+                self._ready[place] = asyncio.Handle(_nothing, (), self)  # they are counted
+        timers = sorted(entry for entry in self._scheduled if not entry[2].cancelled())  # a heap, too
+        held.extend(timer for _, _, timer in timers if _owner_of(timer) is process)
+        self._scheduled[:] = [entry for entry in timers if _owner_of(entry[2]) is not process]
 
     def thaw(self, process: "Process") -> None:
         """Let a frozen process go on; what is overdue happens now."""
-        held = self._frozen.pop(process, [])
-        if not self._frozen:
-            self.__dict__.pop("call_soon", None)
-        for handle in held:
+        for handle in self._frozen.pop(process, []):
             if handle.cancelled():
                 continue
             if isinstance(handle, asyncio.TimerHandle):
-                handle._scheduled = True  # type: ignore[attr-defined]
-                heappush(self._scheduled, handle)
+                heappush(self._scheduled, (handle.when(), self.next_number(), handle))
             else:
                 self._ready.append(handle)
 
@@ -107,15 +118,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def frozen(self, process: "Process") -> bool:
         return process in self._frozen
-
-    def _call_soon_unless_frozen(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
-        context = copy_context() if context is None else context
-        held = self._frozen.get(context.get(_owner))  # type: ignore[arg-type]
-        if held is None:
-            return super().call_soon(callback, *args, context=context)
-        handle = asyncio.Handle(callback, args, self, context)
-        held.append(handle)
-        return handle
 
     def create_future(self) -> Any:
         future: Any = _Future(loop=self)

@@ -213,11 +213,9 @@ class Cluster:
 
     async def _work(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._moved.wait()
-            except TimeoutError:
-                pass
+            due = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._moved.set)
+            await self._moved.wait()
+            due.cancel()
             self._moved.clear()
             await asyncio.sleep(0.01 + self._chance.random() * 0.04)
             if self.site.powered:
