@@ -425,6 +425,16 @@ def test_what_was_told_of_a_larger_shape_holds_that_much_room_until_it_is_counte
     assert divide_one(web, cluster("a"), answers, now, told, *templates) == {"a": left}
 
 
+@pytest.mark.parametrize(("cpus", "again"), [(1.0, 2), (2.0, 2), (4.0, 1)])
+def test_what_was_told_and_taken_back_may_be_told_again_as_long_as_it_is_no_larger(cpus: float, again: int) -> None:
+    before, grown = wish("web", 2, cpus=2.0), wish("web", 2, cpus=cpus)
+    now = msgspec.structs.replace(grown, generation=2, revision=60)
+    templates = template(before), msgspec.structs.replace(template(now), revision=60)
+    back = share(now, "a", 1, order=50, least=1, highest=2)
+    answers = room("a", (before, 0), (grown, 0), orders={now.id: 1}, summary=RoomSummary(nodes=1))
+    assert divide_one(now, cluster("a"), answers, back, *templates) == {"a": again}
+
+
 def test_shapes_of_which_one_is_larger_in_this_and_another_in_that_hold_the_room_of_both() -> None:
     wide, tall = question_of(wish(cpus=2.0, memory_bytes=1)), question_of(wish(cpus=1.0, memory_bytes=5))
     assert largest([wide, tall]) == question_of(wish(cpus=2.0, memory_bytes=5))

@@ -171,15 +171,16 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         if column is None or deployment is None or deployment.origin is not None:
             continue
         began = _uncounted(snapshot, share)
-        asked = _begun_as(snapshot, share, deployment) if began else None
-        if asked is not None and (row is None or asked.key != question_of(deployment).key):
-            outdated.append(_Outdated(asked, column, began))
+        begun = _begun_as(snapshot, share, deployment) if began else ()
+        if begun and (row is None or largest(begun) != begun[0]):
+            outdated.append(_Outdated(largest(begun), column, began))
         elif row is not None:
             uncounted[row, column] = began
         if row is None:
             continue
         told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
-        covered[row, column] = _highest(share) if began else 0
+        if begun and all(largest((begun[0], each)) == each for each in begun):  # as large as what is asked for now
+            covered[row, column] = _highest(share)
         if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
     if HERE_ID in columns:
@@ -208,11 +209,11 @@ def _uncounted(snapshot: Snapshot, share: Share) -> int:
     return _highest(share) - share.least
 
 
-def _begun_as(snapshot: Snapshot, share: Share, deployment: Deployment) -> RoomQuestion:
-    """Return a shape that takes the room of whatever a cluster may have begun since it counted its room.
+def _begun_as(snapshot: Snapshot, share: Share, deployment: Deployment) -> Sequence[RoomQuestion]:
+    """Return the shapes that a cluster may have begun replicas of since it counted its room, the newest first.
 
-    That is of every generation that an order it had not taken in by then may have been for: all since the one that
-    was the newest at that order's revision.
+    They are those of every generation that an order it had not taken in by then may have been for: all since the one
+    that was the newest at that order's revision.
     """
     counted, found = _counted(snapshot, share), [question_of(deployment)]
     for generation in range(deployment.generation, 1, -1):
@@ -221,7 +222,7 @@ def _begun_as(snapshot: Snapshot, share: Share, deployment: Deployment) -> RoomQ
         if newer is None or older is None or (counted is not None and newer.revision <= counted):
             break
         found.append(asked_by(older.container, older.placement, deployment.id))
-    return largest(found) if len(found) > 1 else found[0]
+    return found
 
 
 def _highest(share: Share) -> int:
