@@ -24,7 +24,7 @@ from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
 from fallow.decide.federation.fence import stopped_after
-from fallow.decide.federation.shapes import largest, question_of
+from fallow.decide.federation.shapes import question_of
 from fallow.decide.federation.table import Table
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.deployments import Deployment, Origin
@@ -433,9 +433,3 @@ def test_what_was_told_and_taken_back_may_be_told_again_as_long_as_it_is_no_larg
     back = share(now, "a", 1, order=50, least=1, highest=2)
     answers = room("a", (before, 0), (grown, 0), orders={now.id: 1}, summary=RoomSummary(nodes=1))
     assert divide_one(now, cluster("a"), answers, back, *templates) == {"a": again}
-
-
-def test_shapes_of_which_one_is_larger_in_this_and_another_in_that_hold_the_room_of_both() -> None:
-    wide, tall = question_of(wish(cpus=2.0, memory_bytes=1)), question_of(wish(cpus=1.0, memory_bytes=5))
-    assert largest([wide, tall]) == question_of(wish(cpus=2.0, memory_bytes=5))
-    assert largest([wide, wide]) == wide

@@ -7,7 +7,7 @@ import pytest
 from division_cases import cluster, where, wish
 from records import deployment, snapshot
 
-from fallow.decide.federation.shapes import question_of, questions, slots_taken
+from fallow.decide.federation.shapes import largest, question_of, questions, slots_taken
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Deployment, Origin, PlacementPolicy, Preference
 from fallow.model.rooms import RoomQuestion
@@ -106,3 +106,14 @@ def test_what_a_replica_takes_from_other_shapes() -> None:
     assert table[2].tolist() == [0, 0, 1, 0, 0, 0]
     assert table[3].tolist() == [0.5, 2, 0, 1, 1, 1]
     assert table[5].tolist() == [0.5, 2, 0, 1, 0.25, 1]
+
+
+def test_the_largest_of_some_shapes_takes_the_room_of_each() -> None:
+    wide, tall = (
+        asked(2.0, 1, PortSpec(container=80, host=80)),
+        asked(1.0, 5, PortSpec(container=81), PortSpec(container=82)),
+    )
+    ports = PortSpec(container=80, host=80), PortSpec(container=81), PortSpec(container=82)
+    assert largest([wide, tall]) == largest([tall, wide]) == asked(2.0, 5, *ports)
+    assert largest([wide, wide, asked()]) == wide
+    assert largest([tall]) == tall

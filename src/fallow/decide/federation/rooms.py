@@ -34,7 +34,7 @@ class Rooms:
     `told` is what each cluster is told to run, `uncounted` how many it may have begun since it counted its room, and
     `caps` what it can get at the most because it could not place more. So many as are `covered` it may be told to run
     without taking more room than that. `outdated` are uncounted ones of what is being deleted, and those that may be
-    larger than what their deployment asks for now; `uncounted` has all others.
+    of an older shape than their deployment has now, by the room of the largest; `uncounted` has all others.
     `slots` is `shapes.slots_taken` of `shapes`, and `shape_of` says which of them a deployment has; those of one shape
     stand side by side. `nodes` is how many nodes each cluster has.
     """
@@ -171,16 +171,16 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
         if column is None or deployment is None or deployment.origin is not None:
             continue
         began = _uncounted(snapshot, share)
-        begun = _begun_as(snapshot, share, deployment) if began else ()
-        if begun and (row is None or largest(begun) != begun[0]):
-            outdated.append(_Outdated(largest(begun), column, began))
+        older = _older_shapes(snapshot, share, deployment) if began else ()
+        if began and (older or row is None):
+            outdated.append(_Outdated(largest((question_of(deployment), *older)), column, began))
         elif row is not None:
             uncounted[row, column] = began
         if row is None:
             continue
         told[row, column] = held(share) if share.keep and obeyed(share) else share.replicas
-        if begun and all(largest((begun[0], each)) == each for each in begun):  # as large as what is asked for now
-            covered[row, column] = _highest(share)
+        grown = any(largest((question_of(deployment), each)) != each for each in older)
+        covered[row, column] = _highest(share) if began and not grown else 0
         if is_held(share, now):
             caps[row, column] = share.reported.placed if share.reported is not None else 0
     if HERE_ID in columns:
@@ -209,13 +209,13 @@ def _uncounted(snapshot: Snapshot, share: Share) -> int:
     return _highest(share) - share.least
 
 
-def _begun_as(snapshot: Snapshot, share: Share, deployment: Deployment) -> Sequence[RoomQuestion]:
-    """Return the shapes that a cluster may have begun replicas of since it counted its room, the newest first.
+def _older_shapes(snapshot: Snapshot, share: Share, deployment: Deployment) -> Sequence[RoomQuestion]:
+    """Return the shapes of older generations that a cluster may have begun replicas of since it counted its room.
 
-    They are those of every generation that an order it had not taken in by then may have been for: all since the one
-    that was the newest at that order's revision.
+    That is of each that an order may have been for which it had not taken in by then: from the one on that was the
+    newest at the revision of the order it had counted.
     """
-    counted, found = _counted(snapshot, share), [question_of(deployment)]
+    counted, found = _counted(snapshot, share), []
     for generation in range(deployment.generation, 1, -1):
         newer = snapshot.templates.get(f"{deployment.id}.{generation}")
         older = snapshot.templates.get(f"{deployment.id}.{generation - 1}")

@@ -45,8 +45,6 @@ def asked_by(container: ContainerSpec, placement: PlacementPolicy, deployment_id
 
 def largest(asked: Sequence[RoomQuestion]) -> RoomQuestion:
     """Return a shape that takes as much room as any of these, and may go where the first may."""
-    if len(asked) == 1:
-        return asked[0]
     resources = Resources(
         cpus=max(each.resources.cpus for each in asked), memory_bytes=max(each.resources.memory_bytes for each in asked)
     )
