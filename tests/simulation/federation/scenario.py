@@ -173,7 +173,8 @@ class Course:
         """Wait until all is as it is wanted; return after how many seconds it was."""
         world, began, calm = self.world, self.world.now(), 0
         while calm < CALM_LOOKS:
-            missing = unrest(world.watch)
+            # While nobody leads nothing changes, whatever there is to do: that is no rest.
+            missing = unrest(world.watch) if world.leader() is not None else ["no process leads"]
             calm = 0 if missing else calm + 1
             if world.now() - began > SETTLE_SECONDS:
                 world.story.broke("it comes to rest", f"after {SETTLE_SECONDS:.0f} s: {'; '.join(missing[:6])}")
