@@ -42,12 +42,12 @@ class _Watch:
     ) -> Sequence[Step]:
         """Return the changes of state, and note an outage."""
         now, at = moment.now, moment.at
-        counted_from = moment.held_up_at - (self.dead - self.suspect)
         rules = Liveness(
             suspect_after_seconds=self.suspect,
             dead_after_seconds=self.dead,
             watching_since=now - (at - self._began),
-            outage_at=now - (at - max(self._outage_at, counted_from)),
+            outage_at=now - (at - self._outage_at),
+            held_up_at=now - (at - moment.held_up_at),
             clusters=self._clusters,
         )
         seen = {member_id: now - silence for member_id, silence in silences.items()}
