@@ -14,7 +14,7 @@ from fallow.cli.relabelling import read_labels
 from fallow.cli.session import Session, session_of
 from fallow.cli.watching import show_list
 from fallow.model.clusters import ClusterView
-from fallow.model.members import MemberChange, MemberState, Scheduling, Thresholds
+from fallow.model.members import MemberChange, MemberState, MemberView, Scheduling, Thresholds
 from fallow.model.taints import Taint, taint_text
 from fallow.model.units import format_bytes
 
@@ -176,11 +176,7 @@ def taint(
                 found = _taint(word)
                 taints[found.key] = found
         member = client.change_member(name, MemberChange(taints=tuple(taints.values())), member.revision)
-    if as_json:
-        output.write_json(member)
-    else:
-        told = ", ".join(map(taint_text, member.taints)) or "no taints"
-        output.write(f"{output.clean(member.name)}: {output.clean(told)}")
+    _tell(member, ", ".join(map(taint_text, member.taints)) or "no taints", as_json)
 
 
 def _taint(word: str) -> Taint:
@@ -222,10 +218,7 @@ def set_(
         view = client.clusters.one(name)
         wanted = None if default else _with(view, *given)
         member = client.change_member(view.member.name, MemberChange(thresholds=wanted), view.member.revision)
-    if as_json:
-        output.write_json(member)
-    else:
-        output.write(f"{output.clean(member.name)}: {member.thresholds or 'as all clusters'}")
+    _tell(member, str(member.thresholds or "as all clusters"), as_json)
 
 
 def _with(view: ClusterView, suspect: float | None, dead: float | None) -> Thresholds:
@@ -255,8 +248,12 @@ def _change(session: Session, name: str, change: MemberChange, as_json: bool) ->
     with session.client() as client:
         client.clusters.one(name)  # a node of that name is not meant
         member = client.change_member(name, change)
+    told = member.scheduling.value if change.scheduling is not None else output.pairs(member.labels) or "no labels"
+    _tell(member, told, as_json)
+
+
+def _tell(member: MemberView, told: str, as_json: bool) -> None:
     if as_json:
         output.write_json(member)
     else:
-        told = member.scheduling.value if change.scheduling is not None else output.pairs(member.labels) or "no labels"
-        output.write(f"{output.clean(member.name)}: {told}")
+        output.write(f"{output.clean(member.name)}: {output.clean(told)}")
