@@ -33,6 +33,7 @@ class _Watch:
     def __init__(self, settings: Settings, began: float, clusters: bool) -> None:
         self.suspect = settings.cluster_suspect_seconds if clusters else settings.suspect_after_seconds
         self.dead = settings.cluster_dead_seconds if clusters else settings.dead_after_seconds
+        self._heartbeat = settings.heartbeat_seconds
         self._clusters = clusters
         self._began = began
         self._outage_at = -math.inf
@@ -48,6 +49,7 @@ class _Watch:
             watching_since=now - (at - self._began),
             outage_at=now - (at - self._outage_at),
             held_up_at=now - (at - moment.held_up_at),
+            heartbeat_seconds=self._heartbeat,
             clusters=self._clusters,
         )
         seen = {member_id: now - silence for member_id, silence in silences.items()}

@@ -14,7 +14,7 @@ import msgspec
 from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import Member, MemberState
+from fallow.model.members import Member, MemberState, Thresholds
 from fallow.model.units import format_duration
 
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
@@ -31,7 +31,8 @@ class Liveness:
     `outage_at`: when most members were last silent together; silence counts from there again. `held_up_at`: when this
     process last stood still; who is silent then is dead only after being silent, once more, for as long as makes it
     suspect. `clusters`: whom all this is for, clusters, of which each may have thresholds of its own, or all other
-    members.
+    members. Thresholds of its own that are no longer than `heartbeat_seconds`, which may have been raised since they
+    were set, do not count: with them everybody would be silent all the time.
     """
 
     suspect_after_seconds: float
@@ -39,6 +40,7 @@ class Liveness:
     watching_since: float
     outage_at: float = 0.0
     held_up_at: float = 0.0
+    heartbeat_seconds: float = 0.0
     grace_factor: float = 3.0
     clusters: bool = False
 
@@ -48,13 +50,17 @@ class Liveness:
 
     def suspect_after(self, member: Member) -> float:
         """Return after how long a silence a member is suspect."""
-        own = member.thresholds
+        own = self._own(member)
         return own.suspect_after_seconds if own is not None else self.suspect_after_seconds
 
     def dead_after(self, member: Member) -> float:
         """Return after how long a silence it is dead."""
-        own = member.thresholds
+        own = self._own(member)
         return own.dead_after_seconds if own is not None else self.dead_after_seconds
+
+    def _own(self, member: Member) -> Thresholds | None:
+        own = member.thresholds
+        return own if own is not None and own.suspect_after_seconds > self.heartbeat_seconds else None
 
 
 def fall_together(snapshot: Snapshot) -> Mapping[str, str]:

@@ -208,3 +208,9 @@ def test_who_was_silent_while_we_stood_still_is_dead_only_after_its_own_threshol
     fleet = snapshot(patient("a", 4.0, 30.0, MemberState.SUSPECT), *CLUSTERS[1:])
     assert states(fleet, heard(a=90), rules=replace(OF_CLUSTERS, held_up_at=NOW - 3.9)) == {}
     assert states(fleet, heard(a=90), rules=replace(OF_CLUSTERS, held_up_at=NOW - 4.1)) == {"a": "dead"}
+
+
+def test_thresholds_that_heartbeats_have_overtaken_do_not_count() -> None:
+    hasty = snapshot(patient("a", 2.0, 4.0), *CLUSTERS[1:])
+    assert states(hasty, heard(a=2.5), rules=replace(OF_CLUSTERS, heartbeat_seconds=1.9)) == {"a": "suspect"}
+    assert states(hasty, heard(a=2.5, b=2.5, c=2.5), rules=replace(OF_CLUSTERS, heartbeat_seconds=2.0)) == {}
