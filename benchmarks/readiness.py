@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from asking import ask
 from whole import Whole, free_ports, whole
 
 HOST = "ready.test"
@@ -62,13 +63,10 @@ class Load:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         with contextlib.closing(writer):
             while True:
-                writer.write(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-                head = await reader.readuntil(b"\r\n\r\n")
-                size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-                body = await reader.readexactly(int(size.partition(b":")[2]))
+                status, body = await ask((reader, writer), HOST)
                 self.requests += 1
-                if head.split(b" ", 2)[1] == b"200":
-                    self.first.setdefault(body.decode(), time.time())
+                if status == 200:
+                    self.first.setdefault(body, time.time())
                 else:
                     self.failed += 1
                 await asyncio.sleep(0.002)

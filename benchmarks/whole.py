@@ -48,6 +48,12 @@ class Process:
         }
 
 
+def busy_seconds() -> float:
+    """Return for how long this machine's processors have worked since it started, all of them together."""
+    user, nice, system, _idle, _waiting, irq, softirq = map(int, Path("/proc/stat").read_text().split(None, 8)[1:8])
+    return (user + nice + system + irq + softirq) / _TICKS
+
+
 def processes_in(folder: Path) -> list[Process]:
     """Return the processes whose working directory is `folder`."""
     found = []

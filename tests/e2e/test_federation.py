@@ -88,6 +88,21 @@ def test_a_glitch_moves_nothing(joined: Divided) -> None:
     assert joined.division()["history"] == before
 
 
+def test_a_cluster_with_thresholds_of_its_own_may_be_silent_for_longer(joined: Divided) -> None:
+    west = joined.members["west"]
+    joined.host.fallow("cluster", "set", "west", "--suspect-after", "40s", "--dead-after", "1m")
+    assert "suspect after 40s, dead after 60s" in joined.host.fallow("cluster", "show", "west")
+    with pytest.raises(TestbedError, match="contradict"):
+        joined.host.fallow("cluster", "set", "west", "--dead-after", "30s")
+    west.fabric.cut(west.control_name)
+    time.sleep(7)  # of silence, longer than the usual 5 s
+    assert joined.state_of("west") == "ready"
+    joined.host.fallow("cluster", "set", "west", "--default")
+    joined.host.wait(lambda: joined.state_of("west") == "suspect", 10, "west is judged as all clusters again")
+    west.fabric.restore(west.control_name)
+    joined.host.wait(lambda: joined.state_of("west") == "ready", 30, "west is heard again")
+
+
 def test_members_serve_on_without_the_host_and_its_return_moves_nothing(joined: Divided) -> None:
     before = joined.division()["history"]
     with no_request_fails(joined.host.http_port):

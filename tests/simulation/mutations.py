@@ -111,7 +111,9 @@ def _leaving_stays_routed() -> list[Any]:
 
 def _grace_is_forgotten() -> list[Any]:
     def in_haste(snapshot: Any, last_seen: Any, now: float, rules: Any, new_id: Any) -> Plan:
-        eager = replace(rules, dead_after_seconds=0.0, outage_at=-1e12, grace_factor=0.0, watching_since=-1e12)
+        eager = replace(
+            rules, dead_after_seconds=0.0, outage_at=-1e12, held_up_at=-1e12, grace_factor=0.0, watching_since=-1e12
+        )
         return judge(snapshot, last_seen, now, eager, new_id)
 
     return [mock.patch.object(fallow.control.members, "judge", in_haste)]

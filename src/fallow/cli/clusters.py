@@ -9,12 +9,12 @@ from rich.text import Text
 
 from fallow.cli import completion, output
 from fallow.cli.failures import usage
-from fallow.cli.options import Json, Watch
+from fallow.cli.options import Json, Watch, seconds
 from fallow.cli.relabelling import read_labels
 from fallow.cli.session import Session, session_of
 from fallow.cli.watching import show_list
 from fallow.model.clusters import ClusterView
-from fallow.model.members import MemberChange, MemberState, Scheduling
+from fallow.model.members import MemberChange, MemberState, MemberView, Scheduling, Thresholds
 from fallow.model.taints import Taint, taint_text
 from fallow.model.units import format_bytes
 
@@ -42,6 +42,12 @@ def cluster_table(found: Sequence[ClusterView]) -> Table:
             output.cell("here" if each.here else output.age(each.member.last_seen_at)),
         )
     return made
+
+
+def _thresholds(view: ClusterView) -> str:
+    if view.thresholds is None:
+        return ""
+    return f"{view.thresholds}{'' if view.member.thresholds is not None else ', as all clusters'}"
 
 
 def _moving(view: ClusterView) -> str:
@@ -107,6 +113,7 @@ def _described(view: ClusterView) -> Table:
             ("state", _state(view)),
             ("why", member.state_reason),
             ("connected", f"{'yes' if member.connected else 'no'}, {heard}"),
+            ("silence", _thresholds(view)),
             ("labels", output.pairs(member.labels)),
             ("taints", ", ".join(map(taint_text, member.taints))),
             ("version", member.agent_version),
@@ -169,11 +176,7 @@ def taint(
                 found = _taint(word)
                 taints[found.key] = found
         member = client.change_member(name, MemberChange(taints=tuple(taints.values())), member.revision)
-    if as_json:
-        output.write_json(member)
-    else:
-        told = ", ".join(map(taint_text, member.taints)) or "no taints"
-        output.write(f"{output.clean(member.name)}: {output.clean(told)}")
+    _tell(member, ", ".join(map(taint_text, member.taints)) or "no taints", as_json)
 
 
 def _taint(word: str) -> Taint:
@@ -182,6 +185,51 @@ def _taint(word: str) -> Taint:
     if not key or effect not in ("", "no-new", "move"):
         raise usage(f"{word!r} is not a taint", "Write KEY, KEY=VALUE, or either with :no-new or :move.")
     return Taint(key=key, value=value, effect="move" if effect == "move" else "no-new")
+
+
+@app.command(
+    "set",
+    epilog="""Examples:
+
+  fallow cluster set west --suspect-after 8s --dead-after 30s
+  fallow cluster set west --dead-after 1m
+  fallow cluster set west --default""",
+)
+def set_(
+    ctx: typer.Context,
+    name: Cluster,
+    suspect: Annotated[
+        str | None, typer.Option("--suspect-after", metavar="DURATION", help="Silence after which it gets nothing new.")
+    ] = None,
+    dead: Annotated[
+        str | None,
+        typer.Option("--dead-after", metavar="DURATION", help="Silence after which what it ran is replaced."),
+    ] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="Back to what `fallow server` says for all clusters.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how long one cluster may be silent; what is left out stays as it is."""
+    given = [seconds(text) if text is not None else None for text in (suspect, dead)]
+    if default == (given != [None, None]):
+        raise usage("Say --suspect-after, --dead-after or both; or else --default alone")
+    with session_of(ctx).client() as client:
+        view = client.clusters.one(name)
+        wanted = None if default else _with(view, *given)
+        member = client.change_member(view.member.name, MemberChange(thresholds=wanted), view.member.revision)
+    _tell(member, str(member.thresholds or "as all clusters"), as_json)
+
+
+def _with(view: ClusterView, suspect: float | None, dead: float | None) -> Thresholds:
+    """Return a cluster's thresholds with one or both of them changed. Raises Failure."""
+    before = view.thresholds
+    if before is None:
+        raise usage(f"{view.member.name} is this cluster itself, which is always heard")
+    return Thresholds(
+        suspect_after_seconds=before.suspect_after_seconds if suspect is None else suspect,
+        dead_after_seconds=before.dead_after_seconds if dead is None else dead,
+    )
 
 
 @app.command(epilog="Example:\n\n  fallow cluster cordon west")
@@ -200,8 +248,12 @@ def _change(session: Session, name: str, change: MemberChange, as_json: bool) ->
     with session.client() as client:
         client.clusters.one(name)  # a node of that name is not meant
         member = client.change_member(name, change)
+    told = member.scheduling.value if change.scheduling is not None else output.pairs(member.labels) or "no labels"
+    _tell(member, told, as_json)
+
+
+def _tell(member: MemberView, told: str, as_json: bool) -> None:
     if as_json:
         output.write_json(member)
     else:
-        told = member.scheduling.value if change.scheduling is not None else output.pairs(member.labels) or "no labels"
-        output.write(f"{output.clean(member.name)}: {told}")
+        output.write(f"{output.clean(member.name)}: {output.clean(told)}")

@@ -33,6 +33,7 @@ class _Watch:
     def __init__(self, settings: Settings, began: float, clusters: bool) -> None:
         self.suspect = settings.cluster_suspect_seconds if clusters else settings.suspect_after_seconds
         self.dead = settings.cluster_dead_seconds if clusters else settings.dead_after_seconds
+        self._heartbeat = settings.heartbeat_seconds
         self._clusters = clusters
         self._began = began
         self._outage_at = -math.inf
@@ -42,12 +43,13 @@ class _Watch:
     ) -> Sequence[Step]:
         """Return the changes of state, and note an outage."""
         now, at = moment.now, moment.at
-        counted_from = moment.held_up_at - (self.dead - self.suspect)
         rules = Liveness(
             suspect_after_seconds=self.suspect,
             dead_after_seconds=self.dead,
             watching_since=now - (at - self._began),
-            outage_at=now - (at - max(self._outage_at, counted_from)),
+            outage_at=now - (at - self._outage_at),
+            held_up_at=now - (at - moment.held_up_at),
+            heartbeat_seconds=self._heartbeat,
             clusters=self._clusters,
         )
         seen = {member_id: now - silence for member_id, silence in silences.items()}

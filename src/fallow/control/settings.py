@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fallow.model.members import Thresholds
 from fallow.model.names import DEFAULT_DOMAIN, domain_name
 from fallow.model.pools import PortRange
 
@@ -40,6 +41,13 @@ class Settings:
     cluster_key: Path | None = None
     keep_image_tasks_seconds: float = 30 * 86400.0  # of jobs that have ended
     pulls_per_registry: int = 64  # of all image jobs at once
+
+    @property
+    def cluster_thresholds(self) -> Thresholds:
+        """Return those of clusters that have none of their own."""
+        return Thresholds(
+            suspect_after_seconds=self.cluster_suspect_seconds, dead_after_seconds=self.cluster_dead_seconds
+        )
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other. Raises ValueError."""

@@ -2,8 +2,8 @@
 
 Suspect stops new work and routing; dead has replicas replaced. When most members fall silent at once the fault is
 taken to be our own, and nobody is declared dead until they are heard again; a server counts there once with all its
-virtual machines. Clusters are judged among themselves, by
-thresholds of their own, and all other members among themselves.
+virtual machines. Clusters are judged among themselves, by thresholds of their own, and all other members among
+themselves.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import msgspec
 from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import Member, MemberState
+from fallow.model.members import Member, MemberState, Thresholds
 from fallow.model.units import format_duration
 
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
@@ -28,20 +28,39 @@ class Liveness:
     and so do those not heard once `suspect_after_seconds` have passed: while the one that leads changes, others tell
     it of their members over connections that do not last. But a cluster is suspect all the same: that moves nothing,
     and nobody counts on what it said last.
-    `outage_at`: when most members were last silent together; silence counts from there again. `clusters`: whom all this
-    is for, clusters or all other members.
+    `outage_at`: when most members were last silent together; silence counts from there again. `held_up_at`: when this
+    process last stood still; who is silent then is dead only after being silent, once more, for as long as makes it
+    suspect. `clusters`: whom all this is for, clusters, of which each may have thresholds of its own, or all other
+    members. Thresholds of its own that are no longer than `heartbeat_seconds`, which may have been raised since they
+    were set, do not count: with them everybody would be silent all the time.
     """
 
     suspect_after_seconds: float
     dead_after_seconds: float
     watching_since: float
     outage_at: float = 0.0
+    held_up_at: float = 0.0
+    heartbeat_seconds: float = 0.0
     grace_factor: float = 3.0
     clusters: bool = False
 
     def members(self, snapshot: Snapshot) -> Mapping[str, Member]:
         """Return those whom it is for."""
         return snapshot.clusters if self.clusters else snapshot.machines
+
+    def suspect_after(self, member: Member) -> float:
+        """Return after how long a silence a member is suspect."""
+        own = self._own(member)
+        return own.suspect_after_seconds if own is not None else self.suspect_after_seconds
+
+    def dead_after(self, member: Member) -> float:
+        """Return after how long a silence it is dead."""
+        own = self._own(member)
+        return own.dead_after_seconds if own is not None else self.dead_after_seconds
+
+    def _own(self, member: Member) -> Thresholds | None:
+        own = member.thresholds
+        return own if own is not None and own.suspect_after_seconds > self.heartbeat_seconds else None
 
 
 def fall_together(snapshot: Snapshot) -> Mapping[str, str]:
@@ -62,10 +81,11 @@ def in_outage(
     """Say whether so many members are silent at once that the fault is more likely ours.
 
     That is: all that were alive, or at least two and more than half of them. Of those that fall silent `together`, a
-    server and its virtual machines, none must be heard; or the end of one machine might look like our own.
+    server and its virtual machines, none must be heard; or the end of one machine might look like our own. Where
+    thresholds differ the shortest counts for all of them, or who has it would be dead before the others are silent.
     """
-    alive = [id_ for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)]
-    watching, longest = rules.watching_since, rules.suspect_after_seconds
+    alive = {id_: found for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)}
+    watching, longest = rules.watching_since, min(map(rules.suspect_after, alive.values()), default=0.0)
     silent = {id_ for id_ in alive if now - last_seen.get(id_, watching) > longest}
     count, gone = len(alive), len(silent)
     if silent and together:
@@ -89,7 +109,7 @@ def judge(
             not member.fence
             and member.state is MemberState.READY
             and seen is not None
-            and now - seen <= rules.suspect_after_seconds
+            and now - seen <= rules.suspect_after(member)
         ):
             continue  # nearly all of them, twice a second
         if member.fence:
@@ -123,21 +143,23 @@ def _patience(member: Member, now: float, rules: Liveness) -> float:
     wish = member.agent
     asked = wish is not None and not wish.failed and wish.version != member.agent_version
     if asked and wish is not None and now - wish.since < UPGRADING_SECONDS:
-        return max(rules.dead_after_seconds, UPGRADING_SECONDS)
-    return rules.dead_after_seconds
+        return max(rules.dead_after(member), UPGRADING_SECONDS)
+    return rules.dead_after(member)
 
 
 def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, outage: bool) -> tuple[MemberState, str]:
     """Return the state `member` should have, and why."""
-    if seen is not None and now - seen <= rules.suspect_after_seconds:
+    suspect_after = rules.suspect_after(member)
+    if seen is not None and now - seen <= suspect_after:
         return MemberState.READY, "its session is open"
     if member.state in (MemberState.JOINING, MemberState.DEAD):
         return member.state, member.state_reason
-    heard = seen is not None and seen >= rules.watching_since + rules.suspect_after_seconds
+    heard = seen is not None and seen >= rules.watching_since + suspect_after
     factor = 1.0 if heard else rules.grace_factor
     silence = now - max(seen or 0.0, rules.watching_since)
-    counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at)
-    if silence <= rules.suspect_after_seconds * (1.0 if rules.clusters else factor):
+    heard_again = rules.held_up_at - (rules.dead_after(member) - suspect_after)
+    counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at, heard_again)
+    if silence <= suspect_after * (1.0 if rules.clusters else factor):
         return member.state, member.state_reason
     if member.state is MemberState.READY:  # also when we were held up for so long that it might be dead
         return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"

@@ -114,6 +114,7 @@ def member_view(
         fence=member.fence,
         purge_at=member.purge_at,
         taints=member.taints,
+        thresholds=member.thresholds,
     )
 
 

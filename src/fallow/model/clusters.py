@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fallow.model.labels import LabelKey, Selector
-from fallow.model.members import MemberView
+from fallow.model.members import MemberView, Thresholds
 from fallow.model.meta import Name
 from fallow.model.taints import Tolerations
 
@@ -56,10 +56,14 @@ class ClusterPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster as its host shows it; `left` counts replicas that are still to leave a draining one."""
+    """A cluster as its host shows it; `left` counts replicas that are still to leave a draining one.
+
+    `thresholds`: those that count for it, its own or those of all clusters; None for `here`, which is always heard.
+    """
 
     member: MemberView
     here: bool = False
+    thresholds: Thresholds | None = None
     nodes: int = 0
     cpus: float = 0.0
     memory_bytes: int = 0

@@ -68,6 +68,17 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     prefix_length: int = 0  # of the pool's network; 0: the address stands alone
 
 
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a cluster may be silent, in seconds, until nothing new goes there, and until what it ran is replaced."""
+
+    suspect_after_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)]
+    dead_after_seconds: Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+    def __str__(self) -> str:
+        """Write it for people."""
+        return f"suspect after {self.suspect_after_seconds:g}s, dead after {self.dead_after_seconds:g}s"
+
+
 class AgentRun(msgspec.Struct, frozen=True, kw_only=True):
     """One start of an agent with a member's key, and where its session came from; `instance` is never used again."""
 
@@ -97,6 +108,7 @@ class Member(Record, frozen=True, kw_only=True):
     labels: Labels = {}
     scheduling: Scheduling = Scheduling.ACTIVE
     taints: Taints = ()  # of clusters
+    thresholds: Thresholds | None = None  # of clusters; None: those of all of them
     # identity
     key_sha256: str
     token_id: str
@@ -188,6 +200,7 @@ class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     labels: Annotated[dict[str, str | None], msgspec.Meta(max_length=64)] = {}
     scheduling: Scheduling | None = None
     taints: Taints | msgspec.UnsetType = msgspec.UNSET  # all of them; left out unless said, as below
+    thresholds: Thresholds | msgspec.UnsetType | None = msgspec.UNSET  # None: those of all clusters again
     # Let a fenced member in again. Left out unless it is said: older control planes refuse what they do not know.
     unfence: bool | msgspec.UnsetType = msgspec.UNSET
 
@@ -229,3 +242,4 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     fence: str = ""
     purge_at: float = 0.0
     taints: Taints = ()
+    thresholds: Thresholds | None = None

@@ -21,6 +21,7 @@ GLITCH_SECONDS = 5.0
 LONGEST_SECONDS = 1500.0
 TOLD_SECONDS = 11.0  # after a lost cluster's last sign of life others are told to run what it ran
 READY_SECONDS = 15.0  # and they do, when starts take 2 s
+COURSES = {"chaos": 12, "glitches": 2, "loss": 2, "drains": 3, "silence": 1}  # methods of Course, and how often
 
 
 async def play(seed: int, story: Story, found: Outcome) -> None:
@@ -29,12 +30,23 @@ async def play(seed: int, story: Story, found: Outcome) -> None:
     await play_out(world, _course(world, seed, found), found, LONGEST_SECONDS)
 
 
+def chance_of(seed: int) -> Random:
+    """Return the chance that a run's course is made of."""
+    return Random(f"{seed}/course")
+
+
+def course_of(chance: Random) -> str:
+    """Return which course it is: the first that is drawn."""
+    (name,) = chance.choices(list(COURSES), list(COURSES.values()))
+    return name
+
+
 class Course:
     """One run of one kind."""
 
     def __init__(self, world: FederationWorld, seed: int) -> None:
         self.world = world
-        self.chance = Random(f"{seed}/course")
+        self.chance = chance_of(seed)
         self.people = FederationPeople(world, Random(f"{seed}/people"))
         self.faults = FederationFaults(world, Random(f"{seed}/faults"))
 
@@ -198,10 +210,9 @@ class Course:
 async def _course(world: FederationWorld, seed: int, found: Outcome) -> None:
     course = Course(world, seed)
     checking = asyncio.get_running_loop().create_task(_check_often(world, course.people))
-    kinds = (course.chaos, course.glitches, course.loss, course.drains, course.silence)
-    (kind,) = course.chance.choices(kinds, (12, 2, 2, 3, 1))
-    world.story.tell("course", kind.__name__)
-    await kind()
+    name = course_of(course.chance)
+    world.story.tell("course", name)
+    await getattr(course, name)()
     found.settle_seconds = await course.settle()
     await course.rest()
     course.people.check_acknowledged()

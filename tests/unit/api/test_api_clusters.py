@@ -1,6 +1,7 @@
 """Clusters over the API: reading, labelling, tainting, draining, removing; and how deployments are divided."""
 
 import msgspec
+import pytest
 from api_rig import NOW, Rig, deployment, node, problem
 
 from fallow.model.clusters import HERE_ID
@@ -93,6 +94,44 @@ async def test_taints_are_set_on_clusters_only(rig: Rig) -> None:
     problem(await rig.call("PATCH", "/v1/members/east", json={"taints": twice}), 400, "bad-request")
     problem(await rig.call("PATCH", "/v1/members/east", json={"taints": [{"key": "a b"}]}), 400, "bad-request")
     assert (await rig.call("PATCH", "/v1/members/here", json={"scheduling": "draining"})).status_code == 200
+
+
+async def test_a_cluster_may_have_thresholds_of_its_own(rig: Rig) -> None:
+    await federated(rig)
+    own = {"suspect_after_seconds": 8.0, "dead_after_seconds": 30.0}
+    usual = {"suspect_after_seconds": 5.0, "dead_after_seconds": 10.0}
+
+    async def counted() -> tuple[object, object]:
+        found = (await rig.call("GET", "/v1/clusters/east")).json()
+        return found["thresholds"], found["member"]["thresholds"]
+
+    assert await counted() == (usual, None)
+    assert (await rig.call("PATCH", "/v1/members/east", json={"thresholds": own})).json()["thresholds"] == own
+    assert await counted() == (own, own)
+    assert "suspect after 8s, dead after 30s" in (await rig.call("GET", "/v1/events")).text
+    assert (await rig.call("PATCH", "/v1/members/east", json={"labels": {"a": "b"}})).status_code == 200
+    assert await counted() == (own, own), "what is not named stays"
+    assert (await rig.call("PATCH", "/v1/members/east", json={"thresholds": None})).status_code == 200
+    assert await counted() == (usual, None)
+    assert (await rig.call("GET", "/v1/clusters/here")).json()["thresholds"] is None
+
+
+@pytest.mark.parametrize(
+    ("suspect", "dead"), [(8, 8), (9, 8), (1, 8), (0, 8), (-1, 8), (8, 86401), ("8s", 30), (8, None)]
+)
+async def test_thresholds_that_contradict_each_other_are_refused(rig: Rig, suspect: object, dead: object) -> None:
+    await federated(rig)
+    wanted = {"suspect_after_seconds": suspect, "dead_after_seconds": dead}
+    problem(await rig.call("PATCH", "/v1/members/east", json={"thresholds": wanted}), 400, "bad-request")
+    assert (await rig.call("GET", "/v1/members/east")).json()["thresholds"] is None
+
+
+async def test_only_member_clusters_have_thresholds_of_their_own(rig: Rig) -> None:
+    await federated(rig)
+    await rig.put(node("a", "n-1"))
+    wanted = {"suspect_after_seconds": 8.0, "dead_after_seconds": 30.0}
+    for name in ("a", "here"):
+        problem(await rig.call("PATCH", f"/v1/members/{name}", json={"thresholds": wanted}), 400, "bad-request")
 
 
 async def test_a_cluster_that_runs_something_is_removed_only_by_force(rig: Rig) -> None:

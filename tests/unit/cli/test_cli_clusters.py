@@ -11,7 +11,7 @@ from conftest import Fallow
 from fallow.cli import cluster_life
 from fallow.model.clusters import ClusterView
 from fallow.model.divisions import DivisionView, PastDivision
-from fallow.model.members import MemberState, Role, Scheduling
+from fallow.model.members import MemberState, Role, Scheduling, Thresholds
 from fallow.model.routes import RouteView
 from fallow.model.shares import ShareView
 from fallow.model.taints import Taint
@@ -88,6 +88,50 @@ def test_taints_are_added_to_those_there_are(api: FakeApi, fallow: Fallow) -> No
         {"key": "c", "value": "x", "effect": "move"},
     ]
     assert fallow("cluster", "taint", "west", "a:never").code == 2
+
+
+USUAL = Thresholds(suspect_after_seconds=5.0, dead_after_seconds=10.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--suspect-after", "8s", "--dead-after", "30s"), (8.0, 30.0)),
+        (("--dead-after", "1m"), (5.0, 60.0)),
+        (("--suspect-after", "1500ms"), (1.5, 10.0)),
+        (("--default",), None),
+    ],
+)
+def test_thresholds_are_set_and_what_is_not_said_stays(
+    api: FakeApi, fallow: Fallow, words: tuple[str, ...], wanted: tuple[float, float] | None
+) -> None:
+    sent = None if wanted is None else Thresholds(suspect_after_seconds=wanted[0], dead_after_seconds=wanted[1])
+    api.on("GET /v1/clusters/west", view(thresholds=USUAL))
+    api.on("PATCH /v1/members/west", member("west", role=Role.CLUSTER, thresholds=sent))
+    ran = fallow("cluster", "set", "west", *words)
+    assert ran.out == f"west: {sent or 'as all clusters'}\n", ran
+    (body,) = api.bodies("PATCH /v1/members/west")
+    assert body["thresholds"] == (msgspec.to_builtins(sent) if sent else None)
+
+
+@pytest.mark.parametrize("words", [(), ("--default", "--dead-after", "9s"), ("--dead-after", "soon")])
+def test_thresholds_that_are_none_are_not_sent(api: FakeApi, fallow: Fallow, words: tuple[str, ...]) -> None:
+    api.on("GET /v1/clusters/west", view(thresholds=USUAL))
+    assert fallow("cluster", "set", "west", *words).code == 2
+    assert api.bodies("PATCH /v1/members/west") == []
+
+
+def test_the_cluster_that_is_here_has_no_thresholds(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/clusters/here", view("here", here=True))
+    ran = fallow("cluster", "set", "here", "--dead-after", "1m")
+    assert (ran.code, "always heard" in ran.err) == (2, True)
+    assert "silence" not in fallow("cluster", "show", "here").out
+
+
+def test_show_tells_thresholds_and_whose_they_are(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/clusters/west", view(thresholds=USUAL))
+    told = " ".join(fallow("cluster", "show", "west").out.split())
+    assert "silence suspect after 5s, dead after 10s, as all clusters" in told
 
 
 def route(errors: int) -> RouteView:

@@ -12,7 +12,7 @@ from fallow.decide.views import member_view
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterView
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division, PastDivision
-from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.members import Member, MemberState, Scheduling, Thresholds
 from fallow.model.meta import Record
 from fallow.model.rooms import Room, RoomSummary
 from fallow.model.shares import Share
@@ -45,10 +45,13 @@ def state(*records: Record, of: Deployment | None = None) -> tuple[str, str]:
     return view.state, view.reason
 
 
+USUAL = Thresholds(suspect_after_seconds=5.0, dead_after_seconds=10.0)
+
+
 def clusters(*records: Record) -> dict[str, ClusterView]:
     taken = snapshot(*records)
     views = [member_view(taken, found, False, 0.0, None) for found in taken.clusters.values()]
-    return {view.member.name: view for view in cluster_views(taken, views)}
+    return {view.member.name: view for view in cluster_views(taken, views, USUAL)}
 
 
 def test_what_is_not_divided_is_as_it_is_here() -> None:

@@ -8,7 +8,7 @@ from server_records import server, vm
 
 from fallow.decide.members import Liveness, in_outage, judge
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import AgentWish, Member, MemberState, Role
+from fallow.model.members import AgentWish, Member, MemberState, Role, Thresholds
 
 RULES = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 1000)
 FLEET = [member(name) for name in "abcd"]
@@ -172,3 +172,45 @@ def test_most_clusters_silent_at_once_is_our_own_outage() -> None:
     fleet = snapshot(*[member(name, role=Role.CLUSTER, state=MemberState.SUSPECT) for name in "ab"], CLUSTERS[2])
     assert states(fleet, heard(a=60, b=60), rules=OF_CLUSTERS) == {}
     assert states(fleet, heard(a=60), rules=OF_CLUSTERS) == {"a": "dead", "b": "ready"}
+
+
+def patient(name: str, suspect: float, dead: float, state: MemberState = MemberState.READY) -> Member:
+    own = Thresholds(suspect_after_seconds=suspect, dead_after_seconds=dead)
+    return member(name, role=Role.CLUSTER, state=state, thresholds=own)
+
+
+def test_a_cluster_is_judged_by_thresholds_of_its_own() -> None:
+    for suspect, dead in ((1.0, 2.0), (20.0, 60.0)):
+        ready = snapshot(patient("a", suspect, dead), *CLUSTERS[1:])
+        assert states(ready, heard(a=suspect - 0.1), rules=OF_CLUSTERS) == {}
+        assert states(ready, heard(a=suspect + 0.1), rules=OF_CLUSTERS) == {"a": "suspect"}
+        silent = snapshot(patient("a", suspect, dead, MemberState.SUSPECT), *CLUSTERS[1:])
+        assert states(silent, heard(a=dead - 0.1), rules=OF_CLUSTERS) == {}
+        assert states(silent, heard(a=dead + 0.1), rules=OF_CLUSTERS) == {"a": "dead"}
+        assert states(silent, heard(a=suspect - 0.1), rules=OF_CLUSTERS) == {"a": "ready"}
+
+
+def test_thresholds_of_one_cluster_do_not_change_those_of_others() -> None:
+    suspect = member("b", role=Role.CLUSTER, state=MemberState.SUSPECT)
+    fleet = snapshot(patient("a", 20.0, 60.0), suspect, CLUSTERS[2])
+    assert states(fleet, heard(b=8.1), rules=OF_CLUSTERS) == {"b": "dead"}
+
+
+def test_an_outage_is_seen_before_the_least_patient_is_dead_and_by_those_who_are_more_patient() -> None:
+    hasty = patient("a", 1.0, 2.0, MemberState.SUSPECT)
+    assert states(snapshot(hasty, *CLUSTERS[1:]), heard(a=2.5, b=2.5, c=2.5), rules=OF_CLUSTERS) == {}
+    calm = [patient(name, 60.0, 120.0) for name in "bc"]
+    suspect = member("a", role=Role.CLUSTER, state=MemberState.SUSPECT)
+    assert states(snapshot(suspect, *calm), heard(a=9, b=9, c=9), rules=OF_CLUSTERS) == {}
+
+
+def test_who_was_silent_while_we_stood_still_is_dead_only_after_its_own_threshold_once_more() -> None:
+    fleet = snapshot(patient("a", 4.0, 30.0, MemberState.SUSPECT), *CLUSTERS[1:])
+    assert states(fleet, heard(a=90), rules=replace(OF_CLUSTERS, held_up_at=NOW - 3.9)) == {}
+    assert states(fleet, heard(a=90), rules=replace(OF_CLUSTERS, held_up_at=NOW - 4.1)) == {"a": "dead"}
+
+
+def test_thresholds_that_heartbeats_have_overtaken_do_not_count() -> None:
+    hasty = snapshot(patient("a", 2.0, 4.0), *CLUSTERS[1:])
+    assert states(hasty, heard(a=2.5), rules=replace(OF_CLUSTERS, heartbeat_seconds=1.9)) == {"a": "suspect"}
+    assert states(hasty, heard(a=2.5, b=2.5, c=2.5), rules=replace(OF_CLUSTERS, heartbeat_seconds=2.0)) == {}

@@ -1,6 +1,6 @@
 """Clusters: the members of a host, and how deployments are divided over them.
 
-Labels, taints and scheduling of a cluster are changed, and a cluster is removed, as those of any member.
+Labels, taints, scheduling and thresholds of a cluster are changed, and a cluster is removed, as those of any member.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,4 +62,5 @@ def _views(services: Needs, members: Iterable[Member]) -> tuple[ClusterView, ...
             member_view(snapshot, member, member.id in connected, hub.last_seen(member.id), hub.usage(member.id))
             for member in members
         ),
+        services.settings.cluster_thresholds,
     )

@@ -25,7 +25,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import member_view
 from fallow.model.clusters import HERE_ID
 from fallow.model.labels import is_label
-from fallow.model.members import Member, MemberChange, MemberState, MemberView, Revocation, Role
+from fallow.model.members import Member, MemberChange, MemberState, MemberView, Revocation, Role, Thresholds
 from fallow.model.shares import Share
 from fallow.model.taints import Taints, taint_text
 from fallow.model.tokens import ApiRole
@@ -70,13 +70,13 @@ async def change_member(
     data: JSONBody[MemberChange],
     if_match: IfMatch = None,
 ) -> Response[MemberView]:
-    """Set or remove labels; cordon, drain or use a member again."""
+    """Set or remove labels; cordon, drain or use a member again; say how long a cluster may be silent."""
     actor = actor_of(request)
 
     def decide() -> tuple[Step | None, str]:
         member = member_called(services.cache.snapshot(), reference)
         check_match(member, if_match)
-        changed, words = _changed(member, data)
+        changed, words = _changed(member, data, services.settings.heartbeat_seconds)
         if not words:
             return None, member.id
         now = services.clock()
@@ -171,7 +171,7 @@ def _holds(share: Share) -> bool:
     return share.replicas > 0 or (share.reported is not None and share.reported.remaining > 0)
 
 
-def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
+def _changed(member: Member, change: MemberChange, heartbeat_seconds: float) -> tuple[Member, list[str]]:
     """Return the member as wished, and what is new in words. Raises Refused (400)."""
     labels, words = dict(member.labels), []
     for key, value in change.labels.items():
@@ -197,6 +197,10 @@ def _changed(member: Member, change: MemberChange) -> tuple[Member, list[str]]:
     if change.taints is not msgspec.UNSET and change.taints != member.taints:
         changed = msgspec.structs.replace(changed, taints=_usable(member, change.taints))
         words.append(f"taints {', '.join(map(taint_text, change.taints)) or 'none'}")
+    if change.thresholds is not msgspec.UNSET and change.thresholds != member.thresholds:
+        _check_thresholds(member, change.thresholds, heartbeat_seconds)
+        changed = msgspec.structs.replace(changed, thresholds=change.thresholds)
+        words.append(str(change.thresholds or "thresholds of all clusters"))
     if change.unfence is True and member.fence:
         words.append("let in again")
         changed = msgspec.structs.replace(changed, fence="", runs=())
@@ -213,6 +217,22 @@ def _usable(member: Member, taints: Taints) -> Taints:
         if not is_label(taint.key, taint.value):
             raise refuse(400, "bad-request", "Not a usable taint", f"{taint.key[:80]!r}={taint.value[:80]!r}")
     return taints
+
+
+def _check_thresholds(member: Member, wanted: Thresholds | None, heartbeat_seconds: float) -> None:
+    """Raise Refused (400) for thresholds that this member may not have."""
+    if member.role is not Role.CLUSTER or member.id == HERE_ID:
+        raise refuse(
+            400, "bad-request", "Only member clusters have thresholds of their own",
+            f"{member.name} is {'this cluster itself' if member.id == HERE_ID else f'a {member.role}'}",
+            "those of nodes, gateways and servers are options of the control plane: --suspect-after and --dead-after",
+        )  # fmt: skip
+    if wanted is None or heartbeat_seconds < wanted.suspect_after_seconds < wanted.dead_after_seconds:
+        return
+    raise refuse(
+        400, "bad-request", "Thresholds that contradict each other", str(wanted),
+        f"suspect is later than a heartbeat, which is {heartbeat_seconds:g}s, and dead later than suspect",
+    )  # fmt: skip
 
 
 def _view(services: Needs, member: Member) -> MemberView:

@@ -11,7 +11,7 @@ from fallow.decide.views import deployment_view
 from fallow.model.clusters import HERE_ID, ClusterView
 from fallow.model.deployments import Counts, Deployment, DeploymentView
 from fallow.model.divisions import Division, DivisionView
-from fallow.model.members import Member, MemberState, MemberView, Scheduling
+from fallow.model.members import Member, MemberState, MemberView, Scheduling, Thresholds
 from fallow.model.shares import Share, ShareReport, ShareView
 
 MOST_STUCK = 20  # deployments that are named
@@ -164,8 +164,11 @@ def standing(cluster: Member) -> str:
     return str(cluster.scheduling if ready and cluster.scheduling is not Scheduling.ACTIVE else cluster.state)
 
 
-def cluster_views(snapshot: Snapshot, members: Iterable[MemberView]) -> tuple[ClusterView, ...]:
-    """Return clusters with what they run and what is on the move, those given, by name."""
+def cluster_views(snapshot: Snapshot, members: Iterable[MemberView], thresholds: Thresholds) -> tuple[ClusterView, ...]:
+    """Return clusters with what they run and what is on the move, those given, by name.
+
+    `thresholds` are those of clusters that have none of their own.
+    """
     chosen = {view.id: view for view in members}
     shares = snapshot.shares_by_cluster
     wanted = dict.fromkeys(chosen, 0)
@@ -173,7 +176,11 @@ def cluster_views(snapshot: Snapshot, members: Iterable[MemberView]) -> tuple[Cl
         for id_ in chosen.keys() & division.shares.keys():
             wanted[id_] += division.shares[id_]
     views = (_cluster_view(snapshot, chosen[id_], shares.get(id_, ()), wanted[id_]) for id_ in chosen)
-    return tuple(sorted(views, key=lambda view: view.member.name))
+    judged = (
+        view if view.here else msgspec.structs.replace(view, thresholds=view.member.thresholds or thresholds)
+        for view in views
+    )
+    return tuple(sorted(judged, key=lambda view: view.member.name))
 
 
 def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share], wanted: int) -> ClusterView:
