@@ -153,6 +153,7 @@ def overlay() -> Iterator[Overlay]:
         )
         cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
         try:
+            cluster.power_on(*NODES, "gw")
             cluster.start_server()
             cluster.boot(*NODES, "gw")
             for name in NODES:
