@@ -12,7 +12,7 @@ WHOLE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Modules are kept compiled, whatever the shell says: to compile the tests anew takes a sixth of what they take themselves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help image demo install test check format lint types layers sizes unit property contract e2e faults fuzz reference benchmarks parts simulation simulate clean
+.PHONY: help image demo install test check static format lint types layers sizes unit property contract e2e faults fuzz reference benchmarks simulation simulate clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,15 +23,22 @@ demo: $(VENV)/.done  ## install what is missing, then run the main jobs on real 
 
 install: $(VENV)/.done  ## the command `fallow` in .venv/bin
 
-test: $(VENV)/.done check simulation  ## install what is missing, then run every test on real parts
-	@bash scripts/install-parts.sh --for test
+test:  ## install what is missing, then run every test on real parts
+	@bash scripts/install-parts.sh --for python
+	@$(MAKE) --no-print-directory install & python=$$!; \
+	bash scripts/install-parts.sh --for test; parts=$$?; wait $$python && exit $$parts
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory simulation
 	@bash scripts/as-root.sh $(BIN)/pytest $(WHOLE) -m "not slow" tests/e2e tests/contract
 
 faults: $(VENV)/.done  ## what takes long: federations cut off, one-way, killed, restored; emulated virtual machines
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest -m slow tests/e2e
 
-check: format lint types layers sizes reference pure  ## what needs no real parts: under a minute
+check: $(VENV)/.done  ## what needs no real parts: under a minute
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target pure static
+
+static: format lint types layers sizes reference  ## what is judged without running it
 
 format: $(VENV)/.done  ## formatting
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fallow.client.api import Client, Listing
+from fallow.client.api import Client
 from fallow.client.contexts import resolve
 from fallow.client.errors import ClientError
 from testbed import processes
@@ -141,8 +141,8 @@ class Cluster:
             self.server.wait(10)
 
     def boot(self, *names: str) -> None:
-        """Make machines with a container engine each, and switch them on side by side."""
-        self.power_on(*names)
+        """Make machines with a container engine each, and switch them on side by side; wait until all are on."""
+        self.power_on(*(name for name in names if name not in self.nodes))
         for name in names:
             self.nodes[name].wait_ready()
 
@@ -206,24 +206,27 @@ class Cluster:
 
     def members(self, role: str = "") -> dict[str, dict[str, Any]]:
         """Return members by name. Raises TestbedError."""
-        return {found["name"]: found for found in self._listed(lambda client: client.members(role))}
+        return {found["name"]: found for found in self.ask(lambda client: client.members(role))["items"]}
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         """Return deployments by `project/name`. Raises TestbedError."""
-        items = self._listed(lambda client: client.deployments())
-        return {f"{found['project']}/{found['name']}": found for found in items}
+        found = self.ask(lambda client: client.deployments())["items"]
+        return {f"{each['project']}/{each['name']}": each for each in found}
 
     def replicas(self) -> list[dict[str, Any]]:
         """Return all replicas, ended ones too. Raises TestbedError."""
-        return self._listed(lambda client: client.replicas())
+        return list(self.ask(lambda client: client.replicas())["items"])
 
-    def _listed(self, ask: Callable[[Client], Listing[Any]]) -> list[dict[str, Any]]:
-        """Ask without the command line, whose start would cost most of what waiting for something costs."""
+    def ask(self, ask: Callable[[Client], object]) -> Any:
+        """Return what the control plane answers, as JSON has it. Raises TestbedError.
+
+        Without the command line, whose start would cost most of what waiting for something costs.
+        """
         try:
             if self._asking is None:
                 context = resolve(environment=self.environment)
                 self._asking = Client(context.url, context.token, context.ca_pem)
-            return list(msgspec.to_builtins(ask(self._asking).items))
+            return json.loads(msgspec.json.encode(ask(self._asking)))
         except ClientError as error:
             raise TestbedError(str(error)) from error
 

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from testbed import processes
+from testbed.ports import free_port
 from testbed.processes import TestbedError
 
 USER = "fallow"
@@ -52,7 +52,7 @@ class EtcdCluster:
         self._auth = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            ports = _free_ports(2 * size)
+            ports = [free_port() for _ in range(2 * size)]
             self._client_ports = dict(zip(self.names, ports[:size], strict=True))
             self._peer_ports = dict(zip(self.names, ports[size:], strict=True))
             if tls:
@@ -213,18 +213,6 @@ def credentials(cluster: EtcdCluster, environ: Mapping[str, str] = os.environ) -
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago, all of them different."""
-    taken = [socket.socket() for _ in range(count)]
-    try:
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in taken]
-    finally:
-        for one in taken:
-            one.close()
 
 
 def write_certificates(folder: Path) -> None:

@@ -42,7 +42,8 @@ class Federation:
 
     def clusters(self) -> dict[str, dict[str, Any]]:
         """Return clusters by name, as the host sees them."""
-        return {found["member"]["name"]: found for found in self.host.call("cluster", "list", "--json")["items"]}
+        known = self.host.ask(lambda client: client.clusters.all())["items"]
+        return {found["member"]["name"]: found for found in known}
 
     def state_of(self, name: str) -> str:
         """Return how the host sees a cluster; empty: it does not know it."""
@@ -51,8 +52,12 @@ class Federation:
 
     def ready(self, deployment: str) -> dict[str, int]:
         """Return how many replicas of a deployment (project/name) are ready in each cluster, as the host sees it."""
-        shares = self.host.call("deployment", "division", deployment, "--json")["shares"]
-        return {share["cluster"]: share["ready"] for share in shares}
+        return {share["cluster"]: share["ready"] for share in self.division(deployment)["shares"]}
+
+    def division(self, deployment: str) -> dict[str, Any]:
+        """Return a deployment's (project/name) division as the host tells it."""
+        project, _, name = deployment.partition("/")
+        return dict(self.host.ask(lambda client: client.clusters.division(project, name)))
 
     def kill(self, name: str) -> None:
         """Cut the power of a cluster: its control plane, and every machine it has."""

@@ -15,13 +15,14 @@ _TRIES = 200
 _held: list[TextIOWrapper] = []  # the locks end with this program
 
 
-def free_port(preferred: int) -> int:
-    """Return `preferred` if nobody has it, else a free port. Raises TestbedError.
+def free_port(preferred: int | None = None) -> int:
+    """Return `preferred` if nobody has it, else any free port. Raises TestbedError.
 
     Never one of those that outgoing connections are given: one of them would take it before its owner listens.
     """
     some = random.SystemRandom()
-    for port in (preferred, *(some.randrange(20_000, 32_000) for _ in range(_TRIES))):
+    others = (some.randrange(20_000, 32_000) for _ in range(_TRIES))
+    for port in others if preferred is None else (preferred, *others):
         if _unused(port) and _claimed(port):
             return port
     raise TestbedError(f"no free port among {_TRIES}")

@@ -32,14 +32,10 @@ from fallow.store.memory import MemoryStore
 from fallow.store.open import open_store
 from fallow.wiring.api_server import api_server
 from fallow.wiring.control_plane import be_member
+from testbed.ports import free_port
 
 T = TypeVar("T")
 BEAT_SECONDS = 0.1
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 async def until(condition: Callable[[], T], seconds: float = 10.0) -> T:

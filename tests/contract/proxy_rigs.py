@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from fallow.drivers.proxy.fake import FakeDisk, FakeProxy, Request
 from fallow.drivers.proxy.haproxy import HAProxy
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyReport, ProxyState, TcpRoute
 from testbed import parts
+from testbed.ports import free_port
 
 DEADLINE_SECONDS = 10.0
 HOST = "shop.test"
@@ -39,13 +39,6 @@ async def reported(proxy: Proxy, condition: Callable[[ProxyReport], bool]) -> Pr
 
     await until(fulfilled)
     return found[-1]
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def web(revision: int, *endpoints: Endpoint, host: str = HOST, path: str = "/", key: str = KEY) -> ProxyState:

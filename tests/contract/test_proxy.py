@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from proxy_rigs import HOST, KEY, Rig, both, free_port, reported, rig_of, web, wire
+from proxy_rigs import HOST, KEY, Rig, both, reported, rig_of, web, wire
 
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
+from testbed.ports import free_port
 
 
 @pytest.fixture(params=["fake", pytest.param("haproxy", marks=pytest.mark.real)])

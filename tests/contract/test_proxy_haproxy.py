@@ -17,7 +17,6 @@ from proxy_rigs import (
     HAProxyRig,
     HttpClient,
     both,
-    free_port,
     reported,
     rig_of,
     until,
@@ -28,6 +27,7 @@ from proxy_rigs import (
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.model.routes import ProxyReport, ProxyState
 from testbed import parts
+from testbed.ports import free_port
 
 pytestmark = pytest.mark.real
 

@@ -1,6 +1,5 @@
 """Every back-end of the registry contract, over the same images: a real registry, a real one with a login, the fake."""
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -14,15 +13,10 @@ from fallow.model.images import RegistryLogin
 from fallow.model.references import parse_reference
 from testbed import parts, registry
 from testbed.blobs import digest_of
+from testbed.ports import free_port
 
 LOGIN = RegistryLogin(username=registry.USERNAME, password=registry.PASSWORD)
 KINDS = ("fake", pytest.param("real", marks=pytest.mark.real), pytest.param("real-login", marks=pytest.mark.real))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from registry_images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Shelf, index_of, tiny
-from test_registry import LOGIN, free_port
+from test_registry import LOGIN
 
 from fallow.drivers.registry import Access, RegistryError
 from fallow.drivers.registry.http import HttpRegistry
@@ -19,6 +19,7 @@ from fallow.model.references import parse_reference
 from testbed import parts, registry
 from testbed.blobs import digest_of
 from testbed.faulty import Fault, FaultyRegistry
+from testbed.ports import free_port
 
 pytestmark = pytest.mark.real
 DOCKER_OLDEST = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -122,9 +123,7 @@ async def test_rate_limit_says_when(client, faulty):
 
 async def test_dead():
     """Nobody listens there."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{found.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     client = HttpRegistry(QUICK)
     with pytest.raises(RegistryError) as caught:
         await client.manifest(Access(host=host, insecure=True), "shop/api", "1")

@@ -26,6 +26,7 @@ def whole() -> Iterator[Whole]:
         cluster.image2 = images.push(registry.address, "shop:2", images.shop("2"))
         cluster.http_port = free_port(18080)
         try:
+            cluster.power_on(*NODES)
             cluster.start_server()
             cluster.boot(*NODES)
             for name in NODES:

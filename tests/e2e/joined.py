@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from whole_cluster import Whole, replicas_on, web
@@ -50,9 +50,9 @@ class Joined(Federation):
         except TestbedError as error:
             raise TestbedError(f"{error}\n{self.host.fallow('deployment', 'division', path)}") from None
 
-    def division(self, path: str = PATH) -> dict[str, object]:
+    def division(self, deployment: str = PATH) -> dict[str, Any]:
         """Return a deployment's division as the host tells it."""
-        return dict(self.host.call("deployment", "division", path, "--json"))
+        return super().division(deployment)
 
     def containers(self, name: str) -> int:
         """Return how many replicas the engines of a cluster really run."""

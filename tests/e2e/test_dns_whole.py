@@ -46,6 +46,7 @@ def named() -> Iterator[Named]:
             *("--suspect-after", "2s", "--dead-after", "4s"),
         )
         try:
+            cluster.power_on(*NODES)
             cluster.start_server()
             cluster.fallow("pool", "create", "--cidr", str(fabric.subnet))
             cluster.boot(*NODES)

@@ -201,9 +201,8 @@ def test_many_connections_that_never_finish(victim: Victim) -> None:
                 line.sendall(b"\x16\x03\x01")
         for _ in range(30):
             lines.enter_context(victim.dial(victim.port)).sendall(b"GET / HTTP/1.1\r\nX-")
-        began = time.monotonic()
-        assert victim.ask("GET", "/v1/members").status == 200
-        assert time.monotonic() - began < 2
+        with victim.little_work():
+            assert victim.ask("GET", "/v1/members").status == 200
 
 
 def test_guesses_are_slowed_down_and_right_tokens_pass(victim: Victim) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import socket
-import time
 import unicodedata
 from typing import Any
 
@@ -33,10 +32,9 @@ def test_of_two_equal_keys_the_last_counts_for_every_check(victim: Victim) -> No
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 def test_packed_bodies_are_never_unpacked(victim: Victim, encoding: str) -> None:
     bomb = gzip.compress(b'{"role":"' + b"a" * 100_000_000 + b'"}')
-    began = time.monotonic()
-    refused(victim.ask("POST", TOKENS, bomb, Content_Encoding=encoding), 400)
-    refused(victim.ask("POST", JOIN, gzip.compress(b"{}"), token="", Content_Encoding=encoding), 400)
-    assert time.monotonic() - began < 2
+    with victim.little_work():
+        refused(victim.ask("POST", TOKENS, bomb, Content_Encoding=encoding), 400)
+        refused(victim.ask("POST", JOIN, gzip.compress(b"{}"), token="", Content_Encoding=encoding), 400)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +125,9 @@ def merging(levels: int) -> str:
     ids=range(18),
 )  # fmt: skip
 def test_yaml_that_grows_or_never_ends(victim: Victim, text: str) -> None:
-    before, began = victim.revision(), time.monotonic()
-    answer = victim.ask("POST", "/v1/deploy", {"compose": text, "dry_run": True})
-    assert time.monotonic() - began < 10
+    before = victim.revision()
+    with victim.little_work(10):
+        answer = victim.ask("POST", "/v1/deploy", {"compose": text, "dry_run": True})
     assert answer.status in (200, 400, 422), answer.text[:300]  # a file that is only large may be one that works
     assert len(answer.text) < 4_000_000
     assert victim.revision() == before
@@ -227,7 +225,6 @@ def test_heads_and_bodies_that_drip_hold_nobody_up(victim: Victim) -> None:
             for line in lines:
                 with contextlib.suppress(OSError):
                     line.sendall(b"a")
-            began = time.monotonic()
-            assert victim.ask("GET", "/v1/version", token="").status == 200
-            assert time.monotonic() - began < 2
+            with victim.little_work():
+                assert victim.ask("GET", "/v1/version", token="").status == 200
         assert isinstance(lines[0], socket.socket)

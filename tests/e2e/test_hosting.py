@@ -35,7 +35,7 @@ class Lending(Whole):
 
     def lent(self) -> dict[str, object] | None:
         """Return the server's first virtual machine."""
-        found = self.call("vm", "list", "--json")["items"]
+        found = self.ask(lambda client: client.vms.all())["items"]
         return found[0] if found else None
 
     def vm_joined(self) -> bool:
@@ -51,7 +51,7 @@ class Lending(Whole):
 
     def report(self) -> dict[str, object]:
         """Return what the server said last."""
-        found: dict[str, object] = self.call("server", "show", "srv1", "--json")["report"]
+        found: dict[str, object] = self.ask(lambda client: client.servers.one("srv1"))["report"]
         return found
 
     def told(self) -> str:
@@ -73,6 +73,7 @@ def lending(cpus: float, memory_bytes: int) -> Iterator[Lending]:
         cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
         cluster.http_port = free_port(18080)
         try:
+            cluster.power_on("srv1", "n1")
             cluster.start_server()
             cluster.fallow("registry", "add", registry.address, "--insecure")
             cluster.start_gateway("gw1", cluster.http_port, cluster.token("gateway"))

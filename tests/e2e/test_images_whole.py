@@ -85,10 +85,10 @@ def cluster() -> Iterator[Imaged]:
         made.registry = Registry(fabric, password=True)
         made.insecure_registries = (made.registry.address,)
         try:
-            made.start_server()
             for name, kind in NODES.items():
                 made.nodes[name] = kind(fabric, name, insecure_registries=made.insecure_registries)
                 made.nodes[name].power_on(wait=False)
+            made.start_server()
             for name, kind in NODES.items():
                 made.nodes[name].wait_ready()
                 made.join(name, "--name", name, token=made.token("node", "--label", f"kind={kind.kind}"))

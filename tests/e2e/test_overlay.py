@@ -135,6 +135,7 @@ def overlay() -> Iterator[Overlay]:
         )
         cluster.image = images.push(registry.address, "shop:1", images.shop("1"))
         try:
+            cluster.power_on(*NODES, "gw")
             cluster.start_server()
             for pool, cidr in POOLS.items():
                 cluster.fallow("pool", "create", pool, "--cidr", cidr, "--mode", "wireguard")

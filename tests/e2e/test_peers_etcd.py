@@ -64,6 +64,7 @@ def pair() -> Iterator[Pair]:
         cluster.http_port = free_port(18080)
         cluster.second_port = free_port(17543)
         try:
+            cluster.power_on("n1", "n2")
             cluster.start_server()
             cluster.start_peer("second", cluster.second_port)
             cluster.boot("n1", "n2")

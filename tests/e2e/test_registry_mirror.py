@@ -32,7 +32,7 @@ class Mirrored(Watched):
         return [asked[layer] for layer in noise.layer_digests(image)]
 
     def mirror(self) -> dict[str, str]:
-        (found,) = self.call("registry", "mirror", "list", "--json")["items"]
+        (found,) = self.ask(lambda client: client.registries.mirrors())["items"]
         return dict(found)
 
     def forget_blobs(self, *names: str) -> None:

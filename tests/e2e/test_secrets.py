@@ -45,6 +45,7 @@ def used() -> Iterator[Used]:
         registry = Registry(fabric)
         cluster = Used(fabric, insecure_registries=(registry.address,), port=free_port(17543), server_options=DEBUG)
         try:
+            cluster.power_on("s1")
             cluster.start_server()
             cluster.boot("s1")
             walk(cluster, images.push(registry.address, "shop:1", images.shop("1")))

@@ -41,11 +41,13 @@ def watched_cluster(
         cluster = kind(fabric, port=free_port(port))
         cluster.watched, cluster.stored = watched, registry.address
         try:
-            cluster.start_server()
-            cluster.fallow("registry", "add", watched.address, "--insecure")
             for name, engine in nodes.items():
                 cluster.nodes[name] = engine(fabric, name)
-                cluster.nodes[name].power_on()
+                cluster.nodes[name].power_on(wait=False)
+            cluster.start_server()
+            cluster.fallow("registry", "add", watched.address, "--insecure")
+            for name in nodes:
+                cluster.nodes[name].wait_ready()
                 cluster.join(name, "--name", name, token=cluster.token("node"))
             cluster.wait_ready(*nodes)
             yield cluster

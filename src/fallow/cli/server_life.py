@@ -12,6 +12,7 @@ from rich.text import Text
 from fallow.cli import output
 from fallow.cli.failures import Exit, Failure
 from fallow.cli.options import Json, key_values, seconds
+from fallow.cli.processes import server
 from fallow.cli.servers import Server
 from fallow.cli.session import session_of
 from fallow.cli.tokens import tell_token
@@ -29,6 +30,11 @@ token = typer.Typer(no_args_is_help=True, help="Hand out tokens with which machi
 
 _AT_WORK = (VmState.PREPARING, VmState.STARTING, VmState.RUNNING, VmState.STOPPING)
 _EXAMPLES = {
+    "server": """Examples:
+
+  fallow server
+  fallow server --data /srv/fallow --host control.example
+  fallow server --listen 0.0.0.0:7443 --advertise control.example:7444""",
     "drain": """Examples:
 
   fallow server drain srv1
@@ -43,6 +49,7 @@ _EXAMPLES = {
 
 def register(app: typer.Typer) -> None:
     """Add these commands to a group."""
+    app.callback(invoke_without_command=True, epilog=_EXAMPLES["server"])(server)
     app.add_typer(token, name="token")
     for command in (drain, remove):
         app.command(epilog=_EXAMPLES[command.__name__])(command)

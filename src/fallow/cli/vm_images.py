@@ -28,6 +28,12 @@ app = typer.Typer(
     help="Build, add and list what virtual machines on this server start from. These commands work on this machine.",
 )
 
+
+def register(group: typer.Typer) -> None:
+    """Add these commands to `fallow vm`."""
+    group.add_typer(app, name="image")
+
+
 Folder = Annotated[
     Path,
     typer.Option(

@@ -74,6 +74,18 @@ def test_help_loads_no_http_library() -> None:
     assert _seconds_of_children() - before < 5  # far above the half second it takes on a machine at rest
 
 
+def test_a_command_loads_nothing_of_the_others() -> None:
+    code = (
+        "import sys\nfrom fallow.main import main\nsys.argv = ['fallow', 'token', 'list', '--help']\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "assert 'fallow.cli.tokens' in sys.modules\n"
+        "others = {'nodes', 'servers', 'clusters', 'images', 'processes', 'deploy', 'top'}\n"
+        "assert not {f'fallow.cli.{name}' for name in others} & set(sys.modules), 'slow'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def _seconds_of_children() -> float:
     """Return how long processes that have ended had a core: of a busy machine this says little."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -21,10 +21,10 @@ from fallow.model.deployments import DeployedItem, DeployResult
 PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import sys
+from fallow.cli import top
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import Launchers
-sys.modules["fallow.cli.top"].LOOK_SECONDS = 0.05
+top.LOOK_SECONDS = 0.05
 build_cli(Launchers(server=None, join=None, gateway=None, up=None, store=None))()
 """
 

@@ -7,6 +7,7 @@ from fallow.drivers.proxy import saved
 from fallow.drivers.proxy.config import Layout, Settings, map_entries, render_config, server_name, skeleton
 from fallow.drivers.proxy.slots import Arrangement, arrange, assign, by_backend
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState, TcpRoute
+from testbed.ports import free_port
 
 SETTINGS = Settings(http_port=8080, bind_address="127.0.0.1", spare_backends=2, drain_seconds=1.0, program="haproxy")
 ONE = Endpoint(id="web-0", address="10.0.0.1", port=20001, weight=7)
@@ -42,12 +43,8 @@ def test_only_ports_and_slots_need_another_generation() -> None:
 
 
 def test_a_tcp_port_is_opened_unless_it_cannot_be() -> None:
-    with socket.socket() as taken, socket.socket() as free:
-        for opened in (taken, free):
-            opened.bind(("127.0.0.1", 0))
-        taken.listen()
-        busy, good = taken.getsockname()[1], free.getsockname()[1]
-        free.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy, good = taken.getsockname()[1], free_port()
         state = ProxyState(
             tcp=tuple(TcpRoute(listen=port, backend="a") for port in (busy, good, 8080)),
             backends=(Backend(key="a", mode="tcp", endpoints=(ONE,)),),
