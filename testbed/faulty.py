@@ -4,10 +4,12 @@ import contextlib
 import http.client
 import http.server
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Change = Callable[[bytes], bytes]
 
@@ -41,9 +43,14 @@ class Seen:
 
 
 class FaultyRegistry:
-    """Listens at `address` on loopback and hands what it gets on to the registry at `upstream`, faults aside."""
+    """Listens at `address` on loopback and hands what it gets on to the registry at `upstream`, faults aside.
 
-    def __init__(self, upstream: str = "", host: str = "127.0.0.1") -> None:
+    With the files of a certificate and its key it speaks HTTPS.
+    """
+
+    def __init__(
+        self, upstream: str = "", host: str = "127.0.0.1", certificate: tuple[Path, Path] | None = None
+    ) -> None:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self._upstream = upstream
@@ -69,6 +76,10 @@ class FaultyRegistry:
                 return  # callers go away in the middle; that is what is tried here
 
         self._server = Server((host, 0), Handler)
+        if certificate is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(*certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()

@@ -14,6 +14,7 @@ from fallow.agent.pulling import PullFailed
 from fallow.drivers.engine.contract import Engine, EngineError
 from fallow.drivers.engine.docker_api import DockerApiEngine
 from fallow.model.images import PlatformImage, PullGrant
+from fallow.model.watermarks import Watermarks
 from testbed import parts
 from testbed.engines import DockerNode, PodmanNode
 from testbed.fabric import Fabric
@@ -338,4 +339,38 @@ async def test_a_full_disk_is_told_before_and_while_it_happens(small_disk: tuple
         control.order(pull("small.n", registry.reference("small:1"), small))
         assert (await control.done("small.n")).state == "done"
         assert await names(engine) == [registry.reference("small:1")]
+    await engine.close()
+
+
+async def test_a_disk_nearly_full_is_relieved_by_what_was_unused_longest(
+    small_disk: tuple[str, str], tmp_path: Path
+) -> None:
+    """Three images of 14 MB on a disk of 60 MB: above the upper mark, and below the lower one without the oldest."""
+    engine, now = DockerApiEngine(small_disk[0], "n"), 1_000_000.0
+    async with (
+        FaultyRegistry(small_disk[1]) as registry,
+        Control(engine, tmp_path, clock=lambda: now) as control,
+    ):
+        control.images.watermarks = None
+        made = [registry.add(f"app:{number}", random_layer(14 * MEGABYTE)) for number in range(3)]
+        for number, image in enumerate(made):
+            name = registry.reference(f"app:{number}")
+            await engine.pull(name)
+            control.order(pull(f"{number}.n", name, image))
+            assert (await control.done(f"{number}.n")).state == "done"
+            now += 60
+        now += 3600
+        control.images.watermarks = Watermarks(0.60, 0.55)
+        control.images.inventory.new_session()
+        kept = [registry.reference("app:1"), registry.reference("app:2")]
+
+        async def relieved() -> None:
+            while await names(engine) != kept:
+                await asyncio.sleep(0.1)
+
+        await asyncio.wait_for(relieved(), 30)
+        await until(lambda: control.inventory.warning, "it is told")
+        assert "nearly full" in control.inventory.warning
+        size, free = await engine.disk()
+        assert size - free < 0.60 * size
     await engine.close()

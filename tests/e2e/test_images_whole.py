@@ -195,6 +195,15 @@ def test_a_file_an_engine_wrote_reaches_nodes_without_any_registry(
     assert set(ids) == {_id_in(file)}, "it is the very same image"
     tasks = cluster.call("image", "job", "list", "--json")["items"]
     assert next(job for job in tasks if job["reference"] == name)["canary"]
+    cleaned = cluster.job("clean", "--on", "all", "--unused-for", "0s")
+    outcomes = {
+        each["outcome"]
+        for task in cleaned["by_node"].values()
+        for each in task["verdicts"]
+        if each["reference"] == name
+    }
+    assert outcomes == {"protected"}, "no registry can give it back"
+    assert all(cluster.has(each, name) for each in NODES)
 
 
 def _id_in(file: Path) -> str:
@@ -222,7 +231,22 @@ def test_every_outcome_is_on_record(cluster: Imaged) -> None:
 
 
 def test_the_password_is_nowhere(cluster: Imaged) -> None:
+    image = cluster.push("secret:1", noise.image(77, 8_000_000))
+    id_ = cluster.call("image", "pull", image, "--on", "all", "--detach", "--json")["id"]
+    seen = set[str]()  # of all processes, while logins are on their way
+    while cluster.call("image", "job", "show", id_, "--json")["job"]["state"] == "running":
+        seen |= {text for path in Path("/proc").glob("[0-9]*/cmdline") if (text := _text(path))}
+    assert not [line for line in seen if registry.PASSWORD in line]
+    for command in ("events --json", "registry list --json", "image job logs", "image job export"):
+        assert registry.PASSWORD not in cluster.fallow(*command.split()), command
     found = subprocess.run(
         ["grep", "-rlF", registry.PASSWORD, str(cluster.fabric.folder)], capture_output=True, text=True, check=False
     ).stdout.split()
     assert [path for path in found if "/registry-" not in path] == []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

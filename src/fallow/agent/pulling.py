@@ -28,6 +28,9 @@ T = TypeVar("T")
 LINE_CHARS = 512
 TEXT_CHARS = 2048
 
+# Why a registry gives an image that is there already no name, and it may be used all the same.
+_AWAY: frozenset[ImageErrorKind] = frozenset({"unreachable", "stalled", "timeout", "rate-limited"})
+
 # What an engine calls differently than a report does.
 _KINDS: dict[str, ImageErrorKind] = {
     "unreachable": "unreachable",
@@ -149,6 +152,7 @@ class Puller:
         self.fetched: Fetched | None = None
         self._architecture = ""
         self._locks: dict[str, asyncio.Lock] = {}  # by image id: the same one may have several names
+        self._unnamed: set[str] = set()  # image ids that are there, and whose digest's name their registry did not give
 
     async def run(self, pull: Pull) -> TaskReport:
         """Do one pull. Cancelling it stops the engine."""
@@ -198,8 +202,8 @@ class Puller:
             return None
         named = await quickly(self._engine.image(reference))
         if named is None or named.id != image.image_id:
-            if "@" in reference:
-                return None  # only a pull gives a name with a digest; it finds all layers there
+            if "@" in reference:  # only a pull gives a name with a digest; it finds all layers there
+                return there if image.image_id in self._unnamed else None
             await quickly(self._engine.tag(image.image_id, reference))
         return there
 
@@ -261,11 +265,18 @@ class Puller:
     async def _fetch(self, pull: Pull, grant: PullGrant | None, image: PlatformImage) -> None:
         """Let the engine get exactly this image, and give it its name."""
         source = await self._source(grant, image)
-        if source is not None and await self._fetch_nearby(pull, source, image):
+        there = source is not None and await self._fetch_nearby(pull, source, image)
+        if there and ("@" not in pull.order.reference or pull.order.loading):
             return
         if pull.order.loading:
             raise PullFailed("unreachable", "no node that has the file's layers could be reached")
-        await self._fetch_directly(pull, grant, image)
+        try:
+            await self._fetch_directly(pull, grant, image)
+        except PullFailed as failed:
+            if not there or failed.kind not in _AWAY:
+                raise
+            self._unnamed.add(image.image_id)
+            pull.say(f"the image is there, without the name of its digest ({failed.kind}): {failed}")
 
     async def _fetch_directly(self, pull: Pull, grant: PullGrant | None, image: PlatformImage) -> None:
         exact = parse_reference(qualified(pull.order.reference)).at(image.manifest.digest)
@@ -296,7 +307,7 @@ class Puller:
                 raise
             pull.say(f"not from neighbours ({failed.kind}): {failed}")
             return False
-        return "@" not in pull.order.reference or pull.order.loading
+        return True
 
     async def _take(self, pull: Pull, way: "_Way", image: PlatformImage) -> None:
         """Pull a name, see that it is the right image, and let the wanted reference stand for it. Raises PullFailed."""

@@ -108,9 +108,9 @@ class Bars:
             self._progress.update(
                 self._bars[task.id], completed=task.current_bytes, total=task.total_bytes or None, told=told
             )
-        self._progress.update(
-            self._all, total=max(1, job.counts.nodes), completed=_over(job), told=output.clean(counted(job))
-        )
+        come = job.fetched_bytes + sum(task.current_bytes for task in tasks if task.state is TaskState.WORKING)
+        told = counted(job) + (f", {format_bytes(come)}" if come else "")
+        self._progress.update(self._all, total=max(1, job.counts.nodes), completed=_over(job), told=output.clean(told))
         self._progress.refresh()
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fallow.cli import completion, image_archives, image_jobs, image_schedules, output
-from fallow.cli.failures import Exit, Failure, usage
+from fallow.cli.failures import Exit, Failure
 from fallow.cli.image_how import Attempts, How, Parallel, WaitForNodes, takes_how
 from fallow.cli.image_progress import follow, summary
 from fallow.cli.image_targets import On
@@ -16,7 +16,6 @@ from fallow.cli.options import Json, seconds
 from fallow.cli.session import session_of
 from fallow.model.image_jobs import CleanRules, ImageAction, JobState
 from fallow.model.image_requests import DriftView, ImageJobRequest, ImageJobView, ImageTaskView, ImageView
-from fallow.model.references import qualified
 from fallow.model.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -69,7 +68,11 @@ def update(
     reference: Reference,
     on: On = "",
     roll: Annotated[
-        bool, typer.Option("--roll", help="Then renew the replicas of deployments that use it, one portion at a time.")
+        bool,
+        typer.Option(
+            "--roll",
+            help="Once every node has it, renew the replicas of deployments that use it, one portion at a time.",
+        ),
     ] = False,
     *,
     how: How,
@@ -78,10 +81,8 @@ def update(
     as_json: Json = False,
 ) -> None:
     """Ask what a tag stands for now, and pull where a node has something else."""
-    if roll and (detach or dry_run):
-        raise usage("--roll waits for the pulls to end", "Leave --detach and --dry-run out.")
     request = how.request(ImageAction.UPDATE, reference, on, dry_run=dry_run)
-    _run(ctx, request, detach=detach, as_json=as_json, roll=roll)
+    _run(ctx, msgspec.structs.replace(request, roll=roll), detach=detach, as_json=as_json)
 
 
 @app.command(
@@ -204,7 +205,7 @@ def drift(
         raise typer.Exit(Exit.FAILED)
 
 
-def _run(ctx: typer.Context, request: ImageJobRequest, *, detach: bool, as_json: bool, roll: bool = False) -> None:
+def _run(ctx: typer.Context, request: ImageJobRequest, *, detach: bool, as_json: bool) -> None:
     with session_of(ctx).client() as client:
         job = client.images.create_job(request)
         if not job.id:
@@ -222,8 +223,6 @@ def _run(ctx: typer.Context, request: ImageJobRequest, *, detach: bool, as_json:
             output.note(f"{job.id} goes on: fallow image job show {job.id}, fallow image job cancel {job.id}")
             raise
         tell_end(job, tasks, as_json=as_json)
-        if roll:
-            _roll(client, job)
 
 
 def tell_end(job: ImageJobView, tasks: Sequence[ImageTaskView], *, as_json: bool) -> None:
@@ -233,6 +232,8 @@ def tell_end(job: ImageJobView, tasks: Sequence[ImageTaskView], *, as_json: bool
     else:
         for part in summary(job, tasks):
             output.show(part)
+        for path in job.renewed:
+            output.write(f"{path}: its replicas are renewed")
     if job.state is not JobState.COMPLETED or job.counts.failed:
         raise typer.Exit(Exit.FAILED)
 
@@ -245,13 +246,8 @@ def _tell_reach(job: ImageJobView, *, as_json: bool) -> None:
     output.write(f"would {job.action} {what} on {len(job.nodes)} nodes:")
     for name in job.nodes:
         output.write(f"  {output.clean(name)}")
-
-
-def _roll(client: "Client", job: ImageJobView) -> None:
-    for found in client.deployments().items:
-        if qualified(found.spec.container.image) == job.reference and found.state != "deleting":
-            client.restart_deployment(found.project, found.name, found.revision)
-            output.write(f"{found.project}/{found.name}: its replicas are renewed")
+    for path in job.renewed:
+        output.write(f"would then renew {path}")
 
 
 def _show_node(client: "Client", node: str, *, as_json: bool) -> None:

@@ -77,6 +77,7 @@ class JoinOptions(MemberOptions):
 
     engine: str | None = None
     watermarks: Watermarks | None = field(default_factory=Watermarks)  # of the images' disk
+    image_rate: int = 0  # bytes of images a second that it gives to other nodes; 0: no bound
     cgroup: str = ""  # the control group that containers are to be in; empty: as the engine has it
 
 

@@ -44,6 +44,15 @@ CleanImages = Annotated[
         help="Above the first share of the images' disk unused ones are deleted, until the second; off: never.",
     ),
 ]
+ImageRate = Annotated[
+    str,
+    typer.Option(
+        "--image-rate",
+        metavar="BYTES",
+        help="How much of images this node gives to others each second, such as 20MiB.",
+        show_default="as much as they take",
+    ),
+]
 JoinRole = Annotated[
     Literal["node", "server"],
     typer.Option("--role", help="node: it runs containers. server: it lends what its primary application leaves idle."),

@@ -12,9 +12,11 @@ from fallow.model.labels import Variable, typed_variable, variables_problem
 from fallow.model.meta import is_name
 from fallow.model.names import domain_name
 from fallow.model.servers import Primary, parse_primaries
+from fallow.model.units import parse_bytes
 from fallow.model.watermarks import Watermarks, parse_watermarks
 
 JOIN_TOKEN = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
+MIN_IMAGE_RATE = 1024**2
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]*):(\d{1,5})")
 
 
@@ -129,6 +131,17 @@ def watermarks(text: str) -> Watermarks | None:
         return parse_watermarks(text)
     except ValueError as error:
         raise usage(f"--clean-images: {error}") from None
+
+
+def image_rate(text: str) -> int:
+    """Read how many bytes of images a node gives to others each second; 0: no bound. Raises Failure."""
+    try:
+        found = parse_bytes(text) if text else 0
+    except ValueError as error:
+        raise usage(f"--image-rate: {error}") from None
+    if text and found < MIN_IMAGE_RATE:
+        raise usage(f"--image-rate {text} is too little", "Others would take this node for dead; give 1MiB or more.")
+    return found
 
 
 def variables(texts: list[str] | None) -> tuple[Variable, ...]:

@@ -41,6 +41,7 @@ from fallow.cli.process_options import (
     Haproxy,
     HeartbeatEvery,
     Hosts,
+    ImageRate,
     Install,
     JoinRole,
     KeepAudit,
@@ -142,6 +143,7 @@ def join(
     role: JoinRole = "node",
     engine: Engine = None,
     clean_images: CleanImages = "85%:80%",
+    image_rate: ImageRate = "",
     primary: Primaries = None,
     vm_bridge: VmBridge = "",
     vm_network: VmNetwork = "default",
@@ -173,7 +175,8 @@ def join(
         )
         raise typer.Exit(session_of(ctx).launchers.lend(lending))
     marks, group = process_values.watermarks(clean_images), process_values.group(cgroup_parent)
-    options = JoinOptions(engine=engine, watermarks=marks, cgroup=group, **member, **process)
+    rate = process_values.image_rate(image_rate)
+    options = JoinOptions(engine=engine, watermarks=marks, image_rate=rate, cgroup=group, **member, **process)
     raise typer.Exit(session_of(ctx).launchers.join(options))
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,10 @@ from rich.table import Table
 from fallow.cli import completion, mirrors, output
 from fallow.cli.failures import Exit, Failure, usage
 from fallow.cli.options import Json
+from fallow.cli.pem_files import read_public
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
-from fallow.model.registries import RegistryCheck, RegistryRequest, RegistryView
+from fallow.model.registries import CertificateView, RegistryCheck, RegistryRequest, RegistryView
 
 app = typer.Typer(no_args_is_help=True, help="Give registries their logins, and run mirrors of them.")
 app.add_typer(mirrors.app, name="mirror")
@@ -31,6 +33,7 @@ Known = Annotated[
     epilog="""Examples:
 
   fallow registry add registry.example --username ci --password-stdin < password.txt
+  fallow registry add registry.internal --ca-file internal-ca.pem
   fallow registry add 10.0.0.5:5000 --insecure
   fallow registry add docker.io --mirror 10.0.0.6:5000"""
 )
@@ -50,6 +53,23 @@ def add(
         str,
         typer.Option("--mirror", metavar="HOST:PORT", help="A mirror that nodes ask first.", show_default=False),
     ] = "",
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Certificates (PEM) that it is trusted by, beside the system's.",
+            show_default=False,
+        ),
+    ] = None,
+    proxy: Annotated[
+        str,
+        typer.Option(
+            "--proxy", metavar="URL", help="An HTTP proxy that leads there: http://HOST:PORT.", show_default=False
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make a registry known, or replace what is known of it. The password is stored sealed and never shown."""
@@ -59,6 +79,8 @@ def add(
         password=_password(username, from_stdin=password_stdin),
         scheme="http" if insecure else "https",
         mirror=mirror,
+        ca_pem=read_public(ca_file, "the certificates alone") if ca_file is not None else "",
+        proxy=proxy,
     )
     with session_of(ctx).client() as client:
         found = client.registries.add(request)
@@ -119,6 +141,7 @@ def show(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
                 ("host", found.host),
                 ("login", found.username or "none"),
                 ("spoken to by", _transport(found)),
+                *(("trusted beside the system's", _certificate(each)) for each in found.trusted),
                 ("mirror", _mirror(found) or "none"),
                 ("changed", output.clock(found.updated_at)),
                 ("changed by", found.created_by),
@@ -158,6 +181,8 @@ def test(ctx: typer.Context, host: Known, as_json: Json = False) -> None:
 def _hint(found: RegistryCheck) -> str:
     if found.kind == "denied":
         return f"Give it another login: fallow registry add {found.host} --username NAME --password-stdin"
+    if "certificate" in found.text.lower():
+        return f"Where it has a CA of its own: fallow registry add {found.host} --ca-file FILE"
     if found.kind == "unreachable":
         return f"Where it speaks plain HTTP: fallow registry add {found.host} --insecure"
     return "Nodes may reach it all the same; then they pull without a digest that was fixed for all."
@@ -172,4 +197,9 @@ def _mirror(found: RegistryView) -> str:
 
 
 def _transport(found: RegistryView) -> str:
-    return "HTTP" if found.insecure else "HTTPS"
+    through = f" through {found.proxy}" if found.proxy else ""
+    return ("HTTP" if found.insecure else "HTTPS, own CA" if found.trusted else "HTTPS") + through
+
+
+def _certificate(found: CertificateView) -> str:
+    return f"{found.subject}, until {output.clock(found.expires_at)} (SHA-256 {found.sha256})"

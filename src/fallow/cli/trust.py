@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 from fallow.cli import completion, output
-from fallow.cli.failures import usage
 from fallow.cli.options import Json
+from fallow.cli.pem_files import read_public
 from fallow.cli.session import session_of
 from fallow.cli.watching import show_list
 from fallow.model.trust import TrustRequest, TrustView
@@ -56,25 +56,14 @@ def set_(
     as_json: Json = False,
 ) -> None:
     """Set all rules for the images of a project; those it had are replaced."""
-    request = TrustRequest(
-        project=project, allow=tuple(allow or ()), require_digest=require_digest, keys=tuple(map(_read, key or ()))
-    )
+    keys = tuple(read_public(file, "the public one, such as cosign.pub") for file in key or ())
+    request = TrustRequest(project=project, allow=tuple(allow or ()), require_digest=require_digest, keys=keys)
     with session_of(ctx).client() as client:
         found = client.trust.set(request)
     if as_json:
         output.write_json(found)
     else:
         output.show(_facts(found))
-
-
-def _read(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise usage(f"{file} cannot be read", str(error)) from None
-    if "PRIVATE KEY" in text:
-        raise usage(f"{file} is a private key", "Give the public one, such as cosign.pub; nothing was sent.")
-    return text
 
 
 @app.command(

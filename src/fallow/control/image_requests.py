@@ -100,6 +100,7 @@ class ImageRequests:
             created_by=actor,
             project=request.project,
             wait_for_nodes=request.wait_for_nodes,
+            roll=request.roll,
         )
         return job, meant
 
@@ -250,6 +251,8 @@ def _checked(request: ImageJobRequest) -> str:
         raise refuse(400, "bad-request", "Which image?", f"a {request.action} needs a reference", "such as nginx:1.27")
     if request.action not in REMOVING and request.rules is not None:
         raise refuse(400, "bad-request", "Not for a pull", "rules say what may be deleted; a pull deletes nothing")
+    if request.roll and request.action is not ImageAction.UPDATE:
+        raise refuse(400, "bad-request", "Not an update", f"a {request.action} renews no deployments", "use an update")
     if request.action is ImageAction.CLEAN and request.reference:
         raise refuse(
             400, "bad-request", "A clean has no reference", "it deletes whatever its rules let go",
@@ -285,7 +288,8 @@ def _instruction(request: ImageJobRequest) -> str:
     on = on or target.selector or "all"
     share = f"{target.percent}%:" if target.percent != 100 else ""
     parts = ["image", str(request.action), request.reference, f"--on {share}{on}"]
-    return " ".join(filter(None, [*parts, "--dry-run" if request.dry_run else ""]))
+    flags = ("--roll" if request.roll else "", "--dry-run" if request.dry_run else "")
+    return " ".join(filter(None, [*parts, *flags]))
 
 
 def _over(job: ImageJob, wish: str) -> Refused:

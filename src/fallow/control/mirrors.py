@@ -96,6 +96,9 @@ class Mirrors:
             return KnownRegistry(
                 id=host, created_at=now, updated_at=now, mirrored_by=request.name, created_by=actor
             )  # fmt: skip
+        if before.ca_pem or before.proxy:
+            text = f"{host} has certificates of its own or a proxy, which a mirror is not given"
+            raise refuse(409, "no-mirror", "No mirror of it", text, "nodes get its images from each other")
         if before.mirror or before.mirrored_by not in ("", request.name):
             raise has_mirror(host, before.mirrored_by) if before.mirrored_by else _named(before)
         return msgspec.structs.replace(before, mirrored_by=request.name, updated_at=now)

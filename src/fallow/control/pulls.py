@@ -156,29 +156,29 @@ class Pulls:
         rules = rules_of(policy) if policy is not None else None
         self._resolver.check_name(wanted.reference, wanted.project)
         access = self._registries.access(wanted.reference.registry)
+        grant = PullGrant(
+            reference=asked.reference,
+            login=access.login,
+            insecure=access.insecure,
+            ca_pem=access.ca_pem,
+            proxy=access.proxy,
+            trust=rules,
+        )
         try:
             resolved = await self._soon(member, wanted)
         except Unresolved as trouble:
             if trouble.kind not in _AWAY or (policy is not None and policy.keys):
                 raise
             _log.warning("image not resolved; the node pulls what it finds", member=member.id, reason=str(trouble))
-            return PullGrant(reference=asked.reference, login=access.login, insecure=access.insecure, trust=rules)
+            return grant
         image = resolved.for_architecture(member.facts.architecture)
         if image is None:
             offered = ", ".join(each.platform for each in resolved.platforms) or "nothing that runs on Linux"
             text = f"{wanted.reference.text} is for {offered}, and {member.name} is {member.facts.architecture}"
             raise Unresolved("wrong-platform", text)
         mirror, sources = self.helpers(member, image)
-        return PullGrant(
-            reference=asked.reference,
-            image=image,
-            digest=resolved.digest,
-            login=access.login,
-            insecure=access.insecure,
-            mirror=mirror or self._registries.mirror(wanted.reference.registry),
-            sources=sources,
-            trust=rules,
-        )
+        mirror = mirror or self._registries.mirror(wanted.reference.registry)
+        return msgspec.structs.replace(grant, image=image, digest=resolved.digest, mirror=mirror, sources=sources)
 
     async def _soon(self, member: Member, wanted: _Wanted) -> ResolvedImage:
         """Resolve within the time a node can wait; asking goes on, for whoever asks next. Raises Unresolved."""

@@ -1,5 +1,6 @@
 """Registries as the control plane knows them: making them known, and how each is spoken to."""
 
+import hashlib
 import time
 from collections.abc import Callable
 
@@ -13,9 +14,10 @@ from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import AuthorityError
 from fallow.drivers.registry import Access, Registry, RegistryError
+from fallow.drivers.registry.certificates import read_certificates
 from fallow.model.images import RegistryLogin
 from fallow.model.references import DEFAULT_REGISTRY
-from fallow.model.registries import KnownRegistry, RegistryCheck, RegistryRequest, RegistryView
+from fallow.model.registries import CertificateView, KnownRegistry, RegistryCheck, RegistryRequest, RegistryView
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -54,19 +56,15 @@ class Registries:
             )  # fmt: skip
         if host == DEFAULT_REGISTRY and request.insecure:
             raise refuse(422, "bad-request", "Not insecure", f"{DEFAULT_REGISTRY} speaks HTTPS", "leave --insecure out")
-        sealed = b""
-        if request.password:
-            try:
-                sealed = self._vault.seal(request.password, _about(host, request.username, insecure=request.insecure))
-            except AuthorityError as error:
-                raise refuse(409, "cluster-key", "The password cannot be sealed", str(error)) from None
+        _check_trusted(request)
+        sealed = self._sealed(host, request)
 
         def decide() -> tuple[Step, None]:
             now, before = self._clock(), self._cache.snapshot().registries.get(host)
             if before is None and len(self._cache.snapshot().registries) >= MAX_REGISTRIES:
                 raise refuse(409, "too-many", "Too many registries", f"there are {MAX_REGISTRIES} already")
             mirrored_by = before.mirrored_by if before else ""
-            if mirrored_by and request.mirror:
+            if mirrored_by and (request.mirror or request.ca_pem or request.proxy):
                 raise has_mirror(host, mirrored_by)
             made = KnownRegistry(
                 id=host,
@@ -78,6 +76,8 @@ class Registries:
                 insecure=request.insecure,
                 mirror=request.mirror,
                 mirrored_by=mirrored_by,
+                ca_pem=request.ca_pem,
+                proxy=request.proxy,
                 created_by=actor,
             )
             words = "RegistryChanged" if before else "RegistryAdded", "is changed" if before else "is known"
@@ -119,15 +119,23 @@ class Registries:
             return Access(host=host)
         login = None
         if found.sealed_password:
-            about = _about(found.id, found.username, insecure=found.insecure)
-            password = self._vault.unseal(found.sealed_password, about)
+            password = self._vault.unseal(found.sealed_password, _about(found.id, found))
             login = RegistryLogin(username=found.username, password=password)
-        return Access(host=host, login=login, insecure=found.insecure)
+        return Access(host=host, login=login, insecure=found.insecure, ca_pem=found.ca_pem, proxy=found.proxy)
 
     def mirror(self, host: str) -> str:
         """Return the mirror of a registry, that an operator named or that we run; empty when none serves."""
         found = self._cache.get("registries", host)
         return mirror_of(self._cache.snapshot(), found) if isinstance(found, KnownRegistry) else ""
+
+    def _sealed(self, host: str, request: RegistryRequest) -> bytes:
+        """Return the password sealed; empty when there is none. Raises Refused."""
+        if not request.password:
+            return b""
+        try:
+            return self._vault.seal(request.password, _about(host, request))
+        except AuthorityError as error:
+            raise refuse(409, "cluster-key", "The password cannot be sealed", str(error)) from None
 
     def _known(self, host: str) -> KnownRegistry:
         found = self._cache.get("registries", canonical(host))
@@ -148,18 +156,47 @@ def canonical(host: str) -> str:
     return _ALIASES.get(host, host)
 
 
-def _about(host: str, username: str, *, insecure: bool) -> str:
-    """Return what is sealed with a password: it opens for this registry alone, and never for plain HTTP by accident."""
-    return f"registry {host} {'http' if insecure else 'https'} {username}"
+def _check_trusted(request: RegistryRequest) -> None:
+    """Refuse certificates that nothing can be held to. Raises Refused."""
+    if not request.ca_pem:
+        return
+    if request.insecure:
+        text = "plain HTTP shows no certificate that could be held to them"
+        raise refuse(422, "bad-request", "No use for certificates", text, "leave --insecure or --ca-file out")
+    try:
+        read_certificates(request.ca_pem)
+    except ValueError as error:
+        raise refuse(422, "bad-certificate", "Not usable certificates", str(error)) from None
+
+
+def _about(host: str, terms: RegistryRequest | KnownRegistry) -> str:
+    """Return what is sealed with a password.
+
+    It opens for this registry alone, never for plain HTTP by accident, and for no other certificates than it came with.
+    """
+    way = "http" if terms.insecure else "https"
+    if terms.ca_pem:
+        way += f"+{hashlib.sha256(terms.ca_pem.encode()).hexdigest()}"
+    return f"registry {host} {way} {terms.username}"
 
 
 def _terms(found: KnownRegistry) -> str:
     parts = (
         f"login {found.username}" if found.username else "no login",
         "plain HTTP" if found.insecure else "HTTPS",
+        "certificates of its own" if found.ca_pem else "",
+        f"through {found.proxy}" if found.proxy else "",
         f"mirror {found.mirror or found.mirrored_by}" if found.mirror or found.mirrored_by else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _trusted(found: KnownRegistry) -> tuple[CertificateView, ...]:
+    """Return the registry's own certificates; none when what is stored has been tampered with."""
+    try:
+        return read_certificates(found.ca_pem) if found.ca_pem else ()
+    except ValueError:
+        return ()
 
 
 def _view(snapshot: Snapshot, found: KnownRegistry) -> RegistryView:
@@ -169,6 +206,8 @@ def _view(snapshot: Snapshot, found: KnownRegistry) -> RegistryView:
         insecure=found.insecure,
         mirror=mirror_of(snapshot, found),
         mirrored_by=found.mirrored_by,
+        trusted=_trusted(found),
+        proxy=found.proxy,
         revision=found.revision,
         created_at=found.created_at,
         updated_at=found.updated_at,

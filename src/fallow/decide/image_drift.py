@@ -82,7 +82,8 @@ def _missing(snapshot: Snapshot, has: Mapping[str, _Has]) -> Iterator[DriftView]
         told = has[node_id].told
         if told.seen_at <= task.ended_at or gone.get((node_id, reference), NEVER) > _when(task):
             continue
-        if any(reference in image.digests for image in told.images):
+        by_id = task.image_id if "@" in reference else ""  # what a digest means is known by its id as well
+        if any(reference in image.digests or image.id == by_id for image in told.images):
             continue
         yield DriftView(
             node=has[node_id].node.name,

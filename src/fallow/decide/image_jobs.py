@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fallow.decide.events import event
+from fallow.decide.image_renewals import renewal
 from fallow.decide.image_standing import Queued, Standing, standing_of
 from fallow.decide.image_tasks import begun, cancelled, failed, given_up, not_begun
 from fallow.decide.plan import Plan, Step
@@ -65,7 +66,7 @@ def advance(snapshot: Snapshot, now: float, new_id: MakeId, heard: Heard, per_re
         if job.state not in OPEN:
             continue
         found = standing_of(snapshot, job, heard, now)
-        if decided := list(_lapsed(snapshot, found, now)) or _over(found, now, new_id):
+        if decided := list(_lapsed(snapshot, found, now)) or _over(snapshot, found, now, new_id):
             steps.extend(decided)  # what follows from it is decided once it is stored
             if job.deployment_id and not found.unsettled and (told := told_ahead(snapshot, job, now, new_id)):
                 steps.append(Step(puts=(told,)))
@@ -161,11 +162,12 @@ def _late(job: ImageJob, now: float) -> bool:
     return 0 < job.deadline_at <= now
 
 
-def _over(found: Standing, now: float, new_id: MakeId) -> list[Step]:
-    """Return what ends a job; nothing while it goes on."""
+def _over(snapshot: Snapshot, found: Standing, now: float, new_id: MakeId) -> list[Step]:
+    """Return what ends a job, or is to be done before it ends; nothing while it goes on."""
     job = found.job
     if not found.unsettled and (found.ended or not job.wait_for_nodes):
-        return [ended(job, JobState.COMPLETED, _told(found), now, new_id)]
+        renewing = renewal(snapshot, job, now, new_id) if job.roll and not found.failed else None
+        return [renewing or ended(job, JobState.COMPLETED, _told(found), now, new_id)]
     if _late(job, now):
         left = found.working + found.waiting
         reason = f"its deadline passed; {len(found.queued) + len(left)} nodes had not ended, {_told(found)}"
@@ -191,6 +193,9 @@ def _told(found: Standing) -> str:
     told = f"{len(found.done)} of {found.nodes} nodes are done"
     for count, what in ((len(found.failed), "failed"), (len(found.cancelled), "were cancelled")):
         told += f", {count} {what}" if count else ""
+    if found.job.roll:
+        told += f"; deployments renewed: {len(found.job.renewed)}"
+        told += ", since not every node has it" if found.failed else ""
     return told
 
 

@@ -54,6 +54,8 @@ def job_view(snapshot: Snapshot, job: ImageJob, heard: Heard, now: float) -> Ima
         ),
         fetched_bytes=sum(task.fetched_bytes for task in tasks),
         freed_bytes=sum(task.freed_bytes for task in tasks),
+        roll=job.roll,
+        renewed=job.renewed,
     )
 
 

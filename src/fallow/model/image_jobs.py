@@ -137,6 +137,8 @@ class ImageJob(Record, frozen=True, kw_only=True):
     project: str = "default"  # whose policy and logins count
     wait_for_nodes: bool = False  # stays open until one node at least has taken part
     retried_at_revision: int = 0  # what had failed or was cancelled by then gets another turn
+    roll: bool = False  # then renew the deployments that use the reference
+    renewed: tuple[str, ...] = ()  # their paths
     deployment_id: str = ""  # pulled ahead for this deployment's update
     schedule_id: str = ""
 

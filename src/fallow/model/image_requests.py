@@ -36,6 +36,7 @@ class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     stall_seconds: Seconds = 60.0
     deadline_seconds: Annotated[float, msgspec.Meta(ge=0, le=30 * PER_DAY)] = PER_DAY  # 0: none
     wait_for_nodes: bool = False  # also when nobody is selected now
+    roll: bool = False  # once every node has it, renew the deployments that use the reference; of an update only
     dry_run: bool = False
 
 
@@ -82,6 +83,8 @@ class ImageJobView(msgspec.Struct, frozen=True, kw_only=True):
     fetched_bytes: int
     freed_bytes: int
     nodes: tuple[str, ...] = ()  # whom a dry run would reach
+    roll: bool = False
+    renewed: tuple[str, ...] = ()  # deployments
 
 
 class ImageTaskView(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,6 +133,8 @@ class PullGrant(msgspec.Struct, frozen=True, kw_only=True):
     digest: Annotated[str, msgspec.Meta(max_length=80)] = ""  # of the index
     login: RegistryLogin | None = None
     insecure: bool = False  # the registry speaks plain HTTP
+    ca_pem: str = ""  # certificates that its registry is trusted by, beside the system's
+    proxy: str = ""  # URL of an HTTP proxy that leads to its registry
     mirror: str = ""  # host:port of the cluster's own mirror; empty: there is none
     sources: tuple[BlobSource, ...] = ()  # nodes that have it or are fetching it, in the order to be tried
     trust: TrustRules | None = None  # of its project, for the node to check again

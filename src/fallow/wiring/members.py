@@ -26,7 +26,7 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
 
     `upgrades`: the agent may be swapped for another version, by whoever gets the exit code SWAPPED.
     """
-    from fallow.agent.blobs import Blobs
+    from fallow.agent.blobs import Blobs, Settings
     from fallow.agent.blobs.registries import RegistryOrigins
     from fallow.agent.node import NodeAgent
     from fallow.drivers.engine.detect import find_engine
@@ -41,7 +41,8 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
         marks = options.watermarks.text if options.watermarks is not None else "off"
         engine_words = ["--engine", options.engine] if options.engine else []
         group_words = ["--cgroup-parent", options.cgroup] if options.cgroup else []
-        return _install(options, ["join", "--clean-images", marks, *engine_words, *group_words])
+        rate_words = ["--image-rate", str(options.image_rate)] if options.image_rate else []
+        return _install(options, ["join", "--clean-images", marks, *rate_words, *engine_words, *group_words])
     engine, registry = DockerApiEngine(found.url, identity.identity.member_id, cgroup=options.cgroup), HttpRegistry()
     try:
         upgrader = upgrader_of(options, stop) if upgrades else None
@@ -49,7 +50,8 @@ async def node(options: JoinOptions, stop: asyncio.Event, upgrades: bool = False
         agent = NodeAgent(engine, options.data, identity, variables=options.variables, network=network)
         agent.upgraded_by(upgrader)
         agent.cleans_at(options.watermarks)
-        agent.keeps(Blobs(options.data / "blobs", identity, RegistryOrigins(registry)))
+        giving = Settings(bytes_per_second=options.image_rate)
+        agent.keeps(Blobs(options.data / "blobs", identity, RegistryOrigins(registry), giving))
         await agent.run(stop)
     finally:
         await engine.close()

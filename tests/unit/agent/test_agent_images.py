@@ -388,6 +388,36 @@ async def test_what_fails_nearby_is_pulled_from_the_registry_once(control, machi
     assert len(pulls(machine)) == (1 if broken else 2)
 
 
+@pytest.mark.parametrize("kind", ["registry-unreachable", "rate-limited", "denied"])
+async def test_an_image_named_by_its_digest_does_without_a_registry_that_is_away(control, machine, engine, kind):
+    image = machine.publish(APP)
+    by_digest = f"registry.test/shop/app@{image.manifest.digest}"
+    machine.registry[f"127.0.0.1:4567/shop/app@{image.manifest.digest}"] = machine.registry[APP]
+    control.grant(by_digest, image)
+    control.images.fetches_with(Nearby(machine))
+    real = engine.pull
+
+    async def only_nearby(name, *more):
+        if name == by_digest:
+            machine.calls.append(("pull", name))
+            raise EngineError(kind, "x509: certificate signed by unknown authority")
+        return await real(name, *more)
+
+    engine.pull = only_nearby
+    control.order(pull("j.n", by_digest, image))
+    report = await control.done("j.n")
+    if kind == "denied":
+        assert (report.state, report.kind) == ("failed", "denied")
+        assert (await control.images.find(by_digest, "web-0"))[0] is None
+        return
+    assert (report.state, report.image_id) == ("done", image.image_id)
+    assert any("without the name of its digest" in line for line in report.log)
+    assert (await control.images.find(by_digest, "web-0"))[0] == image.image_id
+    control.order(pull("k.n", by_digest, image))
+    assert (await control.done("k.n")).unchanged
+    assert pulls(machine).count(by_digest) == 1, "it is not asked for the name each time"
+
+
 async def test_a_loaded_image_comes_from_neighbours_alone_and_is_protected(control, machine):
     image = machine.publish(APP)
     local = f"127.0.0.1:4567/shop/app@{image.manifest.digest}"

@@ -118,6 +118,7 @@ async def test_what_cannot_be_is_refused_with_what_to_do(rig: Rig, registry: Reg
     await refused(400, "bad-request", action="load")
     await refused(400, "bad-request", action="clean")
     await refused(400, "bad-request", rules={})
+    await refused(400, "bad-request", roll=True)
     await refused(400, "bad-request", parallel="0")
     await refused(400, "bad-request", attempts=1000)
     registry.trouble = refuse(422, "image-not-found", "No such image", "manifest unknown")

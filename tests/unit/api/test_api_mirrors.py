@@ -81,6 +81,15 @@ async def test_a_registry_has_one_mirror(rig: Rig) -> None:
     problem(await create(rig, name="hub", registry="index.docker.io"), 409, "has-mirror")
 
 
+async def test_a_registry_with_a_proxy_has_no_mirror_since_a_mirror_knows_of_none(rig: Rig) -> None:
+    through = {"host": HOST, "proxy": "http://10.0.0.9:3128"}
+    await rig.call("POST", "/v1/registries", json=through)
+    problem(await create(rig), 409, "no-mirror")
+    await rig.call("POST", "/v1/registries", json={"host": HOST})
+    assert (await create(rig)).status_code == 201
+    problem(await rig.call("POST", "/v1/registries", json=through), 409, "has-mirror")
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [

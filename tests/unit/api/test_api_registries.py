@@ -1,5 +1,7 @@
 """Registries and rules on images over the API: what is told of them, and what never is."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from api_rig import Rig, problem
@@ -10,6 +12,7 @@ from fallow.drivers.registry import RegistryError
 from fallow.drivers.registry.fake import FakeRegistry
 from fallow.model.images import RegistryLogin
 from fallow.model.registries import KnownRegistry
+from testbed.certificates import OwnCa
 
 HOST = "registry.example:5000"
 PASSWORD = "hunter2-never-told"
@@ -212,3 +215,40 @@ async def test_a_deploy_needs_a_signature(rig: Rig) -> None:
 async def test_malformed_references_are_not_deployed(rig: Rig, image: str) -> None:
     assert (await deploy(rig, image)).status_code in (400, 422)
     assert (await rig.call("GET", "/v1/deployments")).json()["items"] == []
+
+
+async def test_certificates_and_a_proxy_are_kept_shown_and_handed_on(rig: Rig, tmp_path: Path) -> None:
+    ca = OwnCa(tmp_path).file.read_text()
+    terms = {"ca_pem": ca, "proxy": "http://10.0.0.9:3128"}
+    made = (await rig.call("POST", "/v1/registries", json=REGISTRY | terms)).json()
+    assert ([each["subject"] for each in made["trusted"]], made["proxy"]) == (["CN=own-ca"], "http://10.0.0.9:3128")
+    access = rig.services.registries.access(HOST)
+    assert (access.ca_pem, access.proxy) == (ca, "http://10.0.0.9:3128")
+    assert access.login == RegistryLogin(username="ci", password=PASSWORD)
+    (told,) = (await rig.call("GET", f"/v1/events?subject={HOST}")).json()["items"]
+    assert "certificates of its own, through http://10.0.0.9:3128" in told["message"]
+
+
+@pytest.mark.parametrize("pem", ["", "another"])
+async def test_a_sealed_password_is_good_with_its_certificates_alone(rig: Rig, tmp_path: Path, pem: str) -> None:
+    """Whoever can write to the store cannot have it sent to a registry that shows a certificate of theirs."""
+    await rig.call("POST", "/v1/registries", json=REGISTRY | {"ca_pem": OwnCa(tmp_path).file.read_text()})
+    stored = rig.services.cache.get("registries", HOST)
+    assert isinstance(stored, KnownRegistry)
+    await rig.put(msgspec.structs.replace(stored, ca_pem=pem))
+    told = (await rig.call("POST", f"/v1/registries/{HOST}/test")).json()
+    assert (told["works"], told["kind"]) == (False, "denied")
+    assert driver(rig).asked == []
+    assert (await rig.call("GET", f"/v1/registries/{HOST}")).json()["trusted"] == []
+
+
+async def test_certificates_that_cannot_be_used(rig: Rig, tmp_path: Path) -> None:
+    ca = OwnCa(tmp_path)
+    _, key = ca.issue("10.0.0.1")
+    for wrong in ("nonsense", ca.file.read_text() + key.read_text()):
+        problem(await rig.call("POST", "/v1/registries", json=REGISTRY | {"ca_pem": wrong}), 422, "bad-certificate")
+    plain = {"host": HOST, "scheme": "http", "ca_pem": ca.file.read_text()}
+    problem(await rig.call("POST", "/v1/registries", json=plain), 422, "bad-request")
+    for proxy in ("10.0.0.9:3128", "https://10.0.0.9:3128", "http://me:secret@10.0.0.9:3128", "http://p/x", "http://"):
+        problem(await rig.call("POST", "/v1/registries", json=REGISTRY | {"proxy": proxy}), 400, "bad-request")
+    assert (await rig.call("GET", "/v1/registries")).json()["items"] == []

@@ -1,14 +1,17 @@
 """`fallow image`: what is asked for, what is shown meanwhile, and how it ends."""
 
+import io
 import json
+import re
 from typing import Any
 
 import msgspec
 import pytest
-from cli_fake_api import Asked, FakeApi, deployment, listing
+from cli_fake_api import Asked, FakeApi, listing
 from conftest import Fallow
+from rich.console import Console
 
-from fallow.cli import image_progress
+from fallow.cli import image_progress, output
 from fallow.cli.failures import Failure
 from fallow.cli.image_targets import target_of
 from fallow.model.image_jobs import CleanRules, ImageAction, ImageTarget, JobState, TaskState, Verdict
@@ -119,6 +122,27 @@ def test_pull_asks_shows_each_node_and_sums_up(api: FakeApi, fallow: Fallow) -> 
     assert len(first.headers["Idempotency-Key"]) == 32
 
 
+def test_on_a_terminal_each_node_at_work_has_a_bar_with_bytes_and_all_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(output, "stderr", lambda: Console(file=screen, force_terminal=True, width=120))
+    at_work = [
+        task("a", TaskState.WORKING, current_bytes=1 << 20, total_bytes=4 << 20),
+        task("b", TaskState.WORKING, text="waiting"),
+        task("c"),
+    ]
+    with image_progress.Bars() as bars:
+        bars.draw(job(counts=JobCounts(nodes=3, working=2, done=1), fetched_bytes=2 << 20), at_work)
+        lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).splitlines() if line.strip()]
+        assert [line.split()[0] for line in lines[-3:]] == ["all", "a", "b"]
+        assert lines[-3].rstrip().endswith("1 of 3 done, 2 working, 3 MiB")
+        assert lines[-2].rstrip().endswith("1 MiB of 4 MiB")
+        assert lines[-1].rstrip().endswith("waiting")
+        bars.draw(END, [])
+    assert "2 of 2 done, 3 MiB" in screen.getvalue()
+
+
 def test_nodes_that_fail_are_told_and_end_it_with_a_code(api: FakeApi, fallow: Fallow) -> None:
     failed = task("b", TaskState.FAILED, attempt=3, kind="denied", text="unauthorized: \x1b[31mno")
     end = job(state=JobState.COMPLETED, counts=JobCounts(nodes=2, done=1, failed=1))
@@ -179,7 +203,6 @@ def test_clean_sends_its_rules(api: FakeApi, fallow: Fallow) -> None:
         ("pull", "nginx", "--on", "all", "--parallel", "none"),
         ("pull", "nginx", "--on", "all", "--timeout", "soon"),
         ("pull", "nginx", "--on", "all", "--max-failures", "-1"),
-        ("update", "nginx", "--on", "all", "--roll", "--detach"),
         ("clean", "--on", "all", "--until-free", "much"),
         ("schedule", "create", "x", "--cron", "* * * * *", "--on", "all"),
         ("schedule", "create", "x", "--cron", "* * * * *", "--on", "all", "--pull", "a", "--clean"),
@@ -193,16 +216,20 @@ def test_wrong_calls_are_refused_before_anything_is_asked(
     assert not api.asked
 
 
-def test_update_rolls_the_deployments_that_use_it(api: FakeApi, fallow: Fallow) -> None:
-    Course(api, (job(), []), (END, [task("a")]))
-    using = deployment()
-    container = msgspec.structs.replace(using.spec.container, image="nginx:1.27")
-    using = msgspec.structs.replace(using, spec=msgspec.structs.replace(using.spec, container=container))
-    api.on("GET /v1/deployments", listing(using, deployment(name="other")))
-    api.on(f"POST /v1/deployments/{using.project}/{using.name}/restart", using)
+def test_update_has_the_deployments_rolled_that_use_it_whoever_waits(api: FakeApi, fallow: Fallow) -> None:
+    Course(api, (job(), []), (msgspec.structs.replace(END, renewed=("shop/web",)), [task("a")]))
     ran = fallow("image", "update", "nginx:1.27", "--on", "all", "--roll")
     assert ran.code == 0, ran
-    assert ran.out.splitlines()[-1] == f"{using.project}/{using.name}: its replicas are renewed"
+    assert ran.out.splitlines()[-1] == "shop/web: its replicas are renewed"
+    assert fallow("image", "update", "nginx:1.27", "--on", "all", "--roll", "--detach").code == 0
+    assert fallow("image", "update", "nginx:1.27", "--on", "all").code == 0
+    assert [body["roll"] for body in api.bodies("POST /v1/image-jobs")] == [True, True, False]
+
+
+def test_a_dry_run_of_a_roll_says_what_would_be_renewed(api: FakeApi, fallow: Fallow) -> None:
+    api.on("POST /v1/image-jobs", job(id="", nodes=("a",), renewed=("shop/web",)))
+    ran = fallow("image", "update", "nginx:1.27", "--on", "all", "--roll", "--dry-run")
+    assert ran.out.splitlines()[1:] == ["  a", "would then renew shop/web"]
 
 
 def test_who_has_what_and_what_drifted(api: FakeApi, fallow: Fallow) -> None:

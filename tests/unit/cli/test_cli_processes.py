@@ -62,6 +62,7 @@ def test_join(alone: Fallow, launched: list[object]) -> None:
     ran = alone(
         *("join", URL + "/", JOIN, "--name", "n1", "--var", "rack=r12", "--var", "disk.free:bytes=1GiB"),
         *("--function", "build machine", "--engine", "unix:///run/x.sock", "--data", "d", "--install"),
+        *("--image-rate", "20MiB"),
     )
     assert ran.code == 0, ran
     assert launched == [
@@ -75,11 +76,19 @@ def test_join(alone: Fallow, launched: list[object]) -> None:
             ),
             function="build machine",
             engine="unix:///run/x.sock",
+            image_rate=20 * 2**20,
             data=Path("d"),
             install=True,
         )
     ]
     assert "hunter2" not in repr(launched)
+
+
+@pytest.mark.parametrize("rate", ["1023KiB", "0", "-1", "fast", "1e9GiB"])
+def test_join_refuses_a_rate_that_helps_nobody(alone: Fallow, launched: list[object], rate: str) -> None:
+    ran = alone("join", URL, JOIN, "--data", "d", f"--image-rate={rate}")
+    assert (ran.code, launched) == (2, [])
+    assert "--image-rate" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from cli_fake_api import FakeApi, listing
 from conftest import Fallow
 
 from fallow.model.mirrors import MirrorView
-from fallow.model.registries import RegistryCheck, RegistryView
+from fallow.model.registries import CertificateView, RegistryCheck, RegistryView
 from fallow.model.trust import TrustKeyView, TrustView
 
 PASSWORD = "hunter2-never-told"
@@ -37,11 +37,38 @@ def test_add(fallow: Fallow, api: FakeApi) -> None:
     assert (ran.code, ran.out) == (0, "registry.example: login ci, HTTPS\n")
     assert PASSWORD not in ran.out + ran.err
     assert api.bodies("POST /v1/registries") == [
-        {"host": "registry.example", "username": "ci", "password": PASSWORD, "scheme": "https", "mirror": ""}
+        {
+            "host": "registry.example",
+            "username": "ci",
+            "password": PASSWORD,
+            "scheme": "https",
+            "mirror": "",
+            "ca_pem": "",
+            "proxy": "",
+        }
     ]
     ran = fallow("registry", "add", "10.0.0.5:5000", "--insecure", "--mirror", "10.0.0.6:5000", "--json")
     assert json.loads(ran.out)["host"] == "registry.example"
     assert api.bodies("POST /v1/registries")[1]["scheme"] == "http"
+
+
+def test_certificates_and_a_proxy_are_told_of(fallow: Fallow, api: FakeApi, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("CERTIFICATES")
+    trusted = (CertificateView(subject="CN=Own CA", sha256="ab" * 32, expires_at=2_000_000_000.0),)
+    api.on("POST /v1/registries", registry(trusted=trusted, proxy="http://10.0.0.9:3128"))
+    ran = fallow("registry", "add", "registry.example", "--ca-file", str(file), "--proxy", "http://10.0.0.9:3128")
+    assert ran.out == "registry.example: login ci, HTTPS, own CA through http://10.0.0.9:3128\n"
+    (sent,) = api.bodies("POST /v1/registries")
+    assert (sent["ca_pem"], sent["proxy"]) == ("CERTIFICATES", "http://10.0.0.9:3128")
+    api.on("GET /v1/registries/registry.example", registry(trusted=trusted))
+    shown = fallow("registry", "show", "registry.example").out
+    assert "CN=Own CA, until 2033-05-18" in shown
+    assert "ab" * 32 in shown
+    file.write_text("-----BEGIN PRIVATE KEY-----")
+    assert fallow("registry", "add", "registry.example", "--ca-file", str(file)).code == 2
+    assert fallow("registry", "add", "registry.example", "--ca-file", str(tmp_path / "none")).code == 2
+    assert len(api.bodies("POST /v1/registries")) == 1, "nothing more was sent"
 
 
 def test_add_takes_no_password_from_the_command_line(fallow: Fallow, api: FakeApi) -> None:

@@ -24,6 +24,7 @@ from fallow.model.members import Facts, Member, Role
 from fallow.model.registries import RegistryRequest
 from fallow.model.trust import TrustRequest
 from fallow.model.wire import ToMember
+from testbed.certificates import OwnCa
 
 HOST = "registry.example"
 LOGIN = RegistryLogin(username="ci", password="hunter2-sealed")
@@ -118,7 +119,19 @@ async def test_a_replica_gets_digest_login_and_image(rig: Rig):
     assert grant.digest == image.digest
     assert grant.image is not None
     assert grant.image.image_id == image.image_id
-    assert not grant.insecure
+    assert (grant.insecure, grant.ca_pem, grant.proxy) == (False, "", "")
+
+
+async def test_a_node_is_told_by_which_certificates_and_through_which_proxy(rig: Rig, tmp_path):
+    rig.shelf.put("shop/api", "1", tiny())
+    ca = OwnCa(tmp_path).file.read_text()
+    terms = RegistryRequest(host=HOST, username="ci", password=LOGIN.password, ca_pem=ca, proxy="http://10.0.0.9:3128")
+    await rig.parts.registries.add(terms, "test")
+    grant = await rig.for_replica()
+    assert (grant.ca_pem, grant.proxy) == (ca, "http://10.0.0.9:3128")
+    rig.driver.troubles = [RegistryError("unreachable", "no route")] * 2
+    grant = await rig.for_replica("n2", "r-2")
+    assert (grant.ca_pem, grant.proxy) == (ca, "http://10.0.0.9:3128")
 
 
 @pytest.mark.parametrize(

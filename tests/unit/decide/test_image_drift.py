@@ -1,5 +1,6 @@
 """Images that nodes pulled and lack: by the newest of what they did, however often they did it."""
 
+import msgspec
 import pytest
 from image_world import job
 from records import NOW, member, snapshot
@@ -69,11 +70,16 @@ def test_what_a_node_pulled_last_it_should_have(steps: str, inventory: NodeImage
     assert [each.because for each in found] == ([f"image job {missing}"] if missing else [])
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_an_image_pulled_by_its_digest_is_known_by_it(known: bool) -> None:
-    held = NodeImage(id="sha256:x", digests=(DIGEST,) if known else ())
-    found = drift(snapshot(member("a"), has(images=(held,)), job("p1", reference=DIGEST), task("p1", 10)))
-    assert [each.kind for each in found] == ([] if known else ["missing"])
+@pytest.mark.parametrize(
+    ("digests", "pulled", "there"),
+    [((DIGEST,), "sha256:x", True), ((), "sha256:x", True), ((), "sha256:y", False)],
+    ids=["by its name", "by its id", "not at all"],
+)
+def test_an_image_pulled_by_its_digest_is_known_by_it(digests: tuple[str, ...], pulled: str, there: bool) -> None:
+    held = NodeImage(id="sha256:x", digests=digests)
+    done = msgspec.structs.replace(task("p1", 10), image_id=pulled)
+    found = drift(snapshot(member("a"), has(images=(held,)), job("p1", reference=DIGEST), done))
+    assert [each.kind for each in found] == ([] if there else ["missing"])
 
 
 def test_what_is_too_much_for_one_run_is_told_by_the_next() -> None:

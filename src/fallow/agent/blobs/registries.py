@@ -55,7 +55,13 @@ class RegistryOrigins:
         """Return the mirror, if the grant names one, and the registry. Raises ValueError."""
         reference = parse_reference(grant.reference)
         places = [(f"mirror {grant.mirror}", Access(host=grant.mirror, insecure=True), False)] if grant.mirror else []
-        own = Access(host=reference.registry, login=grant.login, insecure=grant.insecure)
+        own = Access(
+            host=reference.registry,
+            login=grant.login,
+            insecure=grant.insecure,
+            ca_pem=grant.ca_pem,
+            proxy=grant.proxy,
+        )
         places.append((f"registry {reference.registry}", own, True))
         return [
             RegistryWay(

@@ -15,6 +15,7 @@ from fallow.api.routes.image_tasks import After, Filter, InState, Limit, page_of
 from fallow.api.services import Needs
 from fallow.control.image_requests import job_called
 from fallow.decide.image_records import Wanted
+from fallow.decide.image_renewals import to_renew
 from fallow.decide.image_views import job_view
 from fallow.model.image_jobs import ImageAction, ImageJob, JobState
 from fallow.model.image_requests import ImageJobRequest, ImageJobView
@@ -73,7 +74,8 @@ async def create_image_job(
     if data.dry_run and data.action in (ImageAction.PULL, ImageAction.UPDATE):
         job, meant = await services.image_requests.draft(data, actor)
         view = msgspec.structs.replace(_view(services, job), id="")
-        return msgspec.structs.replace(view, nodes=tuple(member.name for member in meant))
+        renewed = tuple(each.path for each in to_renew(services.cache.snapshot(), job)) if job.roll else ()
+        return msgspec.structs.replace(view, nodes=tuple(member.name for member in meant), renewed=renewed)
     return _view(services, await services.image_requests.create(data, actor, key or ""))
 
 

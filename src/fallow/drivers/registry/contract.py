@@ -30,11 +30,17 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """Which registry, and how it is spoken to: `host` is as in references, `insecure` means plain HTTP."""
+    """Which registry, and how it is spoken to.
+
+    `host` is as in references, `insecure` means plain HTTP. `ca_pem` are certificates that are trusted beside the
+    system's, `proxy` is the URL of an HTTP proxy that leads there; empty: none.
+    """
 
     host: str
     login: RegistryLogin | None = None
     insecure: bool = False
+    ca_pem: str = ""
+    proxy: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

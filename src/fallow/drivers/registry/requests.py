@@ -1,9 +1,11 @@
 """Requests to registries: who we are is told where it is asked for, and redirects lead it nowhere else."""
 
 import base64
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import aiohttp
 import msgspec
@@ -48,7 +50,7 @@ class _Pass:
     until: float
 
 
-_Key = tuple[str, bool, RegistryLogin | None, str]
+_Key = tuple[Access, str]  # and the repository
 
 
 class Requests:
@@ -71,10 +73,10 @@ class Requests:
         Also raises what the client raises; see `failures.translated`.
         """
         url = _url(access, repository, path)
-        key = (access.host, access.insecure, access.login, repository)
+        key = (access, repository)
         known = self._passes.get(key)
         authorization = known.authorization if known is not None and known.until > self._steady() else ""
-        response = await self._get(url, headers, authorization)
+        response = await self._get(access, url, headers, authorization)
         if response.status != 401 or response.url.origin() != url.origin():
             return response
         asked = response.headers.getall("WWW-Authenticate", [])
@@ -90,13 +92,15 @@ class Requests:
         if len(self._passes) >= MAX_PASSES:
             self._passes.clear()
         self._passes[key] = made
-        return await self._get(url, headers, made.authorization)
+        return await self._get(access, url, headers, made.authorization)
 
     def secrets(self, access: Access) -> tuple[str, ...]:
         """Return what must not be repeated of what a registry was told."""
         login = access.login
         own = () if login is None else (login.password, _basic(login).partition(" ")[2])
-        tokens = (each.authorization.partition(" ")[2] for key, each in self._passes.items() if key[0] == access.host)
+        tokens = (
+            each.authorization.partition(" ")[2] for key, each in self._passes.items() if key[0].host == access.host
+        )
         return (*own, *tokens)
 
     async def close(self) -> None:
@@ -116,7 +120,7 @@ class Requests:
         url = URL(challenge.realm).update_query(query)
         headers = {"Authorization": _basic(access.login)} if access.login is not None else {}
         what = f"{access.host}: a token of {url.host}"
-        async with self._client().get(url, headers=headers, allow_redirects=False) as response:
+        async with await self._ask(access, url, headers) as response:
             body = await response.content.read(MAX_TOKEN_BYTES)
             if response.status != 200:
                 raise refusal(what, response.status, response.headers, body, self.secrets(access), self._clock())
@@ -130,18 +134,25 @@ class Requests:
         lasts = min(max(found.expires_in, MIN_TOKEN_SECONDS), MAX_TOKEN_SECONDS)
         return _Pass(f"Bearer {token}", self._steady() + lasts * 0.8)
 
-    async def _get(self, url: URL, headers: Mapping[str, str], authorization: str) -> aiohttp.ClientResponse:
+    async def _get(
+        self, access: Access, url: URL, headers: Mapping[str, str], authorization: str
+    ) -> aiohttp.ClientResponse:
         """Follow redirects; who we are goes only where the first request goes."""
         home = url.origin()
         for _ in range(MAX_REDIRECTS + 1):
             own = {"Authorization": authorization} if authorization and url.origin() == home else {}
-            response = await self._client().get(url, headers={**headers, **own}, allow_redirects=False)
+            response = await self._ask(access, url, {**headers, **own})
             if response.status not in (301, 302, 303, 307, 308):
                 return response
             place = response.headers.get("Location", "")
             response.close()
             url = _redirected(url, place)
         raise RegistryError("failed", f"{home}: it only sends us from place to place")
+
+    async def _ask(self, access: Access, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        trusted = _trusting(access.ca_pem) if access.ca_pem else True
+        proxy = access.proxy or None
+        return await self._client().get(url, headers=headers, allow_redirects=False, ssl=trusted, proxy=proxy)
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -156,6 +167,14 @@ class Requests:
                 headers={"Accept-Encoding": "identity", "User-Agent": "fallow"},
             )
         return self._session
+
+
+@lru_cache(maxsize=64)
+def _trusting(ca_pem: str) -> ssl.SSLContext:
+    """Return the system's rules of trust with these certificates added. Raises ssl.SSLError."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(cadata=ca_pem)
+    return context
 
 
 def _url(access: Access, repository: str, path: str) -> URL:
