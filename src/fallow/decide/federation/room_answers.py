@@ -59,8 +59,8 @@ def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: flo
         nodes, cpus, memory, lent = nodes + 1, cpus + whole.cpus, memory + whole.memory, lent + bool(server)
         free_cpus[server] += left[0]
         free_memory[server] += left[1]
-    servers = free_cpus.keys() - {""}
-    for server in servers:
+    lending = free_cpus.keys() - {""}
+    for server in lending:
         standing = lenders.standing(server)
         most = (0, 0) if standing.kind else (standing.cpus.free, standing.memory.free)
         free_cpus[server] = max(0, min(free_cpus[server], most[0]))
@@ -72,8 +72,8 @@ def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: flo
         memory_bytes=min(2**60, memory),
         free_memory_bytes=_bytes(free_memory.values()),
         lent_nodes=lent,
-        lent_free_cpus=_processors(free_cpus[server] for server in servers),
-        lent_free_memory_bytes=_bytes(free_memory[server] for server in servers),
+        lent_free_cpus=_processors(free_cpus[server] for server in lending),
+        lent_free_memory_bytes=_bytes(free_memory[server] for server in lending),
     )
 
 
