@@ -68,12 +68,18 @@ class Cluster:
     @property
     def address(self) -> str:
         """Return where the control plane is reached."""
-        return self.network.address if self.network is not None else self.fabric.host_address
+        return self._address(self.network)
 
     @property
     def url(self) -> str:
         """Return the control plane's address."""
-        return f"https://{self.address}:{self.port}"
+        return self._url(self.network, self.port)
+
+    def _address(self, network: NodeNetwork | None) -> str:
+        return network.address if network is not None else self.fabric.host_address
+
+    def _url(self, network: NodeNetwork | None, port: int) -> str:
+        return f"https://{self._address(network)}:{port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -82,37 +88,41 @@ class Cluster:
 
     def start_server(self) -> None:
         """Start the control plane, or start it again, and wait until it is ready."""
-        self.server = self._launch("server", self.port)
+        self.server = self._launch("server", self.port, self.network)
         self.wait(self._server_answers, 20, "control plane", self.folder / "server.log")
 
-    def start_peer(self, name: str, port: int) -> None:
-        """Start a further process of the control plane on the same store, and wait until it is on record."""
+    def start_peer(self, name: str, port: int, network: NodeNetwork | None = None, *options: str) -> None:
+        """Start a further process of the control plane on the same store, and wait until it is on record.
+
+        It is on the machine of `network`, the first one's unless given; `options` come after those of all.
+        """
+        network = network or self.network
         folder = self.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         if not (folder / "cluster.key").exists():
             shutil.copy2(self.folder / "server/cluster.key", folder / "cluster.key")
-        self.peers[name] = self._launch(name, port)
-        url = f"https://{self.address}:{port}"
+        self.peers[name] = self._launch(name, port, network, *options)
+        url = self._url(network, port)
 
         def known() -> bool:
             if self.peers[name].poll() is not None:
                 raise TestbedError(f"{name} ended:\n" + tail(self.folder / f"{name}.log"))
             try:
-                with self.client(port) as client:
+                with self.client_at(url) as client:
                     return any(peer.url == url and peer.answers for peer in client.peers().items)
             except ClientError:
                 return False
 
         self.wait(known, 20, f"control plane {name}", self.folder / f"{name}.log")
 
-    def _launch(self, name: str, port: int) -> subprocess.Popen[bytes]:
+    def _launch(self, name: str, port: int, network: NodeNetwork | None, *options: str) -> subprocess.Popen[bytes]:
         # Without a fork: the process started is the control plane itself.
-        where = ["nsenter", f"--net={self.network.path}"] if self.network is not None else []
+        address = self._address(network)
         process = processes.start(
             [
-                *where, FALLOW, "server", "--data", str(self.folder / name),
-                "--listen", f"{self.address}:{port}",
-                "--session-listen", f"{self.address}:{port + 1}", *self.server_options,
+                *_inside(network), FALLOW, "server", "--data", str(self.folder / name),
+                "--listen", f"{address}:{port}",
+                "--session-listen", f"{address}:{port + 1}", *self.server_options, *options,
             ],
             self.folder / f"{name}.log",
             self.environment | dict(self.server_environment),
@@ -122,8 +132,12 @@ class Cluster:
 
     def client(self, port: int | None = None) -> Client:
         """Return a client of the control plane, or of its process that listens at `port`."""
+        return self.client_at(self._url(self.network, port or self.port))
+
+    def client_at(self, url: str) -> Client:
+        """Return a client of the process of the control plane that is reached there."""
         context = resolve(environment=self.environment)
-        return Client(f"https://{self.address}:{port or self.port}", context.token, context.ca_pem)
+        return Client(url, context.token, context.ca_pem)
 
     def _server_answers(self) -> bool:
         if self.server is None or self.server.poll() is not None:
@@ -152,29 +166,39 @@ class Cluster:
             self.nodes[name] = engine_node(self.fabric, name, insecure_registries=self.insecure_registries)
             self.nodes[name].power_on(wait=False)
 
-    def join(self, name: str, *options: str, token: str | None = None, port: int | None = None) -> None:
+    def join(self, name: str, *options: str, token: str | None = None, url: str = "") -> None:
         """Start the agent on a machine; with a token it joins, without one it uses the identity it has.
 
-        It asks the process of the control plane that listens at `port`; None: the first one.
+        `url` is of the process it joins at, the first unless given.
         """
         node = self.nodes[name]
-        url = f"https://{self.address}:{port or self.port}"
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.agents[name] = node.run_inside(
-            [FALLOW, "join", url, "--data", str(node.folder / "agent"), *options],
+            [FALLOW, "join", url or self.url, "--data", str(node.folder / "agent"), *options],
             node.folder / "agent.log",
             self.environment | dict(self.agent_environment) | with_token,
         )
 
-    def start_gateway(self, name: str, http_port: int, token: str | None = None, *options: str) -> None:
-        """Start a gateway on this machine, serving HTTP on `http_port`; with a token it joins."""
+    def start_gateway(
+        self,
+        name: str,
+        http_port: int,
+        token: str | None = None,
+        *options: str,
+        network: NodeNetwork | None = None,
+        url: str = "",
+    ) -> None:
+        """Start a gateway, serving HTTP on `http_port`; with a token it joins at `url`, the first process unless given.
+
+        It is on this machine, or on that of `network`.
+        """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         with_token = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.gateways[name] = processes.start(
             [
-                FALLOW, "gateway", self.url, "--data", str(folder), "--name", name, "--http-port", str(http_port),
-                *options,
+                *_inside(network), FALLOW, "gateway", url or self.url, "--data", str(folder), "--name", name,
+                "--http-port", str(http_port), *options,
             ],
             folder / "gateway.log",
             self.environment | dict(self.agent_environment) | with_token,
@@ -263,6 +287,11 @@ class Cluster:
             node.power_cut()
         if self._asking is not None:
             self._asking.close()
+
+
+def _inside(network: NodeNetwork | None) -> Sequence[str]:
+    """Return what runs a command in a machine's network."""
+    return ("nsenter", f"--net={network.path}") if network is not None else ()
 
 
 def tail(path: Path, lines: int = 25) -> str:

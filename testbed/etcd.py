@@ -1,4 +1,4 @@
-"""A real etcd cluster on this machine's loopback: every member can be killed and started again.
+"""A real etcd cluster, on this machine's loopback or on a fabric: every member can be killed and started again.
 
 with EtcdCluster() as cluster:
     store = await open_store(cluster.url())
@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from testbed import processes
+from testbed.fabric import NodeNetwork
 from testbed.ports import free_port
 from testbed.processes import TestbedError
 
@@ -39,22 +40,27 @@ START_SECONDS = 30.0
 class EtcdCluster:
     """`size` members on free ports. `close` ends them and deletes their data, as does leaving the `with` block.
 
+    With `networks` there is one member in each of them instead.
+
     With `tls` they speak TLS only, and want a certificate of the cluster's own CA; with `auth` they want USER and
     `password`, whose role may write below `/fallow/` only.
     """
 
-    def __init__(self, *, size: int = 3, tls: bool = False, auth: bool = False) -> None:
+    def __init__(
+        self, *, size: int = 3, tls: bool = False, auth: bool = False, networks: Sequence[NodeNetwork] = ()
+    ) -> None:
         """Start it. Raises TestbedError, with nothing left behind."""
         self.folder = Path(tempfile.mkdtemp(prefix="fallow-etcd-"))
-        self.names = [f"e{number}" for number in range(size)]
+        self.names = [f"e{number}" for number in range(len(networks) or size)]
+        self._networks = dict(zip(self.names, networks, strict=False))
         self.password = secrets.token_urlsafe(12)
         self._tls = tls
         self._auth = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            ports = [free_port() for _ in range(2 * size)]
-            self._client_ports = dict(zip(self.names, ports[:size], strict=True))
-            self._peer_ports = dict(zip(self.names, ports[size:], strict=True))
+            ports = [free_port() for _ in range(2 * len(self.names))]
+            self._client_ports = dict(zip(self.names, ports[::2], strict=True))
+            self._peer_ports = dict(zip(self.names, ports[1::2], strict=True))
             if tls:
                 write_certificates(self.folder)
             for name in self.names:
@@ -75,7 +81,7 @@ class EtcdCluster:
     @property
     def endpoints(self) -> list[str]:
         """Return `host:port` of every member, running or not."""
-        return [f"127.0.0.1:{self._client_ports[name]}" for name in self.names]
+        return [self.endpoint(name) for name in self.names]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,7 +95,10 @@ class EtcdCluster:
 
     def endpoint(self, name: str) -> str:
         """Return `host:port` of a member."""
-        return f"127.0.0.1:{self._client_ports[name]}"
+        return f"{self._host(name)}:{self._client_ports[name]}"
+
+    def _host(self, name: str) -> str:
+        return self._networks[name].address if name in self._networks else "127.0.0.1"
 
     def running(self) -> list[str]:
         """Return the members whose process runs."""
@@ -147,9 +156,11 @@ class EtcdCluster:
     def _launch(self, name: str) -> None:
         scheme = "https" if self._tls else "http"
         client = f"{scheme}://{self.endpoint(name)}"
-        peers = {other: f"http://127.0.0.1:{port}" for other, port in self._peer_ports.items()}
+        peers = {other: f"http://{self._host(other)}:{port}" for other, port in self._peer_ports.items()}
+        where = ["nsenter", f"--net={self._networks[name].path}"] if name in self._networks else []
         argv = [
-            "etcd", "--name", name, "--data-dir", str(self.folder / name), "--logger", "zap", "--log-level", "warn",
+            *where, "etcd", "--name", name, "--data-dir", str(self.folder / name),
+            "--logger", "zap", "--log-level", "warn",
             "--listen-client-urls", client, "--advertise-client-urls", client,
             "--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name],
             "--initial-cluster", ",".join(f"{other}={url}" for other, url in peers.items()),

@@ -53,6 +53,8 @@ class Fabric:
         self.host_address = str(self.subnet[1])
         self.namespace = f"fw{self.number}"
         self._nodes: dict[str, NodeNetwork] = {}
+        self._switches: dict[str, str] = {}  # of machines that are not on the common one
+        self._uplinks: dict[str, str] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         try:
             self._build()
@@ -67,6 +69,21 @@ class Fabric:
         _batch(name, "link set lo up", "link add br0 type bridge", "link set br0 up", "link set host master br0 up")
         _batch("", f"addr add {self.host_address}/24 dev {name}", f"link set {name} up")
 
+    def segment(self, name: str, *machines: str) -> None:
+        """Put machines that are not made yet on a switch of their own, whose cable to all others can be pulled."""
+        number = len(self._uplinks) + 1
+        switch, uplink, inner = f"br{number}", f"up{number}", f"in{number}"
+        _batch(
+            self.namespace,
+            f"link add {switch} type bridge",
+            f"link set {switch} up",
+            f"link add {uplink} type veth peer name {inner}",
+            f"link set {uplink} master br0 up",
+            f"link set {inner} master {switch} up",
+        )
+        self._uplinks[name] = uplink
+        self._switches.update(dict.fromkeys(machines, switch))
+
     def node(self, name: str) -> NodeNetwork:
         """Return the node's network, made afresh: as after a power cut nothing of an earlier one remains."""
         network = self._nodes.get(name)
@@ -79,8 +96,9 @@ class Fabric:
         run("ip", "netns", "add", network.namespace)
         # The address of the interface is fixed, or neighbours would keep the former one for seconds.
         mac = f"02:fa:00:00:{self.number:02x}:{network.number:02x}"
+        switch = self._switches.get(name, "br0")
         peer = f"type veth peer name eth0 netns {network.namespace} address {mac}"
-        _batch(self.namespace, f"link add {network.cable} {peer}", f"link set {network.cable} master br0 up")
+        _batch(self.namespace, f"link add {network.cable} {peer}", f"link set {network.cable} master {switch} up")
         _batch(
             network.namespace,
             f"addr add {network.address}/24 dev eth0",
@@ -91,12 +109,15 @@ class Fabric:
         return network
 
     def cut(self, name: str) -> None:
-        """Pull a node's cable."""
-        run("ip", "-n", self.namespace, "link", "set", self._nodes[name].cable, "down")
+        """Pull the cable of a node or a segment."""
+        run("ip", "-n", self.namespace, "link", "set", self._cable(name), "down")
 
     def restore(self, name: str) -> None:
-        """Plug a node's cable in again."""
-        run("ip", "-n", self.namespace, "link", "set", self._nodes[name].cable, "up")
+        """Plug the cable of a node or a segment in again."""
+        run("ip", "-n", self.namespace, "link", "set", self._cable(name), "up")
+
+    def _cable(self, name: str) -> str:
+        return self._uplinks.get(name) or self._nodes[name].cable
 
     def popen(
         self, network: NodeNetwork, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None

@@ -34,14 +34,14 @@ class LendingServer:
         self._primary = [cgroups.burn(self.primary, CALM)]
         self.agent: InsideProcess | None = None
 
-    def join(self, *options: str, token: str = "") -> None:
-        """Start the server's agent; with a token it joins."""
+    def join(self, *options: str, token: str = "", url: str = "") -> None:
+        """Start the server's agent; with a token it joins, at `url` unless that is left out."""
         folders = self._groups.folders(f"{self.within}/agent")
         enter = [str(folder / "cgroup.procs") for folder in folders]
         told: Mapping[str, str] = {"FALLOW_JOIN_TOKEN": token} if token else {}
         self.agent = self.node.run_inside(
             [
-                "sh", "-c", _ENTER, "sh", *enter, "--", FALLOW, "join", self.cluster.url,
+                "sh", "-c", _ENTER, "sh", *enter, "--", FALLOW, "join", url or self.cluster.url,
                 "--data", str(self.node.folder / "agent"), "--name", self.name, "--role", "server",
                 "--within", self.within, "--primary", f"cgroup:{self.primary}", "--engine", self.node.url, *options,
             ],

@@ -309,6 +309,24 @@ async def test_with_one_member_down_a_store_opens_and_works(cluster):
         assert (await store.list(""))[0][0].revision == revision
 
 
+async def test_it_tells_where_its_members_are_and_which_answer(cluster):
+    async with opened(cluster, etcd_url(cluster) + "?places=west/a,east,north") as store:
+        found = await store.members()
+        assert [(each.address, each.region, each.zone, each.answers) for each in found] == [
+            (cluster.endpoint("e0"), "west", "a", True),
+            (cluster.endpoint("e1"), "east", "", True),
+            (cluster.endpoint("e2"), "north", "", True),
+        ]
+        first, second = [
+            name for name in cluster.names if name != cluster.leader()
+        ]  # without it they elect for a while
+        cluster.pause(first)
+        silent = [each.address for each in await store.members() if not each.answers]
+        assert silent == [cluster.endpoint(first)]
+        cluster.pause(second)  # the third runs, and knows that most do not agree with it
+        assert not any(each.answers for each in await store.members())
+
+
 async def test_the_whole_cluster_may_go_and_come_back(cluster, monkeypatch):
     monkeypatch.setattr(etcd_members, "CALL_SECONDS", 1.5)
     url = etcd_url(cluster)

@@ -69,7 +69,8 @@ def pair() -> Iterator[Pair]:
             cluster.start_peer("second", cluster.second_port)
             cluster.boot("n1", "n2")
             cluster.join("n1", "--name", "n1", token=cluster.token("node"))
-            cluster.join("n2", "--name", "n2", token=cluster.token("node"), port=cluster.second_port)
+            second = f"https://{cluster.address}:{cluster.second_port}"
+            cluster.join("n2", "--name", "n2", token=cluster.token("node"), url=second)
             cluster.start_gateway("gw1", cluster.http_port, cluster.token("gateway"))
             cluster.wait_ready("n1", "n2", "gw1")
             yield cluster

@@ -82,6 +82,10 @@ def _store(status: ControlStatus) -> Finding:
     text = f"a read takes {status.store_seconds * 1000:.1f} ms, revision {status.store_revision}"
     if status.store_seconds > SLOW_STORE_SECONDS:
         return _warning("store", text, "a slow or busy disk? `iostat -x 1` where the data folder is")
+    silent = [member.address for member in status.store_members if not member.answers]
+    if silent:
+        told = f"{text}; {len(silent)} of {len(status.store_members)} members do not answer: {', '.join(silent)}"
+        return _warning("store", told, "etcdctl endpoint status; does etcd run there, and can it be reached from here?")
     if status.cache_behind > 1000:
         return _warning("store", f"{text}; {status.cache_behind} commits not seen yet", "is the machine overloaded?")
     return _ok("store", text)

@@ -7,7 +7,7 @@ import typer
 from fallow.cli import output
 from fallow.cli.options import Json
 from fallow.cli.session import session_of
-from fallow.model.control import Level
+from fallow.model.control import Level, StoreMember
 
 app = typer.Typer(no_args_is_help=True, help="Look at the control plane itself, and set how much it logs.")
 
@@ -28,12 +28,18 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
                 ("leads", f"{'this process' if found.leads else found.leader or 'nobody'}, one of {found.peers}"),
                 ("log level", found.log_level),
                 ("store", f"revision {found.store_revision}, a read takes {found.store_seconds * 1000:.1f} ms"),
+                ("store members", ", ".join(_store_member(each) for each in found.store_members)),
                 ("records", ", ".join(f"{count} {kind}" for kind, count in found.records.items() if count)),
                 ("sessions", found.sessions),
                 ("not ready", ", ".join(sorted(found.silent))),
             )
         )
     )
+
+
+def _store_member(member: StoreMember) -> str:
+    place = output.place(member.region, member.zone)
+    return f"{member.address}{f' ({place})' if place else ''}{'' if member.answers else ' does not answer'}"
 
 
 @app.command("log-level", epilog="Example:\n\n  fallow control log-level debug")

@@ -53,6 +53,8 @@ class ServerOptions:
     dns_listen: tuple[str, ...] = ()  # where names are served; empty: at DNS_LISTEN unless that is taken
     domain: str = DEFAULT_DOMAIN
     write_context: bool = True  # store a context with an admin token for this user
+    region: str = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

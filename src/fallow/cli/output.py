@@ -189,6 +189,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def place(region: str, zone: str) -> str:
+    """Return where something stands: `region/zone`, or what of it is known."""
+    return "/".join(filter(None, (region, zone)))
+
+
 def pairs(labels: dict[str, str]) -> str:
     """Return labels as `key=value,key=value`."""
     return ",".join(f"{key}={value}" if value else key for key, value in sorted(labels.items()))

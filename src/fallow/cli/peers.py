@@ -34,11 +34,12 @@ def list_(ctx: typer.Context, watch: Watch = False, as_json: Json = False) -> No
 
 def _table(found: Sequence[PeerView]) -> Table:
     return output.rows(
-        output.table("ID", "HOST", "API", "SESSIONS", "LEADS", "VERSION", "AGE"),
+        output.table("ID", "HOST", "PLACE", "API", "SESSIONS", "LEADS", "VERSION", "AGE"),
         (
             (
                 peer.id,
                 peer.hostname,
+                output.place(peer.region, peer.zone),
                 peer.url,
                 f"{peer.session_host}:{peer.session_port}",
                 "yes" if peer.leads else "",

@@ -200,6 +200,10 @@ Store = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="Where state is stored.", show_default="SQLite in the data folder"),
 ]
+Region = Annotated[
+    str, typer.Option("--region", metavar="NAME", help="The region this machine is in.", show_default="not said")
+]
+Zone = Annotated[str, typer.Option("--zone", metavar="NAME", help="Its zone there.", show_default="not said")]
 ClusterKey = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,7 @@ from fallow.cli.failures import sentence, usage
 from fallow.cli.launchers import DNS_OFF
 from fallow.cli.options import key_values, seconds, secret
 from fallow.model.credentials import parse_join_credential
-from fallow.model.labels import Variable, typed_variable, variables_problem
+from fallow.model.labels import Variable, is_label, typed_variable, variables_problem
 from fallow.model.meta import is_name
 from fallow.model.names import domain_name
 from fallow.model.servers import Primary, parse_primaries
@@ -65,6 +65,13 @@ def advertised(text: str) -> str:
     match = _ADDRESS.fullmatch(text if text.rpartition("]")[2].count(":") else f"{text}:1")
     if text and (match is None or not 1 <= int(match[2]) <= 65535):
         raise usage(f"{text!r} is not a host members can dial", "Write HOST or HOST:PORT.")
+    return text
+
+
+def place(option: str, text: str) -> str:
+    """Read the name of a region or a zone: a label's value. Raises Failure."""
+    if not is_label("place", text):
+        raise usage(f"{option}: {text!r} cannot be a name", "Use at most 63 letters, digits, '.', '_' and '-'.")
     return text
 
 

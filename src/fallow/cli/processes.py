@@ -52,6 +52,7 @@ from fallow.cli.process_options import (
     MemberName,
     Primaries,
     PurgeAfter,
+    Region,
     SessionListen,
     Store,
     SuspectAfter,
@@ -65,6 +66,7 @@ from fallow.cli.process_options import (
     VmNetwork,
     Within,
     WriteContext,
+    Zone,
 )
 from fallow.cli.session import session_of
 from fallow.model.control import Level as LogLevel
@@ -82,6 +84,8 @@ def server(
     cluster_key: ClusterKey = None,
     name: Hosts = None,
     advertise: Advertise = "",
+    region: Region = "",
+    zone: Zone = "",
     heartbeat: HeartbeatEvery = "1s",
     suspect: SuspectAfter = "3s",
     dead: DeadAfter = "8s",
@@ -114,6 +118,8 @@ def server(
         cluster_key=cluster_key,
         names=tuple(name or ()),
         advertise=process_values.advertised(advertise),
+        region=process_values.place("--region", region),
+        zone=process_values.place("--zone", zone),
         heartbeat_seconds=silences[0],
         suspect_seconds=silences[1],
         dead_seconds=silences[2],

@@ -14,6 +14,7 @@ from fallow.cli.options import Json, Watch
 from fallow.cli.relabelling import read_labels
 from fallow.cli.session import Session, session_of
 from fallow.cli.watching import show_list
+from fallow.model.hosts import REGION_LABEL, ZONE_LABEL
 from fallow.model.members import MemberChange, Scheduling
 from fallow.model.servers import STALE_SECONDS, ServerReport, ServerView
 from fallow.model.units import format_bytes, format_duration
@@ -35,13 +36,25 @@ def fresh(view: ServerView) -> ServerReport | None:
 def server_table(found: Sequence[ServerView]) -> Table:
     """Return a table of servers, ordered by name."""
     made = output.table(
-        "NAME", "STATE", "POOL", "CPUS", "LENT", "OFFERED", "MEMORY", "OFFERED", "VMS", "REPLICAS", "NOTHING NEW"
+        "NAME",
+        "STATE",
+        "PLACE",
+        "POOL",
+        "CPUS",
+        "LENT",
+        "OFFERED",
+        "MEMORY",
+        "OFFERED",
+        "VMS",
+        "REPLICAS",
+        "NOTHING NEW",
     )
     for each in sorted(found, key=lambda view: view.name):
         report = fresh(each)
         made.add_row(
             output.cell(each.name),
             state(each),
+            output.cell(output.place(each.labels.get(REGION_LABEL, ""), each.labels.get(ZONE_LABEL, ""))),
             output.cell(each.pool),
             output.cell(f"{report.used_cpus:.1f}/{report.cpus:g}" if report else ""),
             output.cell(f"{report.lent_cpus:.1f}" if report else ""),

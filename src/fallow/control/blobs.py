@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from fallow.control.hub import Link
 from fallow.decide.fanout import CHILDREN, Holder, plan_sources
+from fallow.model.hosts import ZONE_LABEL
 from fallow.model.image_frames import BlobsChanged
 from fallow.model.images import BlobSource, PlatformImage
 from fallow.model.members import Member
 from fallow.store.cache import Cache
 
-ZONE_LABEL = "zone"
 MAX_BLOBS = 20_000  # of one node
 MAX_IMAGES = 1000
 CONSIDERED = 128  # nodes, in the zone and anywhere, among whom a source is looked for

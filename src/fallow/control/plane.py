@@ -282,7 +282,14 @@ def _peer(settings: Settings, now: float) -> Peer:
         session_port=settings.session_port,
     )
     return Peer(
-        id=new_id(), created_at=now, updated_at=now, address=address, version=VERSION, hostname=socket.gethostname()
+        id=new_id(),
+        created_at=now,
+        updated_at=now,
+        address=address,
+        version=VERSION,
+        hostname=socket.gethostname(),
+        region=settings.region,
+        zone=settings.zone,
     )
 
 

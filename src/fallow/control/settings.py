@@ -41,6 +41,8 @@ class Settings:
     cluster_key: Path | None = None
     keep_image_tasks_seconds: float = 30 * 86400.0  # of jobs that have ended
     pulls_per_registry: int = 64  # of all image jobs at once
+    region: str = ""  # where this process stands, as others are told
+    zone: str = ""
 
     @property
     def cluster_thresholds(self) -> Thresholds:

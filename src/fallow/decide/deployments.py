@@ -16,11 +16,15 @@ from fallow.decide.plan import Plan, Step
 from fallow.decide.slots import LIVE, Slots, from_the_future, moved
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.updates import (
+    MADE_WAY,
+    gives_way,
     held_up,
     judge,
+    makes_way,
     may_create_renewed,
     next_portion,
     proven,
+    renewed_in_place,
     steps_allowed,
     stopped_first,
     usual_generation,
@@ -279,7 +283,7 @@ def _not_needed(view: Slots, new: Replica, old: Replica) -> str:  # noqa: PLR091
         return f"{old.id} is as it is wanted again"
     if not view.leaves_its_node(old) and not view.outdated(old):
         return f"{old.id} may stay after all"
-    if not view.leaves_its_node(old) and new.generation == old.generation:
+    if not view.leaves_its_node(old) and (new.generation == old.generation or renewed_in_place(view, new)):
         return f"{old.id} need not move any more"
     if view.leaves_its_node(new) or _superseded(view, new, old):
         return "it would have to move on at once"
@@ -298,11 +302,15 @@ def _begin_moves(view: Slots) -> Iterator[Step]:
         if slot in view.failed_slots:
             continue
         if more:
-            if view.outdated(owner) and held_up(view, view.slots[slot]):
+            if (vain := makes_way(view, view.slots[slot])) is not None:
+                yield view.retire(vain, Reason(code=MADE_WAY, text="there is no room, and the next is the update's"))
+            elif view.outdated(owner) and held_up(view, view.slots[slot]):
                 outdated.append(owner)
         elif view.outdated(owner) and owner.state is ReplicaState.PENDING and owner.generation != usual:
             yield view.retire(owner, Reason(code="Outdated", text="a newer generation is wanted"))
         elif view.leaves_its_node(owner) and owner.state is not ReplicaState.PENDING:
+            if gives_way(view, owner):
+                continue
             replacement = view.new_replica(slot, _generation_of_move(view, owner, usual), owner.id)
             yield Step(puts=(replacement,), guards=(view.deployment, owner))
         elif view.outdated(owner):

@@ -22,7 +22,9 @@ DEFAULT_SHARE = 0.25  # this share of a deployment, at least one replica, is ren
 # A replica that was never started may wait for its registry or for its node's engine, which come back.
 NEVER_STARTED_SECONDS = 15.0
 NO_ROOM_SECONDS = 15.0  # a move to an older version that has no node by then waits for nothing that comes soon
+PLACED_SECONDS = 2.0  # a move that has no node by then finds no room now
 STOPPED_FIRST = "Updating"
+MADE_WAY = "MadeWay"
 RELIED_ON = (
     20  # so many of the replicas that failed must still be as they were seen when an update is given up for them
 )
@@ -84,7 +86,7 @@ def failing(slots: Slots, replica: Replica) -> bool:
     config = config_of(slots.deployment)
     late = slots.reached(replica.created_at + config.progress_seconds)
     if replica.state is ReplicaState.PENDING:
-        return late and _takes_part(config, replica)
+        return late and _takes_part(slots, replica)
     ready_since = slots.node_ready_since(replica)
     if ready_since is None:
         return False
@@ -101,9 +103,14 @@ def failures(slots: Slots) -> list[Replica]:
     return [replica for replica in slots.replicas if replica.generation == newest and failing(slots, replica)]
 
 
-def _takes_part(config: UpdateConfig, replica: Replica) -> bool:
-    """Say whether an update waits for the replica; one that was added and finds no room is another matter."""
-    return replica.state is not ReplicaState.PENDING or bool(replica.replaces) or config.order == "stop-first"
+def _takes_part(slots: Slots, replica: Replica) -> bool:
+    """Say whether an update waits for the replica; one that is added, or moves, and finds no room is another matter."""
+    if replica.state is not ReplicaState.PENDING:
+        return True
+    owner = next((found for found in slots.slots.get(replica.slot, ()) if found.id == replica.replaces), None)
+    if owner is not None:
+        return slots.outdated(owner)
+    return bool(replica.replaces) or config_of(slots.deployment).order == "stop-first"
 
 
 # what the status says
@@ -189,7 +196,7 @@ def _paused(slots: Slots, status: UpdateStatus, reason: str, author: Author, rel
 
 def _finished(slots: Slots, config: UpdateConfig) -> bool:
     """Say whether every new replica has proved itself, or has failed and that is tolerated."""
-    newest = [found for found in _fresh(slots) if _takes_part(config, found)]
+    newest = [found for found in _fresh(slots) if _takes_part(slots, found)]
     if not all(proven(slots, replica) or failing(slots, replica) for replica in newest):
         return False
     if config.order == "start-first":
@@ -246,9 +253,8 @@ def _fresh(slots: Slots) -> list[Replica]:
 
 def unproven(slots: Slots) -> int:
     """Return how many new replicas have yet to show whether they work."""
-    config = config_of(slots.deployment)
     return sum(
-        _takes_part(config, found) and not failing(slots, found) and not proven(slots, found) for found in _fresh(slots)
+        _takes_part(slots, found) and not failing(slots, found) and not proven(slots, found) for found in _fresh(slots)
     )
 
 
@@ -272,6 +278,22 @@ def portion(deployment: Deployment) -> int:
     return asked or max(1, wanted)
 
 
+def _stops_first(slots: Slots) -> bool:
+    """Say whether an update that stops replicas first is under way."""
+    status, config = slots.deployment.update, config_of(slots.deployment)
+    return config.order == "stop-first" and status is not None and status.state in _STEPPING
+
+
+def renewed_in_place(slots: Slots, replacement: Replica) -> bool:
+    """Say whether a replacement without a node only holds up that what it replaces is stopped first."""
+    return replacement.state is ReplicaState.PENDING and _stops_first(slots)
+
+
+def _is_move(slots: Slots, owner: Replica, found: Replica) -> bool:
+    """Say whether a replica that has no node yet only moves its slot's owner, and does not renew it."""
+    return found.state is ReplicaState.PENDING and slots.outdated(found) == slots.outdated(owner)
+
+
 def held_up(slots: Slots, replicas: list[Replica]) -> bool:
     """Say whether what should replace a slot's owner is of an older generation too, and has found no node for a while.
 
@@ -283,6 +305,42 @@ def held_up(slots: Slots, replicas: list[Replica]) -> bool:
         and slots.reached(found.created_at + NO_ROOM_SECONDS)
         for found in replicas[1:]
     )
+
+
+def makes_way(slots: Slots, replicas: list[Replica]) -> Replica | None:
+    """Return a slot's move that finds no room while an update stops replicas first: what that frees is for the update.
+
+    It is taken back, and made again when what is under way has proved itself.
+    """
+    owner, found = replicas[0], replicas[-1]
+    move = _stops_first(slots) and _is_move(slots, owner, found)
+    if move and slots.reached(found.created_at + PLACED_SECONDS) and (_in_hand(slots) or _stoppable(slots)):
+        return found
+    return None
+
+
+def gives_way(slots: Slots, owner: Replica) -> bool:
+    """Say whether a replica that has to go waits for the portion under way, since there was no room for its move."""
+    return (
+        _stops_first(slots)
+        and _in_hand(slots)
+        and any(
+            found.replaces == owner.id and found.reason is not None and found.reason.code == MADE_WAY
+            for found in slots.replicas
+        )
+    )
+
+
+def _in_hand(slots: Slots) -> bool:
+    """Say whether a portion is stopped, missing or has yet to prove itself."""
+    missing = len(slots.slots) < slots.deployment.replicas_here
+    return missing or stopped_first(slots) > 0 or unproven(slots) > 0
+
+
+def _stoppable(slots: Slots) -> bool:
+    """Say whether there is something that can be renewed where it is."""
+    owners = [replicas[0] for replicas in slots.slots.values()]
+    return any(slots.outdated(owner) and not slots.leaves_its_node(owner) for owner in owners)
 
 
 def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
@@ -300,10 +358,22 @@ def next_portion(slots: Slots, owners: list[Replica]) -> Iterator[Step]:
         return
     owners = sorted(owners, key=lambda found: (found.healthy, found.slot))  # those that serve nothing first
     size = portion(deployment)
-    if config.order == "stop-first":
-        yield from _stop_first(slots, owners, size)
-    else:
+    # The room of one that has to leave its node is no use to its successor.
+    staying = [owner for owner in owners if not slots.leaves_its_node(owner)]
+    if config.order == "start-first" or not staying:
         yield from _start_first(slots, owners, size)
+    elif not _moves_seek_room(slots):
+        yield from _stop_first(slots, staying, size)
+
+
+def _moves_seek_room(slots: Slots) -> bool:
+    """Say whether a move may still find a node, before something stops whose room it would take."""
+    for owner, *more in slots.slots.values():
+        since = more[-1].created_at if more else slots.now
+        pending = more[-1].state is ReplicaState.PENDING if more else slots.leaves_its_node(owner)
+        if pending and not slots.reached(since + PLACED_SECONDS):
+            return True
+    return False
 
 
 def _start_first(slots: Slots, owners: list[Replica], size: int) -> Iterator[Step]:

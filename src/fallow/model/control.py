@@ -7,6 +7,15 @@ import msgspec
 Level = Literal["debug", "info", "warning", "error"]
 
 
+class StoreMember(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the machines that keep the store together; `answers`: it, and most of them with it, did so just now."""
+
+    address: str
+    region: str = ""
+    zone: str = ""
+    answers: bool
+
+
 class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How one control plane is, for `fallow doctor`; times are UTC seconds by its own clock."""
 
@@ -20,6 +29,7 @@ class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     peers: int = 1  # processes that share the store
     store_revision: int
     store_seconds: float  # time of one read
+    store_members: tuple[StoreMember, ...] = ()  # none: it is a file
     cache_behind: int = 0  # revisions that the store has and the cache has not seen yet
     records: dict[str, int] = {}  # kind -> how many are stored
     loops: dict[str, float] = {}  # loop -> seconds since it last ran through

@@ -11,7 +11,8 @@ from fallow.model.peers import ControlAddress
 
 HOST_ID = "host"  # of the host's record, and of the secret beside it
 SEALED_ABOUT = "key and certificate at a host"  # what is sealed there
-REGION_LABEL = "region"  # of clusters, and of gateways
+REGION_LABEL = "region"  # of clusters, and of members
+ZONE_LABEL = "zone"
 
 
 class Host(Record, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from fallow.model.labels import LabelValue
 from fallow.model.meta import Record
 
 # The role a peer's certificate names, beside those of members.
@@ -28,6 +29,8 @@ class Peer(Record, frozen=True, kw_only=True):
     address: ControlAddress
     version: str = ""
     hostname: str = ""
+    region: LabelValue = ""
+    zone: LabelValue = ""
 
 
 class Leader(Record, frozen=True, kw_only=True):
@@ -51,6 +54,8 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     session_host: str
     session_port: int
     hostname: str
+    region: str
+    zone: str
     version: str
     started_at: float
     leads: bool

@@ -34,13 +34,19 @@ class RoomAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoomSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster has in all: for people, and for weighing clusters against each other."""
+    """What a cluster has in all: for people, and for weighing clusters against each other.
+
+    The `lent` part of it is on servers that lend: `standard` never goes there.
+    """
 
     nodes: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     cpus: Annotated[float, msgspec.Meta(ge=0, le=2**30)] = 0.0
     free_cpus: Annotated[float, msgspec.Meta(ge=0, le=2**30)] = 0.0
     memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     free_memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    lent_nodes: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    lent_free_cpus: Annotated[float, msgspec.Meta(ge=0, le=2**30)] = 0.0
+    lent_free_memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
 
 
 class Room(Record, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fallow.model.hosts import REGION_LABEL, ZONE_LABEL
 from fallow.model.meta import Name, Record
 from fallow.model.server_pools import Bytes, Cpus, Isolation
 
@@ -12,7 +13,7 @@ VmId = Annotated[str, msgspec.Meta(max_length=64)]
 # Labels that a node in a virtual machine is given with its token, beside the region and zone of its server.
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
-INHERITED_LABELS = ("region", "zone")
+INHERITED_LABELS = (REGION_LABEL, ZONE_LABEL)
 # The control group above everything that a server lends. libvirt finds it whether systemd runs, whose slice it then is,
 # or not: to a name without a dot it would add `.partition`.
 LENT_GROUP = "fallow.slice"

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fallow.model.control import StoreMember
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -153,6 +155,12 @@ class Store(Protocol):
 
     async def revoke(self, lease: str) -> None:
         """End the lease and delete its keys; no error when it is gone."""
+
+    async def members(self) -> Sequence[StoreMember]:
+        """Return the machines that keep the store together, as they answer just now; none when it is a file.
+
+        Takes a second where one does not answer.
+        """
 
     async def compact(self, revision: int) -> None:
         """Forget changes up to `revision`, or up to the newest; current values stay."""

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from aetcd import rpc
 
+from fallow.model.control import StoreMember
 from fallow.store.contract import (
     Batch,
     Check,
@@ -46,6 +47,7 @@ class EtcdStore:
 
     def __init__(self, url: EtcdUrl) -> None:
         self.max_operations = url.max_txn_ops - 1  # one of each is the mark's
+        self._url = url
         self._members = Members(url)
         self._begin = f"{url.prefix}data/".encode()
         self._marks = Marks(self._members, f"{url.prefix}commits/".encode())
@@ -152,6 +154,16 @@ class EtcdStore:
                     raise
 
         await self._members.call(attempt)
+
+    async def members(self) -> Sequence[StoreMember]:
+        """Return its members, each asked for what most of them know."""
+        request = rpc.RangeRequest(key=self._begin, count_only=True)
+        answers = await self._members.ask_all(lambda at: at.kv.Range, request)
+        places = self._url.places or (("", ""),) * len(answers)
+        return tuple(
+            StoreMember(address=address, region=region, zone=zone, answers=answered)
+            for address, (region, zone), answered in zip(self._url.endpoints, places, answers, strict=True)
+        )
 
     async def compact(self, revision: int) -> None:
         """Forget changes up to `revision`, in the whole cluster: etcd has one history for all that use it."""

@@ -6,7 +6,7 @@ bounds of commits in a watch.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -163,6 +163,22 @@ class Members:
         return await self.call(
             lambda member, metadata, seconds: method(member)(request, metadata=metadata, timeout=seconds)
         )
+
+    async def ask_all(self, method: Callable[[Member], Any], request: Any) -> Sequence[bool]:
+        """Say of every member whether it answers one request within TRY_SECONDS. Raises StoreError when closed."""
+
+        async def answers(member: Member) -> bool:
+            try:
+                async with asyncio.timeout(TRY_SECONDS):
+                    await method(member)(request, metadata=await self.metadata(member))
+            except (grpc.aio.AioRpcError, TimeoutError):
+                return False
+            return True
+
+        async def together() -> Sequence[bool]:
+            return await asyncio.gather(*map(answers, self._members))
+
+        return await self.guarded(together())
 
     async def metadata(self, member: Member) -> list[tuple[str, str]]:
         """Return what is to be sent along with every call: the token, where there is a user."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from fallow.model.hosts import REGION_LABEL
+from fallow.model.labels import is_label
 from fallow.store.contract import StoreError
 
 DEFAULT_PORT = 2379
@@ -14,7 +16,7 @@ DEFAULT_MAX_TXN_OPS = 128  # etcd's own default: of comparisons, and of writes
 USER_VARIABLE = "FALLOW_STORE_USER"
 PASSWORD_VARIABLE = "FALLOW_STORE_PASSWORD"  # noqa: S105 - its name, not its value
 
-_OPTIONS = ("ca", "cert", "key", "password_file", "max_txn_ops")
+_OPTIONS = ("ca", "cert", "key", "password_file", "max_txn_ops", "places")
 _FORM = "etcd://host1:2379,host2:2379,host3:2379[/prefix][?ca=FILE&cert=FILE&key=FILE&password_file=FILE]"
 
 
@@ -22,7 +24,7 @@ _FORM = "etcd://host1:2379,host2:2379,host3:2379[/prefix][?ca=FILE&cert=FILE&key
 class EtcdUrl:
     """`endpoints` are `host:port`; keys begin with `prefix`. With `ca` the members are spoken to over TLS.
 
-    `max_txn_ops` is what the members were started with.
+    `max_txn_ops` is what the members were started with. `places` are region and zone of each endpoint, or none at all.
     """
 
     endpoints: tuple[str, ...]
@@ -33,6 +35,7 @@ class EtcdUrl:
     user: str = ""
     password: str = field(default="", repr=False)
     max_txn_ops: int = DEFAULT_MAX_TXN_OPS
+    places: tuple[tuple[str, str], ...] = ()
 
 
 def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
@@ -53,8 +56,9 @@ def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
         )
     options = _options(query)
     user, password = _credentials(options.get("password_file"), environ)
+    endpoints = tuple(dict.fromkeys(_endpoint(text) for text in members.split(",")))
     return EtcdUrl(
-        endpoints=tuple(dict.fromkeys(_endpoint(text) for text in members.split(","))),
+        endpoints=endpoints,
         prefix=_prefix(unquote(slash + path)),
         ca=_read(options.get("ca")),
         certificate=_read(options.get("cert")),
@@ -62,6 +66,7 @@ def parse(rest: str, environ: Mapping[str, str] = os.environ) -> EtcdUrl:
         user=user,
         password=password,
         max_txn_ops=_number(options.get("max_txn_ops")),
+        places=_places(options.get("places"), len(endpoints)),
     )
 
 
@@ -86,6 +91,16 @@ def _number(text: str | None) -> int:
     if not text.isascii() or not text.isdecimal() or not DEFAULT_MAX_TXN_OPS <= int(text) <= 100_000:
         raise ValueError(f"max_txn_ops is what etcd was started with, {DEFAULT_MAX_TXN_OPS} or more, not {text!r}")
     return int(text)
+
+
+def _places(text: str | None, members: int) -> tuple[tuple[str, str], ...]:
+    """Read `region/zone,region,...`, one for each member in their order."""
+    if text is None:
+        return ()
+    places = tuple((region, zone) for region, _, zone in (place.partition("/") for place in text.split(",")))
+    if len(places) != members or not all(is_label(REGION_LABEL, part) for place in places for part in place):
+        raise ValueError(f"places are REGION or REGION/ZONE of each of the {members} members of etcd, not {text!r}")
+    return places
 
 
 def _endpoint(text: str) -> str:

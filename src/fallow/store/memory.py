@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 
+from fallow.model.control import StoreMember
 from fallow.store.contract import Batch, Change, Check, Compacted, Conflict, Delete, Item, Put, StoreError, Write
 from fallow.store.feed import Feed
 from fallow.store.leases import CallLater, Leases, call_later
@@ -71,6 +72,10 @@ class MemoryStore:
         self._require_open()
         self._leases.remove(lease)
         self._write([Delete(key) for key in sorted(self._items) if lease and self._items[key].lease == lease])
+
+    async def members(self) -> Sequence[StoreMember]:
+        """Return none: nobody else keeps it."""
+        return ()
 
     async def compact(self, revision: int) -> None:
         """Forget changes up to `revision`."""

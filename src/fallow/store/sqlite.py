@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from fallow.model.control import StoreMember
 from fallow.store.contract import Batch, Check, Item, StoreError, Write
 from fallow.store.feed import Feed
 from fallow.store.groups import GroupWriter
@@ -92,6 +93,10 @@ class SqliteStore:
         self._require_open()
         await self._end_lease(lease)
         self._leases.remove(lease)
+
+    async def members(self) -> Sequence[StoreMember]:
+        """Return none: nobody else keeps it."""
+        return ()
 
     async def compact(self, revision: int) -> None:
         """Forget changes up to `revision`."""

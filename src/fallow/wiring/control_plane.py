@@ -137,6 +137,8 @@ def _settings(options: ServerOptions) -> "Settings":
         domain=options.domain,
         purge_after_seconds=options.purge_seconds,
         cluster_key=options.cluster_key,
+        region=options.region,
+        zone=options.zone,
     )
 
 

@@ -14,11 +14,15 @@ from fallow.cli import checks
 from fallow.cli.app import build_cli
 from fallow.cli.launchers import DoctorOptions, Launchers
 from fallow.client.errors import ApiError, Unreachable, Untrusted
-from fallow.model.control import ControlStatus
+from fallow.model.control import ControlStatus, StoreMember
 from fallow.model.doctor import Finding
 from fallow.version import VERSION
 
 URL = "https://control.example:7443"
+STORE_MEMBERS = (
+    StoreMember(address="10.0.0.1:2379", region="west", zone="a", answers=True),
+    StoreMember(address="10.0.0.2:2379", answers=False),
+)
 
 
 def status(**more: Any) -> ControlStatus:
@@ -55,6 +59,8 @@ def test_a_healthy_control_plane_has_nothing_to_mend() -> None:
         ({"not_ready": "the control loops have ended"}, {"ready": "broken"}),
         ({"store_seconds": 0.5}, {"store": "warning"}),
         ({"cache_behind": 5000}, {"store": "warning"}),
+        ({"store_members": STORE_MEMBERS}, {"store": "warning"}),
+        ({"store_members": STORE_MEMBERS[:1]}, {}),
         ({"loops": {"members": 1.0, "placement": 600.0}}, {"loops": "broken"}),
         ({"loops": {}}, {"loops": "note"}),
         ({"leads": False, "leader": "another https://control-2.example:7443", "peers": 2}, {}),
@@ -148,3 +154,11 @@ def test_control_status_and_log_level(fallow: Fallow, api: FakeApi) -> None:
     assert fallow("control", "log-level", "debug").out == "logs from debug on\n"
     assert api.bodies("PUT /v1/control/log-level") == [{"level": "debug"}]
     assert fallow("control", "log-level", "loud").code == 2
+
+
+def test_the_status_shows_who_keeps_the_store_and_who_does_not_answer(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/control/status", status(store_members=STORE_MEMBERS))
+    told = fallow("control", "status").out
+    assert "10.0.0.1:2379 (west/a), 10.0.0.2:2379 does not answer" in told
+    api.on("GET /v1/control/status", status())
+    assert "store members" not in fallow("control", "status").out

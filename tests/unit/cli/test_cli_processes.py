@@ -16,7 +16,19 @@ def test_server(alone: Fallow, launched: list[object]) -> None:
     ran = alone(
         *("server", "--data", "/srv/x", "--listen", "[::]:1", "--session-listen", "127.0.0.1:2", "--host", "a"),
         *("--host", "10.0.0.9", "--advertise", "a:9", "--heartbeat", "500ms", "--suspect-after", "3s"),
-        *("--dead-after", "1m", "--no-write-context", "--log-level", "debug", "--log-format", "json"),
+        *(
+            "--region",
+            "west",
+            "--zone",
+            "west-1",
+            "--dead-after",
+            "1m",
+            "--no-write-context",
+            "--log-level",
+            "debug",
+            "--log-format",
+            "json",
+        ),
     )
     assert ran.code == 0, ran
     assert launched == [
@@ -26,6 +38,8 @@ def test_server(alone: Fallow, launched: list[object]) -> None:
             session_listen="127.0.0.1:2",
             names=("a", "10.0.0.9"),
             advertise="a:9",
+            region="west",
+            zone="west-1",
             heartbeat_seconds=0.5,
             suspect_seconds=3,
             dead_seconds=60,
@@ -160,6 +174,8 @@ def test_the_token_need_not_be_an_argument(
         (("server", "--advertise", "a/b"), "not a host"),
         (("server", "--advertise", "a:70000"), "not a host"),
         (("server", "--suspect-after", "90s"), "must grow"),
+        (("server", "--region", "we st"), "--region"),
+        (("server", "--zone", "-"), "--zone"),
         (("server", "--heartbeat", "soon"), "not a duration"),
         (("up", "--http-port", "0"), "--http-port"),
     ],

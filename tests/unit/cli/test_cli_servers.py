@@ -22,14 +22,14 @@ def test_list_shows_why_a_server_gets_nothing(api: FakeApi, fallow: Fallow) -> N
     old = server(
         "old", age_seconds=9.0, why_not="has said nothing for more than 5 s, so it counts as full", scheduling=DRAINING
     )
-    api.on("GET /v1/servers", listing(server("srv1"), old))
+    api.on("GET /v1/servers", listing(server("srv1", labels={"region": "west", "zone": "a"}), old))
     ran = fallow("server", "list")
     assert ran.code == 0, ran
     head, first, second = [line.split() for line in ran.out.splitlines()]
-    assert head[:6] == ["NAME", "STATE", "POOL", "CPUS", "LENT", "OFFERED"]
-    assert first[:7] == ["old", "ready,", "draining", "default", "-", "-", "-"]
+    assert head[:6] == ["NAME", "STATE", "PLACE", "POOL", "CPUS", "LENT"]
+    assert first[:7] == ["old", "ready,", "draining", "-", "default", "-", "-"]
     assert first[-4:] == ["it", "counts", "as", "full"]
-    assert second[:6] == ["srv1", "ready", "default", "6.8/16", "2.0", "4.0"]
+    assert second[:6] == ["srv1", "ready", "west/a", "default", "6.8/16", "2.0"]
     assert json.loads(fallow("server", "list", "--json").out)["items"][0]["name"] == "srv1"
 
 

@@ -2,7 +2,8 @@
 
 import time
 
-from records import deployment, member, replica, snapshot, template
+from lent_fleet import heard, node, server, vm
+from records import NOW, deployment, member, replica, snapshot, template
 
 from fallow.decide.federation.room_answers import answers_to, summary_of
 from fallow.decide.federation.shapes import question_of
@@ -85,3 +86,11 @@ def test_many_questions_about_many_nodes_are_soon_answered() -> None:
     answers = answers_to(now, questions)
     assert time.process_time() - began < 2.0  # a tenth of that on an idle machine
     assert answers[0].more == 64_000
+
+
+def test_the_summary_tells_what_of_it_is_lent() -> None:
+    now = snapshot(member("a"), server(), vm("b"), node("b"))
+    found = summary_of(now, heard(offer_cpus=1.5), NOW)
+    assert (found.nodes, found.free_cpus) == (2, 5.5)
+    assert (found.lent_nodes, found.lent_free_cpus, found.lent_free_memory_bytes) == (1, 1.5, 8 * 2**30)
+    assert summary_of(now, {}, NOW).lent_free_cpus == 0.0

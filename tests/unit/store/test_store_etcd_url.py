@@ -12,7 +12,7 @@ def test_members_prefix_and_files(tmp_path) -> None:
     (tmp_path / "password").write_text("s3cret\n")
     found = parse(
         f"//a,b:1234,[::1]:5,[::2],a:2379/one/two?ca={tmp_path}/ca&cert={tmp_path}/cert&key={tmp_path}/key"
-        f"&password_file={tmp_path}/password&max_txn_ops=1024",
+        f"&password_file={tmp_path}/password&max_txn_ops=1024&places=west/1,west/2,east,east",
         {"FALLOW_STORE_USER": "ann", "FALLOW_STORE_PASSWORD": "other"},
     )
     assert found == EtcdUrl(
@@ -24,6 +24,7 @@ def test_members_prefix_and_files(tmp_path) -> None:
         user="ann",
         password="s3cret",
         max_txn_ops=1024,
+        places=(("west", "1"), ("west", "2"), ("east", ""), ("east", "")),
     )
     assert "s3cret" not in repr(found)
     assert "private" not in repr(found)
@@ -51,6 +52,9 @@ def test_without_a_path_the_prefix_is_ours(rest) -> None:
         ("//h?cert=c&key=k", "needs ca"),
         ("//h?max_txn_ops=7", "what etcd was started with"),
         ("//h?max_txn_ops=x", "what etcd was started with"),
+        ("//a,b?places=west", "places are REGION or REGION/ZONE of each of the 2 members"),
+        ("//h?places=west/1/2", "places are REGION"),
+        ("//h?places=we st", "places are REGION"),
     ],
 )
 def test_what_is_no_etcd_url_is_refused(rest, told) -> None:

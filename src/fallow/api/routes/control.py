@@ -40,6 +40,7 @@ async def control_status(services: Needs) -> ControlStatus:
     await services.store.get(SCHEMA_KEY)
     spent = time.perf_counter() - began
     newest = await services.store.commit((), ())
+    store_members = await services.store.members()
     now = services.clock()
     members = services.cache.snapshot().members.values()
     heard = services.hub.silences()
@@ -55,6 +56,7 @@ async def control_status(services: Needs) -> ControlStatus:
         peers=len(services.cache.records("peers")),
         store_revision=services.cache.revision,
         store_seconds=round(spent, 6),
+        store_members=tuple(store_members),
         cache_behind=max(0, newest - services.cache.revision),
         records={kind: len(services.cache.records(kind)) for kind in KINDS},
         loops={name: round(max(0.0, now - at), 3) for name, at in _loops(services).items()},

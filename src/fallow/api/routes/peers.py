@@ -36,6 +36,8 @@ def _view(peer: Peer, leader: Peer | None, own: Peer) -> PeerView:
         session_host=peer.address.session_host,
         session_port=peer.address.session_port,
         hostname=peer.hostname,
+        region=peer.region,
+        zone=peer.zone,
         version=peer.version,
         started_at=peer.created_at,
         leads=leader is not None and leader.id == peer.id,

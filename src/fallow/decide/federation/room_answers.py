@@ -5,7 +5,7 @@ as used.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def answers_to(
 def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: float = 0.0) -> RoomSummary:
     """Return what the nodes have that are ready to take something; those on one server no more than it lends."""
     lenders = Lenders(snapshot, servers or {}, now)
-    cpus, memory, nodes = 0, 0, 0
+    cpus, memory, nodes, lent = 0, 0, 0, 0
     free_cpus: dict[str, int] = defaultdict(int)  # by server; empty: on none
     free_memory: dict[str, int] = defaultdict(int)
     for node in snapshot.nodes.values():
@@ -56,10 +56,11 @@ def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: flo
         whole = capacity_of(node, vm, report)
         left = free_room(node, snapshot.replicas_by_node.get(node.id, ()), snapshot.templates, vm, report)
         server = vm.server_id if vm is not None else ""
-        nodes, cpus, memory = nodes + 1, cpus + whole.cpus, memory + whole.memory
+        nodes, cpus, memory, lent = nodes + 1, cpus + whole.cpus, memory + whole.memory, lent + bool(server)
         free_cpus[server] += left[0]
         free_memory[server] += left[1]
-    for server in free_cpus.keys() - {""}:
+    lending = free_cpus.keys() - {""}
+    for server in lending:
         standing = lenders.standing(server)
         most = (0, 0) if standing.kind else (standing.cpus.free, standing.memory.free)
         free_cpus[server] = max(0, min(free_cpus[server], most[0]))
@@ -67,10 +68,21 @@ def summary_of(snapshot: Snapshot, servers: HeardServers | None = None, now: flo
     return RoomSummary(
         nodes=nodes,
         cpus=min(float(2**30), cpus / NANO),
-        free_cpus=round(min(float(2**30), max(0.0, sum(free_cpus.values()) / NANO)), 3),
+        free_cpus=_processors(free_cpus.values()),
         memory_bytes=min(2**60, memory),
-        free_memory_bytes=min(2**60, max(0, sum(free_memory.values()))),
+        free_memory_bytes=_bytes(free_memory.values()),
+        lent_nodes=lent,
+        lent_free_cpus=_processors(free_cpus[server] for server in lending),
+        lent_free_memory_bytes=_bytes(free_memory[server] for server in lending),
     )
+
+
+def _processors(amounts: Iterable[int]) -> float:
+    return round(min(float(2**30), max(0.0, sum(amounts) / NANO)), 3)
+
+
+def _bytes(amounts: Iterable[int]) -> int:
+    return min(2**60, max(0, sum(amounts)))
 
 
 def _answer(run: Run, question: RoomQuestion) -> RoomAnswer:

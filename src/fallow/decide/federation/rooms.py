@@ -15,7 +15,8 @@ from fallow.decide.federation.divide import Counts
 from fallow.decide.federation.migrate import held, obeyed
 from fallow.decide.federation.shapes import Ratios, asked_by, divided, largest, question_of, slots_taken
 from fallow.decide.federation.stuck import is_held
-from fallow.decide.placement.request import going
+from fallow.decide.placement.request import NANO, Request, going, reservation
+from fallow.decide.placement.standing import needed
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
@@ -127,18 +128,35 @@ def _answers(shapes: Sequence[RoomQuestion], rooms: Sequence[Room | None]) -> tu
 
 def guessed(asked: RoomQuestion, summary: RoomSummary) -> int:
     """Return how many more would fit by what a cluster has free in all, when it was not asked about this shape."""
-    if not summary.nodes:
+    request = Request(*reservation(asked.resources), asked.ports, asked.placement)
+    found = _fits(
+        request,
+        summary.nodes - summary.lent_nodes,
+        summary.free_cpus - summary.lent_free_cpus,
+        summary.free_memory_bytes - summary.lent_free_memory_bytes,
+    )
+    if asked.placement.service_class != "standard":
+        # What asks for less than a server counts takes that much there.
+        need = needed(request)
+        least = Request(need.cpus, need.memory, asked.ports, asked.placement)
+        found += _fits(least, summary.lent_nodes, summary.lent_free_cpus, summary.lent_free_memory_bytes)
+    return min(found, MOST)
+
+
+def _fits(request: Request, nodes: int, cpus: float, memory_bytes: int) -> int:
+    """Return how many of a request fit on so many nodes that have so much free together."""
+    if nodes <= 0:
         return 0
-    bounds: list[float] = [MOST]
-    if asked.resources.cpus > 0:
-        bounds.append(summary.free_cpus / asked.resources.cpus)
-    if asked.resources.memory_bytes > 0:
-        bounds.append(summary.free_memory_bytes / asked.resources.memory_bytes)
-    if any(port.host for port in asked.ports):
-        bounds.append(summary.nodes)
-    if asked.placement.max_per_node:
-        bounds.append(summary.nodes * asked.placement.max_per_node)
-    return max(int(min(bounds)), 0)
+    bounds = [MOST]
+    if request.cpus:
+        bounds.append(round(cpus * NANO) // request.cpus)
+    if request.memory_bytes:
+        bounds.append(memory_bytes // request.memory_bytes)
+    if request.fixed_ports:
+        bounds.append(nodes)
+    if asked := request.policy.max_per_node:
+        bounds.append(nodes * asked)
+    return max(min(bounds), 0)
 
 
 @dataclass(frozen=True, slots=True)
