@@ -38,9 +38,9 @@ class _Watch:
         self._outage_at = -math.inf
 
     def judge(
-        self, snapshot: Snapshot, silences: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
+        self, snapshot: Snapshot, seen: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
     ) -> Sequence[Step]:
-        """Return the changes of state, and note an outage."""
+        """Return the changes of state, and note an outage; `seen`: when each was last heard, by the wall clock."""
         now, at = moment.now, moment.at
         counted_from = moment.held_up_at - (self.dead - self.suspect)
         rules = Liveness(
@@ -50,7 +50,6 @@ class _Watch:
             outage_at=now - (at - max(self._outage_at, counted_from)),
             clusters=self._clusters,
         )
-        seen = {member_id: now - silence for member_id, silence in silences.items()}
         if in_outage(rules.members(snapshot), seen, now, rules, fall_together(snapshot)):
             if at - self._outage_at > self.dead:
                 whom = "clusters" if self._clusters else "members"
@@ -89,11 +88,12 @@ def members_controller(
         looked_at = at
         if HERE_ID in snapshot.clusters:
             hub.heard(HERE_ID)
-        moment, silences = _Moment(now, at, held_up_at), hub.silences()
+        moment = _Moment(now, at, held_up_at)
+        seen = {member_id: now - silence for member_id, silence in hub.silences().items()}
         machines, clusters = watches
-        steps = [*machines.judge(snapshot, silences, moment, new_id)]
+        steps = [*machines.judge(snapshot, seen, moment, new_id)]
         if snapshot.clusters:
-            steps += clusters.judge(snapshot, silences, moment, new_id)
+            steps += clusters.judge(snapshot, seen, moment, new_id)
         return Plan(steps=steps)
 
     return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=LOOK_SECONDS, decide=decide)
@@ -144,11 +144,6 @@ def sessions_controller(hub: Hub, settings: Settings) -> Controller:
     )
 
 
-def _may_end(member: Member | None) -> bool:
-    """Say whether a member is one of the few that a look at what is open to them is worth."""
-    return member is None or bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD
-
-
 def _is_over(member: Member, link: Link) -> bool:
     """Say whether a later start of the agent has taken the member over since a session was opened.
 
@@ -164,7 +159,8 @@ def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], d
         holder = snapshot.members.get(session.member_id)
         if holder is not None and session.key_sha256 not in ("", holder.key_sha256):
             session.close("this member has another key now: another machine took its place", final=True)
-    for member_id in sorted(id_ for id_ in hub.connected() | silences.keys() if _may_end(snapshot.members.get(id_))):
+    known = hub.connected() | silences.keys()
+    for member_id in sorted((known & snapshot.doubtful.keys()) | (known - snapshot.members.keys())):
         member = snapshot.members.get(member_id)
         if member is None:
             found = revoked.get(member_id)

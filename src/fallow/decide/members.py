@@ -6,6 +6,7 @@ virtual machines. Clusters are judged among themselves, by
 thresholds of their own, and all other members among themselves.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState
 from fallow.model.units import format_duration
 
+_ALIVE = (MemberState.READY, MemberState.SUSPECT)
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
 
 
@@ -64,16 +66,18 @@ def in_outage(
     That is: all that were alive, or at least two and more than half of them. Of those that fall silent `together`, a
     server and its virtual machines, none must be heard; or the end of one machine might look like our own.
     """
-    alive = [id_ for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)]
-    watching, longest = rules.watching_since, rules.suspect_after_seconds
-    silent = {id_ for id_ in alive if now - last_seen.get(id_, watching) > longest}
+    watching, longest, seen = rules.watching_since, rules.suspect_after_seconds, last_seen.get
+    silent = {id_ for id_, found in members.items() if now - seen(id_, watching) > longest and found.state in _ALIVE}
+    if not silent:
+        return False
+    alive = [id_ for id_, found in members.items() if found.state in _ALIVE]
     count, gone = len(alive), len(silent)
-    if silent and together:
+    if together:
         of = {id_: together.get(id_, id_) for id_ in alive}
         heard = {of[id_] for id_ in alive if id_ not in silent}
         count = len(set(of.values()))
         gone = count - len(heard)
-    return count > 0 and (gone == count or (gone >= 2 and gone * 2 > count))
+    return gone == count or (gone >= 2 and gone * 2 > count)
 
 
 def judge(
@@ -81,17 +85,16 @@ def judge(
 ) -> Plan:
     """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard."""
     members = rules.members(snapshot)
-    outage = in_outage(members, last_seen, now, rules, fall_together(snapshot))
+    heard, longest, ready = last_seen.get, rules.suspect_after_seconds, MemberState.READY
+    doubtful = [  # hardly any, of all that are looked at twice a second
+        member
+        for id_, member in members.items()
+        if now - heard(id_, -math.inf) > longest or member.state is not ready or member.fence
+    ]
+    outage = bool(doubtful) and in_outage(members, last_seen, now, rules, fall_together(snapshot))
     steps = []
-    for member in members.values():
+    for member in doubtful:
         seen = last_seen.get(member.id)
-        if (
-            not member.fence
-            and member.state is MemberState.READY
-            and seen is not None
-            and now - seen <= rules.suspect_after_seconds
-        ):
-            continue  # nearly all of them, twice a second
         if member.fence:
             state, reason = MemberState.DEAD, f"fenced: {member.fence}"
         else:

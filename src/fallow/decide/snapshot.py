@@ -1,9 +1,12 @@
 """A read-only picture of everything stored at one revision, with the indexes decisions need."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
+from operator import is_not
+from typing import TypeVar
 
 from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.divisions import Division
@@ -25,6 +28,32 @@ from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
 from fallow.model.vms import Vm
+
+R = TypeVar("R")
+
+# Index that is a part of all members -> who is in it.
+MEMBER_PARTS: Mapping[str, Callable[[Member], bool]] = {
+    "clusters": lambda member: member.role is Role.CLUSTER,
+    "machines": lambda member: member.role is not Role.CLUSTER,
+    "nodes": lambda member: member.role is Role.NODE,
+    "servers": lambda member: member.role is Role.SERVER,
+    "gateways": lambda member: member.role is Role.GATEWAY,
+    "upgrading": lambda member: member.agent is not None,
+    "doubtful": lambda member: bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD,
+}
+
+
+def differing(now: Mapping[str, R], then: Mapping[str, R]) -> list[str]:
+    """Return the ids of records that came or were replaced, in the order of `now`, and then of those that went.
+
+    Two snapshots share all that has not changed, so the very same record is the same; nothing is looked into.
+    """
+    if now is then:
+        return []
+    found = list(compress(now, map(is_not, now.values(), map(then.get, now))))
+    if len(now) - sum(id_ not in then for id_ in found) != len(then):
+        found += [id_ for id_ in then if id_ not in now]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +169,22 @@ class Snapshot:
     @cached_property
     def clusters(self) -> Mapping[str, Member]:
         """Return the clusters this one is the host of, itself among them; empty: it stands alone."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.CLUSTER}
+        return self._part("clusters")
 
     @cached_property
     def machines(self) -> Mapping[str, Member]:
         """Return the members that are no clusters."""
-        return {id_: member for id_, member in self.members.items() if member.role is not Role.CLUSTER}
+        return self._part("machines")
 
     @cached_property
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
+        return self._part("nodes")
 
     @cached_property
     def servers(self) -> Mapping[str, Member]:
         """Return the members that lend what their primary application leaves idle."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.SERVER}
+        return self._part("servers")
 
     @cached_property
     def vms_by_node(self) -> Mapping[str, Vm]:
@@ -178,7 +207,17 @@ class Snapshot:
     @cached_property
     def gateways(self) -> Mapping[str, Member]:
         """Return the members that take requests in."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.GATEWAY}
+        return self._part("gateways")
+
+    @cached_property
+    def upgrading(self) -> Mapping[str, Member]:
+        """Return the members that were asked to run another version of their agent."""
+        return self._part("upgrading")
+
+    @cached_property
+    def doubtful(self) -> Mapping[str, Member]:
+        """Return the members whose sessions may have to end: fenced or dead ones, and those of several starts."""
+        return self._part("doubtful")
 
     @cached_property
     def members_by_wireguard_key(self) -> Mapping[str, list[Member]]:
@@ -206,3 +245,7 @@ class Snapshot:
     @cached_property
     def _deployments_by_path(self) -> Mapping[tuple[str, str], Deployment]:
         return {(found.project, found.name): found for found in self.deployments.values()}
+
+    def _part(self, name: str) -> Mapping[str, Member]:
+        belongs = MEMBER_PARTS[name]
+        return {id_: member for id_, member in self.members.items() if belongs(member)}
