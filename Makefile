@@ -79,7 +79,7 @@ fuzz: $(VENV)/.done  ## what the API's description allows and forbids, at random
 
 benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@mkdir -p benchmarks/results
-	@for name in placement federation_divide failover leases store access rollup sessions joins join_ready image_jobs; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+	@for name in placement federation_divide failover leases store access rollup sessions joins guesses join_ready image_jobs; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
 	@$(BIN)/python benchmarks/store.py --engine etcd --json benchmarks/results/store-etcd.json
 
 image: $(VENV)/.done  ## the control plane as the image localhost/fallow, from this machine's own Python
