@@ -81,10 +81,18 @@ def in_outage(
 
 
 def judge(
-    snapshot: Snapshot, last_seen: Mapping[str, float], now: float, rules: Liveness, new_id: Callable[[], str]
+    snapshot: Snapshot,
+    last_seen: Mapping[str, float],
+    now: float,
+    rules: Liveness,
+    new_id: Callable[[], str],
+    among: Mapping[str, Member] | None = None,
 ) -> Plan:
-    """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard."""
-    members = rules.members(snapshot)
+    """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard.
+
+    With `among` only these are looked at: each of them heard lately or fenced, so that no outage matters to it.
+    """
+    members = rules.members(snapshot) if among is None else among
     heard, longest, ready = last_seen.get, rules.suspect_after_seconds, MemberState.READY
     doubtful = [  # hardly any, of all that are looked at twice a second
         member

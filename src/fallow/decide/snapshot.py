@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import compress
+from itertools import chain, compress, repeat
 from operator import is_not
 from typing import TypeVar
 
@@ -39,7 +39,7 @@ MEMBER_PARTS: Mapping[str, Callable[[Member], bool]] = {
     "servers": lambda member: member.role is Role.SERVER,
     "gateways": lambda member: member.role is Role.GATEWAY,
     "upgrading": lambda member: member.agent is not None,
-    "doubtful": lambda member: bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD,
+    "unready": lambda member: member.state is not MemberState.READY or bool(member.fence),
 }
 
 
@@ -50,7 +50,9 @@ def differing(now: Mapping[str, R], then: Mapping[str, R]) -> list[str]:
     """
     if now is then:
         return []
-    found = list(compress(now, map(is_not, now.values(), map(then.get, now))))
+    # Nearly all are the very same records in the very same places: which needs no hash, and no look at any of them.
+    moved = compress(now, map(is_not, now.values(), chain(then.values(), repeat(None))))
+    found = [id_ for id_ in moved if then.get(id_) is not now[id_]]
     if len(now) - sum(id_ not in then for id_ in found) != len(then):
         found += [id_ for id_ in then if id_ not in now]
     return found
@@ -215,9 +217,9 @@ class Snapshot:
         return self._part("upgrading")
 
     @cached_property
-    def doubtful(self) -> Mapping[str, Member]:
-        """Return the members whose sessions may have to end: fenced or dead ones, and those of several starts."""
-        return self._part("doubtful")
+    def unready(self) -> Mapping[str, Member]:
+        """Return the members that are not ready, and those that are but must not be: fenced ones."""
+        return self._part("unready")
 
     @cached_property
     def members_by_wireguard_key(self) -> Mapping[str, list[Member]]:
