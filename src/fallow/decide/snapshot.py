@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, compress, repeat
 from operator import is_not
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
 from fallow.model.divisions import Division
 from fallow.model.hosts import Host
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
@@ -31,15 +31,18 @@ from fallow.model.vms import Vm
 
 R = TypeVar("R")
 
-# Index that is a part of all members -> who is in it.
-MEMBER_PARTS: Mapping[str, Callable[[Member], bool]] = {
-    "clusters": lambda member: member.role is Role.CLUSTER,
-    "machines": lambda member: member.role is not Role.CLUSTER,
-    "nodes": lambda member: member.role is Role.NODE,
-    "servers": lambda member: member.role is Role.SERVER,
-    "gateways": lambda member: member.role is Role.GATEWAY,
-    "upgrading": lambda member: member.agent is not None,
-    "unready": lambda member: member.state is not MemberState.READY or bool(member.fence),
+# Field -> its indexes that are a part of it -> which records are in that part.
+PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "members": {
+        "clusters": lambda member: member.role is Role.CLUSTER,
+        "machines": lambda member: member.role is not Role.CLUSTER,
+        "nodes": lambda member: member.role is Role.NODE,
+        "servers": lambda member: member.role is Role.SERVER,
+        "gateways": lambda member: member.role is Role.GATEWAY,
+        "upgrading": lambda member: member.agent is not None,
+        "unready": lambda member: member.state is not MemberState.READY or bool(member.fence),
+    },
+    "replicas": {"leaving": lambda replica: replica.state is ReplicaState.LEAVING},
 }
 
 
@@ -56,6 +59,11 @@ def differing(now: Mapping[str, R], then: Mapping[str, R]) -> list[str]:
     if len(now) - sum(id_ not in then for id_ in found) != len(then):
         found += [id_ for id_ in then if id_ not in now]
     return found
+
+
+def _part(field_name: str, name: str, records: Mapping[str, R]) -> Mapping[str, R]:
+    belongs = PARTS[field_name][name]
+    return {id_: record for id_, record in records.items() if belongs(record)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +115,11 @@ class Snapshot:
             if replica.node_id and not replica.ended:
                 found[replica.node_id].append(replica)
         return found
+
+    @cached_property
+    def leaving(self) -> Mapping[str, Replica]:
+        """Return the replicas that are being withdrawn."""
+        return _part("replicas", "leaving", self.replicas)
 
     @cached_property
     def image_tasks_by_job(self) -> Mapping[str, list[ImageTask]]:
@@ -171,22 +184,22 @@ class Snapshot:
     @cached_property
     def clusters(self) -> Mapping[str, Member]:
         """Return the clusters this one is the host of, itself among them; empty: it stands alone."""
-        return self._part("clusters")
+        return _part("members", "clusters", self.members)
 
     @cached_property
     def machines(self) -> Mapping[str, Member]:
         """Return the members that are no clusters."""
-        return self._part("machines")
+        return _part("members", "machines", self.members)
 
     @cached_property
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
-        return self._part("nodes")
+        return _part("members", "nodes", self.members)
 
     @cached_property
     def servers(self) -> Mapping[str, Member]:
         """Return the members that lend what their primary application leaves idle."""
-        return self._part("servers")
+        return _part("members", "servers", self.members)
 
     @cached_property
     def vms_by_node(self) -> Mapping[str, Vm]:
@@ -209,17 +222,17 @@ class Snapshot:
     @cached_property
     def gateways(self) -> Mapping[str, Member]:
         """Return the members that take requests in."""
-        return self._part("gateways")
+        return _part("members", "gateways", self.members)
 
     @cached_property
     def upgrading(self) -> Mapping[str, Member]:
         """Return the members that were asked to run another version of their agent."""
-        return self._part("upgrading")
+        return _part("members", "upgrading", self.members)
 
     @cached_property
     def unready(self) -> Mapping[str, Member]:
         """Return the members that are not ready, and those that are but must not be: fenced ones."""
-        return self._part("unready")
+        return _part("members", "unready", self.members)
 
     @cached_property
     def members_by_wireguard_key(self) -> Mapping[str, list[Member]]:
@@ -247,7 +260,3 @@ class Snapshot:
     @cached_property
     def _deployments_by_path(self) -> Mapping[tuple[str, str], Deployment]:
         return {(found.project, found.name): found for found in self.deployments.values()}
-
-    def _part(self, name: str) -> Mapping[str, Member]:
-        belongs = MEMBER_PARTS[name]
-        return {id_: member for id_, member in self.members.items() if belongs(member)}

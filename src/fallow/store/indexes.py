@@ -8,7 +8,7 @@ built anew, no more.
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-from fallow.decide.snapshot import MEMBER_PARTS, Snapshot
+from fallow.decide.snapshot import PARTS, Snapshot
 from fallow.model.deployments import Replica
 from fallow.model.image_jobs import ImageTask, TaskState
 from fallow.model.members import Member
@@ -23,7 +23,7 @@ _FIELD_OF = {
     "shares_by_cluster": "shares",
     "shares_empty": "shares",
     "shares_leaving": "shares",
-    **dict.fromkeys(MEMBER_PARTS, "members"),
+    **{name: field for field, parts in PARTS.items() for name in parts},
     "draining": "members",
     "vms_by_node": "vms",
     "vms_by_server": "vms",
@@ -37,9 +37,6 @@ _FIELD_OF = {
 }
 
 R = TypeVar("R", bound=Record)
-
-# Field of Snapshot -> its indexes that are a part of it -> whether a record is in that part.
-PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {"members": MEMBER_PARTS}
 
 # A replica before and after; None: it was not, or is no more.
 Moved = tuple[Replica | None, Replica | None]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from store_records import api_token, delete, event, member, put, replica, share, until
 
-from fallow.decide.snapshot import MEMBER_PARTS, Snapshot
+from fallow.decide.snapshot import PARTS, Snapshot
 from fallow.model.deployments import ReplicaState
 from fallow.model.kinds import KINDS
 from fallow.model.members import Role
@@ -267,7 +267,7 @@ def indexes(snapshot: Snapshot):
         ordered(snapshot.shares_by_cluster),
         ordered(snapshot.shares_empty),
         ordered(snapshot.shares_leaving),
-        [getattr(snapshot, name) for name in MEMBER_PARTS],
+        [getattr(snapshot, name) for parts in PARTS.values() for name in parts],
         sorted(snapshot.live_gateways, key=lambda record: record.id),
         snapshot.deployment_named("default", "web"),
     )
@@ -278,7 +278,10 @@ async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_ane
     for turn in range(300):
         records = [
             replica(f"r{chance.randrange(8)}", node=chance.choice(["", "m1", "m2", "m3"]), slot=turn),
-            msgspec.structs.replace(replica(f"r{chance.randrange(8, 12)}", node="m1"), state=ReplicaState.STOPPED),
+            msgspec.structs.replace(
+                replica(f"r{chance.randrange(8, 12)}", node="m1"),
+                state=chance.choice([ReplicaState.STOPPED, ReplicaState.LEAVING]),
+            ),
             member(
                 f"m{chance.randrange(4)}",
                 chance.choice([Role.NODE, Role.GATEWAY, Role.SERVER, Role.CLUSTER]),
