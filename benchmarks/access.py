@@ -49,10 +49,16 @@ defaults
 
 @asynccontextmanager
 async def plain_haproxy(folder: Path, name: str, config: str) -> AsyncIterator[None]:
-    """Run a HAProxy with this configuration."""
+    """Run a HAProxy with this configuration, in a session of its own as ours is.
+
+    Linux shares processors out among sessions: one in the same session as its client and its endpoints is woken less
+    often, does more at a time, and so spends less on a request.
+    """
     (folder / name).mkdir()
     (folder / name / "haproxy.cfg").write_text(config)
-    child = await asyncio.create_subprocess_exec("haproxy", "-db", "-q", "-f", "haproxy.cfg", cwd=folder / name)
+    child = await asyncio.create_subprocess_exec(
+        "haproxy", "-db", "-q", "-f", "haproxy.cfg", cwd=folder / name, start_new_session=True
+    )
     try:
         yield
     finally:
