@@ -86,7 +86,7 @@ fuzz: $(VENV)/.done  ## what the API's description allows and forbids, at random
 
 benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@mkdir -p benchmarks/results
-	@for name in placement federation_divide failover glitches leases store access rollup sessions joins join_ready image_jobs; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
+	@for name in placement federation_divide failover glitches leases store access rollup sessions joins guesses join_ready image_jobs; do $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json; done
 	@$(BIN)/python benchmarks/store.py --engine etcd --json benchmarks/results/store-etcd.json
 	@bash scripts/install-parts.sh --for demo
 	@bash scripts/as-root.sh $(BIN)/python benchmarks/drain.py --json benchmarks/results/drain.json

@@ -1,9 +1,10 @@
 """Access: requests a second and their latency through the HAProxy we drive, and how quickly it takes a change.
 
 Peer: a plain HAProxy whose file names the same endpoints, with no routing, no header rules and no spare backends, in
-the same run and by turns. Endpoints are answered by a third HAProxy, so that they are not what is measured. Needs
-haproxy and wrk. JSON to standard output; numbers are medians of `--runs`. Then the whole path, in readiness.py: from a
-replica that is ready to the first request it answers.
+the same run and by turns. Beside both a plain one that keeps the promises we keep (second tries, headers that tell who
+asks, the same checks): so what the promises cost is told apart from what being driven costs. Endpoints are answered by
+another HAProxy, so that they are not what is measured. Needs haproxy and wrk. JSON to standard output; numbers are
+medians of `--runs`. Then the whole path, in readiness.py: from a replica that is ready to the first request it answers.
 
     python benchmarks/access.py [--runs 3] [--seconds 3] [--connections 32]
 """
@@ -26,13 +27,15 @@ from machine import describe
 from readiness import ready_to_traffic
 from whole import free_ports, processes_in
 
+from fallow.drivers.proxy.config import DEFAULTS, FORWARDING, server_words
 from fallow.drivers.proxy.haproxy import HAProxy
 from fallow.model.routes import Backend, Endpoint, HttpRoute, ProxyState
 
 HOST = "shop.test"
 ENDPOINTS = 4
 CHANGES = 20
-_NAMES = {"proxy": "driven", "peer": "plain", "origin": "direct"}  # folder of a HAProxy -> what it stands for
+# Folder of a HAProxy -> what it stands for.
+_NAMES = {"proxy": "driven", "peer": "plain", "promising": "plain_with_promises", "origin": "direct"}
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 _DEFAULTS = """
@@ -46,10 +49,16 @@ defaults
 
 @asynccontextmanager
 async def plain_haproxy(folder: Path, name: str, config: str) -> AsyncIterator[None]:
-    """Run a HAProxy with this configuration."""
+    """Run a HAProxy with this configuration, in a session of its own as ours is.
+
+    Linux shares processors out among sessions: one in the same session as its client and its endpoints is woken less
+    often, does more at a time, and so spends less on a request.
+    """
     (folder / name).mkdir()
-    (folder / name / "haproxy.cfg").write_text(_DEFAULTS + config)
-    child = await asyncio.create_subprocess_exec("haproxy", "-db", "-q", "-f", "haproxy.cfg", cwd=folder / name)
+    (folder / name / "haproxy.cfg").write_text(config)
+    child = await asyncio.create_subprocess_exec(
+        "haproxy", "-db", "-q", "-f", "haproxy.cfg", cwd=folder / name, start_new_session=True
+    )
     try:
         yield
     finally:
@@ -61,13 +70,21 @@ def origin_config(ports: list[int]) -> str:
     """Return a configuration that answers on every port by itself."""
     binds = "".join(f"    bind 127.0.0.1:{port}\n" for port in ports)
     body = "x" * 128
-    return f'\nfrontend origin\n{binds}    http-request return status 200 content-type text/plain string "{body}"\n'
+    answer = f'http-request return status 200 content-type text/plain string "{body}"'
+    return f"{_DEFAULTS}\nfrontend origin\n{binds}    {answer}\n"
 
 
 def peer_config(port: int, endpoints: tuple[Endpoint, ...]) -> str:
     """Return what somebody would write by hand for these endpoints."""
     servers = "".join(f"    server {found.id} {found.address}:{found.port} check inter 1s\n" for found in endpoints)
-    return f"\nfrontend http\n    bind 127.0.0.1:{port}\n    default_backend app\nbackend app\n{servers}"
+    return f"{_DEFAULTS}\nfrontend http\n    bind 127.0.0.1:{port}\n    default_backend app\nbackend app\n{servers}"
+
+
+def promising_config(port: int, endpoints: tuple[Endpoint, ...]) -> str:
+    """Return the same with what we promise for every request."""
+    servers = "".join(f"    server {found.id} {server_words(found)}\n" for found in endpoints)
+    frontend = f"\nfrontend http from web\n    bind 127.0.0.1:{port}\n{FORWARDING}    default_backend app\n"
+    return f"{DEFAULTS}{frontend}\nbackend app from web\n{servers}"
 
 
 def routes(revision: int, endpoints: tuple[Endpoint, ...]) -> ProxyState:
@@ -142,8 +159,8 @@ async def changes_under_load(proxy: HAProxy, port: int, endpoints: tuple[Endpoin
 
 async def measure(runs: int, seconds: float, connections: int, replicas: int) -> dict[str, Any]:
     """Return all numbers."""
-    found: dict[str, list[dict[str, Any]]] = {"proxy": [], "peer": [], "origin": []}
-    ours, peer, *origins = free_ports(2 + ENDPOINTS)
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _NAMES}
+    ours, peer, promising, *origins = free_ports(3 + ENDPOINTS)
     endpoints = tuple(Endpoint(id=f"e{n}", address="127.0.0.1", port=port) for n, port in enumerate(origins))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,13 +168,14 @@ async def measure(runs: int, seconds: float, connections: int, replicas: int) ->
         async with (
             plain_haproxy(folder, "origin", origin_config(origins)),
             plain_haproxy(folder, "peer", peer_config(peer, endpoints)),
+            plain_haproxy(folder, "promising", promising_config(promising, endpoints)),
         ):
             await asyncio.sleep(0.5)
             await proxy.start(None)
             try:
                 await proxy.apply(routes(1, endpoints))
                 for _ in range(runs):
-                    for kind, port in (("proxy", ours), ("peer", peer), ("origin", origins[0])):
+                    for kind, port in zip(_NAMES, (ours, peer, promising, origins[0]), strict=True):
                         found[kind].append(await loaded(folder / kind, port, seconds, connections))
                 changes = await changes_under_load(proxy, ours, endpoints)
                 version = await proxy.version()
@@ -179,7 +197,9 @@ async def measure(runs: int, seconds: float, connections: int, replicas: int) ->
         "runs": {_NAMES[kind]: told for kind, told in found.items()},
         "medians": medians,
         "driven_to_plain": round(rate["driven"] / rate["plain"], 3),
+        "driven_to_plain_with_promises": round(rate["driven"] / rate["plain_with_promises"], 3),
         "plain_to_driven_cpu": round(cost["plain"] / cost["driven"], 3),
+        "plain_with_promises_to_driven_cpu": round(cost["plain_with_promises"] / cost["driven"], 3),
         "changes": changes,
         "ready_to_traffic": await ready_to_traffic(replicas),
     }

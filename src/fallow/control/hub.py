@@ -146,6 +146,10 @@ class Hub:
         """Return the ids of members with an open session, here or at a peer that tells us."""
         return frozenset(self._links).union(*self._elsewhere.values())
 
+    def known(self) -> frozenset[str]:
+        """Return the ids of all members that are connected or were ever heard, here or at a peer."""
+        return self.connected().union(self._seen)
+
     def peer_of(self, member_id: str) -> str:
         """Return the id of the peer that holds the member's session, or knows who does; empty when there is none."""
         return next((peer_id for peer_id, held in self._elsewhere.items() if member_id in held), "")
@@ -221,6 +225,10 @@ class Hub:
         """Return for how many seconds nothing was heard of each member that this process has ever heard."""
         now = self._steady()
         return {member_id: now - at for member_id, (_, at) in self._seen.items()}
+
+    def silence(self, member_id: str) -> float:
+        """Return for how many seconds nothing was heard of a member; infinite when it never was."""
+        return self._steady() - self._seen[member_id][1] if member_id in self._seen else math.inf
 
     def used(self, member_id: str, usage: Usage) -> None:
         """Note what a member uses."""

@@ -5,7 +5,8 @@ One process judges, with what all of them hear; every process ends its own sessi
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -17,11 +18,12 @@ from fallow.decide.clones import current, superseded
 from fallow.decide.members import Liveness, fall_together, in_outage, judge
 from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import Patience, purge
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import Snapshot, differing
 from fallow.model.clusters import HERE_ID
 from fallow.model.members import Member, MemberState
 
 LOOK_SECONDS = 0.5
+SELDOM = 49  # times as long as a look at all members took it rests
 HELD_UP_SECONDS = 1.0  # between two looks: then this process stood still, and has not read what came meanwhile
 
 _log = structlog.get_logger("fallow.control")
@@ -39,26 +41,39 @@ class _Watch:
         self._outage_at = -math.inf
 
     def judge(
-        self, snapshot: Snapshot, silences: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
+        self, snapshot: Snapshot, seen: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
     ) -> Sequence[Step]:
-        """Return the changes of state, and note an outage."""
-        now, at = moment.now, moment.at
-        rules = Liveness(
+        """Return the changes of state, and note an outage; `seen`: when each was last heard, by the wall clock."""
+        rules = self._rules(moment)
+        if in_outage(rules.members(snapshot), seen, moment.now, rules, fall_together(snapshot)):
+            if moment.at - self._outage_at > self.dead:
+                whom = "clusters" if self._clusters else "members"
+                _log.warning(f"most {whom} are silent at once; nobody is declared dead")
+            self._outage_at = moment.at
+        return judge(snapshot, seen, moment.now, rules, new_id).steps
+
+    def welcome(self, snapshot: Snapshot, hub: Hub, moment: "_Moment", new_id: Callable[[], str]) -> Sequence[Step]:
+        """Return the changes of those that are heard and not ready, and of fenced ones: what nobody should wait for."""
+        rules = self._rules(moment)
+        mine = rules.members(snapshot)
+        seen = {id_: moment.now - hub.silence(id_) for id_ in snapshot.unready if id_ in mine}
+        among = {
+            id_: mine[id_]
+            for id_, at in seen.items()
+            if moment.now - at <= rules.suspect_after(mine[id_]) or mine[id_].fence
+        }
+        return judge(snapshot, seen, moment.now, rules, new_id, among).steps if among else ()
+
+    def _rules(self, moment: "_Moment") -> Liveness:
+        return Liveness(
             suspect_after_seconds=self.suspect,
             dead_after_seconds=self.dead,
-            watching_since=now - (at - self._began),
-            outage_at=now - (at - self._outage_at),
-            held_up_at=now - (at - moment.held_up_at),
+            watching_since=moment.now - (moment.at - self._began),
+            outage_at=moment.now - (moment.at - self._outage_at),
+            held_up_at=moment.now - (moment.at - moment.held_up_at),
             heartbeat_seconds=self._heartbeat,
             clusters=self._clusters,
         )
-        seen = {member_id: now - silence for member_id, silence in silences.items()}
-        if in_outage(rules.members(snapshot), seen, now, rules, fall_together(snapshot)):
-            if at - self._outage_at > self.dead:
-                whom = "clusters" if self._clusters else "members"
-                _log.warning(f"most {whom} are silent at once; nobody is declared dead")
-            self._outage_at = at
-        return judge(snapshot, seen, now, rules, new_id).steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,36 @@ class _Moment:
     now: float
     at: float
     held_up_at: float
+
+
+class _Pace:
+    """When to look at all members again, and not only at those that something has happened to.
+
+    Always, while that takes next to no time; with thousands so seldom that it takes a fiftieth of the time, but every
+    LOOK_SECONDS. While a fleet joins, something happens to somebody a hundred times a second.
+    """
+
+    def __init__(self, steady: Callable[[], float]) -> None:
+        self._steady = steady
+        self._due_at = -math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long it is until all are due."""
+        return max(0.0, self._due_at - self._steady())
+
+    @property
+    def due(self) -> bool:
+        """Say whether all are due."""
+        return not self.seconds_left
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look at all."""
+        began = self._steady()
+        yield
+        ended = self._steady()
+        self._due_at = ended + min(LOOK_SECONDS, SELDOM * (ended - began))
 
 
 def members_controller(
@@ -81,6 +126,7 @@ def members_controller(
     """
     began = looked_at = steady()
     held_up_at = -math.inf
+    pace = _Pace(steady)
     watches = _Watch(settings, began, False), _Watch(settings, began, True)
 
     def decide(snapshot: Snapshot, now: float) -> Plan:
@@ -91,11 +137,14 @@ def members_controller(
         looked_at = at
         if HERE_ID in snapshot.clusters:
             hub.heard(HERE_ID)
-        moment, silences = _Moment(now, at, held_up_at), hub.silences()
-        machines, clusters = watches
-        steps = [*machines.judge(snapshot, silences, moment, new_id)]
-        if snapshot.clusters:
-            steps += clusters.judge(snapshot, silences, moment, new_id)
+        moment = _Moment(now, at, held_up_at)
+        some = watches if snapshot.clusters else watches[:1]
+        if not pace.due:
+            steps = [step for watch in some for step in watch.welcome(snapshot, hub, moment, new_id)]
+            return Plan(steps=steps, wake_after_seconds=pace.seconds_left)
+        with pace.looking():
+            seen = {member_id: now - silence for member_id, silence in hub.silences().items()}
+            steps = [step for watch in some for step in watch.judge(snapshot, seen, moment, new_id)]
         return Plan(steps=steps)
 
     return Controller(name="members", kinds=frozenset({"members", SESSIONS}), every_seconds=LOOK_SECONDS, decide=decide)
@@ -134,21 +183,38 @@ def _all_dead(snapshot: Snapshot) -> bool:
     return not any(found.state is MemberState.READY for found in snapshot.machines.values())
 
 
-def sessions_controller(hub: Hub, settings: Settings) -> Controller:
-    """Return the loop that ends sessions of members that are removed or dead, or have another key by now."""
+def sessions_controller(hub: Hub, settings: Settings, steady: Callable[[], float] = time.monotonic) -> Controller:
+    """Return the loop that ends sessions of members that are removed or dead, or have another key by now.
+
+    With thousands of members those whose record has changed are looked at right away, all others a moment later.
+    """
+    known: Mapping[str, Member] = {}
+    pace = _Pace(steady)
 
     def decide(snapshot: Snapshot, _now: float) -> Plan:
-        _end_sessions(hub, snapshot, hub.silences(), settings.dead_after_seconds)
+        nonlocal known
+        before, known = known, snapshot.members
+        if not pace.due:
+            _end_sessions(hub, snapshot, differing(known, before), settings.dead_after_seconds)
+            return Plan(wake_after_seconds=pace.seconds_left)
+        with pace.looking():
+            _end_sessions(hub, snapshot, hub.known(), settings.dead_after_seconds)
         return Plan()
 
     return Controller(
-        name="sessions", kinds=frozenset({"members"}), every_seconds=0.5, decide=decide, rest_factor=FOLLOWER_REST
+        name="sessions",
+        kinds=frozenset({"members"}),
+        every_seconds=LOOK_SECONDS,
+        decide=decide,
+        rest_factor=FOLLOWER_REST,
     )
 
 
-def _may_end(member: Member | None) -> bool:
+def _may_end(member: Member | None, link: Link | None) -> bool:
     """Say whether a member is one of the few that a look at what is open to them is worth."""
-    return member is None or bool(member.fence) or len(member.runs) > 1 or member.state is MemberState.DEAD
+    if member is None or member.fence or len(member.runs) > 1 or member.state is MemberState.DEAD:
+        return True
+    return link is not None and link.key_sha256 != member.key_sha256
 
 
 def _is_over(member: Member, link: Link) -> bool:
@@ -159,25 +225,22 @@ def _is_over(member: Member, link: Link) -> bool:
     return superseded(member.runs, link.instance) and current(member.runs) != link.opened_after
 
 
-def _end_sessions(hub: Hub, snapshot: Snapshot, silences: Mapping[str, float], dead_after_seconds: float) -> None:
-    """End what is open to nobody: sessions of removed members, and of dead ones whose connection never told."""
-    revoked = snapshot.revoked_members
-    for session in hub.links():
-        holder = snapshot.members.get(session.member_id)
-        if holder is not None and session.key_sha256 not in ("", holder.key_sha256):
-            session.close("this member has another key now: another machine took its place", final=True)
-    for member_id in sorted(id_ for id_ in hub.connected() | silences.keys() if _may_end(snapshot.members.get(id_))):
-        member = snapshot.members.get(member_id)
+def _end_sessions(hub: Hub, snapshot: Snapshot, ids: Iterable[str], dead_after_seconds: float) -> None:
+    """End what is open to nobody of some members: removed ones, and dead ones whose connection never told."""
+    members = snapshot.members
+    for member_id in sorted(id_ for id_ in ids if _may_end(members.get(id_), hub.link(id_))):
+        member, link = members.get(member_id), hub.link(member_id)
         if member is None:
-            found = revoked.get(member_id)
+            found = snapshot.revoked_members.get(member_id)
             reason = found.reason if found is not None else "this member was removed; join again with a new token"
             hub.disconnect(member_id, reason, clean=found is not None and not found.keep_containers)
             hub.forget(member_id)
             continue
-        link = hub.link(member_id)
+        if link is not None and link.key_sha256 not in ("", member.key_sha256):
+            link.close("this member has another key now: another machine took its place", final=True)
         if member.fence:
             hub.cut(member_id, f"fenced: {member.fence}")
         elif link is not None and _is_over(member, link):
             hub.cut(member_id, "a newer session took its place")
-        elif member.state is MemberState.DEAD and silences.get(member_id, 0.0) > dead_after_seconds:
+        elif member.state is MemberState.DEAD and dead_after_seconds < hub.silence(member_id) < math.inf:
             hub.cut(member_id, "nothing was heard for too long")

@@ -73,10 +73,9 @@ class Upgrades:
 
     def _decide(self, snapshot: Snapshot, now: float) -> Plan:
         steps, open_now = [], {}
-        for link in self._hub.links():
-            member = snapshot.members.get(link.member_id)
-            wish = member.agent if member is not None else None
-            if member is None or wish is None or wish.failed or link.agent_version == wish.version:
+        for member in snapshot.upgrading.values():
+            wish, link = member.agent, self._hub.link(member.id)
+            if link is None or wish is None or wish.failed or link.agent_version == wish.version:
                 continue
             open_now[link] = wish.upgrade_id
             if self._sent.get(link) == wish.upgrade_id:

@@ -6,6 +6,7 @@ virtual machines. Clusters are judged among themselves, by thresholds of their o
 themselves.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Thresholds
 from fallow.model.units import format_duration
 
+_ALIVE = (MemberState.READY, MemberState.SUSPECT)
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
 
 
@@ -58,6 +60,13 @@ class Liveness:
         own = self._own(member)
         return own.dead_after_seconds if own is not None else self.dead_after_seconds
 
+    def impatience(self, members: Mapping[str, Member]) -> float:
+        """Return the shortest silence after which one of these that is alive is suspect."""
+        if not self.clusters:
+            return self.suspect_after_seconds
+        alive = (found for found in members.values() if found.state in _ALIVE)
+        return min(map(self.suspect_after, alive), default=self.suspect_after_seconds)
+
     def _own(self, member: Member) -> Thresholds | None:
         own = member.thresholds
         return own if own is not None and own.suspect_after_seconds > self.heartbeat_seconds else None
@@ -84,34 +93,43 @@ def in_outage(
     server and its virtual machines, none must be heard; or the end of one machine might look like our own. Where
     thresholds differ the shortest counts for all of them, or who has it would be dead before the others are silent.
     """
-    alive = {id_: found for id_, found in members.items() if found.state in (MemberState.READY, MemberState.SUSPECT)}
-    watching, longest = rules.watching_since, min(map(rules.suspect_after, alive.values()), default=0.0)
-    silent = {id_ for id_ in alive if now - last_seen.get(id_, watching) > longest}
+    watching, longest, seen = rules.watching_since, rules.impatience(members), last_seen.get
+    silent = {id_ for id_, found in members.items() if now - seen(id_, watching) > longest and found.state in _ALIVE}
+    if not silent:
+        return False
+    alive = [id_ for id_, found in members.items() if found.state in _ALIVE]
     count, gone = len(alive), len(silent)
-    if silent and together:
+    if together:
         of = {id_: together.get(id_, id_) for id_ in alive}
         heard = {of[id_] for id_ in alive if id_ not in silent}
         count = len(set(of.values()))
         gone = count - len(heard)
-    return count > 0 and (gone == count or (gone >= 2 and gone * 2 > count))
+    return gone == count or (gone >= 2 and gone * 2 > count)
 
 
 def judge(
-    snapshot: Snapshot, last_seen: Mapping[str, float], now: float, rules: Liveness, new_id: Callable[[], str]
+    snapshot: Snapshot,
+    last_seen: Mapping[str, float],
+    now: float,
+    rules: Liveness,
+    new_id: Callable[[], str],
+    among: Mapping[str, Member] | None = None,
 ) -> Plan:
-    """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard."""
-    members = rules.members(snapshot)
-    outage = in_outage(members, last_seen, now, rules, fall_together(snapshot))
+    """Return the state changes of members; `last_seen` maps member id to UTC seconds, absent when never heard.
+
+    With `among` only these are looked at: each of them heard lately or fenced, so that no outage matters to it.
+    """
+    members = rules.members(snapshot) if among is None else among
+    heard, longest, ready = last_seen.get, rules.impatience(members), MemberState.READY
+    doubtful = [  # hardly any, of all that are looked at twice a second
+        member
+        for id_, member in members.items()
+        if now - heard(id_, -math.inf) > longest or member.state is not ready or member.fence
+    ]
+    outage = bool(doubtful) and in_outage(members, last_seen, now, rules, fall_together(snapshot))
     steps = []
-    for member in members.values():
+    for member in doubtful:
         seen = last_seen.get(member.id)
-        if (
-            not member.fence
-            and member.state is MemberState.READY
-            and seen is not None
-            and now - seen <= rules.suspect_after(member)
-        ):
-            continue  # nearly all of them, twice a second
         if member.fence:
             state, reason = MemberState.DEAD, f"fenced: {member.fence}"
         else:

@@ -16,7 +16,7 @@ from fallow.decide.endpoints import endpoint_on
 from fallow.decide.reverse import Reverse, zones_of
 from fallow.decide.services import Service, Services, is_loopback, remote_services
 from fallow.decide.services import services as services_of
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import Snapshot, differing
 from fallow.decide.zone import Zone
 from fallow.model.deployments import Deployment, Replica
 from fallow.model.members import Member, MemberState, Role
@@ -122,14 +122,8 @@ def changed(zone: Zone | None, change: NamesChange) -> Zone:
 
 def _moved(snapshot: Snapshot, then: Snapshot) -> Sequence[Moved]:
     """Return the members that are not as they were, before and after."""
-    if snapshot.members is then.members:
-        return ()
-    found: list[Moved] = [
-        (then.members.get(id_), member)
-        for id_, member in snapshot.members.items()
-        if then.members.get(id_) is not member
-    ]
-    return found + [(then.members[id_], None) for id_ in then.members.keys() - snapshot.members.keys()]
+    now, before = snapshot.members, then.members
+    return [(before.get(id_), now.get(id_)) for id_ in differing(now, before)]
 
 
 def _hosts(moved: Sequence[Moved], before: Mapping[tuple[str, str], HostName]) -> Mapping[tuple[str, str], HostName]:

@@ -189,9 +189,7 @@ def _hosted(snapshot: Snapshot, replica: Replica) -> bool:
 
 def leaving(snapshot: Snapshot) -> list[Replica]:
     """Return the replicas that are being withdrawn, by id."""
-    # Filtered before it is sorted: this runs after every change of any of ten thousand replicas.
-    found = [replica for replica in snapshot.replicas.values() if replica.state is ReplicaState.LEAVING]
-    return sorted(found, key=lambda replica: replica.id)
+    return sorted(snapshot.leaving.values(), key=lambda replica: replica.id)
 
 
 def address_of(route: RouteSpec) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from fallow.decide.endpoints import endpoints_by_state
 from fallow.decide.harvest.throttled import Weights, reweighed, weight_on
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import Snapshot, differing
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment, Replica, RouteSpec
 from fallow.model.hosts import HOST_ID, REGION_LABEL
@@ -166,13 +166,13 @@ def _clusters(snapshot: Snapshot) -> tuple[object, ...]:
 
 def _on_turned_nodes(snapshot: Snapshot, then: Snapshot) -> frozenset[str]:
     """Return the ids of deployments with replicas on nodes whose state is another one."""
-    if snapshot.members is then.members:
-        return frozenset()
-    states = {id_: node.state for id_, node in then.nodes.items()}
-    turned = [id_ for id_, node in snapshot.nodes.items() if states.pop(id_, None) is not node.state]
-    return frozenset(
-        replica.deployment_id for id_ in (*turned, *states) for replica in snapshot.replicas_by_node.get(id_, ())
+    now, before = snapshot.nodes, then.nodes
+    turned = (
+        id_
+        for id_ in differing(now, before)
+        if id_ not in now or id_ not in before or now[id_].state is not before[id_].state
     )
+    return frozenset(replica.deployment_id for id_ in turned for replica in snapshot.replicas_by_node.get(id_, ()))
 
 
 class _Here(NamedTuple):

@@ -1,11 +1,14 @@
 """A read-only picture of everything stored at one revision, with the indexes decisions need."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, compress, repeat
+from operator import is_not
+from typing import Any, TypeVar
 
-from fallow.model.deployments import Deployment, Replica, Template
+from fallow.model.deployments import Deployment, Replica, ReplicaState, Template
 from fallow.model.divisions import Division
 from fallow.model.hosts import Host
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
@@ -25,6 +28,42 @@ from fallow.model.tokens import ApiToken, JoinToken
 from fallow.model.trust import TrustPolicy
 from fallow.model.upgrades import Upgrade
 from fallow.model.vms import Vm
+
+R = TypeVar("R")
+
+# Field -> its indexes that are a part of it -> which records are in that part.
+PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "members": {
+        "clusters": lambda member: member.role is Role.CLUSTER,
+        "machines": lambda member: member.role is not Role.CLUSTER,
+        "nodes": lambda member: member.role is Role.NODE,
+        "servers": lambda member: member.role is Role.SERVER,
+        "gateways": lambda member: member.role is Role.GATEWAY,
+        "upgrading": lambda member: member.agent is not None,
+        "unready": lambda member: member.state is not MemberState.READY or bool(member.fence),
+    },
+    "replicas": {"leaving": lambda replica: replica.state is ReplicaState.LEAVING},
+}
+
+
+def differing(now: Mapping[str, R], then: Mapping[str, R]) -> list[str]:
+    """Return the ids of records that came or were replaced, in the order of `now`, and then of those that went.
+
+    Two snapshots share all that has not changed, so the very same record is the same; nothing is looked into.
+    """
+    if now is then:
+        return []
+    # Nearly all are the very same records in the very same places: which needs no hash, and no look at any of them.
+    moved = compress(now, map(is_not, now.values(), chain(then.values(), repeat(None))))
+    found = [id_ for id_ in moved if then.get(id_) is not now[id_]]
+    if len(now) - sum(id_ not in then for id_ in found) != len(then):
+        found += [id_ for id_ in then if id_ not in now]
+    return found
+
+
+def _part(field_name: str, name: str, records: Mapping[str, R]) -> Mapping[str, R]:
+    belongs = PARTS[field_name][name]
+    return {id_: record for id_, record in records.items() if belongs(record)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +115,11 @@ class Snapshot:
             if replica.node_id and not replica.ended:
                 found[replica.node_id].append(replica)
         return found
+
+    @cached_property
+    def leaving(self) -> Mapping[str, Replica]:
+        """Return the replicas that are being withdrawn."""
+        return _part("replicas", "leaving", self.replicas)
 
     @cached_property
     def image_tasks_by_job(self) -> Mapping[str, list[ImageTask]]:
@@ -140,22 +184,22 @@ class Snapshot:
     @cached_property
     def clusters(self) -> Mapping[str, Member]:
         """Return the clusters this one is the host of, itself among them; empty: it stands alone."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.CLUSTER}
+        return _part("members", "clusters", self.members)
 
     @cached_property
     def machines(self) -> Mapping[str, Member]:
         """Return the members that are no clusters."""
-        return {id_: member for id_, member in self.members.items() if member.role is not Role.CLUSTER}
+        return _part("members", "machines", self.members)
 
     @cached_property
     def nodes(self) -> Mapping[str, Member]:
         """Return the members that run containers."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.NODE}
+        return _part("members", "nodes", self.members)
 
     @cached_property
     def servers(self) -> Mapping[str, Member]:
         """Return the members that lend what their primary application leaves idle."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.SERVER}
+        return _part("members", "servers", self.members)
 
     @cached_property
     def vms_by_node(self) -> Mapping[str, Vm]:
@@ -178,7 +222,17 @@ class Snapshot:
     @cached_property
     def gateways(self) -> Mapping[str, Member]:
         """Return the members that take requests in."""
-        return {id_: member for id_, member in self.members.items() if member.role is Role.GATEWAY}
+        return _part("members", "gateways", self.members)
+
+    @cached_property
+    def upgrading(self) -> Mapping[str, Member]:
+        """Return the members that were asked to run another version of their agent."""
+        return _part("members", "upgrading", self.members)
+
+    @cached_property
+    def unready(self) -> Mapping[str, Member]:
+        """Return the members that are not ready, and those that are but must not be: fenced ones."""
+        return _part("members", "unready", self.members)
 
     @cached_property
     def members_by_wireguard_key(self) -> Mapping[str, list[Member]]:

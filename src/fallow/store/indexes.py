@@ -8,7 +8,7 @@ built anew, no more.
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import PARTS, Snapshot
 from fallow.model.deployments import Replica
 from fallow.model.image_jobs import ImageTask, TaskState
 from fallow.model.members import Member
@@ -23,12 +23,8 @@ _FIELD_OF = {
     "shares_by_cluster": "shares",
     "shares_empty": "shares",
     "shares_leaving": "shares",
-    "clusters": "members",
-    "machines": "members",
-    "nodes": "members",
+    **{name: field for field, parts in PARTS.items() for name in parts},
     "draining": "members",
-    "gateways": "members",
-    "servers": "members",
     "vms_by_node": "vms",
     "vms_by_server": "vms",
     "live_gateways": "members",
@@ -122,8 +118,11 @@ def carry(before: Snapshot, after: Snapshot, touched: Collection[str]) -> None:
             vars(after)[name] = vars(before)[name]
 
 
-def move_all(before: Snapshot, after: Snapshot, field: str, ids: Iterable[str]) -> None:
-    """Give `after` the lists that `before` has built of a field, put right for the records that differ."""
+def move_all(before: Snapshot, after: Snapshot, field: str, ids: Collection[str]) -> None:
+    """Give `after` the lists and parts that `before` has built of a field, put right for the records that differ."""
+    for name, belongs in PARTS.get(field, {}).items():
+        if name in vars(before):
+            vars(after)[name] = _moved_part(vars(before)[name], getattr(after, field), ids, belongs)
     built = {name: key_of for name, key_of in LISTS.get(field, {}).items() if name in vars(before)}
     if not built:
         return
@@ -132,6 +131,20 @@ def move_all(before: Snapshot, after: Snapshot, field: str, ids: Iterable[str]) 
     for name, key_of in built.items():
         index = vars(after)[name] = vars(before)[name].copy()
         move(index, moved, key_of)
+
+
+def _moved_part(
+    part: Mapping[str, R], now: Mapping[str, R], ids: Collection[str], belongs: Callable[[R], bool]
+) -> Mapping[str, R]:
+    """Return a part of a field as it is after some records changed: the same one where none of it did."""
+    there = {id_: now[id_] for id_ in sorted(ids) if id_ in now and belongs(now[id_])}
+    gone = [id_ for id_ in ids if id_ in part and id_ not in there]
+    if not there and not gone:
+        return part
+    moved = {**part, **there}
+    for id_ in gone:
+        del moved[id_]
+    return moved
 
 
 def move(

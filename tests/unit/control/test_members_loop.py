@@ -10,6 +10,7 @@ from test_hub import Line
 from fallow.control.hub import Hub
 from fallow.control.members import LOOK_SECONDS, members_controller, sessions_controller
 from fallow.control.settings import Settings
+from fallow.decide.plan import Plan
 from fallow.model.members import Member, MemberState
 
 FLEET = [member(name, revision=0) for name in "abcd"]
@@ -54,7 +55,10 @@ class Rig:
     async def judge(self) -> dict[str, MemberState]:
         """Run the loops once, and return who is not ready."""
         self.sessions.decide(self.stored.cache.snapshot(), self.wall)
-        plan = self.controller.decide(self.stored.cache.snapshot(), self.wall)
+        return await self.states_after(self.controller.decide(self.stored.cache.snapshot(), self.wall))
+
+    async def states_after(self, plan: Plan) -> dict[str, MemberState]:
+        """Apply a plan whole, and return who is not ready."""
         assert (await self.stored.applier.apply(plan)).dropped == 0
         members = self.stored.cache.snapshot().members.values()
         return {found.name: found.state for found in members if found.state is not READY}
@@ -209,3 +213,43 @@ async def test_a_change_from_elsewhere_is_not_overwritten() -> None:
         found = stored.cache.get("members", "n-a")
         assert isinstance(found, Member)
         assert found.labels == {"zone": "a"}
+
+
+async def test_with_thousands_who_comes_or_is_fenced_does_not_wait_until_all_are_looked_at() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+
+        def slow() -> float:  # as if a look at all of them took a while
+            rig.steady += 0.01
+            return rig.steady
+
+        loop = members_controller(rig.hub, Settings(), iter(map(str, range(100))).__next__, slow)
+        rig.beat()
+        await stored.write(msgspec.structs.replace(stored.member("n-a"), state=SUSPECT))
+        everybody = loop.decide(stored.cache.snapshot(), rig.wall)
+        assert await rig.states_after(everybody) == {}
+        assert everybody.wake_after_seconds is None
+        await stored.write(msgspec.structs.replace(stored.member("n-a"), state=SUSPECT))
+        await stored.write(msgspec.structs.replace(stored.member("n-b"), fence="two machines"))
+        some = loop.decide(stored.cache.snapshot(), rig.wall)
+        assert await rig.states_after(some) == {"b": DEAD}
+        assert some.wake_after_seconds is not None
+        assert 0 < some.wake_after_seconds <= LOOK_SECONDS, "all others are looked at soon"
+
+
+async def test_with_thousands_the_session_of_a_removed_member_does_not_wait_either() -> None:
+    async with storing(*FLEET) as stored:
+        rig = Rig(stored)
+
+        def slow() -> float:
+            rig.steady += 0.01
+            return rig.steady
+
+        loop = sessions_controller(rig.hub, Settings(), slow)
+        lines = {known.id: Line(known.id) for known in FLEET}
+        for line in lines.values():
+            rig.hub.open(line)
+        assert loop.decide(stored.cache.snapshot(), rig.wall).wake_after_seconds is None
+        await stored.delete(stored.member("n-a"))
+        assert loop.decide(stored.cache.snapshot(), rig.wall).wake_after_seconds is not None
+        assert [name for name, line in lines.items() if line.ended] == ["n-a"]

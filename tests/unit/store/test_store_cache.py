@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from store_records import api_token, delete, event, member, put, replica, share, until
 
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import PARTS, Snapshot
 from fallow.model.deployments import ReplicaState
 from fallow.model.kinds import KINDS
 from fallow.model.members import Role
@@ -267,7 +267,7 @@ def indexes(snapshot: Snapshot):
         ordered(snapshot.shares_by_cluster),
         ordered(snapshot.shares_empty),
         ordered(snapshot.shares_leaving),
-        snapshot.nodes,
+        [getattr(snapshot, name) for parts in PARTS.values() for name in parts],
         sorted(snapshot.live_gateways, key=lambda record: record.id),
         snapshot.deployment_named("default", "web"),
     )
@@ -278,10 +278,13 @@ async def test_indexes_carried_from_one_snapshot_to_the_next_are_as_if_built_ane
     for turn in range(300):
         records = [
             replica(f"r{chance.randrange(8)}", node=chance.choice(["", "m1", "m2", "m3"]), slot=turn),
-            msgspec.structs.replace(replica(f"r{chance.randrange(8, 12)}", node="m1"), state=ReplicaState.STOPPED),
+            msgspec.structs.replace(
+                replica(f"r{chance.randrange(8, 12)}", node="m1"),
+                state=chance.choice([ReplicaState.STOPPED, ReplicaState.LEAVING]),
+            ),
             member(
                 f"m{chance.randrange(4)}",
-                chance.choice([Role.NODE, Role.GATEWAY]),
+                chance.choice([Role.NODE, Role.GATEWAY, Role.SERVER, Role.CLUSTER]),
                 wireguard_key=chance.choice(["", "one", "two"]),
             ),
             share(f"d{chance.randrange(2)}", f"c{chance.randrange(3)}", chance.choice([None, (), ("r1",)]), turn % 2),
@@ -322,6 +325,19 @@ async def test_who_has_a_key_is_not_looked_for_among_all_members_again(store, ca
     assert {key: [one.id for one in listed] for key, listed in found.items()} == {
         "k0": ["m0", "m2"], "k1": ["m1"], "k3": ["m3"], "k4": ["m4"],
     }  # fmt: skip
+
+
+async def test_what_role_members_have_is_not_looked_for_among_all_again(store, cache):
+    await cache.wait(await put(store, *(member(f"m{number}") for number in range(3)), member("g", Role.GATEWAY)))
+    first = cache.snapshot()
+    assert (list(first.nodes), list(first.gateways)) == (["m0", "m1", "m2"], ["g"])
+    await cache.wait(await put(store, member("m3"), member("m1", wireguard_key="k")))
+    await cache.wait(await delete(store, member("m0")))
+    second = cache.snapshot()
+    assert {"nodes", "gateways"} <= vars(second).keys(), "they are carried over, not built when asked for"
+    assert {id_: found.wireguard_key for id_, found in second.nodes.items()} == {"m1": "k", "m2": "", "m3": ""}
+    assert second.gateways is first.gateways, "no gateway has changed"
+    assert list(first.nodes) == ["m0", "m1", "m2"], "who has the picture of before keeps it"
 
 
 async def test_batches_of_other_kinds_move_the_revision_only(cache, store):

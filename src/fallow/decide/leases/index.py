@@ -3,10 +3,9 @@
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Mapping
-from itertools import chain, repeat
 
 from fallow.decide.pools import Network, first_and_last
-from fallow.decide.snapshot import Snapshot
+from fallow.decide.snapshot import Snapshot, differing
 from fallow.model.members import Lease, Member, Role
 from fallow.model.pools import NetworkMode, Pool, ReleasedLease
 
@@ -39,26 +38,15 @@ class LeaseIndex:
 
     def _bring_members(self, members: Mapping[str, Member]) -> None:
         known = self._members
-        if members is known:
-            return
-        # Most are the very same records in the very same places: what is not is looked at closely.
-        candidates = [
-            new
-            for new, old in zip(members.values(), chain(known.values(), repeat(None)), strict=False)
-            if new is not old
-        ]
-        came = 0
-        for member in candidates:
-            before = known.get(member.id)
-            if before is None:
-                came += 1
-                self.hold(member.id, member.role, member.lease, member.observed_address)
-            elif (before.lease, before.observed_address) != (member.lease, member.observed_address):
-                self.drop(member.id, before.lease, before.observed_address)
-                self.hold(member.id, member.role, member.lease, member.observed_address)
-        if len(known) + came != len(members):
-            for id_ in known.keys() - members.keys():
-                self.drop(id_, known[id_].lease, known[id_].observed_address)
+        for id_ in differing(members, known):
+            before, member = known.get(id_), members.get(id_)
+            was = (before.lease, before.observed_address) if before is not None else None
+            if member is not None and was == (member.lease, member.observed_address):
+                continue
+            if before is not None:
+                self.drop(id_, before.lease, before.observed_address)
+            if member is not None:
+                self.hold(id_, member.role, member.lease, member.observed_address)
         self._members = members
 
     def _bring_released(self, released: Mapping[str, ReleasedLease]) -> None:

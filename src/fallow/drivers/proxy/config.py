@@ -34,12 +34,15 @@ _SERVER_OPTIONS = (
 _SERVER_LINE = "    server "
 _BACKUP_MARK = ".b"
 
-_HEAD = """\
+_GLOBAL = """\
 # Written by fallow; changes by hand are lost.
 global
     stats socket unix@{socket} mode 600 level admin expose-fd listeners
     hard-stop-after {hard_stop_seconds}s
+"""
 
+# Written by hand for what is not driven, these two keep the promises of every request as well: a benchmark does so.
+DEFAULTS = """
 defaults common
     balance leastconn
     option allbackups
@@ -67,27 +70,33 @@ defaults wire from common
     mode tcp
     timeout client 1h
     timeout server 1h
+"""
 
-frontend http from web
-    bind {bind}
-    bind unix@handover.sock mode 600 accept-proxy
-    http-request set-var(txn.host) req.hdr(host),host_only,lower,rtrim(.)
-    http-request set-var-fmt(txn.place) %[var(txn.host)]%[path]/
-    http-request set-var(txn.backend) var(txn.place),map_beg({map_file})
-    http-request set-var-fmt(txn.place) {any_host}%[path]/ if !{{ var(txn.backend) -m found }}
-    http-request set-var(txn.backend) var(txn.place),map_beg({map_file}) if !{{ var(txn.backend) -m found }}
-    http-request return status 404 content-type text/plain string "Nothing is served at this address.\\n" \
-if !{{ var(txn.backend) -m found }} !{{ stopping }}
+FORWARDING = """\
     http-request del-header Forwarded
     http-request del-header Proxy
     http-request del-header X-Real-IP
     http-request del-header X-Forwarded- -m beg
-    http-request set-header X-Forwarded-For %[src]
-    http-request set-header X-Forwarded-Proto http
-    http-request set-header X-Forwarded-Host %[req.hdr(host)]
-    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS }}
-    use_backend handover if {{ stopping }}
+    http-request add-header X-Forwarded-Proto http
+    http-request add-header X-Forwarded-Host %[req.hdr(host)]
+    option forwardfor
+    http-request disable-l7-retry unless { method GET HEAD OPTIONS }
+"""
+
+_FRONTEND = """
+frontend http from web
+    bind {bind}
+    bind unix@handover.sock mode 600 accept-proxy
+    http-request set-var(txn.path) path
+    http-request set-var(txn.backend) req.hdr(host),host_only,lower,rtrim(.),concat(,txn.path,/),map_beg({map_file})
+    http-request set-var(txn.backend) str({any_host}),concat(,txn.path,/),map_beg({map_file}) \
+if !{{ var(txn.backend) -m found }}
+{forwarding}    use_backend handover if {{ stopping }}
     use_backend %[var(txn.backend)]
+    default_backend nowhere
+
+backend nowhere from web
+    http-request return status 404 content-type text/plain string "Nothing is served at this address.\\n"
 
 backend handover from web
     server next unix@handover.sock send-proxy-v2
@@ -174,13 +183,14 @@ def bind_words(settings: Settings, port: int) -> str:
 def render_config(settings: Settings, layout: Layout, servers: Mapping[str, Iterable[Endpoint]]) -> str:
     """Return the configuration file; `servers` are by the name of their backend."""
     parts = [
-        _HEAD.format(
-            socket=worker_socket(layout.generation),
-            hard_stop_seconds=settings.hard_stop_seconds,
+        _GLOBAL.format(socket=worker_socket(layout.generation), hard_stop_seconds=settings.hard_stop_seconds),
+        DEFAULTS,
+        _FRONTEND.format(
             bind=bind_words(settings, settings.http_port),
             map_file=MAP_FILE,
             any_host=ANY_HOST,
-        )
+            forwarding=FORWARDING,
+        ),
     ]
     for slot in range(layout.backends):
         parts.append(f"\nbackend {slot_name(slot)} from web\n")
