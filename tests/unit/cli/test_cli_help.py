@@ -43,7 +43,7 @@ def test_all_commands_are_there() -> None:
             server-pool-policy-show server-pool-policy-set
         vm-list vm-show vm-create vm-resize vm-drain vm-stop vm-start vm-delete top harvest-report
         vm-image-build vm-image-add vm-image-list
-        cluster-list cluster-show cluster-label cluster-taint cluster-cordon cluster-uncordon
+        cluster-list cluster-show cluster-label cluster-set cluster-taint cluster-cordon cluster-uncordon
             cluster-drain cluster-remove cluster-unfence
         label-set-create label-set-list label-set-show label-set-update label-set-delete
         deployment-list deployment-show deployment-scale deployment-delete deployment-division
