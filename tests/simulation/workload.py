@@ -484,5 +484,11 @@ _CALLER: Any = SimpleNamespace(scope={"state": {"caller": SimpleNamespace(name="
 def _services(plane: Plane) -> Any:
     """Return what the API's functions need of a control plane."""
     return SimpleNamespace(
-        cache=plane.cache, applier=plane.applier, hub=plane.hub, clock=plane.clock, new_id=new_id, store=plane.store
+        cache=plane.cache,
+        applier=plane.applier,
+        hub=plane.hub,
+        settings=plane.settings,
+        clock=plane.clock,
+        new_id=new_id,
+        store=plane.store,
     )
