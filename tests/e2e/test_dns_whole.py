@@ -25,14 +25,14 @@ class Named(Cluster):
     own_port = 0
     gateway_port = 0
 
-    def ask(self, name: str, kind: str = "A", port: int = 0) -> list[str] | str:
+    def look_up(self, name: str, kind: str = "A", port: int = 0) -> list[str] | str:
         """Return the values, or the rcode when there are none."""
         found = asyncio.run(udp(f"{name}.cluster.example", port or self.own_port, kind))
         return values(found) or rcode(found)
 
     def says(self, name: str, address: str) -> bool:
         """Say whether the gateway answers with this address."""
-        return self.ask(name, port=self.gateway_port) == [address]
+        return self.look_up(name, port=self.gateway_port) == [address]
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +67,13 @@ def test_who_has_joined_has_a_name_wherever_names_are_served(named: Named) -> No
         assert (address, member["lease"]["pool"]) == (named.nodes[name].address, "default"), (
             "its own, of the direct pool"
         )
-        assert named.ask(f"{name}.node") == [address]
-        assert named.ask(f"{name}.node", port=named.own_port) == [address]
+        assert named.look_up(f"{name}.node") == [address]
+        assert named.look_up(f"{name}.node", port=named.own_port) == [address]
         named.wait(partial(named.says, f"{name}.node", address), 10, "the gateway knows")
         reverse = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
         found = asyncio.run(tcp(reverse, named.own_port, "PTR"))
         assert values(found) == [f"{name}.node.cluster.example."]
-    assert named.ask("gw1.gateway") == [named.members("gateway")["gw1"]["address"]]
+    assert named.look_up("gw1.gateway") == [named.members("gateway")["gw1"]["address"]]
 
 
 def test_status_and_query_tell_the_same(named: Named) -> None:
@@ -81,7 +81,7 @@ def test_status_and_query_tell_the_same(named: Named) -> None:
     assert (status["domain"], status["hosts"]) == ("cluster.example", 3)
     assert {server["name"] for server in status["servers"]} == {"control plane", "gw1"}
     answer = named.call("dns", "query", "n1.node.cluster.example", "--json")
-    assert [record["value"] for record in answer["answers"]] == named.ask("n1.node")
+    assert [record["value"] for record in answer["answers"]] == named.look_up("n1.node")
     processes.wait_until(
         lambda: all(server["current"] for server in named.call("dns", "status", "--json")["servers"]), 10, "newest"
     )
@@ -93,9 +93,11 @@ def test_a_dead_node_has_no_name_any_more_within_a_second(named: Named) -> None:
 
     named.nodes["n2"].power_cut()
     named.wait(lambda: state() == "dead", 20, "n2 is dead")
-    processes.wait_until(lambda: named.ask("n2.node") == "NXDOMAIN", 1, "the name has gone here")
-    processes.wait_until(lambda: named.ask("n2.node", port=named.gateway_port) == "NXDOMAIN", 1, "and at the gateway")
-    assert named.ask("n1.node") != "NXDOMAIN"
+    processes.wait_until(lambda: named.look_up("n2.node") == "NXDOMAIN", 1, "the name has gone here")
+    processes.wait_until(
+        lambda: named.look_up("n2.node", port=named.gateway_port) == "NXDOMAIN", 1, "and at the gateway"
+    )
+    assert named.look_up("n1.node") != "NXDOMAIN"
 
 
 def test_a_gateway_answers_without_control_plane_and_after_being_killed(named: Named) -> None:
@@ -103,7 +105,7 @@ def test_a_gateway_answers_without_control_plane_and_after_being_killed(named: N
     folder = named.fabric.folder / "gw1"
     processes.wait_until((folder / "last-known-names.json").exists, 10, "names are kept")
     named.kill_server()
-    assert named.ask("n1.node", port=named.gateway_port) == [address]
+    assert named.look_up("n1.node", port=named.gateway_port) == [address]
     gateway = named.gateways["gw1"]
     os.kill(gateway.pid, signal.SIGKILL)
     gateway.wait(10)
@@ -111,7 +113,7 @@ def test_a_gateway_answers_without_control_plane_and_after_being_killed(named: N
 
     def answers() -> bool:
         try:
-            return named.ask("n1.node", port=named.gateway_port) == [address]
+            return named.look_up("n1.node", port=named.gateway_port) == [address]
         except (OSError, TimeoutError):
             return False
 
