@@ -111,8 +111,9 @@ class EtcdCluster:
         process.wait(10)
 
     def pause(self, name: str) -> None:
-        """Stop a member's process, so that it is connected and silent."""
+        """Stop a member's process, so that it is connected and silent; return when all of its threads stand still."""
         self._processes[name].send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._processes[name].pid, os.WSTOPPED)
 
     def resume(self, name: str) -> None:
         """Let a paused member go on."""

@@ -131,6 +131,7 @@ def test_a_job_is_cancelled_in_the_middle_of_its_pulls_and_a_retry_does_it(clust
     assert set(cluster.states(job).values()) == {"done"}
 
 
+@pytest.mark.slow  # Docker asks for a layer that it is refused five times, with longer and longer pauses
 def test_a_retry_asks_only_those_that_failed(cluster: Jobs, tmp_path: Path) -> None:
     image, layers = cluster.push("retry:1", 3)
     file = tmp_path / "retry.tar"
