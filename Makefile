@@ -37,7 +37,7 @@ faults: $(VENV)/.done  ## what takes long: federations cut off, one-way, killed,
 	@bash scripts/install-parts.sh --for test
 	@bash scripts/as-root.sh $(BIN)/pytest -m slow tests/e2e
 
-check: $(VENV)/.done  ## what needs no real parts: under a minute
+check: $(VENV)/.done  ## what needs no real parts: about a minute
 	@FALLOW_EXAMPLES=$(EXAMPLES) $(MAKE) --no-print-directory -j 2 pure static
 
 static: format lint types layers sizes reference  ## what is judged without running it

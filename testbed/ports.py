@@ -1,18 +1,16 @@
 """Ports that nobody else of this machine's testbeds takes, from before their owner listens until the program ends."""
 
-import contextlib
 import fcntl
+import os
 import random
 import socket
 import tempfile
-from io import TextIOWrapper
 from pathlib import Path
 
 from testbed.processes import TestbedError
 
 _CLAIMS = Path(tempfile.gettempdir()) / "fallow-ports"
 _TRIES = 200
-_held: list[TextIOWrapper] = []  # the locks end with this program
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -41,10 +39,11 @@ def _unused(port: int) -> bool:
 def _claimed(port: int) -> bool:
     """Claim a port. HAProxy shares its ports, so that two gateways on one would both get some of the requests."""
     _CLAIMS.mkdir(exist_ok=True)
-    file = (_CLAIMS / str(port)).open("w")
-    with contextlib.suppress(BlockingIOError):
+    # The lock ends with this program; it is never closed, and a file object that is not would be complained about.
+    file = os.open(_CLAIMS / str(port), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _held.append(file)
-        return True
-    file.close()
-    return False
+    except BlockingIOError:
+        os.close(file)
+        return False
+    return True
