@@ -42,7 +42,7 @@ class Regional(Whole):
     def _calls(self, region: str) -> dict[str, str]:
         return {"FALLOW_CONTEXT": "default", "FALLOW_URL": self.url_in(region)}
 
-    def ask(self, region: str) -> None:
+    def turn_to(self, region: str) -> None:
         """Call the process of another region from now on."""
         self.asked = region
         if self._asking is not None:

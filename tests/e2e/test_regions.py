@@ -48,7 +48,7 @@ def test_the_region_that_leads_is_cut_off(cluster: Regional) -> None:
 
 def _cut_off(cluster: Regional, cut: str, asked: str) -> None:
     """Cut a region off and let it return, while people call another one and requests go to the gateways of all."""
-    cluster.ask(asked)
+    cluster.turn_to(asked)
     cluster.wait_lending()
     cluster.deploy(cluster.web(3))
     cluster.wait_where(**dict.fromkeys(REGIONS, 1))
