@@ -282,7 +282,7 @@ def test_a_copy_of_a_member_is_fenced_and_nothing_runs_twice(joined: Joined) -> 
         west.start_server()
         joined.wait_state(west="ready")
         try:
-            copy.server = copy._launch("server", copy.port)
+            copy.server = copy._launch("server", copy.port, copy.network)
             joined.host.wait(lambda: bool(joined.clusters()["west"]["member"]["fence"]), 20, "the copy shows itself")
         finally:
             copy.close()
