@@ -2,15 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from whole_cluster import Whole
+from whole_cluster import Whole, no_request_fails
 
-from demo.load import Load
 from testbed import images
 from testbed.processes import TestbedError
 
@@ -42,18 +39,6 @@ def services(images_by_name: dict[str, str], version: str = "1", portion: int = 
 
 def update(cluster: Whole, name: str) -> dict[str, Any]:
     return dict(cluster.deployments()[f"test/{name}"]["update"])
-
-
-@contextmanager
-def no_request_fails(cluster: Whole, *names: str) -> Iterator[Load]:
-    load = Load("127.0.0.1", cluster.http_port, [f"{name}.test" for name in names], clients=6)
-    load.start()
-    try:
-        yield load
-    finally:
-        load.stop()
-    assert load.failures == []
-    assert load.sent.total() > 50
 
 
 def test_bad_versions_go_back_by_themselves_and_no_request_fails(whole: Whole) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from releases import earlier, offer
-from whole_cluster import Whole, web
+from whole_cluster import Whole, no_request_fails, web
 
 from demo.load import Load
 from fallow.model.wire import PROTOCOL_VERSION
@@ -59,14 +59,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
 @pytest.fixture
 def load(mixed: Mixed) -> Iterator[Load]:
     """Send requests through the gateway while a test runs; none may fail."""
-    found = Load("127.0.0.1", mixed.http_port, ["web.test"], clients=4)
-    found.start()
-    try:
+    with no_request_fails(mixed, "web", clients=4) as found:
         yield found
-    finally:
-        found.stop()
-    assert found.failures == []
-    assert found.sent.total() > 50
 
 
 def test_an_agent_of_this_release_works_with_the_control_plane_of_the_one_before(mixed: Mixed) -> None:

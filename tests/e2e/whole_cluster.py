@@ -2,10 +2,12 @@
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import yaml
 
+from demo.load import Load
 from testbed.cluster import Cluster
 from testbed.engines import EngineNode
 
@@ -77,3 +79,16 @@ def replicas_on(node: EngineNode) -> dict[str, str]:
     """Return the engine's own word on running containers: name of the replica -> container id."""
     listing = node.run("curl", "-s", "--unix-socket", node.socket_inside, "http://d/containers/json")
     return {item["Labels"]["io.fallow.replica"]: item["Id"] for item in json.loads(listing)}
+
+
+@contextmanager
+def no_request_fails(cluster: Whole, *names: str, clients: int = 6) -> Iterator[Load]:
+    """Send requests for NAME.test through the gateway meanwhile; none may fail."""
+    load = Load("127.0.0.1", cluster.http_port, [f"{name}.test" for name in names], clients=clients)
+    load.start()
+    try:
+        yield load
+    finally:
+        load.stop()
+    assert load.failures == []
+    assert load.sent.total() > 50

@@ -11,6 +11,7 @@ import typer
 from fallow.cli import completion, output
 from fallow.cli.failures import Exit, Failure, usage
 from fallow.cli.options import Json, secret
+from fallow.cli.pem_files import read_public
 from fallow.cli.session import session_of
 from fallow.client.contexts import TOKEN, Context, contexts_path, load_contexts, save_context, save_contexts
 from fallow.model.credentials import API_PREFIX
@@ -155,7 +156,7 @@ def add(
         raise usage("The CA is named twice", "Give --ca-file or --ca-sha256.")
     try:
         urls = check_urls(url)
-        ca_pem = _read(ca_file) if ca_file else ""
+        ca_pem = read_public(ca_file, "the CA's certificate") if ca_file else ""
         tls_context(ca_pem)
     except ValueError as error:
         raise usage(str(error)) from error
@@ -169,13 +170,6 @@ def add(
         )
     path = save_context(Context(name=name, url=",".join(urls), token=text, ca_pem=ca_pem, project=project), use=use_it)
     output.write(f"{name}: kept in {path}")
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise usage(f"{file} cannot be read: {error}") from error
 
 
 def _fetch(urls: tuple[str, ...], ca_sha256: str) -> str:
