@@ -11,20 +11,15 @@ Aims: at most 4 records a node; 99 of 100 first orders within 200 ms of the requ
 
 import argparse
 import asyncio
-import contextlib
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from figures import options_of, write
 from machine import describe
+from stores import add_store_options, store_of
 from whole import Whole, whole
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from testbed.etcd import EtcdCluster
 
 _READY = 'fallow_members{role="node",state="ready"}'
 KINDS = "image-jobs,image-tasks,node-images,events"
@@ -77,7 +72,6 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "benchmark": "image_jobs",
             "machine": machine,
-            "store": "etcd, three members on loopback" if options.etcd else options.store or "sqlite, synchronous=FULL",
             "agents": options.agents,
             "parallel": options.parallel,
             "all_ended_seconds": round(whole_job["all_ended"], 2),
@@ -94,16 +88,13 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
-    parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
-    parser.add_argument("--etcd", action="store_true", help="three members of etcd on loopback, of its own")
+    add_store_options(parser)
     parser.add_argument("--agents", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=20, help="further jobs, over a hundredth of the agents")
     parser.add_argument("--parallel", default="100")
     options = parser.parse_args()
-    with EtcdCluster() if options.etcd else contextlib.nullcontext() as cluster:
-        if cluster is not None:
-            options.store = cluster.url()
-        found = asyncio.run(measure(options))
+    with store_of(options) as store:
+        found = asyncio.run(measure(options)) | {"store": store}
     sys.stderr.write(f"{found}\n")
     write(found, options)
 

@@ -8,17 +8,17 @@ cut.
 
 Peer: Kubernetes with hollow nodes on two cores of this kind, without certificates or addresses: 178 nodes/s.
 
-    python benchmarks/joins.py [--machines 2000] [--at-once 16 64 256] [--store URL]
+    python benchmarks/joins.py [--machines 2000] [--at-once 16 64 256] [--store URL | --etcd]
 """
 
 import argparse
 import asyncio
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from figures import options_of, write
 from machine import describe
+from stores import add_store_options, store_of
 from whole import whole
 
 PEER = {"name": "Kubernetes with hollow nodes, two cores of this kind", "nodes_per_second": 178}
@@ -57,7 +57,6 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "joins",
         "machine": describe(),
-        "store": options.store or "sqlite, synchronous=FULL",
         "rounds": rounds,
         "peer": PEER,
     }
@@ -65,17 +64,13 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here instead of printing them")
-    parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
+    parser = options_of(__doc__)
+    add_store_options(parser)
     parser.add_argument("--machines", type=int, default=2000)
     parser.add_argument("--at-once", type=int, nargs="+", default=[16, 64, 256])
     options = parser.parse_args()
-    text = json.dumps(asyncio.run(measure(options)), indent=2) + "\n"
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    with store_of(options) as store:
+        write(asyncio.run(measure(options)) | {"store": store}, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ knows that it runs; and what processor time and memory the control plane takes f
 Peer: Kubernetes 1.3x (API server, etcd, scheduler, controller manager) with hollow nodes on two cores of this kind:
 10,000 pods bound in 52 to 58 s, 10 to 33 ms of processor time a pod, 2.0 GiB over four processes.
 
-    python benchmarks/rollup.py [--nodes 5000] [--deployments 10] [--replicas 1000] [--runs 1] [--store URL]
+    python benchmarks/rollup.py [--nodes 5000] [--deployments 10] [--replicas 1000] [--runs 1] [--store URL | --etcd]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 from figures import options_of, write
 from machine import describe
+from stores import add_store_options, store_of
 from whole import Whole, whole
 
 PEER = {
@@ -99,7 +100,6 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "rollup",
         "machine": describe(),
-        "store": options.store or "sqlite, synchronous=FULL",
         "nodes": nodes,
         "deployments": options.deployments,
         "replicas": options.deployments * options.replicas,
@@ -115,7 +115,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
-    parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
+    add_store_options(parser)
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--deployments", type=int, default=10)
     parser.add_argument("--replicas", type=int, default=1000, help="of each deployment")
@@ -123,7 +123,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes of hollow agents")
     parser.add_argument("--parallel", type=int, default=64, help="joins at a time")
     options = parser.parse_args()
-    write(asyncio.run(measure(options)), options)
+    with store_of(options) as store:
+        write(asyncio.run(measure(options)) | {"store": store}, options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ its call. The heartbeat, suspect and dead times are the defaults.
 Peer: Kubernetes with hollow nodes on two cores of this kind: 178 nodes/s registered, p99 510 ms from a change to its
 node, and 1.6 to 1.9 cores for the heartbeats of 5,000 nodes alone.
 
-    python benchmarks/sessions.py [--agents 2000 5000 9000] [--changes 200] [--store URL]
+    python benchmarks/sessions.py [--agents 2000 5000 9000] [--changes 200] [--store URL | --etcd]
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 from figures import options_of, write
 from machine import describe
 from rollup import compose
+from stores import add_store_options, store_of
 from whole import Fleet, Whole, whole
 
 STEADY_SECONDS = 10.0
@@ -131,7 +132,6 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "sessions",
         "machine": machine,
-        "store": options.store or "sqlite, synchronous=FULL",
         "heartbeat_seconds": 1.0,
         "sizes": sizes,
         "peer": PEER,
@@ -141,12 +141,13 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
-    parser.add_argument("--store", default="", help="URL of a store; default: SQLite in a temporary folder")
+    add_store_options(parser)
     parser.add_argument("--agents", type=int, nargs="+", default=[2000, 5000, 9000])
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--parallel", type=int, default=64, help="joins at a time")
     options = parser.parse_args()
-    write(asyncio.run(measure(options)), options)
+    with store_of(options) as store:
+        write(asyncio.run(measure(options)) | {"store": store}, options)
 
 
 if __name__ == "__main__":
