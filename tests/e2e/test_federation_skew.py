@@ -75,6 +75,6 @@ def test_a_host_of_this_release_has_a_member_of_the_one_before(mixed: Mixed) -> 
     mixed.add({"north": 1})
     mixed.join("north", "region=north")
     with no_request_fails(mixed.host.http_port):
-        mixed.clusters_policy = "divide: weighted, where: region in (east,north), weights: {east: 1, north: 1}"
+        mixed.clusters_policy = "divide: weighted, where: 'region in (east,north)', weights: {east: 1, north: 1}"
         mixed.deploy(6, "2")
         mixed.wait_shares(60, east=3, north=3)
