@@ -18,7 +18,7 @@ class Federation:
         """Start further control planes, each with so many nodes of its own; they have not joined the host yet."""
         host = self.host
         for name in sizes:
-            self.members[name] = Cluster(host.fabric, insecure_registries=host.insecure_registries, name=name)
+            self.members[name] = self.cluster(name)
         nodes = {name: [f"{name}-{number + 1}" for number in range(size)] for name, size in sizes.items()}
         for name, names in nodes.items():  # machines boot while control planes start
             self.members[name].power_on(*names)
@@ -32,6 +32,10 @@ class Federation:
                 cluster.join(node, "--name", node, token=cluster.token("node"))
         for name, names in nodes.items():
             self.members[name].wait_ready(*names)
+
+    def cluster(self, name: str) -> Cluster:
+        """Return a cluster of which nothing runs yet."""
+        return Cluster(self.host.fabric, insecure_registries=self.host.insecure_registries, name=name)
 
     def join(self, name: str, *labels: str, seconds: float = 20) -> None:
         """Let a cluster join the host, and wait until it is ready there."""

@@ -6,6 +6,10 @@ import pytest
 from engine_backends import Backend, fake_backend, real_backend
 from store_backends import shared_etcd
 
+from testbed.engines import EngineNode
+
+EngineNode.with_dpkg = False
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _end_shared_cluster():

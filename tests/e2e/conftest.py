@@ -9,10 +9,12 @@ from whole_cluster import Whole
 
 from fallow.client.api import Client
 from testbed import images, parts
+from testbed.engines import EngineNode
 from testbed.fabric import Fabric
 from testbed.ports import free_port
 from testbed.registry import Registry
 
+EngineNode.with_dpkg = False
 NODES = ("n1", "n2", "n3")
 
 

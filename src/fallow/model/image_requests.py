@@ -15,7 +15,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 PER_DAY = 86400.0
 
 
-class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for an image job.
 
     With `dry_run` a pull or an update only tells whom it would reach; a delete or a clean asks every node what it

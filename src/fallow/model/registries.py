@@ -36,7 +36,7 @@ class KnownRegistry(Record, frozen=True, kw_only=True):
         return f"KnownRegistry({self.id})"
 
 
-class RegistryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RegistryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Make a registry known, or change all that is known of it."""
 
     host: RegistryHost

@@ -41,10 +41,6 @@ def test_add(fallow: Fallow, api: FakeApi) -> None:
             "host": "registry.example",
             "username": "ci",
             "password": PASSWORD,
-            "scheme": "https",
-            "mirror": "",
-            "ca_pem": "",
-            "proxy": "",
         }
     ]
     ran = fallow("registry", "add", "10.0.0.5:5000", "--insecure", "--mirror", "10.0.0.6:5000", "--json")
