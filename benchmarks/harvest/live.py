@@ -2,8 +2,10 @@
 
 Three times the same load: the primary alone; beside burners of the same weight that nothing limits; beside the same
 burners in the group of what is lent, held by a server's agent. Told are response times from the moment a request was
-due (not from when a slow server let it be sent), the share of the idle processor time that was lent, and how long after
-the begin of a burst the limit was down. nginx compresses each answer anew, so that a request costs milliseconds.
+due (not from when a slow server let it be sent) until its answer had come (not until the client, which shares these
+processors, got to read it); how long nginx waited for processors; the share of the idle processor time that was lent;
+and how long after the begin of a burst the limit was down. nginx compresses each answer anew, so that a request costs
+milliseconds.
 
 All of it runs in a control group that goes before everything else here, so that other work on the machine shows less;
 still, figures count only from a machine at rest. Needs root, control groups and nginx (apt-get install nginx-light).
@@ -23,19 +25,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 # ruff: noqa: E402 - the folders above have to be found first
+import open_loop
 from machine import describe
 
 from fallow.agent.lending import Lending
 from fallow.agent.measuring import Measuring
 from fallow.agent.primaries import source
+from fallow.agent.processes import Watched
 from fallow.agent.server import NoMachines
-from fallow.agent.whole import WholeGroup
+from fallow.agent.whole import WholeGroup, WholeMachine
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.server_frames import SetLending
@@ -66,34 +70,6 @@ def due(now: float) -> float:
     return (BURST_RATE if now % PERIOD >= PERIOD - BURST else CALM_RATE) * CPUS / 2
 
 
-async def load(port: int, seconds: float) -> list[tuple[float, float]]:
-    """Send requests when they are due; return (when due, response time) of each. One that fails counts a minute."""
-    found: list[tuple[float, float]] = []
-    began = time.monotonic()
-
-    async def ask(at: float) -> None:
-        try:
-            async with asyncio.timeout(20):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /page.txt HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n")
-                while await reader.read(65536):
-                    pass
-                writer.close()
-            found.append((at, time.monotonic() - began - at))
-        except (OSError, TimeoutError):
-            found.append((at, 60.0))
-
-    at, asked = 0.0, set()
-    while at < seconds:
-        await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-        task = asyncio.create_task(ask(at))
-        asked.add(task)
-        task.add_done_callback(asked.discard)
-        at += 1 / due(at)
-    await asyncio.gather(*asked)
-    return found
-
-
 @dataclass
 class Bench:
     """One load on one nginx, in groups of one parent."""
@@ -102,6 +78,8 @@ class Bench:
     folder: Path
     port: int
     groups: Groups = field(default_factory=Groups)
+    _watched: Watched = field(default_factory=Watched, init=False)
+    _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)  # when the load did, and what others had used
 
     def __post_init__(self) -> None:
         """Make the groups."""
@@ -109,6 +87,7 @@ class Bench:
         for group in (self.parent, self.primary, self.load):
             cgroups.make(group)
         cgroups.favour(self.parent)
+        cgroups.allow_first(self.load)
 
     def used(self, *names: str) -> float:
         """Return the processor time of groups so far."""
@@ -136,12 +115,26 @@ class Bench:
 
     def start_load(self, seconds: float) -> subprocess.Popen[bytes]:
         """Start the load in its group, in a process of its own; it prints what it found."""
+        self._watched.use(self.groups.processes(self.primary))
+        self._began = time.monotonic(), self._others()
         return subprocess.Popen(
             [sys.executable, str(Path(__file__)), "--load", str(self.port), "--seconds", str(seconds)],
             stdout=subprocess.PIPE,
             preexec_fn=lambda: cgroups.enter(self.load),  # noqa: PLW1509
             env=dict(os.environ),
         )
+
+    def seen(self) -> dict[str, float]:
+        """Return how long nginx waited for processors since the load began, and what others used meanwhile.
+
+        Others are all but these groups: the agent and this program, what else runs here, and what the host took away.
+        """
+        waited = self._watched.use(self.groups.processes(self.primary)).waited_seconds
+        others = (self._others() - self._began[1]) / (time.monotonic() - self._began[0])
+        return {"primary_waited_seconds": round(waited, 3), "others_cpus": round(others, 3)}
+
+    def _others(self) -> float:
+        return WholeMachine().use().busy_seconds - self.used(self.parent)
 
 
 async def looks(limits: KernelLimits, child: subprocess.Popen[bytes]) -> tuple[bytes, list[tuple[float, float]]]:
@@ -200,7 +193,9 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 def row(text: bytes, idle: float, lent: float) -> dict[str, Any]:
     """Return response times in milliseconds, and what was lent of the idle time."""
-    found = [(at, took * 1000) for at, took in json.loads(text)]
+    answers = [open_loop.Answer(*each) for each in json.loads(text)]
+    found = [(answer.due, answer.took * 1000) for answer in answers]
+    late = sorted(answer.late * 1000 for answer in answers)
     times = sorted(took for _, took in found)
     return {
         "requests": len(times),
@@ -208,6 +203,7 @@ def row(text: bytes, idle: float, lent: float) -> dict[str, Any]:
         "p50_ms": round(times[len(times) // 2], 2),
         "p99_ms": round(times[int(len(times) * 0.99)], 2),
         "max_ms": round(times[-1], 2),
+        "sent_late_p99_ms": round(late[int(len(late) * 0.99)], 2),
         "p99_ms_by_second_of_a_period": p99_by_second(found),
         "lent_core_seconds": round(lent, 1),
         "lent_share_of_idle": round(lent / idle, 3),
@@ -244,13 +240,18 @@ def run(seconds: float, ceiling: float) -> dict[str, Any]:
         with bench.nginx():
             before = bench.used(bench.primary, bench.load)
             alone = bench.start_load(seconds).communicate()[0]
+            beside = [bench.seen()]
             idle = seconds * CPUS - (bench.used(bench.primary, bench.load) - before)
             free, taken = asyncio.run(unlimited(bench, seconds))
+            beside.append(bench.seen())
             text, seen, lent = asyncio.run(held(bench, seconds, ceiling))
+            beside.append(bench.seen())
     begin = max(0.0, seen[-1][0] - seconds)  # the load's process takes a moment to start
     times = reactions(seen, seconds, begin)
     rows = {"alone": row(alone, idle, 0.0), "unlimited": row(free, idle, taken), "fallow": row(text, idle, lent)}
     allowed = statistics.fmean(min(limit, CPUS) for at, limit in seen if at >= begin) * seconds
+    for told, more in zip(rows.values(), beside, strict=True):
+        told.update(more)
     rows["fallow"]["allowed_share_of_idle"] = round(allowed / idle, 3)  # other work on this machine may have taken it
     return {
         "seconds": seconds,
@@ -272,7 +273,8 @@ def main() -> None:
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.load is not None:
-        print(json.dumps(asyncio.run(load(asked.load, asked.seconds))))
+        open_loop.go_first()
+        print(json.dumps([astuple(answer) for answer in open_loop.load(asked.load, asked.seconds, due)]))
         return
     reason = cgroups.missing() or parts.missing("nginx")
     if reason is not None:

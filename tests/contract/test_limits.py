@@ -181,6 +181,30 @@ def test_a_larger_quota_below_makes_way_and_comes_back(kernel):
     assert not [name for name in os.listxattr(folder / "pod") if "fallow" in name]
 
 
+@pytest.mark.real
+def test_groups_below_are_looked_at_only_while_one_has_made_way(kernel, monkeypatch):
+    if Groups().version != 1:
+        pytest.skip("version 2 of control groups needs no help with this")
+    folder = Groups().folder("cpu", kernel.group)
+    below = folder / "pod" / "cpu.cfs_quota_us"
+    below.parent.mkdir()
+    looks, walk = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda top: looks.append(top) or walk(top))
+    assert kernel.hold_cpus(1.5) == ()
+    assert looks == [folder]  # an agent before this one may have lowered something
+    for cpus in (1.0, 1.4):
+        assert kernel.hold_cpus(cpus) == ()
+    assert looks == [folder]
+    below.write_text("120000")
+    assert kernel.hold_cpus(0.5) == ()
+    assert below.read_text() == "50000\n"
+    assert kernel.hold_cpus(1.3) == ()
+    assert below.read_text() == "120000\n"
+    looks.clear()
+    assert kernel.hold_cpus(1.4) == ()
+    assert looks == []
+
+
 def test_where_there_are_no_control_groups_nothing_can_be_lent(tmp_path):
     with pytest.raises(LimitsError, match="no control groups"):
         KernelLimits("/lent", Groups(root=tmp_path)).prepare()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fallow.agent.primaries import Paced, Source
+from fallow.agent.primaries import GroupSource, Paced, Source
 from fallow.agent.whole import Whole, WholeMachine
 from fallow.decide.harvest.measured import Measured
 from fallow.drivers.cgroups import lines
@@ -59,7 +59,7 @@ class Measuring:
         limits: Limits,
         primaries: Sequence[Source],
         *,
-        lent: Source | None = None,
+        lent: GroupSource | None = None,
         whole: Whole | None = None,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +82,7 @@ class Measuring:
         whole = self._whole.use()
         primaries = tuple(primary.use(now) for primary in self._primaries)
         lent = self._limits.use()
-        lent_waiting = self._lent.use(now).cpu_waiting if self._lent is not None else 0.0
+        lent_waiting = self._lent.waiting(now) if self._lent is not None else 0.0
         periods, throttled = lent.periods - self._periods[0], lent.throttled_periods - self._periods[1]
         self._periods = (lent.periods, lent.throttled_periods)
         used = self._paced.rate("all", whole.busy_seconds, now)
@@ -110,7 +110,7 @@ class Measuring:
         """Return what all disks read and wrote since boot; parts of disks are not counted once more."""
         moved = 0
         for line in lines(self._proc / "diskstats"):
-            words = line.split()
+            words = line.split(None, 10)
             if len(words) > 9 and self._is_disk(words[2]):
                 moved += (int(words[5]) + int(words[9])) * _SECTOR
         return float(moved)

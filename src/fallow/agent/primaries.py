@@ -90,6 +90,15 @@ class GroupSource:
             io_waiting=min(1.0, paced["io"]),
         )
 
+    def waiting(self, now: float) -> float:
+        """Return for which share of the time since the last call something of it waited for a processor."""
+        group = self.group(now)
+        waited = self._groups.waited_seconds(group, "cpu")
+        if waited is not None:
+            return min(1.0, self._paced.rate("cpu", waited, now))
+        seconds, self._at = now - self._at, now
+        return min(1.0, self._watched.use(self._groups.processes(group)).waited_seconds / seconds)
+
 
 class UnitSource(GroupSource):
     """A primary that is a systemd unit: the control group that systemd gave it."""

@@ -11,6 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 YOUNG_LOOKS = 5  # a new process may be another program a moment later, so that it is looked at again so often
 AGAIN_LOOKS = 30  # and an old one every so many looks
+TITLE_LOOKS = 8  # a program's title is read again when its command is another, and otherwise every so many looks at it
 SLOW_LOOKS = 2  # memory and disks are looked at every so many looks
 THREADS = 256  # whose waiting is read in one look
 
@@ -23,6 +24,7 @@ class Process:
     started: int
     command: str
     looks: int = 0
+    called_otherwise: bool = False  # neither its command nor its title is the name
     ours: bool = False
     cpu_seconds: float = 0.0
     threads: int = 1
@@ -137,8 +139,11 @@ class Named:
             return
         if kept is not None and kept.started == found.started:
             found.looks, found.ours = kept.looks + 1, kept.ours
-        if not found.ours and self._is_called(pid, found.command):
-            found.ours = not self._is_apart(pid)
+            same = found.looks > YOUNG_LOOKS and found.command == kept.command and found.looks % TITLE_LOOKS
+            found.called_otherwise = bool(same) and kept.called_otherwise
+        if not found.ours and not found.called_otherwise:
+            found.called_otherwise = not self._is_called(pid, found.command)
+            found.ours = not found.called_otherwise and not self._is_apart(pid)
         self._known[pid] = found
 
     def _adopt(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fallow.drivers.cgroups import lines
 from fallow.drivers.engine.contract import EngineInfo
 from fallow.model.members import Facts
 from fallow.model.wire import Usage
@@ -129,9 +130,11 @@ class Vitals:
         return sum(ticks) - idle, sum(ticks)
 
     def meminfo(self) -> dict[str, int]:
-        """Return what the kernel says of memory, in bytes by its names."""
+        """Return what the kernel says of memory as a whole, in bytes by its names: the three that begin with `Mem`."""
         found = {}
-        for line in _text(self.proc / "meminfo").splitlines():
+        for line in lines(self.proc / "meminfo"):
+            if not line.startswith("Mem"):
+                continue
             name, _, value = line.partition(":")
             words = value.split()
             if words:

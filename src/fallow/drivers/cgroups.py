@@ -48,6 +48,11 @@ class Groups:
         tree = self.tree(controller)
         return None if tree is None else tree / group.strip("/")
 
+    def _file(self, controller: str, group: str, name: str) -> str | None:
+        """Return the path of a group's file, as `folder`; joined as text, for that is done many times a second."""
+        tree = self.tree(controller)
+        return None if tree is None else f"{tree}/{group.strip('/')}/{name}"
+
     def folders(self, group: str) -> list[Path]:
         """Return the folders that this group has, one for each tree."""
         return [place for place in self._places(group) if place.is_dir()]
@@ -73,37 +78,30 @@ class Groups:
         Where both versions count it the larger counts: libvirt takes one, engines the other.
         """
         found = []
-        if self.version == 1 and (folder := self.folder("cpuacct", group)) is not None:
-            used = number(folder / "cpuacct.usage")
+        if self.version == 1 and (path := self._file("cpuacct", group, "cpuacct.usage")) is not None:
+            used = number(path)
             found += [used / 1e9] if used is not None else []
         if self.unified is not None:
-            used = fields(self.unified / group.strip("/") / "cpu.stat").get("usage_usec")
+            used = number_called("usage_usec", f"{self.unified}/{group.strip('/')}/cpu.stat")
             found += [used / 1e6] if used is not None else []
         return max(found, default=None)
 
     def memory_bytes(self, group: str) -> int | None:
         """Return the memory of a group that cannot be had back by dropping files nobody reads; None: not told."""
-        folder = self.folder("memory", group)
-        if folder is None:
+        file, inactive = "memory.usage_in_bytes", "total_inactive_file"
+        if self.version == 2:
+            file, inactive = "memory.current", "inactive_file"
+        path, stat = self._file("memory", group, file), self._file("memory", group, "memory.stat")
+        used = number(path) if path is not None else None
+        if used is None or stat is None:
             return None
-        names = (
-            ("memory.current", "inactive_file")
-            if self.version == 2
-            else (
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
-        )
-        used = number(folder / names[0])
-        if used is None:
-            return None
-        return max(0, used - fields(folder / "memory.stat").get(names[1], 0))
+        return max(0, used - (number_called(inactive, stat) or 0))
 
     def waited_seconds(self, group: str, resource: str) -> float | None:
         """Return for how long something of a group waited for `cpu`, `memory` or `io`, ever; None: not told."""
         if self.unified is None:
             return None
-        for line in lines(self.unified / group.strip("/") / f"{resource}.pressure"):
+        for line in lines(f"{self.unified}/{group.strip('/')}/{resource}.pressure"):
             words = line.split()
             if words and words[0] == "some" and words[-1].startswith("total="):
                 return int(words[-1][6:]) / 1e6
@@ -111,19 +109,19 @@ class Groups:
 
     def periods(self, group: str) -> tuple[int, int]:
         """Return in how many periods a group with a quota ran, and in how many of them it had used that up."""
-        folder = self.folder("cpu", group)
-        found = fields(folder / "cpu.stat") if folder is not None else {}
+        path = self._file("cpu", group, "cpu.stat")
+        found = fields(path) if path is not None else {}
         return found.get("nr_periods", 0), found.get("nr_throttled", 0)
 
     def quota(self, group: str) -> float | None:
         """Return how many processors a group may use; None: as many as there are."""
-        folder = self.folder("cpu", group)
+        folder = self._file("cpu", group, "")
         if folder is None:
             return None
         if self.version == 2:
-            words = (lines(folder / "cpu.max") or [""])[0].split()
+            words = (lines(f"{folder}cpu.max") or [""])[0].split()
             return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
-        quota, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        quota, period = number(f"{folder}cpu.cfs_quota_us"), number(f"{folder}cpu.cfs_period_us")
         return quota / period if quota is not None and period and quota > 0 else None
 
     def io_bytes(self, group: str) -> int | None:
@@ -152,9 +150,9 @@ class Groups:
     def populated(self, group: str) -> bool:
         """Say whether any process is in a group or below it."""
         if self.unified is not None:
-            events = fields(self.unified / group.strip("/") / "cgroup.events")
-            if events.get("populated") or self.version == 2:
-                return bool(events.get("populated"))
+            populated = bool(number_called("populated", f"{self.unified}/{group.strip('/')}/cgroup.events"))
+            if populated or self.version == 2:
+                return populated
         return any(
             any(line.isdigit() for line in lines(below / "cgroup.procs"))
             for folder in self.folders(group)
@@ -186,7 +184,7 @@ def lines(path: Path | str) -> list[str]:
     return text(path).splitlines()
 
 
-def number(path: Path) -> int | None:
+def number(path: Path | str) -> int | None:
     """Return the one number in a file; None when there is none."""
     found = lines(path)
     try:
@@ -195,7 +193,14 @@ def number(path: Path) -> int | None:
         return None
 
 
-def fields(path: Path) -> dict[str, int]:
+def number_called(name: str, path: Path | str) -> int | None:
+    """Return what a file of lines `name number` says of one name; None when it says nothing."""
+    _, found, rest = f"\n{text(path)}".partition(f"\n{name} ")
+    value = rest.partition("\n")[0]
+    return int(value) if found and value.isdigit() else None
+
+
+def fields(path: Path | str) -> dict[str, int]:
     """Return a file of lines `name number`."""
     found = {}
     for line in lines(path):

@@ -10,7 +10,7 @@ import pytest
 from session_peer import until
 
 from fallow.agent import processes as processes_module
-from fallow.agent.processes import Named, Watched
+from fallow.agent.processes import AGAIN_LOOKS, TITLE_LOOKS, Named, Watched
 
 SLEEPS = "import time; time.sleep(60)"
 PARENT = (
@@ -131,6 +131,16 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path):
     stat.write_text(stat.read_text().replace(" 110 0 0", " 4711 0 0"))
     assert named.find() == set()
     assert watched.use({10}).cpu_seconds == 0
+
+
+@pytest.mark.parametrize(("command", "looks"), [("java", AGAIN_LOOKS), ("sh", AGAIN_LOOKS * TITLE_LOOKS)])
+def test_an_old_process_that_becomes_another_is_found(tmp_path, command, looks):
+    named = Named(name="java", apart="/none", proc=tmp_path)
+    made(tmp_path, 10, "sh")
+    assert all(not named.find() for _ in range(3 * AGAIN_LOOKS))
+    made(tmp_path, 10, command)
+    (tmp_path / "10" / "cmdline").write_bytes(b"/usr/bin/java\0-x\0")
+    assert any(named.find() == {10} for _ in range(looks))
 
 
 def test_use_is_what_came_since_the_last_look(tmp_path):

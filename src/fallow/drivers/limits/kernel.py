@@ -26,6 +26,7 @@ class KernelLimits:
     def __init__(self, group: str, groups: Groups | None = None) -> None:
         self._group = group
         self._groups = groups or Groups()
+        self._lowered = True  # some quota below ours may be: this agent's or one's before it
 
     @property
     def group(self) -> str:
@@ -159,13 +160,16 @@ class KernelLimits:
             return
         if number(folder / "cpu.cfs_period_us") != PERIOD_US:
             _write(folder / "cpu.cfs_period_us", str(PERIOD_US))
-        before = number(folder / "cpu.cfs_quota_us") or -1
-        shrinks = before < 0 or quota_us < before
-        if shrinks:
-            _fit_below(folder, quota_us / PERIOD_US)
-        _write(folder / "cpu.cfs_quota_us", str(quota_us))
-        if not shrinks:
-            _fit_below(folder, quota_us / PERIOD_US)
+        try:
+            _write(folder / "cpu.cfs_quota_us", str(quota_us))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._lowered = _fit_below(folder, quota_us / PERIOD_US)
+            _write(folder / "cpu.cfs_quota_us", str(quota_us))
+        else:
+            if self._lowered:  # looking at all groups below costs more than all else of a second
+                self._lowered = _fit_below(folder, quota_us / PERIOD_US)
 
 
 def _idle(folder: Path, wanted: bool) -> bool:
@@ -181,8 +185,8 @@ def _idle(folder: Path, wanted: bool) -> bool:
     return number(path) == int(wanted)
 
 
-def _fit_below(folder: Path, cpus: float) -> None:
-    """Make the quotas of groups of version 1 below `folder` fit a quota of `cpus` of that one.
+def _fit_below(folder: Path, cpus: float) -> bool:
+    """Make the quotas of groups of version 1 below `folder` fit a quota of `cpus` of that one; say if any is lowered.
 
     There the kernel refuses a quota smaller than one below it. Those are lowered, deepest first, and get back what they
     had, highest first, as soon as it fits again; what they had is kept with the group itself.
@@ -195,6 +199,7 @@ def _fit_below(folder: Path, cpus: float) -> None:
         if _kept_quota(group) is None:
             os.setxattr(group, _KEPT, str(quota).encode())
         _write(group / "cpu.cfs_quota_us", str(max(LEAST_QUOTA_US, int(cpus * period))))
+    lowered = False
     for group in below:
         had, period = _kept_quota(group), number(group / "cpu.cfs_period_us")
         if had is None or not period:
@@ -204,6 +209,9 @@ def _fit_below(folder: Path, cpus: float) -> None:
             _write(group / "cpu.cfs_quota_us", str(quota))
         if quota == had:
             os.removexattr(group, _KEPT)
+        else:
+            lowered = True
+    return lowered
 
 
 def _room(group: Path, top: Path, cpus: float) -> float:
