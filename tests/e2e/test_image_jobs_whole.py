@@ -211,6 +211,7 @@ def test_who_joins_while_a_job_is_open_takes_part(cluster: Jobs) -> None:
     assert cluster.has("p2", image)
 
 
+@pytest.mark.slow
 def test_a_roll_goes_on_without_the_command_that_asked_for_it(cluster: Jobs, tmp_path: Path) -> None:
     image, _ = cluster.push("rolled:1", 8)
     file = tmp_path / "rolled.yaml"
