@@ -65,6 +65,7 @@ class Origin:
     silence_seconds: float = 1.0
     chunk: int = 16 * 1024
     dead: bool = False
+    refusal: BlobError | None = None
     lies: bool = False
     stop_after: int | None = None  # bytes; then it says nothing more, or breaks off
     breaks: bool = False
@@ -78,6 +79,8 @@ class Origin:
     @contextlib.asynccontextmanager
     async def open(self, digest, _size_bytes, offset):
         self.asked.append(digest)
+        if self.refusal is not None:
+            raise self.refusal
         if self.dead or digest not in self.blobs:
             raise BlobError("unreachable", "the registry is dead")
         yield Opened(offset=offset, chunks=self._chunks(self.blobs[digest], offset))

@@ -102,6 +102,9 @@ class Nearby:
     async def source(self, grant: PullGrant, image: PlatformImage) -> str | None:
         return self.registry.reference(f"shop/app@{image.manifest.digest}")
 
+    def fault(self, image: PlatformImage) -> None:
+        return
+
 
 async def test_pulled_through_a_place_nearby_whose_name_goes_again(
     control: Control, engine: Engine, backend: Backend, registry: FaultyRegistry
@@ -134,6 +137,9 @@ async def test_what_fails_nearby_comes_from_the_registry(
     class Dead:
         async def source(self, grant: PullGrant, image: PlatformImage) -> str | None:
             return f"{backend.nowhere}/shop/app@{image.manifest.digest}"
+
+        def fault(self, image: PlatformImage) -> None:
+            return
 
     control.images.fetches_with(Dead())
     control.order(pull("j.n", registry.reference("shop/app:1"), image))

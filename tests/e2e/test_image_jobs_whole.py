@@ -1,11 +1,15 @@
-"""Image jobs on real nodes while things go wrong: shown, held up, taken back, tried again."""
+"""Image jobs on real nodes: shown, held up, taken back, tried again, killed; and what is told of them."""
 
 import contextlib
+import csv
+import io
+import json
 import os
 import pty
 import re
 import subprocess
 import termios
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from testbed import images, noise, processes
 from testbed.cluster import FALLOW
 from testbed.engines import DockerNode, PodmanNode
 from testbed.faulty import Fault
+from testbed.processes import TestbedError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -148,3 +153,108 @@ def test_a_retry_asks_only_those_that_failed(cluster: Jobs, tmp_path: Path) -> N
         "p1": ("done", 1), "p2": ("done", 2), "d1": ("done", 2),
     }  # fmt: skip
     assert after["p1"] == before["p1"]
+
+
+def test_why_it_failed_is_told_for_each_node_and_the_next_try_does_it(cluster: Jobs) -> None:
+    image, layers = cluster.push("refused:1", 10)
+    cluster.watched.faults.extend(Fault(path=f"/blobs/{layer}", status=403) for layer in layers)
+    job = cluster.begun("pull", image, "--on", "all", "--attempts", "1", "--max-failures", "100%")
+    tasks = cluster.until(job, "completed", 120)
+    told = {node: (task["state"], task["kind"]) for node, task in tasks.items()}
+    assert told == dict.fromkeys(NODES, ("failed", "denied"))
+    assert all("the registry answered 403" in task["text"] and task["log"] for task in tasks.values())
+    assert not any(cluster.has(node, image) for node in NODES)
+    cluster.watched.faults.clear()
+    cluster.fallow("image", "job", "retry", job, "--follow")
+    assert {(task["state"], task["attempt"]) for task in cluster.shown(job)[1].values()} == {("done", 2)}
+
+
+def test_control_plane_agent_and_machine_are_killed_and_every_node_does_it_once(cluster: Jobs) -> None:
+    image, layers = cluster.push("killed:1", 5)
+    cluster.slowed(layers)
+    job = cluster.begun("pull", image, "--on", "all", "--parallel", "2")
+    cluster.bytes_come(job)
+    cluster.kill_server()
+    cluster.start_server()
+    cluster.agents["p1"].kill()
+    cluster.agents["p1"].wait(10)
+    cluster.join("p1")
+    assert cluster.shown(job)[0]["state"] == "running"
+    cluster.nodes["d1"].reboot()
+    cluster.join("d1")
+    tasks = cluster.until(job, "completed")
+    assert {node: task["state"] for node, task in tasks.items()} == dict.fromkeys(NODES, "done")
+    assert cluster.shown(job)[0]["counts"]["done"] == len(NODES)
+    assert all(cluster.has(node, image) for node in NODES)
+    record = json.loads(cluster.fallow("image", "job", "export", "--image", image))
+    assert Counter(task["node"] for task in record) == dict.fromkeys(NODES, 1)
+    ends = [each for each in cluster.call("events", "--json")["items"] if each["reason"] == "ImageJobCompleted"]
+    assert len([each for each in ends if job in each["message"]]) == 1
+
+
+def test_two_jobs_for_one_image_at_once_fetch_it_once(cluster: Jobs) -> None:
+    image, layers = cluster.push("twice:1", 6)
+    cluster.slowed(layers)
+    jobs = [cluster.begun("pull", image, "--on", "all", "--parallel", "3") for _ in range(2)]
+    for job in jobs:
+        assert {task["state"] for task in cluster.until(job, "completed").values()} == {"done"}
+    asked = Counter(each.path.rpartition("/")[2] for each in cluster.watched.seen if each.method == "GET")
+    assert {layer: asked[layer] for layer in layers} == dict.fromkeys(layers, 1)
+
+
+def test_who_joins_while_a_job_is_open_takes_part(cluster: Jobs) -> None:
+    image, _ = cluster.push("late:1", 7)
+    job = cluster.begun("pull", image, "--on", "role=late", "--wait-for-nodes")
+    assert cluster.shown(job)[0]["counts"]["nodes"] == 0
+    cluster.fallow("node", "label", "p2", "role=late")
+    assert {node: task["state"] for node, task in cluster.until(job, "completed").items()} == {"p2": "done"}
+    assert cluster.has("p2", image)
+
+
+@pytest.mark.slow
+def test_a_roll_goes_on_without_the_command_that_asked_for_it(cluster: Jobs, tmp_path: Path) -> None:
+    image, _ = cluster.push("rolled:1", 8)
+    file = tmp_path / "rolled.yaml"
+    file.write_text(f"services: {{app: {{image: '{image}', deploy: {{replicas: 2}}}}}}")
+    cluster.fallow("deploy", str(file), "--project", "rolled", "--timeout", "90s")
+    before = {item["id"] for item in cluster.replicas() if item["project"] == "rolled"}
+    cluster.push("rolled:1", 9)
+    told = cluster.fallow("image", "update", image, "--on", "all", "--roll", "--dry-run")
+    assert told.splitlines()[-1] == "would then renew rolled/app"
+    job = cluster.begun("update", image, "--on", "all", "--roll")
+    cluster.until(job, "completed")
+    assert cluster.shown(job)[0]["renewed"] == ("rolled/app",)
+
+    def renewed() -> bool:
+        running = {
+            item["id"] for item in cluster.replicas() if item["project"] == "rolled" and item["state"] == "running"
+        }
+        return len(running) == 2 and not running & before
+
+    cluster.wait(renewed, 60, "two new replicas")
+
+
+def test_the_record_is_searched_by_node_state_image_and_time_and_written_as_a_table(cluster: Jobs) -> None:
+    image, _ = cluster.push("record:1", 21)
+    cluster.fallow("image", "pull", image, "--on", "p1,p2")
+
+    def found(*filters: str) -> list[str]:
+        return sorted(task["node"] for task in cluster.call("image", "job", "logs", *filters, "--json"))
+
+    of_image = ("--image", image)
+    assert found(*of_image) == ["p1", "p2"]
+    assert found(*of_image, "--node", "p1", "--state", "done", "--since", "10m") == ["p1"]
+    assert found(*of_image, "--state", "failed") == found(*of_image, "--node", "d1") == []
+    assert found(*of_image, "--since", "0s") == []
+    table = list(csv.DictReader(io.StringIO(cluster.fallow("image", "job", "export", "--format", "csv", *of_image))))
+    assert sorted(row["node"] for row in table) == ["p1", "p2"]
+    assert all(f"image pull {image}" in row["instruction"] and float(row["ended_at"]) > 0 for row in table)
+    assert "the engine has sha256:" in cluster.fallow("image", "job", "logs", *of_image, "--node", "p1")
+
+
+def test_nodes_are_meant_by_how_much_of_their_disk_is_free(cluster: Jobs) -> None:
+    image, _ = cluster.push("room:1", 22)
+    told = cluster.fallow("image", "pull", image, "--on", "disk.free>=1MiB", "--dry-run")
+    assert [line.strip() for line in told.splitlines()[1:]] == sorted(NODES)
+    with pytest.raises(TestbedError, match="there is none that"):
+        cluster.fallow("image", "clean", "--on", "disk.free<1KiB", "--keep", "shop/*", "--until-free", "40GiB")

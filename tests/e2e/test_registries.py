@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from registry_images import Shelf, tiny
-from signing import new_key, payload_of, public_pem, put_signatures, put_signed, sign
+from signing import new_key, payload_of, public_pem, put_bundles, put_signatures, put_signed, sign, signed_bundle
 
 from testbed import parts, registry
 from testbed.cluster import FALLOW, Cluster
@@ -100,6 +100,11 @@ def test_signatures_are_asked_for_with_the_login(known: Known) -> None:
     assert "may not use" in known.deploys("nginx:1")
     put_signed(known.shelf, "shop/good", good.digest, key)
     assert known.deploys(f"{known.registry.address}/shop/good:1") == ""
+    new = known.shelf.put("shop/new", "1", tiny("signed as cosign 3 does"))
+    put_bundles(known.shelf, "shop/new", new.digest, signed_bundle(stranger, new.digest))
+    assert "none of the keys" in known.deploys(f"{known.registry.address}/shop/new:1")
+    put_bundles(known.shelf, "shop/new", new.digest, signed_bundle(key, new.digest))
+    assert known.deploys(f"{known.registry.address}/shop/new:1") == ""
     known.fallow("trust", "remove", "signed")
 
 

@@ -12,6 +12,7 @@ from fallow.agent.grants import Grants
 from fallow.agent.watchdog import Stalled, StallWatch
 from fallow.decide.agent.images import StartPull
 from fallow.decide.trust import grant_trouble
+from fallow.drivers.blobs import BlobError
 from fallow.drivers.engine.contract import Credentials, Engine, EngineError, Image, PullProgress
 from fallow.model.image_jobs import TaskReport
 from fallow.model.images import ImageErrorKind, PlatformImage, PullGrant
@@ -55,6 +56,9 @@ class Fetcher(Protocol):
         None: pull from the registry itself, with the grant's login. The name stays good until this image's next call.
         Whatever goes wrong behind it, the engine is then told to pull from the registry itself, once.
         """
+
+    def fault(self, image: PlatformImage) -> BlobError | None:
+        """Return why its registry did not give an image since `source` was called last, where that was it."""
 
 
 Fetched = Callable[[PlatformImage], int]  # how many bytes of an image's layers have come, where a fetcher knows
@@ -265,7 +269,8 @@ class Puller:
     async def _fetch(self, pull: Pull, grant: PullGrant | None, image: PlatformImage) -> None:
         """Let the engine get exactly this image, and give it its name."""
         source = await self._source(grant, image)
-        there = source is not None and await self._fetch_nearby(pull, source, image)
+        near = await self._fetch_nearby(pull, source, image) if source is not None else None
+        there = source is not None and near is None
         if there and ("@" not in pull.order.reference or pull.order.loading):
             return
         if pull.order.loading:
@@ -274,7 +279,7 @@ class Puller:
             await self._fetch_directly(pull, grant, image)
         except PullFailed as failed:
             if not there or failed.kind not in _AWAY:
-                raise
+                raise self._why(grant, image, near, failed) from None
             self._unnamed.add(image.image_id)
             pull.say(f"the image is there, without the name of its digest ({failed.kind}): {failed}")
 
@@ -282,6 +287,20 @@ class Puller:
         exact = parse_reference(qualified(pull.order.reference)).at(image.manifest.digest)
         pull.say(f"pulling {exact} from its registry")
         await self._take(pull, _Way(name=exact, login=_credentials(grant), insecure=_insecure(grant)), image)
+
+    def _why(
+        self, grant: PullGrant | None, image: PlatformImage, near: PullFailed | None, direct: PullFailed
+    ) -> PullFailed:
+        """Return the failure that says why: what the registry said to us, if it did.
+
+        Where it is spoken to without TLS, with a CA of its own or through a proxy, an engine that goes there by itself
+        mostly fails for not knowing that.
+        """
+        fault = self.fetcher.fault(image) if self.fetcher is not None else None
+        if fault is not None:
+            return PullFailed(fault.kind, str(fault), fault.retry_after_seconds)
+        unknown = grant is not None and (grant.insecure or grant.ca_pem or grant.proxy)
+        return near if near is not None and unknown else direct
 
     async def _source(self, grant: PullGrant | None, image: PlatformImage) -> str | None:
         if self.fetcher is None or grant is None:
@@ -292,8 +311,8 @@ class Puller:
             _log.warning("no place on this machine to pull from", exc_info=True)
             return None
 
-    async def _fetch_nearby(self, pull: Pull, source: str, image: PlatformImage) -> bool:
-        """Pull through this machine's own place; say whether that went well. Raises what a registry cannot mend."""
+    async def _fetch_nearby(self, pull: Pull, source: str, image: PlatformImage) -> PullFailed | None:
+        """Pull through this machine's own place; return what went wrong. Raises what a registry cannot mend."""
         pull.say("pulling from neighbours")
         try:
             await self._take(pull, _Way(name=source, insecure=True, fetched=self.fetched), image)
@@ -306,8 +325,8 @@ class Puller:
             if failed.kind == "no-space":
                 raise
             pull.say(f"not from neighbours ({failed.kind}): {failed}")
-            return False
-        return True
+            return failed
+        return None
 
     async def _take(self, pull: Pull, way: "_Way", image: PlatformImage) -> None:
         """Pull a name, see that it is the right image, and let the wanted reference stand for it. Raises PullFailed."""

@@ -14,6 +14,8 @@ from fallow.model.images import PullGrant
 from fallow.model.references import DEFAULT_REGISTRY, Reference, parse_reference
 from fallow.model.trust import TrustPolicy, TrustRules
 
+SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 SIGNATURE_TYPE = "cosign container image signature"
 
 
@@ -94,6 +96,24 @@ def payload_trouble(payload: bytes, digest: str) -> str:
     return ""
 
 
+def statement_trouble(payload: bytes, digest: str) -> str:
+    """Return why a signed statement is no signature of the image with this digest; empty when it is.
+
+    The format is an in-toto statement 1 with cosign's predicate. One of another predicate says something of the image
+    (how it was built, what was found in it), not that it may run.
+    """
+    try:
+        found = msgspec.json.decode(payload, type=_Statement)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "what is signed cannot be read"
+    if found.type != STATEMENT_TYPE or found.predicate_type != SIGN_PREDICATE:
+        return f"what is signed is no image, but {found.type[:80]!r} with {found.predicate_type[:80]!r}"
+    named = [f"sha256:{subject.digest.get('sha256', '')}" for subject in found.subject]
+    if digest not in named:
+        return f"what is signed is another image: {', '.join(named)[:80]}"
+    return ""
+
+
 def unsigned_text(project: str, reference: str, troubles: Iterable[str]) -> str:
     """Say that an image lacks a signature that counts, and what is wrong with those it has."""
     found = list(dict.fromkeys(troubles))
@@ -112,6 +132,16 @@ class _Critical(msgspec.Struct, frozen=True):
 
 class _Payload(msgspec.Struct, frozen=True):
     critical: _Critical
+
+
+class _Subject(msgspec.Struct, frozen=True):
+    digest: dict[str, str]
+
+
+class _Statement(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = msgspec.field(name="_type")
+    subject: tuple[_Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType")
 
 
 def _matches(pattern: str, reference: Reference) -> bool:

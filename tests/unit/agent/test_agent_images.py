@@ -6,6 +6,7 @@ from image_rig import Control, clean, container, delete, pull, until
 
 from fallow.agent.inventory import _that_fit
 from fallow.agent.pulling import PullFailed
+from fallow.drivers.blobs import BlobError
 from fallow.drivers.engine.contract import EngineError
 from fallow.drivers.engine.fake import FakeEngine, FakeMachine
 from fallow.model.image_frames import ImagesReported, PullAsked
@@ -358,12 +359,16 @@ class Nearby:
         self.machine = machine
         self.broken = broken
         self.asked = []
+        self.heard = None  # of its registry
 
     async def source(self, grant, image):
         self.asked.append(image.image_id)
         if self.broken:
             raise RuntimeError("a fault of the fetcher")
         return f"127.0.0.1:4567/shop/app@{image.manifest.digest}"
+
+    def fault(self, image):
+        return self.heard
 
 
 async def test_a_pull_goes_through_a_place_on_this_machine(control, machine):
@@ -386,6 +391,22 @@ async def test_what_fails_nearby_is_pulled_from_the_registry_once(control, machi
     assert (await control.done("j.n")).state == "done"
     assert pulls(machine)[-1] == f"registry.test/shop/app@{image.manifest.digest}"
     assert len(pulls(machine)) == (1 if broken else 2)
+
+
+@pytest.mark.parametrize("terms", [{"insecure": True}, {"ca_pem": "a CA"}, {"proxy": "http://proxy.test:3128"}, {}])
+async def test_why_is_what_the_registry_said_and_not_that_an_engine_cannot_speak_to_it(control, machine, terms):
+    image = machine.publish(APP)
+    nearby = Nearby(machine)
+    control.grant(APP, image, **terms)
+    control.images.fetches_with(nearby)
+    for kind in ("rate-limited", "registry-unreachable") * 2:
+        machine.fail("pull", EngineError(kind, "tls: first record does not look like a TLS handshake"))
+    control.order(pull("j.n", APP, image))
+    assert (await control.done("j.n")).kind == ("rate-limited" if terms else "unreachable")
+    nearby.heard = BlobError("denied", "the registry answered 401", retry_after_seconds=17.0)
+    control.order(pull("k.n", APP, image))
+    report = await control.done("k.n")
+    assert (report.kind, report.text, report.retry_after_seconds) == ("denied", "the registry answered 401", 17.0)
 
 
 @pytest.mark.parametrize("kind", ["registry-unreachable", "rate-limited", "denied"])

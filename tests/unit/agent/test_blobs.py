@@ -6,7 +6,7 @@ import pytest
 from blob_nodes import Neighbourhood, Origin, made_image, until
 
 from fallow.agent.blobs import fetches
-from fallow.drivers.blobs import peers
+from fallow.drivers.blobs import BlobError, peers
 from fallow.model.images import BlobSource, PullGrant
 
 
@@ -143,6 +143,39 @@ async def test_with_no_way_to_a_blob_the_engine_is_sent_to_the_registry(place):
     made = made_image(1000)
     node = await place.node("n-1", Origin(made.blobs, dead=True))
     assert await node.place(made) is None
+
+
+@pytest.mark.parametrize(("kind", "status"), [("denied", 403), ("rate-limited", 403), ("unreachable", 502)])
+async def test_why_the_registry_gave_nothing_is_known_until_it_is_asked_again(place, kind, status):
+    made = made_image(50_000)
+    origin = Origin(made.blobs)
+    node = await place.node("n-1", origin)
+    await node.place(made)
+    origin.refusal = BlobError(kind, "the registry said no", retry_after_seconds=17.0)
+    with pytest.raises(aiohttp.ClientResponseError) as caught:
+        await node.pull(made, tries=1)
+    assert caught.value.status == status
+    fault = node.blobs.fault(made.image)
+    assert (fault.kind, str(fault), fault.retry_after_seconds) == (kind, "the registry said no", 17.0)
+    origin.refusal = None
+    await node.place(made)
+    assert node.blobs.fault(made.image) is None
+    assert await node.pull(made) == made.blobs
+
+
+async def test_a_registry_that_lies_is_told_and_a_neighbour_that_lies_is_not(place):
+    made = made_image(50_000)
+    origin = Origin(made.blobs)
+    neighbour, node = await place.node("n-1", origin), await place.node("n-2", origin)
+    await neighbour.pull(made)
+    layer = neighbour.folder / "whole" / made.image.layers[0].digest.removeprefix("sha256:")
+    layer.write_bytes(bytes(50_000))
+    await node.pull(made, neighbour)
+    assert node.blobs.fault(made.image) is None
+    other = made_image(50_000, seed=2)
+    origin.blobs, origin.lies = other.blobs, True
+    assert await node.place(other) is None
+    assert node.blobs.fault(other.image).kind == "wrong-content"
 
 
 async def test_an_image_that_has_no_room_is_pulled_from_the_registry(place):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from api_rig import Rig, problem
 from registry_images import Shelf, tiny
-from signing import new_key, public_pem, put_signed
+from signing import new_key, public_pem, put_bundles, put_signed, signed_bundle
 
 from fallow.drivers.registry import RegistryError
 from fallow.drivers.registry.fake import FakeRegistry
@@ -205,6 +205,9 @@ async def test_a_deploy_needs_a_signature(rig: Rig) -> None:
     assert "none of the keys" in problem(await deploy(rig, reference), 403, "image-untrusted")["detail"]
     put_signed(shelf, "shop/api", image.digest, key)
     assert (await deploy(rig, reference)).status_code == 200
+    bundled = shelf.put("shop/bundled", "1", tiny("bundled"))
+    put_bundles(shelf, "shop/bundled", bundled.digest, signed_bundle(key, bundled.digest))
+    assert (await deploy(rig, f"{HOST}/shop/bundled:1")).status_code == 200
     driver(rig).troubles = [RegistryError("unreachable", "no route")]
     problem(await deploy(rig, f"{HOST}/shop/other:1"), 502, "image-unreachable")
 

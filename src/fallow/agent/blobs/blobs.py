@@ -116,6 +116,7 @@ class Blobs:
         cache, fetches = self._cache, self._fetches
         if cache is None or fetches is None:
             return None
+        fetches.forget(_digests(image))
         missing = sum(layer.size_bytes for layer in image.layers if not cache.has(layer.digest))
         try:
             if missing and not cache.has_room(missing * (1 + UNPACKED)):
@@ -127,6 +128,10 @@ class Blobs:
             _log.info("the engine pulls from the registry itself", image=grant.reference, reason=str(error))
             return None
         return self._endpoint.name(granted.name, image.manifest.digest) or None
+
+    def fault(self, image: PlatformImage) -> BlobError | None:
+        """Return why its registry did not give an image since `source` was called last, where that was it."""
+        return self._fetches.fault(_digests(image)) if self._fetches is not None else None
 
     def granted(self, grant: PullGrant) -> None:
         """Note what the control plane answered to a question about a pull, which may come much later.
@@ -318,3 +323,7 @@ class Blobs:
             gone=tuple(changed - known)[:MAX_TOLD],
             port=self._port,
         )
+
+
+def _digests(image: PlatformImage) -> list[str]:
+    return [image.manifest.digest, image.image_id, *(layer.digest for layer in image.layers)]

@@ -24,6 +24,7 @@ _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})\Z")
 _DIGEST = re.compile(DIGEST_PATTERN)
 _OCTETS = "application/octet-stream"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_FINAL = frozenset({"denied", "not-found", "rate-limited"})
 
 Obtain = Callable[[str, str], Awaitable["Stored | Growing | None"]]
 
@@ -79,7 +80,9 @@ class Endpoint:
                 return await self._manifest(blob)
             return await self._blob(request, blob)
         except BlobError as error:
-            return _refusal(502, "UNKNOWN", str(error))
+            # Engines try again for minutes what they take for a passing trouble.
+            final = error.kind in _FINAL
+            return _refusal(403 if final else 502, "DENIED" if final else "UNKNOWN", str(error))
 
     async def _manifest(self, blob: Stored | Growing) -> web.Response:
         body = b"".join([chunk async for chunk in _reading(blob, 0, blob.size_bytes)])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
@@ -16,6 +16,8 @@ DOWN_SECONDS = 20.0  # so long one that did not answer is not asked again
 BAD_SECONDS = 600.0  # and so long not for a blob of which it sent something else
 ROUNDS = 2  # so often every place is tried
 BEGIN_SECONDS = 0.01
+MAX_FAULTS = 1000
+_OF_A_PLACE = frozenset({"denied", "not-found", "rate-limited", "stalled", "unreachable", "wrong-content"})
 
 Ways = Callable[[], Sequence[Way]]
 
@@ -29,6 +31,7 @@ class Fetches:
         self._steady = steady
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._out: dict[tuple[str, str], float] = {}  # place and digest (empty: any) -> until when it is not asked
+        self._faults: dict[str, BlobError] = {}  # by digest: why the last resort did not give it
         self.fetched_bytes: dict[str, int] = {}  # by the place's id
 
     async def obtain(self, digest: str, size_bytes: int, ways: Ways) -> Stored | Growing:
@@ -48,6 +51,15 @@ class Fetches:
             await asyncio.wait({task}, timeout=BEGIN_SECONDS)
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    def fault(self, digests: Iterable[str]) -> BlobError | None:
+        """Return why the last resort did not give one of these blobs; None when it did, or was not asked."""
+        return next((self._faults[each] for each in digests if each in self._faults), None)
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Forget why these blobs were not to be had."""
+        for each in digests:
+            self._faults.pop(each, None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._tasks.get(task.get_name()) is task:
@@ -92,6 +104,7 @@ class Fetches:
                 try:
                     await self._take(growing, way)
                     self._cache.finish(growing)
+                    self._faults.pop(digest, None)
                     return
                 except BlobError as error:
                     fault = error
@@ -124,6 +137,10 @@ class Fetches:
         """Remember what a place did; the last resort is asked again all the same."""
         _log.info("blob not had from there", place=way.id, digest=digest, reason=str(error))
         if way.is_last:
+            if error.kind in _OF_A_PLACE and (error.kind != "wrong-content" or givers == [way.id]):
+                self._faults[digest] = error
+            while len(self._faults) > MAX_FAULTS:
+                del self._faults[next(iter(self._faults))]
             return
         if error.kind == "unreachable":
             self._out[way.id, ""] = self._steady() + DOWN_SECONDS

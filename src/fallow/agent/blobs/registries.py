@@ -31,7 +31,7 @@ class RegistryWay:
             try:
                 found = await self.registry.manifest(self.access, self.repository, digest)
             except RegistryError as error:
-                raise BlobError(error.kind, str(error)) from None
+                raise _fault(error) from None
             yield Opened(offset=0, chunks=_once(found.body))
             return
         async with contextlib.AsyncExitStack() as stack:
@@ -39,7 +39,7 @@ class RegistryWay:
                 opening = self.registry.open_blob(self.access, self.repository, digest, offset)
                 opened = await stack.enter_async_context(opening)
             except RegistryError as error:
-                raise BlobError(error.kind, str(error)) from None
+                raise _fault(error) from None
             if opened.size_bytes not in (0, size_bytes):
                 raise BlobError("wrong-content", f"{self.id} has {opened.size_bytes} bytes of it, not {size_bytes}")
             yield Opened(offset=opened.offset, chunks=_translated(opened.chunks))
@@ -85,4 +85,8 @@ async def _translated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
             yield chunk
     except RegistryError as error:
-        raise BlobError(error.kind, str(error), void=error.kind == "wrong-content") from None
+        raise _fault(error, void=error.kind == "wrong-content") from None
+
+
+def _fault(error: RegistryError, *, void: bool = False) -> BlobError:
+    return BlobError(error.kind, str(error), void=void, retry_after_seconds=error.retry_after_seconds)

@@ -11,13 +11,17 @@ from fallow.model.images import ImageErrorKind
 class BlobError(Exception):
     """A blob could not be had; `kind` sorts it, the text is for people and holds no credential.
 
-    `void`: what came before is to be thrown away, since its sender says that it was wrong.
+    `void`: what came before is to be thrown away, since its sender says that it was wrong. `retry_after_seconds` is
+    what a registry asked for, 0 when it did not.
     """
 
-    def __init__(self, kind: ImageErrorKind, text: str, *, void: bool = False) -> None:
+    def __init__(
+        self, kind: ImageErrorKind, text: str, *, void: bool = False, retry_after_seconds: float = 0.0
+    ) -> None:
         super().__init__(text)
         self.kind: ImageErrorKind = kind
         self.void = void
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(kw_only=True, slots=True)

@@ -82,6 +82,12 @@ class Registry(Protocol):
     async def blob(self, access: Access, repository: str, digest: str, max_bytes: int) -> bytes:
         """Return a small blob whole; a larger one is `wrong-content`."""
 
+    async def referrers(self, access: Access, repository: str, digest: str, artifact_type: str) -> list[str]:
+        """Return the digests of manifests that refer to the one with `digest` and may be artifacts of that type.
+
+        That a manifest is listed proves nothing: anybody who may push can have it listed, and types are often left out.
+        """
+
     def open_blob(
         self, access: Access, repository: str, digest: str, offset: int = 0
     ) -> AbstractAsyncContextManager[OpenedBlob]:

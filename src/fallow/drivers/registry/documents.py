@@ -11,6 +11,7 @@ from fallow.model.images import Blob, BlobDigest, Bytes, PlatformImage
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 ACCEPTED = (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST)
@@ -33,6 +34,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     digest: BlobDigest
     size: Bytes
     media_type: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    artifact_type: str = ""
     platform: _Platform | None = None
     annotations: dict[str, str] | None = None
 
@@ -43,11 +45,12 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class ManifestBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A manifest of one platform."""
+    """A manifest of one platform, or of an artifact."""
 
     schema_version: int
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    annotations: dict[str, str] | None = None
 
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +95,7 @@ def is_index(manifest: Manifest) -> bool:
 
 
 def read_manifest(body: bytes) -> ManifestBody:
-    """Read the manifest of one platform. Raises RegistryError."""
+    """Read the manifest of one platform, or of an artifact. Raises RegistryError."""
     return _read(body, ManifestBody, "manifest")
 
 
@@ -108,6 +111,15 @@ def linux_manifests(body: bytes, architectures: Collection[str]) -> list[Descrip
             continue
         found.append(each)
     return found[:MAX_PLATFORMS]
+
+
+def referring(body: bytes, artifact_type: str) -> list[str]:
+    """Return the digests of what may be of that type in a list of referrers. Raises RegistryError.
+
+    Where clients keep the list, many leave the type out or write that of the empty configuration instead.
+    """
+    types = {artifact_type, OCI_EMPTY, ""}
+    return [each.digest for each in _read(body, _Index, "list of referrers").manifests if each.artifact_type in types]
 
 
 def platform_of(descriptor: Descriptor) -> str:

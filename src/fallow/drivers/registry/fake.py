@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fallow.drivers.registry import documents
 from fallow.drivers.registry.contract import MAX_MANIFEST_BYTES, Access, Manifest, OpenedBlob, RegistryError
+from fallow.drivers.registry.referrers import listed_by_tag
 from fallow.model.images import PlatformImage, RegistryLogin, ResolvedImage
 from fallow.model.references import Reference
 
@@ -15,6 +16,8 @@ CHUNK_BYTES = 64 * 1024
 @dataclass
 class FakeRegistry:
     """Passes the contract of real ones. `asked` are the calls it got, `troubles` what the next ones of them end with.
+
+    As in older ones, clients have to keep the lists of referrers.
 
     `logins` maps hosts to the login they want; whoever is not in it lets everybody read.
     """
@@ -72,6 +75,10 @@ class FakeRegistry:
         if len(body) > max_bytes:
             raise RegistryError("wrong-content", f"{access.host}/{repository}@{digest}: more than {max_bytes} bytes")
         return body
+
+    async def referrers(self, access: Access, repository: str, digest: str, artifact_type: str) -> list[str]:
+        """Return what refers to a manifest; see the contract."""
+        return await listed_by_tag(self, access, repository, digest, artifact_type)
 
     @asynccontextmanager
     async def open_blob(

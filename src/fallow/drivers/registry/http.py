@@ -18,6 +18,7 @@ from fallow.drivers.registry import documents
 from fallow.drivers.registry.answers import refusal
 from fallow.drivers.registry.contract import MAX_MANIFEST_BYTES, Access, Manifest, OpenedBlob, RegistryError
 from fallow.drivers.registry.failures import translated
+from fallow.drivers.registry.referrers import listed_by_tag, next_page
 from fallow.drivers.registry.requests import Requests, Timeouts
 from fallow.model.images import PlatformImage, ResolvedImage
 from fallow.model.references import Reference, parse_reference
@@ -25,6 +26,8 @@ from fallow.model.references import Reference, parse_reference
 MAX_CONFIGURATION_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 PLATFORMS_AT_ONCE = 4
+MAX_REFERRER_PAGES = 16
+_NO_REFERRERS = frozenset({"not-found", "bad-request", "failed"})  # what registries without that part of the API answer
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 
 
@@ -32,6 +35,10 @@ _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)\Z")
 class _Whole:
     body: bytes
     headers: Mapping[str, str]
+
+    @property
+    def media_type(self) -> str:
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 class HttpRegistry:
@@ -54,7 +61,8 @@ class HttpRegistry:
     async def manifest(self, access: Access, repository: str, tag_or_digest: str) -> Manifest:
         """Return a manifest or an index; see the contract."""
         accept = {"Accept": ", ".join(documents.ACCEPTED)}
-        found = await self._whole(access, repository, "manifests", tag_or_digest, accept, MAX_MANIFEST_BYTES)
+        what = _checked(access, repository, tag_or_digest)
+        found = await self._whole(access, repository, what, f"manifests/{tag_or_digest}", accept, MAX_MANIFEST_BYTES)
         digest = documents.digest_of(found.body)
         told = found.headers.get("Docker-Content-Digest", "")
         for wanted in (tag_or_digest if ":" in tag_or_digest else "", told if told.startswith("sha256:") else ""):
@@ -63,15 +71,28 @@ class HttpRegistry:
                     "wrong-content",
                     f"{access.host}/{repository}: a manifest came that has the digest {digest} and not {wanted[:80]!r}",
                 )
-        kind = found.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        return Manifest(body=found.body, media_type=kind, digest=digest)
+        return Manifest(body=found.body, media_type=found.media_type, digest=digest)
 
     async def blob(self, access: Access, repository: str, digest: str, max_bytes: int) -> bytes:
         """Return a small blob whole; see the contract."""
-        found = await self._whole(access, repository, "blobs", digest, {}, max_bytes)
+        what = _checked(access, repository, digest)
+        found = await self._whole(access, repository, what, f"blobs/{digest}", {}, max_bytes)
         if documents.digest_of(found.body) != digest:
             raise RegistryError("wrong-content", f"{access.host}/{repository}: what came is not the blob {digest}")
         return found.body
+
+    async def referrers(self, access: Access, repository: str, digest: str, artifact_type: str) -> list[str]:
+        """Return what refers to a manifest; see the contract."""
+        listed, query = list[str](), ""
+        for _ in range(MAX_REFERRER_PAGES):
+            page = await self._referrers_page(access, repository, digest, query)
+            if page is None:
+                return await listed_by_tag(self, access, repository, digest, artifact_type)
+            listed += documents.referring(page.body, artifact_type)
+            query = next_page(page.headers.get("Link", ""))
+            if not query:
+                break
+        return listed
 
     @asynccontextmanager
     async def open_blob(
@@ -92,7 +113,7 @@ class HttpRegistry:
 
     async def check(self, access: Access) -> None:
         """Return when the registry answers and takes the login; see the contract."""
-        await self._whole(access, "", "", "", {}, MAX_MANIFEST_BYTES)
+        await self._whole(access, "", _checked(access, "", ""), "", {}, MAX_MANIFEST_BYTES)
 
     async def close(self) -> None:
         """Release connections."""
@@ -127,14 +148,24 @@ class HttpRegistry:
             for task in tasks:
                 task.cancel()
 
+    async def _referrers_page(self, access: Access, repository: str, digest: str, query: str) -> _Whole | None:
+        """Return one page of the list that the registry keeps; None when it keeps none. Raises RegistryError."""
+        what = _checked(access, repository, digest)
+        accept = {"Accept": documents.OCI_INDEX}
+        try:
+            page = await self._whole(access, repository, what, f"referrers/{digest}{query}", accept, MAX_MANIFEST_BYTES)
+        except RegistryError as error:
+            if query or error.kind not in _NO_REFERRERS:
+                raise
+            return None
+        return page if page.media_type == documents.OCI_INDEX else None
+
     async def _whole(
-        self, access: Access, repository: str, kind: str, thing: str, headers: Mapping[str, str], max_bytes: int
+        self, access: Access, repository: str, what: str, path: str, headers: Mapping[str, str], max_bytes: int
     ) -> _Whole:
-        """Return an answer that is read whole, in a bounded time. Raises RegistryError."""
-        what = _checked(access, repository, thing)
+        """Return an answer that is read whole, in a bounded time; `what` it is, for people. Raises RegistryError."""
         with translated(what):
             async with asyncio.timeout(self._timeouts.whole_seconds):
-                path = f"{kind}/{thing}" if kind else ""
                 response = await self._requests.open(access, repository, path, headers)
                 try:
                     if response.status != 200:
