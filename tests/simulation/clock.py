@@ -42,6 +42,44 @@ class _Future(asyncio.Future):  # type: ignore[type-arg]
         return self.number
 
 
+class _Handle(asyncio.Handle):
+    """A handle without what serves debugging: millions of them are made."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., Any], args: Any, loop: Any, context: Context | None = None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same for a moment to come. It is on no list of its loop that would have to be told that it is cancelled."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, when: float, callback: Callable[..., Any], args: Any, loop: Any, context: Context | None = None
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """See the module. `time()` begins at 0 and is in seconds."""
 
@@ -58,7 +96,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         held = self._frozen.get(_owner_of(handle)) if self._frozen else None
         (self._ready if held is None else held).append(handle)
         return handle
@@ -66,15 +104,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heappush(self._scheduled, (when, self.next_number(), timer))
+        timer = _Timer(when, callback, args, self, context)
+        self._made += 1
+        heappush(self._scheduled, (when, self._made, timer))
         return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
         """Do what the loop of asyncio does, until it is stopped: there are no descriptors to look at."""
         ready, scheduled = self._ready, self._scheduled
         while not self._stopping:
-            while scheduled and scheduled[0][2].cancelled():
+            while scheduled and scheduled[0][2]._cancelled:
                 heappop(scheduled)
             if not ready:
                 if not scheduled:
@@ -84,8 +128,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 ready.append(heappop(scheduled)[2])
             for _ in range(len(ready)):
                 handle = ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - told as asyncio tells it
+                    self.call_exception_handler({"message": "a callback failed", "exception": error, "handle": handle})
 
     def next_number(self) -> int:
         self._made += 1

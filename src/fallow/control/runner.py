@@ -5,6 +5,7 @@ Level-triggered: a controller may be woken twice, late, or after a crash, and do
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ _log = structlog.get_logger("fallow.control")
 
 RETRY_SECONDS = 1.0
 SESSIONS = "sessions"  # wakes like a kind of record: a member has come, or a gateway reported something new
+APPLIED = "applied"  # so does this: gateways of a member do what follows from a newer revision; that is very often
 LAST_RUN = "fallow_loop_last_run_timestamp_seconds"
 AGAIN_SECONDS = 0.1  # after dropped steps; a change that made them drop wakes the loop at once
 MOST_REST_SECONDS = 1.0
@@ -62,10 +64,25 @@ class LoopMetrics:
             "fallow_loop_steps_total", "Steps planned by control loops", ["loop", "outcome"], registry=registry
         )
         self.ran = Gauge(LAST_RUN, "When a control loop last ran through", ["loop"], registry=registry)
+        self._spent: dict[str, Histogram] = {}  # by loop: to find them by their labels takes longer than most runs
+        self._last: dict[str, Gauge] = {}
+
+    def spent(self, loop: str, seconds: float) -> None:
+        """Count one run."""
+        if (found := self._spent.get(loop)) is None:
+            found = self._spent[loop] = self.seconds.labels(loop)
+        found.observe(seconds)
+
+    def ran_through(self, loop: str, now: float) -> None:
+        """Note when a loop last ran through."""
+        if (found := self._last.get(loop)) is None:
+            found = self._last[loop] = self.ran.labels(loop)
+        found.set(now)
 
     def ended(self, controllers: Sequence[Controller]) -> None:
         """Forget when these last ran: this process runs them no more."""
         for controller in controllers:
+            self._last.pop(controller.name, None)
             with contextlib.suppress(KeyError):
                 self.ran.remove(controller.name)
 
@@ -126,8 +143,11 @@ class Runner:
         controller.awake.clear()
         pause = controller.every_seconds
         try:
-            with self._metrics.seconds.labels(controller.name).time():
+            began = time.perf_counter()
+            try:
                 plan = controller.decide(self._cache.snapshot(), self._clock())
+            finally:
+                self._metrics.spent(controller.name, time.perf_counter() - began)
             if plan.steps:
                 applied = await self._applier.apply(plan)
                 self._metrics.steps.labels(controller.name, "committed").inc(applied.committed)
@@ -142,5 +162,5 @@ class Runner:
         except Exception:  # noqa: BLE001 - one loop's bug must not stop the others; it is logged whole
             _log.exception("control loop failed; it is run again", loop=controller.name)
             return RETRY_SECONDS
-        self._metrics.ran.labels(controller.name).set(self._clock())
+        self._metrics.ran_through(controller.name, self._clock())
         return pause if plan.wake_after_seconds is None else min(pause, plan.wake_after_seconds)
