@@ -108,6 +108,7 @@ class Hub:
         self._remotes_said: dict[str, int] = {}  # by sessions of this process, in their words
         self._cleared: set[str] | None = None  # replicas our host lets stop; None: there is no session with one
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
+        self.on_applied: list[Callable[[], None]] = []  # called when a member's gateways do more of what they were asked
 
     def open(self, link: Link, serves_names: bool = False) -> None:
         """Take in a new session; an older one of the same member is closed."""
@@ -280,7 +281,7 @@ class Hub:
     def remotes_said(self, member_id: str, revision: int) -> None:
         """Note up to which revision a member says that its gateways do what SetRemotes asked."""
         self._remotes_said[member_id] = revision
-        self._changed()
+        self._has_applied()
 
     def remotes_heard(self, member_id: str) -> int:
         """Return what a member said on its open session; 0: nothing yet."""
@@ -290,7 +291,7 @@ class Hub:
         """Note up to which revision of the store a member's gateways do all that they should."""
         if self._remotes.get(member_id, 0) != revision:
             self._remotes[member_id] = revision
-            self._changed()
+            self._has_applied()
 
     def remotes(self, member_id: str) -> int:
         """Return up to which revision of the store a member's gateways do all that they should."""
@@ -388,4 +389,8 @@ class Hub:
 
     def _changed(self) -> None:
         for call in self.on_change:
+            call()
+
+    def _has_applied(self) -> None:
+        for call in self.on_applied:
             call()

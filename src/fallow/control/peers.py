@@ -17,7 +17,7 @@ from fallow.client.frames import abort, read_frame
 from fallow.client.tasks import first_to_end
 from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
-from fallow.control.runner import SESSIONS, Controller
+from fallow.control.runner import APPLIED, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
@@ -96,7 +96,7 @@ class Peers:
                     link.send(ControlMoved(control=others))
             return Plan()
 
-        kinds = frozenset({KIND_OF[Peer], "leaders", SESSIONS})
+        kinds = frozenset({KIND_OF[Peer], "leaders", SESSIONS, APPLIED})
         return Controller(name="peers", kinds=kinds, every_seconds=5.0, decide=decide)
 
     async def hold(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -44,7 +44,7 @@ from fallow.control.pools import leases_controller
 from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.remotes import Remotes
 from fallow.control.routes import RoutesLoop, withdrawal_controller
-from fallow.control.runner import SESSIONS, Controller, LoopMetrics, Runner
+from fallow.control.runner import APPLIED, SESSIONS, Controller, LoopMetrics, Runner
 from fallow.control.servers import Servers
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
@@ -257,12 +257,14 @@ class ControlPlane:
 
     async def _repeat(self, controllers: Sequence[Controller], applier: Applier) -> None:
         runner = Runner(self.cache, applier, controllers, self.clock, self._metrics)
-        wake = partial(runner.wake, {SESSIONS})
-        self.hub.on_change.append(wake)
+        changed, applied = partial(runner.wake, {SESSIONS}), partial(runner.wake, {APPLIED})
+        self.hub.on_change.append(changed)
+        self.hub.on_applied.append(applied)
         try:
             await runner.run()
         finally:
-            self.hub.on_change.remove(wake)
+            self.hub.on_change.remove(changed)
+            self.hub.on_applied.remove(applied)
             self._metrics.ended(controllers)
 
     async def _trim(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fallow.control.hub import Hub, Link
 from fallow.control.routes import ROUTED
-from fallow.control.runner import Controller
+from fallow.control.runner import APPLIED, Controller
 from fallow.control.settings import Settings
 from fallow.decide.plan import Plan
 from fallow.decide.remotes import Offers, frames, listening, offered, offers
@@ -51,7 +51,7 @@ class Remotes:
 
     def controller(self) -> Controller:
         """Return the loop."""
-        return Controller(name="remotes", kinds=ROUTED, every_seconds=5.0, decide=self._decide)
+        return Controller(name="remotes", kinds=ROUTED | {APPLIED}, every_seconds=5.0, decide=self._decide)
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
         self.tell(snapshot)

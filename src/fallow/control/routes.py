@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from fallow.control.hub import Hub, Link
-from fallow.control.runner import SESSIONS, Controller
+from fallow.control.runner import APPLIED, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.harvest.throttled import LOOK_SECONDS, Weights, weights
@@ -43,7 +43,7 @@ def withdrawal_controller(hub: Hub, settings: Settings, steady: Callable[[], flo
 
     return Controller(
         name="withdrawal",
-        kinds=frozenset({"replicas", "members", "deployments", "hosts", SESSIONS}),
+        kinds=frozenset({"replicas", "members", "deployments", "hosts", SESSIONS, APPLIED}),
         every_seconds=5.0,
         decide=decide,
     )

@@ -75,6 +75,19 @@ def test_loops_are_woken_by_what_changes_and_not_by_repetition() -> None:
     assert len(calls) == 3
 
 
+def test_that_gateways_elsewhere_keep_up_wakes_only_those_who_wait_for_it() -> None:
+    hub = Hub(lambda: 1.0)
+    changes: list[int] = []
+    hub.open(Line("c1"))
+    hub.on_change.append(lambda: changes.append(1))
+    applied: list[int] = []
+    hub.on_applied.append(lambda: applied.append(1))
+    hub.remotes_said("c1", 3)
+    hub.remotes_done("c1", 3)
+    hub.remotes_done("c1", 3)
+    assert (len(changes), len(applied)) == (0, 2)
+
+
 async def test_log_lines_reach_who_asked_until_the_end() -> None:
     hub = Hub(lambda: 1.0)
     line = Line("n1")

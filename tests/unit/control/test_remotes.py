@@ -15,7 +15,7 @@ from fallow.control.hub import Hub
 from fallow.control.remote_services import RemoteServices
 from fallow.control.remotes import Remotes
 from fallow.control.routes import RoutesLoop, withdrawal_controller
-from fallow.control.runner import SESSIONS, LoopMetrics, Runner
+from fallow.control.runner import APPLIED, SESSIONS, LoopMetrics, Runner
 from fallow.control.settings import Settings
 from fallow.model.cluster_frames import RemotesApplied, SetRemotes, Withdrawn
 from fallow.model.clusters import HERE_ID
@@ -59,6 +59,7 @@ class Plane:
         metrics = LoopMetrics(CollectorRegistry())
         self.runner = Runner(stored.cache, stored.applier, self.controllers, lambda: NOW, metrics)
         self.hub.on_change.append(lambda: self.runner.wake({SESSIONS}))
+        self.hub.on_applied.append(lambda: self.runner.wake({APPLIED}))
 
     def connect(self, member_id: str) -> Line:
         line = Line(member_id)
