@@ -21,7 +21,8 @@ async def commit_again(applier: Applier, decide: Callable[[], tuple[Step | None,
     A step of None writes nothing. Raises Refused (409) after ATTEMPTS conflicts, and whatever `decide` raises.
 
     Whoever decides from what is old fails to commit; but to write nothing, or to refuse, never fails. So that is
-    decided once more when another process of the control plane has stored what the cache had not seen yet.
+    decided once more when the cache had not seen yet what another process of the control plane has stored, or what
+    became of a commit with an unknown outcome.
     """
     pause, newest = FIRST_PAUSE_SECONDS, False
     for _ in range(ATTEMPTS):

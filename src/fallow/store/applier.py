@@ -132,10 +132,12 @@ class Applier:
     async def catch_up(self) -> bool:
         """Wait until the cache has seen all that others have committed by now; say whether it had not yet.
 
-        Whoever asks while a look is under way shares the next one with all that do. Raises StoreError.
+        So it does for what was committed here with an outcome that nobody knew. Whoever asks while a look is under way
+        shares the next one with all that do. Raises StoreError.
         """
+        was_in_doubt = await self._was_in_doubt()
         if not self._store.shared:
-            return False
+            return was_in_doubt
         seen, needed = self._cache.revision, self._looks + 1
         async with self._looking:
             if self._looked < needed:
@@ -143,7 +145,7 @@ class Applier:
                 look = self._looks
                 await self._cache.wait(await self._store.commit((), [Put(BARRIER_KEY, b"")]))
                 self._looked = look
-        return self._cache.revision > seen + 1
+        return was_in_doubt or self._cache.revision > seen + 1
 
     def _before(self, step: Step) -> dict[str, Record]:
         found = ((key_of(record), self._cached(record)) for record in (*step.puts, *step.deletes))

@@ -1,7 +1,7 @@
 """What is decided to be nothing, or refused, is decided from the newest that any process has stored."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from fallow.decide.plan import Step
 from fallow.model.deployments import Deployment
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-from fallow.store.contract import Batch
+from fallow.store.contract import Batch, Check, OutcomeUnknown, Write
 from fallow.store.memory import MemoryStore
 
 LAG_TURNS = 50  # of the event loop
@@ -128,3 +128,43 @@ async def test_those_who_look_at_once_share_a_look_that_begins_after_they_asked(
         assert stored(second).id == "web"
         await asyncio.gather(*looks)
         assert (await store.list(""))[1] <= 4  # a deployment, and three looks at most
+
+
+class Forgetful(Late):
+    """It makes a commit, says that it does not know whether it did, and lets its process hear of it late."""
+
+    forgets = False
+
+    async def commit(self, checks: Sequence[Check], writes: Sequence[Write]) -> int:
+        revision = await self._store.commit(checks, writes)
+        if self.forgets:
+            self.forgets = False
+            raise OutcomeUnknown("the answer was lost")
+        return revision
+
+
+@pytest.mark.parametrize("store", [MemoryStore(), SharedStore()], ids=["one process", "several"])
+async def test_what_was_made_without_an_answer_can_be_taken_back_at_once(store: MemoryStore) -> None:
+    forgetful: Any = Forgetful(store)
+    cache = Cache(forgetful)
+    await cache.start()
+    applier = Applier(forgetful, cache)
+    await applier.commit(Step(puts=(deployment(id="web", replicas=2, revision=0),)))
+
+    async def scale(replicas: int) -> None:
+        def decide() -> tuple[Step | None, None]:
+            current = stored(cache)
+            spec = msgspec.structs.replace(current.spec, replicas=replicas)
+            return (None if current.spec == spec else Step(puts=(msgspec.structs.replace(current, spec=spec),))), None
+
+        await commit_again(applier, decide)
+
+    forgetful.forgets = True
+    with pytest.raises(OutcomeUnknown):
+        await scale(5)
+    await scale(2)
+    assert stored(cache).spec.replicas == 2
+    await cache.wait((await store.list(""))[1])
+    assert stored(cache).spec.replicas == 2
+    await cache.stop()
+    await store.close()
