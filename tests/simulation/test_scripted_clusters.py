@@ -14,14 +14,15 @@ from fallow.model.cluster_frames import AskRoom, RoomReported, SetShares, Shares
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import DeploymentSpec
 from fallow.model.members import Lease
+from fallow.model.peers import ControlAddress
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder, ShareReport
-from fallow.model.wire import Heartbeat, Welcome, decode_from_member, encode_frame
+from fallow.model.wire import ControlMoved, Heartbeat, Welcome, decode_from_member, encode_frame
 from simulation.clock import VirtualLoop, steady_clocks
 from simulation.federation.clusters import Cluster
 from simulation.federation.sites import Container, Site
 from simulation.members import Folder, Identity, Paper
-from simulation.network import Network
+from simulation.network import USER_TIMEOUT_SECONDS, Network
 from simulation.world import end
 
 QUESTION = RoomQuestion(key="one", resources=Resources(cpus=1.0))
@@ -40,7 +41,7 @@ class Nobody:
 class Host:
     """A host that says what a test lets it say, and keeps what it hears."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, name: str = "control1") -> None:
         self.network = network
         self.shares: dict[str, ShareReport] = {}
         self.frames: list[Any] = []
@@ -48,7 +49,7 @@ class Host:
         self.beats = 0
         self.stores = True
         self.writer: Any = None
-        network.serve["control1"] = self._accept
+        network.serve[name] = self._accept
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.task = asyncio.ensure_future(self._hold(reader, writer))
@@ -302,5 +303,33 @@ def test_who_is_mute_hears_and_who_is_deaf_is_heard() -> None:
         beats = place.host.beats
         await asyncio.sleep(20.0)
         assert place.host.beats <= beats + 4  # its kernel has given up: nothing is acknowledged
+
+    played(test)
+
+
+def test_a_process_that_fell_silent_is_left_for_another_at_once() -> None:
+    async def test(place: Place) -> None:
+        other = Host(place.network, "control2")
+        where = ControlAddress(url="https://control2:8443", session_host="control2", session_port=8444)
+        place.host.say(ControlMoved(control=(where,)))
+        await asyncio.sleep(10.0)
+        place.network.partition("control1")
+        await asyncio.sleep(1.0 + USER_TIMEOUT_SECONDS + 0.5)  # a heartbeat, until that is given up, and the way there
+        assert other.beats
+
+    played(test)
+
+
+def test_a_process_that_broke_off_is_tried_again_where_it_was() -> None:
+    async def test(place: Place) -> None:
+        other = Host(place.network, "control2")
+        where = ControlAddress(url="https://control2:8443", session_host="control2", session_port=8444)
+        place.host.say(ControlMoved(control=(where,)))
+        await asyncio.sleep(10.0)
+        place.network.reset("control1")
+        beats = place.host.beats
+        await asyncio.sleep(3.0)
+        assert place.host.beats > beats
+        assert not other.beats
 
     played(test)

@@ -149,10 +149,12 @@ class Session:
         """Dial until cancelled; waits grow, with full jitter, so that a crowd does not come back as one."""
         tries = 0
         while True:
+            silent = False
             try:
                 await self._renew_alone()
                 await self._converse()
             except (OSError, EOFError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+                silent = isinstance(error, TimeoutError)
                 self._complain(self._explained(error))
             except (SessionRefused, IdentityError):
                 raise
@@ -160,7 +162,7 @@ class Session:
                 _log.exception("the session failed; trying again")
             if self._good_at and time.monotonic() - self._good_at >= GOOD_SECONDS:
                 tries = 0
-            if not self._good_at:
+            if silent or not self._good_at:  # who fell silent would be dialled for CONNECT_SECONDS
                 self._control.move_on()
             self._good_at = 0.0
             rounds = min(tries // len(self._control), 16)

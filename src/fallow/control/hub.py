@@ -108,7 +108,7 @@ class Hub:
         self._remotes_said: dict[str, int] = {}  # by sessions of this process, in their words
         self._cleared: set[str] | None = None  # replicas our host lets stop; None: there is no session with one
         self.on_change: list[Callable[[], None]] = []  # called when a member comes, or a proxy reports
-        self.on_applied: list[Callable[[], None]] = []  # called when a member's gateways do more of what they were asked
+        self.on_applied: list[Callable[[], None]] = []  # called when a member's gateways do more of what they should
 
     def open(self, link: Link, serves_names: bool = False) -> None:
         """Take in a new session; an older one of the same member is closed."""

@@ -19,6 +19,7 @@ from fallow.model.members import Member, MemberState, Thresholds
 from fallow.model.units import format_duration
 
 _ALIVE = (MemberState.READY, MemberState.SUSPECT)
+FAIL_OVER_SECONDS = 15.0  # and a heartbeat: by then an agent has another session; see docs/design/control-plane.md
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
 
 
@@ -26,10 +27,11 @@ UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back 
 class Liveness:
     """Thresholds, in seconds since the last sign of life, and what the watcher itself has been through.
 
-    `watching_since`: when this process began to listen. Members not heard since then get `grace_factor` times as long,
-    and so do those not heard once `suspect_after_seconds` have passed: while the one that leads changes, others tell
-    it of their members over connections that do not last. But a cluster is suspect all the same: that moves nothing,
-    and nobody counts on what it said last.
+    `watching_since`: when this process began to listen. Members that it never heard of get `grace_factor` times as
+    long. Those it has heard of, but not once `suspect_after_seconds` have passed since, had a session with whoever led
+    before, or with another process that tells of them over connections that do not last while the one that leads
+    changes: they are dead after `fail_over_seconds` and a heartbeat, at the earliest. But a cluster is suspect all the
+    same: that moves nothing, and nobody counts on what it said last.
     `outage_at`: when most members were last silent together; silence counts from there again. `held_up_at`: when this
     process last stood still; who is silent then is dead only after being silent, once more, for as long as makes it
     suspect. `clusters`: whom all this is for, clusters, of which each may have thresholds of its own, or all other
@@ -44,6 +46,7 @@ class Liveness:
     held_up_at: float = 0.0
     heartbeat_seconds: float = 0.0
     grace_factor: float = 3.0
+    fail_over_seconds: float = FAIL_OVER_SECONDS
     clusters: bool = False
 
     def members(self, snapshot: Snapshot) -> Mapping[str, Member]:
@@ -174,6 +177,11 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
         return member.state, member.state_reason
     heard = seen is not None and seen >= rules.watching_since + suspect_after
     factor = 1.0 if heard else rules.grace_factor
+    patience = _patience(member, now, rules)
+    if seen is None:
+        patience *= factor
+    elif not heard:
+        patience = max(patience, rules.fail_over_seconds + rules.heartbeat_seconds)
     silence = now - max(seen or 0.0, rules.watching_since)
     heard_again = rules.held_up_at - (rules.dead_after(member) - suspect_after)
     counted = now - max(seen or 0.0, rules.watching_since, rules.outage_at, heard_again)
@@ -181,6 +189,6 @@ def _state_of(member: Member, seen: float | None, now: float, rules: Liveness, o
         return member.state, member.state_reason
     if member.state is MemberState.READY:  # also when we were held up for so long that it might be dead
         return MemberState.SUSPECT, f"no sign of life for {format_duration(silence)}"
-    if counted > _patience(member, now, rules) * factor and not outage:
+    if counted > patience and not outage:
         return MemberState.DEAD, f"no sign of life for {format_duration(silence)}; its replicas are replaced"
     return member.state, member.state_reason

@@ -113,15 +113,22 @@ def test_a_new_watcher_gives_wider_grace() -> None:
     assert states(suspect, later, now=NOW + 10, rules=rules) == {"a": "dead"}
 
 
-def test_a_new_watcher_gives_wider_grace_to_those_it_heard_only_before_or_as_it_began() -> None:
-    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 8.5)
+def test_a_new_watcher_waits_for_those_it_heard_only_before_or_as_it_began_until_they_have_failed_over() -> None:
+    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 8.5, heartbeat_seconds=1)
     for age, known in ((20, ""), (8.6, ""), (8.4, ""), (5.6, ""), (5.4, "suspect")):
         assert states(snapshot(*FLEET), heard(a=age), rules=rules).get("a", "") == known, age
     suspect = snapshot(member("a", state=MemberState.SUSPECT), *FLEET[1:])
-    others = dict.fromkeys(("n-b", "n-c", "n-d"), NOW + 15)
-    assert states(suspect, heard(a=20) | others, now=NOW + 15, rules=rules) == {}
-    others = dict.fromkeys(others, NOW + 16)
-    assert states(suspect, heard(a=20) | others, now=NOW + 16, rules=rules) == {"a": "dead"}
+    for own, dead_after in ((rules, 16.0), (replace(rules, dead_after_seconds=60), 60.0)):
+        for since, known in ((dead_after - 0.1, {}), (dead_after + 0.1, {"a": "dead"})):
+            now = own.watching_since + since
+            seen = heard(a=20) | dict.fromkeys(("n-b", "n-c", "n-d"), now)
+            assert states(suspect, seen, now=now, rules=own) == known, since
+
+
+def test_a_new_watcher_does_not_give_up_most_members_at_once() -> None:
+    fleet = snapshot(*(member(name, state=MemberState.SUSPECT) for name in "abc"), FLEET[3])
+    rules = Liveness(suspect_after_seconds=3, dead_after_seconds=8, watching_since=NOW - 60)
+    assert states(fleet, heard(a=61, b=61, c=61), rules=rules) == {}
 
 
 def test_every_change_tells_an_event() -> None:
