@@ -333,3 +333,19 @@ def test_a_process_that_broke_off_is_tried_again_where_it_was() -> None:
         assert not other.beats
 
     played(test)
+
+
+def test_one_that_is_to_replace_another_is_none_of_those_that_are_kept() -> None:
+    async def test(place: Place) -> None:
+        told(place, order(2))
+        await asyncio.sleep(4.0)
+        told(place, order(2, revision=2, generation=2, keep=5))
+        kept = []
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            kept.append(place.host.shares["d1"].replicas)
+        assert set(kept) == {2}
+        report = place.host.shares["d1"]
+        assert (report.placed, report.ready, report.updated) == (2, 2, 2)
+
+    played(test)

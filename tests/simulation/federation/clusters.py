@@ -237,24 +237,29 @@ class Cluster:
         live = [found for found in site.of(deployment_id) if found.state != "leaving"]
         ready = [found for found in live if found.state == "ready"]
         surge = 1 if any(found.generation != generation for found in live) and wanted else 0
+        if not surge:
+            for container in live:
+                container.extra = False
         # what is not ready goes first, then what is not of this generation, then the newest
         going = sorted(live, key=lambda found: (found.state == "ready", found.generation == generation, -found.number))
         idle = len(live) - len(ready)
         keep = order.keep if order is not None else 0
         excess = min(len(live) - wanted - surge, idle + max(0, len(ready) - keep))
-        replaced = surge > 0 and excess <= 0 and len(ready) > max(wanted, keep)
+        replaced = surge > 0 and excess <= 0 and len(ready) > max(wanted, min(keep, _slots(live)))
         if replaced:
             excess, going = 1, [found for found in going if found.generation != generation]
+            for container in [found for found in ready if found.extra][:1]:
+                container.extra = False
         for container in going[: max(0, excess)]:
             site.retire(container, replaced)
         if order is None:
             return
         cpus = order.spec.container.resources.cpus
         current = sum(found.generation == generation for found in live)
-        for _ in range(min(wanted - current, wanted + surge - len(live))):
+        for more in range(min(wanted - current, wanted + surge - len(live))):
             if site.free + 1e-9 < cpus:
                 break
-            site.begin(deployment_id, generation, cpus)
+            site.begin(deployment_id, generation, cpus, extra=len(live) + more >= wanted)
 
     def _stop_leaving(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -281,7 +286,7 @@ class Cluster:
             deployment_id=deployment_id,
             revision=order.revision if order is not None else 0,
             generation=generation,
-            replicas=max(wanted, min(order.keep if order is not None else 0, len(live))),
+            replicas=max(wanted, min(order.keep if order is not None else 0, _slots(live))),
             placed=len(live),
             running=len(live),
             ready=len(ready),
@@ -337,3 +342,11 @@ class Cluster:
             frame = await self._outgoing.get()
             if self._session.connected:
                 await self._session.send(frame)
+
+
+def _slots(live: Iterable[Container]) -> int:
+    """Return how many replicas these are: one that is to replace another is none more, as in a cluster of ours.
+
+    Counted, it would be one that the host takes for kept, and what it tells others would find no room.
+    """
+    return sum(not found.extra for found in live)

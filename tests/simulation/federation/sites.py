@@ -27,6 +27,7 @@ class Container:
     ready_at: float = 0.0  # when it became ready
     left_at: float = 0.0  # when it began to leave
     stops: bool = False  # it is being stopped now
+    extra: bool = False  # it is one more than there should be, until one of another generation has left for it
 
 
 class Witness(Protocol):
@@ -95,11 +96,11 @@ class Site:
         """Return processors that nothing has."""
         return self.cpus - sum(found.cpus for found in self.containers.values()) if self.powered else 0.0
 
-    def begin(self, deployment_id: str, generation: int, cpus: float) -> None:
+    def begin(self, deployment_id: str, generation: int, cpus: float, extra: bool = False) -> None:
         """Start a container; it is ready after a while. There must be room."""
         assert self.powered and self.free + 1e-9 >= cpus
         self._made += 1
-        made = Container(f"{self.name}-{self._made}", deployment_id, generation, cpus, self._made)
+        made = Container(f"{self.name}-{self._made}", deployment_id, generation, cpus, self._made, extra=extra)
         self.containers[made.id] = made
         self.kept.known[made.id] = None
         self._later(self.start_seconds, lambda: self._answers(made))
