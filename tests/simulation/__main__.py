@@ -1,6 +1,7 @@
 """`python -m simulation SEED...` tells runs; `python -m simulation --seeds N [--from M]` tries many, on all cores."""
 
 import argparse
+import math
 import multiprocessing
 import sys
 import time
@@ -64,6 +65,9 @@ def main() -> int:
     parser.add_argument("--lines", type=int, default=4000, help="lines of the story to tell")
     asked = parser.parse_args()
     if asked.seeds:
+        most = next((end for end in sorted(KINDS.values()) if end > KINDS[asked.kind]), math.inf) - KINDS[asked.kind]
+        if asked.first + asked.seeds > most:
+            parser.error(f"there are {most} seeds of this kind; what follows is of another")
         return 1 if many(KINDS[asked.kind] + asked.first, asked.seeds, asked.stop_at) else 0
     broken = [seed for seed in asked.seed if _tell(seed, asked.lines)]
     return 1 if broken else 0

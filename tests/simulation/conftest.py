@@ -10,7 +10,9 @@ ONCE_BROKEN = (
     1_000_288, 1_000_328, 1_000_336, 1_000_446, 1_000_537, 1_000_553, 1_000_626,
 )  # fmt: skip
 
-FEDERATIONS_ONCE_BROKEN = (2_000_111, 2_003_743, 2_500_800, 2_501_090)
+FEDERATIONS_ONCE_BROKEN = (
+    2_000_111, 2_003_743, 2_500_800, 2_501_090, 2_610_178, 2_610_259, 2_610_333,
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,6 +18,7 @@ from fallow.model.meta import Record
 from fallow.model.shares import Share
 from fallow.store.contract import Delete, Put, Write
 from simulation.clock import VirtualLoop
+from simulation.federation.rest import unrest
 from simulation.federation.sites import Site
 from simulation.federation.watch import FederationWatch
 from simulation.story import Story
@@ -254,3 +255,17 @@ def test_forgetting_a_share_of_which_something_is_left() -> None:
     picture = Picture()
     picture.commit(gone=(picture.watch.shares()["d-web.a"],))
     assert str(picture.broken).startswith("a share goes when nothing of it is left")
+
+
+def test_rest_without_any_cluster_is_to_be_divided_no_more() -> None:
+    picture = Picture()
+    picture.sites.clear()
+    picture.watch.sites.clear()
+    everything = (*picture.watch.members().values(), *picture.watch.shares().values())
+    picture.commit(gone=everything)
+    assert unrest(picture.watch) == ["shop/web: is still divided"]
+    picture.commit(gone=tuple(picture.watch.divisions().values()))
+    assert unrest(picture.watch) == ["shop/web: is still divided"]
+    web = next(iter(picture.watch.deployments().values()))
+    picture.commit(msgspec.structs.replace(web, share=None))
+    assert unrest(picture.watch) == []

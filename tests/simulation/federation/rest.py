@@ -13,8 +13,10 @@ from simulation.federation.watch import SLACK_SECONDS, FederationWatch
 def unrest(watch: FederationWatch) -> list[str]:
     """Return what is not yet as it is wanted, when no fault is left."""
     found = [*_members(watch), *_left_over(watch)]
+    is_host = any(member.role is Role.CLUSTER for member in watch.members().values())
     for deployment in watch.deployments().values():
-        found += [f"{deployment.path}: {problem}" for problem in _deployment(watch, deployment)]
+        problems = _deployment(watch, deployment) if is_host else _undivided(watch, deployment)
+        found += [f"{deployment.path}: {problem}" for problem in problems]
     return found
 
 
@@ -41,6 +43,14 @@ def _left_over(watch: FederationWatch) -> Iterable[str]:
             yield f"share {share.id} has no deployment"
         elif share.cluster_id not in watch.members():
             yield f"share {share.id} has no cluster"
+
+
+def _undivided(watch: FederationWatch, deployment: Deployment) -> Iterable[str]:
+    """All clusters were lost and removed: what is wanted runs here whole, for which these runs have no nodes."""
+    if deployment.deleting:
+        yield "is still being deleted"
+    elif deployment.id in watch.divisions() or deployment.share is not None:
+        yield "is still divided"
 
 
 def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]:
