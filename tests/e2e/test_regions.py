@@ -41,7 +41,7 @@ def test_a_region_that_does_not_lead_is_cut_off(cluster: Regional) -> None:
 
 
 def test_the_region_that_leads_is_cut_off(cluster: Regional) -> None:
-    """A new leader gives members that it never heard itself the grace of a start."""
+    """A new leader gives members the time that their agents need to come over to it."""
     leads = cluster.leading()
     _cut_off(cluster, leads, asked=next(region for region in REGIONS if region != leads))
 
