@@ -307,12 +307,18 @@ def test_who_is_mute_hears_and_who_is_deaf_is_heard() -> None:
     played(test)
 
 
+async def with_another(place: Place) -> Host:
+    """Return another process of the host, once the cluster knows of it, from a good session with the first."""
+    other = Host(place.network, "control2")
+    where = ControlAddress(url="https://control2:8443", session_host="control2", session_port=8444)
+    place.host.say(ControlMoved(control=(where,)))
+    await asyncio.sleep(10.0)
+    return other
+
+
 def test_a_process_that_fell_silent_is_left_for_another_at_once() -> None:
     async def test(place: Place) -> None:
-        other = Host(place.network, "control2")
-        where = ControlAddress(url="https://control2:8443", session_host="control2", session_port=8444)
-        place.host.say(ControlMoved(control=(where,)))
-        await asyncio.sleep(10.0)
+        other = await with_another(place)
         place.network.partition("control1")
         await asyncio.sleep(1.0 + USER_TIMEOUT_SECONDS + 0.5)  # a heartbeat, until that is given up, and the way there
         assert other.beats
@@ -322,10 +328,7 @@ def test_a_process_that_fell_silent_is_left_for_another_at_once() -> None:
 
 def test_a_process_that_broke_off_is_tried_again_where_it_was() -> None:
     async def test(place: Place) -> None:
-        other = Host(place.network, "control2")
-        where = ControlAddress(url="https://control2:8443", session_host="control2", session_port=8444)
-        place.host.say(ControlMoved(control=(where,)))
-        await asyncio.sleep(10.0)
+        other = await with_another(place)
         place.network.reset("control1")
         beats = place.host.beats
         await asyncio.sleep(3.0)
