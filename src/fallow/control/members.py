@@ -15,7 +15,7 @@ from fallow.control.hub import Hub, Link
 from fallow.control.runner import FOLLOWER_REST, SESSIONS, Controller
 from fallow.control.settings import Settings
 from fallow.decide.clones import current, superseded
-from fallow.decide.members import Liveness, fall_together, in_outage, judge
+from fallow.decide.members import FAIL_OVER_SECONDS, SESSION_SECONDS, Liveness, fall_together, in_outage, judge
 from fallow.decide.plan import Plan, Step
 from fallow.decide.removal import Patience, purge
 from fallow.decide.snapshot import Snapshot, differing
@@ -44,7 +44,7 @@ class _Watch:
         self, snapshot: Snapshot, seen: Mapping[str, float], moment: "_Moment", new_id: Callable[[], str]
     ) -> Sequence[Step]:
         """Return the changes of state, and note an outage; `seen`: when each was last heard, by the wall clock."""
-        rules = self._rules(moment)
+        rules = self._rules(moment, len(snapshot.members))
         if in_outage(rules.members(snapshot), seen, moment.now, rules, fall_together(snapshot)):
             if moment.at - self._outage_at > self.dead:
                 whom = "clusters" if self._clusters else "members"
@@ -54,7 +54,7 @@ class _Watch:
 
     def welcome(self, snapshot: Snapshot, hub: Hub, moment: "_Moment", new_id: Callable[[], str]) -> Sequence[Step]:
         """Return the changes of those that are heard and not ready, and of fenced ones: what nobody should wait for."""
-        rules = self._rules(moment)
+        rules = self._rules(moment, len(snapshot.members))
         mine = rules.members(snapshot)
         seen = {id_: moment.now - hub.silence(id_) for id_ in snapshot.unready if id_ in mine}
         among = {
@@ -64,7 +64,7 @@ class _Watch:
         }
         return judge(snapshot, seen, moment.now, rules, new_id, among).steps if among else ()
 
-    def _rules(self, moment: "_Moment") -> Liveness:
+    def _rules(self, moment: "_Moment", members: int) -> Liveness:
         return Liveness(
             suspect_after_seconds=self.suspect,
             dead_after_seconds=self.dead,
@@ -72,6 +72,7 @@ class _Watch:
             outage_at=moment.now - (moment.at - self._outage_at),
             held_up_at=moment.now - (moment.at - moment.held_up_at),
             heartbeat_seconds=self._heartbeat,
+            fail_over_seconds=FAIL_OVER_SECONDS + members * SESSION_SECONDS,
             clusters=self._clusters,
         )
 

@@ -20,6 +20,7 @@ from fallow.model.units import format_duration
 
 _ALIVE = (MemberState.READY, MemberState.SUSPECT)
 FAIL_OVER_SECONDS = 15.0  # and a heartbeat: by then an agent has another session; see docs/design/control-plane.md
+SESSION_SECONDS = 0.005  # and this for each member: what a session costs the process that takes a crowd in
 UPGRADING_SECONDS = 120.0  # an agent that has no session by then has gone back to the version before, or is lost
 
 

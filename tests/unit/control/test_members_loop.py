@@ -3,6 +3,7 @@
 import itertools
 
 import msgspec
+import pytest
 from control_rig import Stored, storing
 from records import NOW, member
 from test_hub import Line
@@ -167,6 +168,29 @@ async def test_after_a_start_those_heard_for_a_moment_get_time_too() -> None:
         rig.beat()
         rig.pass_time(3.5, "a")
         assert await rig.judge() == {"a": SUSPECT}
+
+
+@pytest.mark.parametrize(("others", "seconds"), [(0, 16.5), (1000, 21.5)])
+async def test_a_crowd_that_has_to_turn_to_another_process_gets_longer(others: int, seconds: float) -> None:
+    crowd = [member(f"m{number}", revision=0) for number in range(others)]
+    async with storing(*FLEET, *crowd) as stored:
+        rig = Rig(stored, watched=0.0)
+        rig.beat()  # as it was told by who led before
+        for known in crowd:
+            rig.hub.heard(known.id)
+
+        def pass_time(seconds: float) -> None:
+            for _ in range(round(seconds / LOOK_SECONDS)):
+                rig.pass_time(LOOK_SECONDS, "a")
+                for known in crowd:
+                    rig.hub.heard(known.id)
+
+        pass_time(9.5)
+        assert await rig.judge() == {"a": SUSPECT}
+        pass_time(seconds - 10.5)
+        assert await rig.judge() == {"a": SUSPECT}
+        pass_time(1.5)
+        assert await rig.judge() == {"a": DEAD}
 
 
 async def test_the_session_of_a_dead_member_is_cut_and_it_may_come_back() -> None:
