@@ -65,16 +65,16 @@ def fake_machines() -> MachineRig:
     return MachineRig(again=lambda: fake)
 
 
-async def tiny_image(folder: Path) -> None:
+async def tiny_image(folder: Path, name: str = "tiny", init: str = TINY_INIT) -> None:
     """Put an image into a folder of images that boots in seconds and obeys its power button."""
     kernel = await kernels.fetched(KERNELS)
     store = images.Images(folder)
     draft = store.draft()
     shutil.copy2(kernel.file, draft / images.KERNEL)
-    await make_initrd(kernel, draft / images.INITRD, TINY_INIT, TINY_MODULES)
+    await make_initrd(kernel, draft / images.INITRD, init, TINY_MODULES)
     await run("qemu-img", "create", "-q", "-f", "qcow2", str(draft / images.DISK), "16M")
     line = "console=ttyS0 panic=-1 quiet"
-    store.keep(draft, Image(name="tiny", base="test", created_at=0.0, kernel=True, command_line=line))
+    store.keep(draft, Image(name=name, base="test", created_at=0.0, kernel=True, command_line=line))
 
 
 @contextmanager
@@ -87,6 +87,7 @@ def libvirt_machines() -> Iterator[MachineRig]:
     options = LibvirtOptions(folder=folder, attachment=Attachment(bridge=bridge), accelerator="tcg")
     try:
         asyncio.run(tiny_image(folder / "images"))
+        asyncio.run(tiny_image(folder / "images", "deaf", TINY_INIT.replace("virtio_balloon ", "")))
         _ip("add", bridge, "type", "bridge")
         _ip("set", bridge, "up")
         with Libvirt() as libvirt:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from machine_rigs import MachineRig, cgroup_machines, fake_machines, libvirt_machines
 
+from fallow.drivers.machine import libvirt
 from fallow.drivers.machine.contract import FoundMachine, Machine, MachineError, MachineSpec, Seed
 from fallow.drivers.machine.groups import MachineGroups
 from fallow.drivers.machine.libvirt import LibvirtMachines
@@ -107,14 +108,14 @@ async def test_a_guest_boots_obeys_its_button_and_gives_memory_back(real: Machin
         async with asyncio.timeout(20):
             while balloon(real) > 104 * MIB:
                 await asyncio.sleep(0.1)
-        libvirt = real.libvirt
-        assert libvirt is not None
-        libvirt.kill()
+        daemon = real.libvirt
+        assert daemon is not None
+        daemon.kill()
         with pytest.raises(MachineError) as away:
             await machine.survey()
         assert away.value.kind == "unreachable"
         assert (machine.use("a1") or first).cpu_seconds >= first.cpu_seconds
-        libvirt.start()
+        daemon.start()
         assert (await found(machine) or pytest.fail("gone")).status == "running"
         before = asyncio.get_running_loop().time()
         await machine.stop("a1", 30)
@@ -123,6 +124,27 @@ async def test_a_guest_boots_obeys_its_button_and_gives_memory_back(real: Machin
     finally:
         await machine.destroy("a1")
     assert not folder.exists()
+
+
+@pytest.mark.real
+async def test_a_guest_that_ignores_its_balloon_is_told(real: MachineRig, monkeypatch: pytest.MonkeyPatch):
+    machine = real.machine
+    await machine.prepare(replace(SPEC, image="deaf"))
+    await machine.start(SPEC, SEED)
+    try:
+        console = folder_of(real) / "console.log"
+        await until(lambda: "READY" in console.read_text(errors="replace"), 40)
+        await machine.hold("a1", 104 * MIB)
+        assert (await found(machine) or pytest.fail("gone")).problem == ""  # it has a while
+        monkeypatch.setattr(libvirt, "BALLOON_SECONDS", 0.0)
+        told = (await found(machine) or pytest.fail("gone")).problem
+        assert told == "it keeps 128 MiB of memory, and should have given back all above 104 MiB"
+        monkeypatch.undo()
+        await machine.hold("a1", 128 * MIB)
+        monkeypatch.setattr(libvirt, "BALLOON_SECONDS", 0.0)
+        assert (await found(machine) or pytest.fail("gone")).problem == ""
+    finally:
+        await machine.destroy("a1")
 
 
 @pytest.mark.real
@@ -137,6 +159,18 @@ async def test_limits_are_read_back_and_others_are_told(real: MachineRig):
             assert (group / "cpu.cfs_quota_us").read_text() == "50000\n"
             (group / "cpu.shares").write_text("1024")
             assert "1024" in (await found(machine) or pytest.fail("gone")).problem
+            (group / "cpu.shares").write_text("2")
+        memory = group_of(real, "memory")
+        if memory is not None:
+            limit = memory / "memory.limit_in_bytes"
+            assert (await found(machine) or pytest.fail("gone")).problem == ""
+            kept = limit.read_text()
+            limit.write_text("-1")
+            assert "limited to nothing of memory" in (await found(machine) or pytest.fail("gone")).problem
+            limit.write_text(str(2 * int(kept)))
+            assert "instead of" in (await found(machine) or pytest.fail("gone")).problem
+            limit.write_text(kept)
+            assert (await found(machine) or pytest.fail("gone")).problem == ""
         assert real.libvirt is not None
         real.libvirt.virsh("suspend", "fallow-a1")
         paused = await found(machine)
@@ -261,9 +295,9 @@ def limited(group: Path, quota_us: int) -> bool:
     return True
 
 
-def group_of(rig: MachineRig) -> Path | None:
+def group_of(rig: MachineRig, controller: str = "cpu") -> Path | None:
     """Return the machine's control group, where they are of version 1."""
-    return next(Path("/sys/fs/cgroup/cpu", rig.group).glob("qemu-*"), None)
+    return next(Path("/sys/fs/cgroup", controller, rig.group).glob("qemu-*"), None)
 
 
 def systemd_runs() -> bool:

@@ -3,6 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from left_out import (  # noqa: F401 - pytest finds them here
+    pytest_deselected,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from lender import Lender
 from victim import Victim, attacked, unharmed
 from whole_cluster import Whole

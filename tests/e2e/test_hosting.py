@@ -95,6 +95,7 @@ def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() 
         cluster.lender.join(token=cluster.token("server", "--label", "region=west"))
         cluster.wait(cluster.vm_joined, 60, "a node on lent capacity")
         labels = cluster.members("node")["srv1-vm"]["labels"]
+        assert labels.pop("fallow.size").endswith("MiB")
         assert labels == {"fallow.server": "srv1", "fallow.vm": "srv1-vm", "region": "west"}
 
         refused = cluster.web("standard", 1, cpus=0.1)

@@ -12,9 +12,10 @@ from joined import no_request_fails
 from lender import OTHER, SERVER, VM, Lender, logs, serving
 
 from fallow.client.api import Client
+from fallow.drivers.machine.groups import MachineGroups
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.servers import STALE_SECONDS
-from fallow.model.vms import VmState
+from fallow.model.vms import VmState, VmView
 from testbed import processes
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -77,6 +78,40 @@ def test_without_its_primary_a_server_keeps_what_it_has_and_gets_nothing_new(len
     lender.begin()
     lender.cluster.wait(lambda: lender.lends(client), SEEN_SECONDS, "a primary that is back")
     assert lender.where(client) == [VM, VM]
+
+
+def test_a_machine_made_by_hand_is_resized_stopped_started_drained_and_deleted(lender: Lender, client: Client) -> None:
+    cluster, groups = lender.cluster, MachineGroups(lender.lent.strip("/"))
+
+    def there() -> VmView | None:
+        return next((found for found in client.vms.all(SERVER).items if found.name == "extra"), None)
+
+    def runs() -> bool:
+        found = there()
+        return found is not None and found.state is VmState.RUNNING and bool(found.node)
+
+    cluster.fallow("vm", "create", SERVER, "--name", "extra", "--cpus", "0.2", "--memory", "256MiB")
+    cluster.wait(runs, 40, "the machine that was made by hand")
+    cluster.wait_ready("extra")
+    made, node = there(), client.member("extra")
+    assert made is not None
+    assert (made.automatic, node.labels["fallow.size"]) == (False, "0.2cpu-256MiB")
+    group = f"fallow-{made.id}.slice"
+    assert groups.quota(group) == 0.2
+
+    cluster.fallow("vm", "resize", "extra", "--cpus", "0.3")
+    cluster.wait(lambda: groups.quota(group) == 0.3, 20, "a limit of 0.3 processors")
+    cluster.fallow("vm", "stop", "extra")
+    cluster.wait(lambda: not groups.processes(group), 30, "nothing that runs there")
+    cluster.fallow("vm", "start", "extra")
+    cluster.wait(runs, 40, "the machine back")
+    cluster.wait_ready("extra")
+    assert client.member("extra").id == node.id
+    cluster.fallow("vm", "drain", "extra", "--timeout", "30s")
+    assert client.member("extra").scheduling is Scheduling.DRAINING
+    cluster.fallow("vm", "delete", "extra", "--timeout", "60s")
+    assert there() is None
+    assert groups.quota(group) is None
 
 
 @pytest.mark.parametrize("why", ["drained", pytest.param("hours", marks=pytest.mark.slow)])

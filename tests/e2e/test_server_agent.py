@@ -1,6 +1,7 @@
 """What is lent gets out of the way of a real primary: real processes in real control groups, measured and held."""
 
 import asyncio
+import os
 import signal
 import time
 
@@ -34,6 +35,23 @@ while not jumped:
     time.sleep(0.095)
 while True: pass
 """
+
+
+# Rests until it is told; from then on it reads a file past all caches.
+READS = """
+import mmap, os, signal, time
+told = False
+def begin(*_):
+    global told
+    told = True
+signal.signal(signal.SIGUSR1, begin)
+while not told: time.sleep(0.02)
+file = os.open({path!r}, os.O_RDONLY | os.O_DIRECT)
+size, buffer = os.fstat(file).st_size, mmap.mmap(-1, 2**20)
+while True:
+    for place in range(0, size, 2**20): os.preadv(file, [buffer], place)
+"""
+FILE_BYTES = 2**27
 
 
 class OneCpu:
@@ -114,6 +132,33 @@ async def test_a_jump_from_a_twentieth_to_all_is_met_in_the_step_that_sees_it(pa
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert limits.cpus() is not None  # ending leaves the limit as it is
+
+
+async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_path):
+    primary, lent = pair
+    if Groups().waited_seconds(primary, "io") is None:
+        pytest.skip("this kernel does not tell how long a control group waits (PSI)")
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(FILE_BYTES))
+    limits = KernelLimits(lent)
+    limits.prepare()
+    limits.hold_cpus(0.6)
+    lending = Lending(measuring(limits, primary, lent), limits, NoMachines(""), tmp_path)
+    lending.told(SetLending(policy=LendingPolicy()))
+    child, burner = cgroups.burn(primary, READS.format(path=str(path))), cgroups.burn(lent)
+    task = asyncio.create_task(lending.run())
+    try:
+        await come_true(lambda: (limits.cpus() or 0) > 0.5, 20)
+        child.send_signal(signal.SIGUSR1)
+        await come_true(lambda: lending.report().io_waiting > 0.2, 20)
+        await come_true(lambda: (limits.cpus() or 1) < 0.2, 20)
+        assert lending.report().used_cpus < 0.8, "there was room"
+    finally:
+        for process in (child, burner):
+            process.kill()
+            process.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_primary_that_ends_means_nothing_new(pair, tmp_path):

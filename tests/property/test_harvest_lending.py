@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_struct
 
 from fallow.decide.harvest.lending import Expected, Held, Told, blind, hold
 from fallow.decide.harvest.measured import Measured, merged
@@ -91,10 +93,11 @@ def test_after_a_burst_processors_are_offered_within_a_minute_and_memory_within_
     assert memory[59] < 0.15 * MEMORY < memory[-1] == first.offer_memory_bytes
 
 
-def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_is_room():
+@pytest.mark.parametrize("resource", ["cpu_waiting", "io_waiting"])
+def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_is_room(resource):
     told, held = Told(policy=LendingPolicy()), Held(limit_cpus=5.0)
     calm = second(lent=4.0, primaries=(PrimaryUse(name="x", found=True, cpus=1.0),))
-    waits = replace(calm, primaries=(PrimaryUse(name="x", found=True, cpus=1.0, cpu_waiting=0.4),))
+    waits = replace(calm, primaries=(PrimaryUse(name="x", found=True, cpus=1.0, **{resource: 0.4}),))
     for _ in range(4):
         held = hold(held, told, calm, EXPECTED, NOW)
     assert held.limit_cpus == CPUS * 0.8 - 1.0
@@ -104,6 +107,41 @@ def test_primaries_that_wait_more_than_usual_shrink_what_is_lent_although_there_
     for _ in range(30):
         held = hold(held, told, calm, EXPECTED, NOW)
     assert held.limit_cpus > 5.0
+
+
+def test_primaries_that_wait_for_memory_get_back_what_is_lent_of_it_and_of_nothing_else():
+    told, held = Told(policy=LendingPolicy()), Held(limit_cpus=6.0)
+    calm = second(lent=4.0, lent_memory_bytes=8 * GIB, used_memory_bytes=12 * GIB)
+    calm = replace(calm, primaries=(PrimaryUse(name="x", found=True, cpus=1.0, memory_bytes=4 * GIB),))
+    waits = replace(calm, primaries=(replace_struct(calm.primaries[0], memory_waiting=0.4),))
+    held = hold(held, told, calm, EXPECTED, NOW)
+    whole = held.limit_memory_bytes
+    assert whole == int(MEMORY * 0.9) - 4 * GIB
+    for _ in range(30):
+        held = hold(held, told, waits, EXPECTED, NOW)
+    assert held.limit_memory_bytes < GIB
+    assert held.limit_cpus == CPUS * 0.8 - 1.0
+    for _ in range(90):
+        held = hold(held, told, calm, EXPECTED, NOW)
+    assert held.limit_memory_bytes == whole
+
+
+def test_a_primary_that_waits_for_its_own_memory_limit_does_not_keep_all_of_it_for_ever():
+    told, held = Told(policy=LendingPolicy()), Held()
+    row = PrimaryUse(name="x", found=True, cpus=1.0, memory_bytes=4 * GIB, memory_waiting=0.5)
+    waits = second(lent=4.0, lent_memory_bytes=8 * GIB, used_memory_bytes=12 * GIB, primaries=(row,))
+    for _ in range(600):  # however little is lent, and it never becomes less than 8 GiB
+        held = hold(held, told, waits, EXPECTED, NOW)
+    assert held.limit_memory_bytes > 8 * GIB
+
+
+def test_a_few_processors_are_enough_to_fill_a_disk():
+    told, held = Told(policy=LendingPolicy()), Held(limit_cpus=5.0)
+    row = PrimaryUse(name="x", found=True, cpus=1.0, io_waiting=0.6)
+    writes = second(lent=0.12, primaries=(row,))  # 1.5 % of the processors
+    for _ in range(8):
+        held = hold(held, told, writes, EXPECTED, NOW)
+    assert held.limit_cpus < 0.2
 
 
 def test_what_others_starve_has_a_little_for_sure_until_it_is_tried_again():

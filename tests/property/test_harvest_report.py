@@ -30,7 +30,7 @@ def hours(draw: st.DrawFn) -> list[LentHour]:
             server=draw(st.sampled_from(["east", "west"])),
             lent_core_seconds=draw(seconds), used_core_seconds=draw(seconds), over_seconds=draw(st.floats(0, 3600)),
             evictions=draw(st.integers(0, 50)), primary_core_seconds=draw(seconds),
-            capacity_core_seconds=draw(seconds),
+            capacity_core_seconds=draw(seconds), replica_seconds=draw(seconds),
         )
         for server, hour in sorted(keys)
     ]  # fmt: skip
@@ -53,6 +53,7 @@ def test_all_of_it_is_the_sum_of_the_records_and_of_the_rows(found: list[LentHou
         assert math.fsum(getattr(row, shown) for row in told.servers) == approx(whole)
     assert told.total.hours == len(found) == sum(row.hours for row in told.servers)
     assert told.total.evictions == sum(hour.evictions for hour in found) == sum(row.evictions for row in told.servers)
+    assert told.total.replica_days == approx(math.fsum(hour.replica_seconds for hour in found) / 86400)
     assert told.saved == approx(told.total.used_core_hours * price)
     assert len(told.servers) == len({hour.server_id for hour in found})
 

@@ -35,7 +35,7 @@ class Fleet:
         """Let time pass and count if it is due, by a clock that is off; `lost`: the write is not made."""
         self.now += seconds
         now = self.now + clock
-        self.sampled = self.sampled.more(self.report().report, seconds)
+        self.sampled = self.sampled.more(self.report().report, seconds, 3)
         last = newest(self.records.get, "s-srv", now)
         if due_in(last, now) > 0:
             return
@@ -98,6 +98,7 @@ def test_a_day_is_counted_whole_and_each_hour_in_its_own(change_of_leader: bool)
     assert fleet.total("over_seconds") == pytest.approx(24 * 3600 * CORES / 1000, rel=0.005)
     share = fleet.total("capacity_core_seconds") / (24 * 3600 * 16.0)
     assert (0.95 if change_of_leader else 0.996) < share <= 1.0
+    assert fleet.total("replica_seconds") == pytest.approx(fleet.total("capacity_core_seconds") / 16 * 3)
     assert fleet.total("primary_core_seconds") == pytest.approx(fleet.total("capacity_core_seconds") / 8)
     hours = sorted(fleet.records.values(), key=lambda record: record.hour)
     for record in hours[1:-1]:

@@ -24,7 +24,7 @@ from fallow.decide.harvest.suppress import FLOOR_CPUS
 from fallow.drivers.limits.contract import Limits, LimitsError
 from fallow.model.server_frames import SetLending
 from fallow.model.server_pools import LendingPolicy
-from fallow.model.servers import ServerReport
+from fallow.model.servers import RECENT_MEANS, RECENT_SECONDS, ServerReport
 from fallow.model.vms import VmOrder, VmUse, VmWish
 
 _log = structlog.get_logger("fallow.agent.lending")
@@ -36,6 +36,7 @@ MEMORY_SECONDS = 2.0
 RETRY_SECONDS = 10.0
 SETTLE_SECONDS = 3.0  # what was placed just before the hours ended is known by then
 IDLE_CPUS = 0.02
+IDLE_BYTES = 16 * 2**20  # a group with nothing in it has a few pages
 _PROBLEMS = 32
 _PROBLEM_CHARS = 1000
 
@@ -94,6 +95,7 @@ class Lending:
         self._recent: deque[Measured] = deque(maxlen=WINDOW)
         self._ring = Ring()
         self._unrung: list[Measured] = []
+        self._shares: list[tuple[int, ...]] = [(), ()]  # of the last minutes: not lent, and lent
         self._held = Held()
         self._expected = Expected(cpus=0.0, memory_bytes=0, predictor="", why="")
         self._told: SetLending | None = None
@@ -103,11 +105,6 @@ class Lending:
         self._problems: dict[str, tuple[str, ...]] = {}
         self._sums = [0.0, 0.0, 0.0]  # lent and used core-seconds, seconds above a ceiling
         self._unsaved = asyncio.Event()
-
-    @property
-    def ring(self) -> Ring:
-        """Return the newest seconds."""
-        return self._ring
 
     def told(self, frame: SetLending) -> None:
         """Take in how to lend; what was told before does not count any more."""
@@ -216,6 +213,11 @@ class Lending:
             second = merged(self._unrung)
             self._unrung.clear()
             self._ring.add(second)
+            if self._ring.count % RECENT_SECONDS == 0:
+                self._shares = [
+                    self._ring.shares(column, second.cpus, RECENT_SECONDS, RECENT_MEANS)
+                    for column in ("own_cpus", "lent_cpus")
+                ]
             self._peaks.add(second)
         highest = max(self._recent, key=lambda sample: sample.own_cpus)
         counted = replace(measured, used_cpus=min(measured.cpus, highest.own_cpus + measured.lent_cpus))
@@ -242,11 +244,10 @@ class Lending:
         if self._held.lends and any(order.wanted is VmWish.RUNNING for order in orders):
             self._sums[0] += self._held.limit_cpus * measured.seconds
         self._sums[1] += measured.lent_cpus * measured.seconds
-        over = (
-            measured.used_cpus > policy.cpu_ceiling * measured.cpus
-            or measured.used_memory_bytes > policy.memory_ceiling * measured.memory_bytes
-        )
-        if over and measured.lent_cpus > IDLE_CPUS:
+        over_cpus = measured.used_cpus > policy.cpu_ceiling * measured.cpus
+        over_memory = measured.used_memory_bytes > policy.memory_ceiling * measured.memory_bytes
+        uses_cpus, uses_memory = measured.lent_cpus > IDLE_CPUS, measured.lent_memory_bytes > IDLE_BYTES
+        if (over_cpus and uses_cpus) or (over_memory and uses_memory):  # an idle machine has its memory all the same
             self._sums[2] += measured.seconds
 
     def _stop_one(self) -> None:
@@ -312,6 +313,8 @@ class Lending:
             problems=(*problems, *missing)[:_PROBLEMS],
             primaries=now.primaries,
             vms=uses,
+            recent_own=self._shares[0],
+            recent_lent=self._shares[1],
             run=self._run,
             lent_core_seconds=self._sums[0],
             used_core_seconds=self._sums[1],

@@ -16,6 +16,7 @@ from fallow.decide.agent.balloons import divided
 from fallow.decide.agent.vms import Grant, Instruction, Seen, VmMachines
 from fallow.drivers.machine.contract import Machine, MachineError, MachineSpec, MachineUse, Seed
 from fallow.model.frames import Frame
+from fallow.model.pools import PortRange
 from fallow.model.server_frames import VmTokenAsked, VmTokenGranted
 from fallow.model.server_pools import Isolation
 from fallow.model.vms import VmOrder, VmState, VmUse
@@ -170,6 +171,7 @@ class Machines:
                 if not checked:
                     await driver.check()
                     checked = True
+                await driver.forward(self._ports(driver))
                 began = self._clock()
                 found = await driver.survey()
             except MachineError as error:
@@ -191,6 +193,10 @@ class Machines:
 
     def _orders(self, driver: Machine) -> bool:
         return any(order.isolation == driver.isolation for order in self._machine.orders)
+
+    def _ports(self, driver: Machine) -> dict[str, tuple[PortRange, ...]]:
+        running = (order for order in self._machine.running if order.isolation == driver.isolation)
+        return {order.vm_id: order.ports for order in running if order.ports}
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -24,14 +24,14 @@ class Ring:
 
     def __init__(self, length: int = RING_SECONDS) -> None:
         self._rows: NDArray[np.float32] = np.zeros((length, len(COLUMNS)), dtype=np.float32)
-        self._count = 0
+        self.count = 0  # of all rows ever
 
     def __len__(self) -> int:
-        return min(self._count, len(self._rows))
+        return min(self.count, len(self._rows))
 
     def add(self, measured: Measured) -> None:
         """Keep one second."""
-        self._rows[self._count % len(self._rows)] = (
+        self._rows[self.count % len(self._rows)] = (
             measured.own_cpus,
             measured.own_memory_bytes,
             measured.lent_cpus,
@@ -39,12 +39,22 @@ class Ring:
             measured.cpu_waiting,
             measured.io_bytes_per_second,
         )
-        self._count += 1
+        self.count += 1
 
     def newest(self, rows: int) -> NDArray[np.float32]:
         """Return the newest rows, oldest first: (at most `rows`, columns)."""
         rows = min(rows, len(self))
-        return self._rows[np.arange(self._count - rows, self._count) % len(self._rows)]
+        return self._rows[np.arange(self.count - rows, self.count) % len(self._rows)]
+
+    def shares(self, column: str, whole: float, seconds: int, most: int) -> tuple[int, ...]:
+        """Return means of a column over `seconds` each, as percents of `whole`, oldest first, at most `most`."""
+        ended = self.count - self.count % seconds  # so that a mean once told does not change
+        kept = min((len(self) - self.count % seconds) // seconds, most) * seconds
+        rows = self._rows[np.arange(ended - kept, ended) % len(self._rows), COLUMNS.index(column)]
+        if not kept or whole <= 0:
+            return ()
+        found = np.clip(np.rint(rows.reshape(-1, seconds).mean(axis=1) / whole * 100), 0, 100)
+        return tuple(int(share) for share in found)
 
 
 class Measuring:

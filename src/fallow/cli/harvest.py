@@ -38,8 +38,9 @@ def report(
 ) -> None:
     """Show core-hours lent and used, evictions, and seconds above a ceiling, of each server and of all.
 
-    Lent is what replicas could have used, used what they did, evicted how many had to go, over how long the server was
-    above a ceiling while something was lent. With --price also what was used would have cost elsewhere.
+    Lent is what replicas could have used, used what they did, evicted how many had to go, a day how many that is for
+    each replica and day there, over how long the server was above a ceiling while something was lent. With --price
+    also what was used would have cost elsewhere.
     """
     begin = max(0.0, moment(since))
     with session_of(ctx).client() as client:
@@ -62,7 +63,9 @@ def _shown(found: HarvestReport) -> Group:
 
 
 def _table(found: HarvestReport) -> Table:
-    made = output.table("SERVER", "HOURS", "CORE-HOURS", "PRIMARY", "LENT", "USED", "OF LENT", "EVICTED", "OVER")
+    made = output.table(
+        "SERVER", "HOURS", "CORE-HOURS", "PRIMARY", "LENT", "USED", "OF LENT", "EVICTED", "A DAY", "OVER"
+    )
     for column in made.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for row in found.servers:
@@ -82,6 +85,7 @@ def _cells(row: HarvestRow) -> list[Text]:
         Text(f"{row.used_core_hours:,.1f}"),
         output.cell(f"{row.used_core_hours / row.lent_core_hours:.0%}" if row.lent_core_hours else ""),
         Text(f"{row.evictions:,}"),
+        output.cell(f"{row.evictions / row.replica_days:.2f}" if row.replica_days else ""),
         output.cell(format_duration(row.over_seconds) if row.over_seconds >= 1 else ""),
     ]
 

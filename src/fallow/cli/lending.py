@@ -10,7 +10,14 @@ from fallow.cli import completion, output
 from fallow.cli.failures import usage
 from fallow.cli.options import Json, seconds
 from fallow.cli.session import session_of
-from fallow.model.server_pools import LendingChange, LendingPolicy, ServerPoolChange, ServerPoolView, VmPlanChange
+from fallow.model.server_pools import (
+    DEFAULT_POOL,
+    LendingChange,
+    LendingPolicy,
+    ServerPoolChange,
+    ServerPoolView,
+    VmPlanChange,
+)
 from fallow.model.units import format_bytes, format_duration, parse_bytes
 
 ALWAYS = "always"
@@ -18,6 +25,9 @@ _NUMBER = re.compile(r"\d+(\.\d+)?")
 PREDICTORS = ("auto", "learned margin", "fixed 40", "mean+3sd", "mean+5sd", "1.1*p95")  # for completion alone
 
 Pool = Annotated[str, typer.Argument(metavar="NAME", help="The server pool.", autocompletion=completion.server_pools)]
+PolicyOf = Annotated[
+    str, typer.Argument(metavar="[NAME]", help="The server pool.", autocompletion=completion.server_pools)
+]
 
 CpuThreshold = Annotated[
     str, typer.Option(metavar="SHARE", help="Nothing is placed above it, as 65%.", show_default=False)
@@ -87,10 +97,10 @@ app = typer.Typer(no_args_is_help=True, help="See and change how the servers of 
 @app.command(
     epilog="""Examples:
 
-  fallow server-pool policy show default
+  fallow server-pool policy show
   fallow server-pool policy show night --json"""
 )
-def show(ctx: typer.Context, name: Pool, as_json: Json = False) -> None:
+def show(ctx: typer.Context, name: PolicyOf = DEFAULT_POOL, as_json: Json = False) -> None:
     """Show how the servers of a pool lend."""
     with session_of(ctx).client() as client:
         tell(client.server_pools.one(name), as_json)
@@ -100,7 +110,7 @@ def show(ctx: typer.Context, name: Pool, as_json: Json = False) -> None:
     "set",
     epilog="""Examples:
 
-  fallow server-pool policy set default --cpu-threshold 65% --cpu-ceiling 80%
+  fallow server-pool policy set --cpu-threshold 65% --cpu-ceiling 80%
   fallow server-pool policy set default --reserve 2cpu,4GiB --predictor auto
   fallow server-pool policy set night --hours '20:00-07:00' --hours 'sat,sun 00:00-24:00' --timezone Europe/Berlin
   fallow server-pool policy set night --hours always
@@ -109,7 +119,7 @@ def show(ctx: typer.Context, name: Pool, as_json: Json = False) -> None:
 )
 def set_(
     ctx: typer.Context,
-    name: Pool,
+    name: PolicyOf = DEFAULT_POOL,
     cpu_threshold: CpuThreshold = "",
     cpu_ceiling: CpuCeiling = "",
     memory_threshold: MemoryThreshold = "",

@@ -16,8 +16,10 @@ from fallow.cli.session import Session, session_of
 from fallow.cli.watching import show_list
 from fallow.model.hosts import REGION_LABEL, ZONE_LABEL
 from fallow.model.members import MemberChange, Scheduling
-from fallow.model.servers import STALE_SECONDS, ServerReport, ServerView
+from fallow.model.servers import RECENT_SECONDS, STALE_SECONDS, ServerReport, ServerView
 from fallow.model.units import format_bytes, format_duration
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 Server = Annotated[
     str, typer.Argument(metavar="NAME", help="The server's name or id.", autocompletion=completion.servers)
@@ -142,6 +144,8 @@ def _described(view: ServerView) -> Table:
                 if report
                 else "",
             ),
+            ("not lent", _recent(report.recent_own) if report else ""),
+            ("lent", _recent(report.recent_lent) if report else ""),
             ("threshold", f"{view.cpu_threshold:.0%} of the processors, {view.memory_threshold:.0%} of memory"),
             ("ceiling", f"{view.cpu_ceiling:.0%} of the processors, {view.memory_ceiling:.0%} of memory"),
             ("primaries", ", ".join(each.name for each in report.primaries) if report else ""),
@@ -152,6 +156,14 @@ def _described(view: ServerView) -> Table:
             ("evictions", _evictions(view)),
         )
     )
+
+
+def _recent(shares: Sequence[int]) -> str:
+    """Draw what used the processors in the last minutes, in eighths of all of them."""
+    if not shares:
+        return ""
+    drawn = "".join(_BARS[min(len(_BARS) - 1, share * len(_BARS) // 100)] for share in shares)
+    return f"{drawn} in {format_duration(len(shares) * RECENT_SECONDS)}, {shares[-1]}% of the processors at the end"
 
 
 def _line(whole: float, used: float, text: str) -> str:

@@ -42,8 +42,10 @@ def lent_hours_controller(hub: Hub, cache: Cache, steady: Callable[[], float] = 
             if heard is None or not heard.fresh:
                 continue
             last = newest(get, server.id, now) if due.get(server.id, -math.inf) <= at else None
+            nodes = [vm.node_id for vm in snapshot.vms_by_server.get(server.id, ()) if vm.node_id]
+            replicas = sum(len(snapshot.replicas_by_node.get(node, ())) for node in nodes)
             seconds = since if server.id in sampled else unseen(last, now)
-            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, seconds)
+            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, seconds, replicas)
             if due.get(server.id, -math.inf) > at:
                 continue
             wait = due_in(last, now)

@@ -68,6 +68,13 @@ class PrimaryUse(msgspec.Struct, frozen=True, kw_only=True):
     problem: Text = ""
 
 
+# Of its last minutes a report tells the means of so many seconds each, the newest last.
+RECENT_SECONDS, RECENT_MEANS = 10, 60
+RecentShares = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=100)], ...], msgspec.Meta(max_length=RECENT_MEANS)
+]  # percent of all processors
+
+
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a server uses, lends and expects, as its agent sees it now; told about once a second and never stored.
 
@@ -107,6 +114,8 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     problems: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] = ()  # for people
     primaries: Annotated[tuple[PrimaryUse, ...], msgspec.Meta(max_length=64)] = ()
     vms: Annotated[tuple[VmUse, ...], msgspec.Meta(max_length=64)] = ()
+    recent_own: RecentShares = ()  # the primary and the system
+    recent_lent: RecentShares = ()
     # sums since the agent started as `run`
     run: Annotated[str, msgspec.Meta(max_length=64)] = ""
     lent_core_seconds: Annotated[float, msgspec.Meta(ge=0, le=2**53)] = 0.0  # that could have been used
@@ -159,6 +168,7 @@ class LentHour(Record, frozen=True, kw_only=True):
     evictions: int = 0
     primary_core_seconds: float = 0.0
     capacity_core_seconds: float = 0.0
+    replica_seconds: float = 0.0  # of replicas that were there
     mark: LentMark | None = None  # what it has counted last
 
 
@@ -204,6 +214,7 @@ class HarvestRow(msgspec.Struct, frozen=True, kw_only=True):
     used_core_hours: float = 0.0
     over_seconds: float = 0.0
     evictions: int = 0
+    replica_days: float = 0.0  # of replicas that were there
 
 
 class HarvestReport(msgspec.Struct, frozen=True, kw_only=True):

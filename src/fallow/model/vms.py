@@ -7,12 +7,14 @@ import msgspec
 
 from fallow.model.hosts import REGION_LABEL, ZONE_LABEL
 from fallow.model.meta import Name, Record
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Bytes, Cpus, Isolation
 
 VmId = Annotated[str, msgspec.Meta(max_length=64)]
 # Labels that a node in a virtual machine is given with its token, beside the region and zone of its server.
 SERVER_LABEL = "fallow.server"
 VM_LABEL = "fallow.vm"
+SIZE_LABEL = "fallow.size"  # as 2cpu-4096MiB; it follows the size
 INHERITED_LABELS = (REGION_LABEL, ZONE_LABEL)
 # The control group above everything that a server lends. libvirt finds it whether systemd runs, whose slice it then is,
 # or not: to a name without a dot it would add `.partition`.
@@ -83,6 +85,7 @@ class VmOrder(msgspec.Struct, frozen=True, kw_only=True):
     # by what is placed in it; None: the control plane does not say, and it is taken for all that the machine has
     asked_cpus: float | None = None
     rank: int = 0  # the best class that it holds: 0 nothing, 1 spot, 2 harvest; the lowest goes first in an emergency
+    ports: tuple[PortRange, ...] = ()  # of the server, that have to lead to it because its node is reached there
 
 
 class VmUse(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,7 @@ class HostingFaults(Faults):
             server.deaf.clear()
             server.hung.clear()
             server.load(CALM_LOAD)
+            server.waits = {}
             server.own_memory = CALM_MEMORY
             running.folder.full = False
             if running.leaves:  # its agent is about to end: its machine stops, and starts again
@@ -70,6 +71,17 @@ class HostingFaults(Faults):
             if found is not None and found[1].id not in self._squeezed:
                 found[1].load(self.chance.choice((0.03, 0.05, 0.1, 0.1, 0.2, 0.3, 0.45, 0.6, 0.9)))
                 found[1].own_memory = int(self.chance.choice((1.5, 2, 2, 4, 6)) * GIB)
+
+    async def wait(self, chance: Random) -> None:
+        """Let the primary of each server wait once, for processors or its disk, though it uses little of them."""
+        for running in list(self.world.servers.values()):
+            await asyncio.sleep(chance.uniform(1.0, 6.0))
+            server, resource = running.server, chance.choice(("cpu", "io"))
+            assert server is not None
+            self._tell(f"the primary of {running.name} waits: {resource}")
+            server.waits = {f"{resource}_waiting": 0.9}
+            await asyncio.sleep(10.0)
+            server.waits = {}
 
     async def jump(self) -> None:
         """Let a primary jump from next to nothing to everything."""

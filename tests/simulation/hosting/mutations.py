@@ -11,7 +11,7 @@ import fallow.decide.harvest.lending
 import fallow.decide.harvest.orders
 from fallow.decide.placement.request import Request, request_of
 from fallow.decide.placement.standing import NOTHING, Lenders
-from simulation.hosting.limits import HELD, SLOWLY
+from simulation.hosting.limits import HELD, SLOWLY, WAITED
 from simulation.hosting.watch import ADMITTED, BACKOFF, EMPTY, ENOUGH, LOWEST, STANDARD
 from simulation.mutations import Mutation
 from simulation.promises import HOSTING_FROM
@@ -55,6 +55,10 @@ def _shrinks_slowly() -> list[Any]:
         return max(before_it(before, wanted, capacity, seconds), before - 0.1 * capacity * seconds)
 
     return [mock.patch.object(_lending, "next_limit", lazy)]
+
+
+def _waiting_unnoticed() -> list[Any]:
+    return [mock.patch.object(_lending, "felt", lambda pressure, **_: pressure)]
 
 
 def _blindness_unnoticed() -> list[Any]:
@@ -118,5 +122,6 @@ MUTATIONS = (
     Mutation("machines stop with what they hold", EMPTY, _stopped_while_full, HOSTING_FROM),
     Mutation("the highest class goes first", LOWEST, _highest_class_first, HOSTING_FROM + 5, 40),
     Mutation("one more goes than has to", ENOUGH, _one_more_goes, HOSTING_FROM + 5, 40),
+    Mutation("nobody notices that primaries wait", WAITED, _waiting_unnoticed, HOSTING_FROM + 15),
     Mutation("nobody backs off", BACKOFF, _nobody_backs_off, HOSTING_FROM),
 )

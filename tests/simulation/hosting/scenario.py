@@ -21,6 +21,7 @@ SETTLE_SECONDS = 300.0
 CALM_LOOKS = 3
 CROWDED = 0.5  # of the runs: what is lent is full of all classes, and servers need back a part of it
 REST_SECONDS = 4.0
+WAITS_IN = 8  # one run in so many has primaries that wait
 
 
 async def play(seed: int, story: Story, found: Outcome) -> None:
@@ -56,8 +57,12 @@ async def _course(world: HostingWorld, seed: int, found: Outcome) -> None:
             await people.attempt(people.deploy)
     await asyncio.sleep(chance.random() * 6.0)
     living = loop.create_task(faults.live())
+    # By chance of its own, and not in every run: the courses of all others stay as they are.
+    waiting = loop.create_task(faults.wait(Random(f"{seed}/waits"))) if seed % WAITS_IN == WAITS_IN - 1 else None
     await chaos(people, faults, chance, CHAOS_SECONDS, calms=(1.5, 3.0, 6.0))
     living.cancel()
+    if waiting is not None:
+        waiting.cancel()
     world.story.tell("FAULT", "no more faults from here on")
     await faults.mend()
     await people.tidy()

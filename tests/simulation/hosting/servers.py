@@ -1,7 +1,7 @@
 """A server as it is beneath its agent: a primary application with a load, limits in a kernel, and virtual machines."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from fallow.decide.harvest.measured import Measured
 from fallow.drivers.limits.fake import FakeLimits
 from fallow.drivers.machine.contract import FoundMachine, MachineError, MachineSpec, MachineUse, Seed
 from fallow.drivers.machine.fake import FakeMachines
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Isolation
 from fallow.model.servers import PrimaryUse
 from simulation.clock import Process, forever
@@ -51,6 +52,7 @@ class Server:
         # what goes wrong
         self.blind = ""  # "fails": nothing can be read; "hangs": reading does not come back
         self.primary_missing = False
+        self.waits: dict[str, float] = {}  # shares of the time in which the primary waits, as a measurement has them
         self.deaf: dict[str, None] = {}  # machines that ignore their balloon
         self.hung: dict[str, None] = {}  # machines that do not stop when they are asked to
         self.away = False  # the hypervisor does not answer
@@ -112,7 +114,7 @@ class Server:
         primary = PrimaryUse(name="process:shop", found=not self.primary_missing)
         if not self.primary_missing:
             cpus = max(0.0, own - SYSTEM_CPUS)
-            primary = PrimaryUse(name="process:shop", found=True, cpus=cpus, memory_bytes=self.own_memory)
+            primary = PrimaryUse(name="process:shop", found=True, cpus=cpus, memory_bytes=self.own_memory, **self.waits)
         lent_memory = self.lent_memory()
         return Measured(
             at=now,
@@ -259,6 +261,10 @@ class Driver:
     def least_memory(self, memory_bytes: int) -> int:
         """Return how far one may be held down."""
         return self._inner.least_memory(memory_bytes)
+
+    async def forward(self, ports: Mapping[str, Sequence[PortRange]]) -> None:
+        """Note which ports lead where; no machine of these is behind NAT."""
+        await self._inner.forward(ports)
 
     async def clear_seed(self, vm_id: str, seed: Seed) -> None:
         """Take a token off a disk."""

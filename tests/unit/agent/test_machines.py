@@ -14,6 +14,7 @@ from fallow.decide.agent import vms
 from fallow.drivers.machine.contract import MachineError, MachineUse
 from fallow.drivers.machine.fake import FakeMachines
 from fallow.model.frames import Frame
+from fallow.model.pools import PortRange
 from fallow.model.server_frames import VmTokenAsked, VmTokenGranted
 from fallow.model.vms import VmOrder, VmState, VmWish
 
@@ -84,6 +85,16 @@ async def test_an_order_becomes_a_machine_that_joins(tmp_path: Path):
         await rig.until(lambda: not driver.machines["a"].found.seeded)
         await rig.until(lambda: rig.state() is VmState.RUNNING)
         assert driver.machines["a"].boots == 1
+
+
+async def test_ports_lead_to_a_machine_for_as_long_as_it_runs(tmp_path: Path):
+    driver, ports = FakeMachines(), (PortRange(first=20000, last=20999),)
+    async with running(tmp_path, driver) as rig:
+        rig.machines.ordered((changed(ports=ports), changed(vm_id="b", name="vm2")))
+        await rig.until(lambda: driver.machines.keys() == {"a", "b"})
+        await rig.until(lambda: driver.ports == {"a": ports})
+        rig.machines.ordered((changed(ports=ports, wanted=VmWish.STOPPED),))
+        await rig.until(lambda: driver.ports == {})
 
 
 async def test_the_next_process_adopts_what_runs_without_a_control_plane(tmp_path: Path):

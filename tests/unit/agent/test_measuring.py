@@ -228,6 +228,19 @@ def test_a_ring_keeps_the_newest():
     assert ring.newest(2)[:, 0].tolist() == [3, 4]
 
 
+def test_a_ring_tells_means_that_stay_as_they_were_told():
+    ring, told = Ring(length=50), []
+    for second in range(45):
+        own = 8.0 if second < 10 else 2.0
+        ring.add(Measured(at=second, seconds=1, cpus=8, memory_bytes=1, used_cpus=own, used_memory_bytes=0))
+        told.append(ring.shares("own_cpus", 8.0, 10, 3))
+    assert told[8:10] == [(), (100,)]
+    assert told[29] == (100, 25, 25)
+    assert told[39:] == [(25, 25, 25)] * 6
+    assert ring.shares("own_cpus", 1.0, 10, 3) == (100, 100, 100), "never above all there is"
+    assert ring.shares("lent_cpus", 0.0, 10, 3) == ()
+
+
 def test_version_2_gets_its_controllers_weights_and_limits(tmp_path):
     place = tmp_path / "fallow.slice"
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")

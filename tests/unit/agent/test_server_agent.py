@@ -338,6 +338,24 @@ async def test_a_server_that_was_removed_takes_its_machines_away(setting):
     assert setting.machines.orders == () and not setting.store.exists
 
 
+async def test_the_last_minutes_are_told(setting):
+    setting.peer.greet_with = [LENDS]
+    setting.measuring.lent = 2.0
+    setting.go()
+    await setting.until(lambda report: len(report.recent_own) > 1)
+    assert set(setting.report.recent_own) == {12}
+    assert set(setting.report.recent_lent) == {25}
+
+
+async def counted(setting):
+    """Return the seconds above a ceiling once they have stopped growing."""
+    told = -1.0
+    while setting.report.over_seconds != told:
+        told, most = setting.report.over_seconds, len(setting.peer.of(ServerReported)) + 5
+        await setting.until(lambda _, most=most: len(setting.peer.of(ServerReported)) > most)
+    return told
+
+
 async def test_sums_grow_while_something_is_lent(setting):
     setting.peer.greet_with = [LENDS]
     setting.measuring.lent = 2.0
@@ -347,4 +365,9 @@ async def test_sums_grow_while_something_is_lent(setting):
     assert setting.report.over_seconds == 0
     setting.measuring.own = 7.0
     await setting.until(lambda report: report.over_seconds > 0)
+    setting.measuring.own, setting.measuring.lent = 1.0, 0.0
+    setting.measuring.memory = 31 * GIB
+    before = await counted(setting)
+    setting.measuring.lent_memory = 4 * GIB  # of a machine that does nothing
+    await setting.until(lambda report: report.over_seconds > before + 1)
     assert len({told.report.run for told in setting.peer.of(ServerReported)}) == 1

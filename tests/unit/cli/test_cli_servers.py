@@ -99,6 +99,16 @@ def test_a_drain_is_watched_until_nothing_is_lent(api: FakeApi, fallow: Fallow) 
     ]  # fmt: skip
 
 
+def test_the_last_minutes_of_a_server_are_drawn(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/explain", Explanation(subject="srv1", state="ready", lines=()))
+    api.on("GET /v1/servers/srv1", server(report=report(recent_own=(0, 12, 13, 50, 99, 100), recent_lent=(87, 88))))
+    out = fallow("server", "show", "srv1").out
+    assert "not lent    ▁▁▂▅██ in 1m, 100% of the processors at the end" in out
+    assert "lent        ▇█ in 20s, 88% of the processors at the end" in out
+    api.on("GET /v1/servers/srv1", server())
+    assert "not lent" not in fallow("server", "show", "srv1").out
+
+
 def test_nobody_waits_for_the_machines_of_a_dead_server(api: FakeApi, fallow: Fallow) -> None:
     dead = server(replicas=0, scheduling=DRAINING, state=MemberState.DEAD)
     api.on("GET /v1/servers/srv1", dead)
@@ -207,6 +217,17 @@ def test_a_policy_is_set_by_what_is_named(api: FakeApi, fallow: Fallow, case: st
     assert ran.code == 0, ran
     (body,) = api.bodies("PATCH /v1/server-pools/default")
     assert {name: value for name, value in body["policy"].items() if value is not None} == wished
+
+
+def test_a_policy_is_that_of_the_default_pool_unless_one_is_named(api: FakeApi, fallow: Fallow) -> None:
+    api.on("PATCH /v1/server-pools/default", pool("default"))
+    api.on("GET /v1/server-pools/default", pool("default"))
+    words = ["--cpu-threshold", "65%", "--memory-threshold", "80%", "--reserve", "2cpu,4GiB", "--hours", "20:00-07:00"]
+    ran = fallow("server-pool", "policy", "set", *words)
+    assert ran.code == 0, ran
+    (body,) = api.bodies("PATCH /v1/server-pools/default")
+    assert (body["policy"]["cpu_threshold"], body["policy"]["hours"]) == (0.65, ["20:00-07:00"])
+    assert fallow("server-pool", "policy", "show").code == 0
 
 
 def test_the_machines_of_a_policy_are_set(api: FakeApi, fallow: Fallow) -> None:

@@ -100,7 +100,7 @@ def test_the_report_is_a_table_with_a_total(api: FakeApi, fallow: Fallow) -> Non
         return HarvestRow(
             server=server, hours=24 * times, capacity_core_hours=384 * times, primary_core_hours=96 * times,
             lent_core_hours=192 * times, used_core_hours=144 * times, over_seconds=90 * times, evictions=int(2 * times),
-            **more,
+            replica_days=8 * times, **more,
         )  # fmt: skip
 
     found = HarvestReport(since=1000.0, until=90000.0, total=row("", 2), servers=(row("srv1"), row("srv2")),
@@ -114,7 +114,20 @@ def test_the_report_is_a_table_with_a_total(api: FakeApi, fallow: Fallow) -> Non
     assert before - 7 * 86400 - 1 <= float(asked["since"]) <= time.time() - 7 * 86400
     _, head, first, _, total, saved = ran.out.splitlines()
     assert head.split()[:4] == ["SERVER", "HOURS", "CORE-HOURS", "PRIMARY"]
-    assert first.split() == ["srv1", "24", "384.0", "96.0", "(25%)", "192.0", "(50%)", "144.0", "75%", "2", "1m30s"]
+    assert first.split() == [
+        "srv1",
+        "24",
+        "384.0",
+        "96.0",
+        "(25%)",
+        "192.0",
+        "(50%)",
+        "144.0",
+        "75%",
+        "2",
+        "0.25",
+        "1m30s",
+    ]
     assert total.split()[:3] == ["all", "48", "768.0"]
     assert saved == "saved: 11.52 (288.0 core-hours at 0.04)"
     assert json.loads(fallow("harvest", "report", "--json").out)["saved"] == 11.52

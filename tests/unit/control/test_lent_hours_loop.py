@@ -2,8 +2,8 @@
 
 import msgspec
 from control_rig import storing
-from records import NOW
-from server_records import report, server
+from records import NOW, deployment, replica
+from server_records import report, server, vm
 
 from fallow.control.hub import Hub
 from fallow.control.lent_hours import KEEP_SECONDS, lent_hours_controller, trim_lent_hours
@@ -16,7 +16,12 @@ START = hour_of(NOW) * HOUR_SECONDS
 async def test_a_change_of_leader_in_the_hour_counts_nothing_twice() -> None:
     at = [0.0]
     hub = Hub(lambda: START + at[0], lambda: at[0])
-    async with storing(server(revision=0), Lending(id="s-srv", created_at=0, updated_at=0, evictions=5)) as stored:
+    async with storing(
+        server(revision=0),
+        Lending(id="s-srv", created_at=0, updated_at=0, evictions=5),
+        vm(node_id="n-a"),
+        replica(deployment(), revision=0),
+    ) as stored:
         loop = lent_hours_controller(hub, stored.cache, lambda: at[0])
         writes = 0
         for second in range(5, 2 * 3600 + 60, 5):
@@ -35,6 +40,7 @@ async def test_a_change_of_leader_in_the_hour_counts_nothing_twice() -> None:
         assert 4.0 * 3590 <= first.lent_core_seconds <= 4.0 * 3605
         assert 4.0 * 3590 <= second_hour.lent_core_seconds <= 4.0 * 3605
         assert (first.evictions, second_hour.evictions) == (0, 2)
+        assert second_hour.replica_seconds == second_hour.capacity_core_seconds / 16
         assert 0.9 < second_hour.capacity_core_seconds / (16 * 3600) <= 1.0
         assert writes <= 2 * (12 + 2)
 

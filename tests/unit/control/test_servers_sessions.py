@@ -125,7 +125,13 @@ async def test_a_token_is_for_one_vm_of_the_server_that_asks(tmp_path: Path) -> 
         assert told.token not in repr(told)
         (token,) = tokens(rig).values()
         assert (token.id, token.role, token.uses, token.name) == (text.token_id, Role.NODE, 1, "a-2")
-        assert token.labels == {"region": "west", "zone": "w1", "fallow.server": "srv", "fallow.vm": "a"}
+        assert token.labels == {
+            "region": "west",
+            "zone": "w1",
+            "fallow.server": "srv",
+            "fallow.vm": "a",
+            "fallow.size": "4cpu-8192MiB",
+        }
         assert text.ca_sha256 == rig.authority.ca_sha256
         assert text.secret not in str(rig.stored.cache.snapshot())
         assert stored_vm(rig).token_id == token.id

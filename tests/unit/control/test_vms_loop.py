@@ -187,8 +187,12 @@ async def test_labels_of_a_node_follow_its_server() -> None:
     async with storing(there, member("a", revision=0, labels={"tier": "web"}), vm(node_id="n-a")) as stored:
         loop = Loop(stored)
         await loop.once(vms=(use(),))
-        labels = {"tier": "web", "region": "west", "fallow.server": "srv", "fallow.vm": "a"}
+        ours = {"fallow.server": "srv", "fallow.vm": "a", "fallow.size": "4cpu-8192MiB"}
+        labels = {"tier": "web", "region": "west", **ours}
         assert stored.member("n-a").labels == labels
+        await stored.write(msgspec.structs.replace(loop.vms()[0], cpus=1.5))
+        await loop.once(vms=(use(),))
+        assert stored.member("n-a").labels == {**labels, "fallow.size": "1.5cpu-8192MiB"}
 
 
 async def test_a_dead_server_tells_nothing_of_its_vms() -> None:

@@ -11,7 +11,8 @@ from fallow.decide.harvest.leaving import closings, leaving_step
 from fallow.decide.harvest.orders import closed, orders_of
 from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.deployments import PlacementPolicy, ReplicaState
-from fallow.model.members import AgentRun, MemberState, Scheduling
+from fallow.model.members import AgentRun, Lease, MemberState, Scheduling
+from fallow.model.pools import NetworkMode, PortRange
 from fallow.model.server_pools import LendingPolicy, ServerPool
 from fallow.model.servers import Lending
 from fallow.model.vms import VmOrder, VmWish
@@ -38,6 +39,22 @@ def test_nothing_stops_under_what_still_runs_or_may_come(wish: VmWish) -> None:
     assert told(member("a", state=MemberState.DEAD), wanted=wish).wanted is wish
     assert told(wanted=wish).wanted is wish  # its node was removed
     assert told(wanted=wish, node_id="").wanted is wish  # it has never joined
+
+
+def test_ports_lead_to_a_node_that_is_reached_at_its_servers_address() -> None:
+    lease = Lease(address="10.0.0.1", host_ports=PortRange(first=21000, last=21999), agent_port=8456)
+    there = msgspec.structs.replace(server(), lease=lease)
+
+    def ports(found: Lease, **changes: Any) -> tuple[PortRange, ...]:
+        node = member("a", lease=found)
+        return orders_of(snapshot(there, vm(node_id="n-a", **changes), node), there).vms[0].ports
+
+    assert ports(lease) == (lease.host_ports, PortRange(first=8456, last=8456))
+    assert ports(msgspec.structs.replace(lease, agent_port=0)) == (lease.host_ports,)
+    assert ports(lease, isolation="cgroup") == ()  # it publishes on the server itself
+    assert ports(msgspec.structs.replace(lease, address="10.0.0.2")) == ()  # it is on a bridge
+    assert ports(msgspec.structs.replace(lease, mode=NetworkMode.WIREGUARD)) == ()
+    assert told().ports == ()  # its node was removed
 
 
 def test_it_has_joined_once_its_node_has_had_a_session() -> None:

@@ -1,12 +1,14 @@
 """How servers, their pools and virtual machines are shown, and explained."""
 
+import msgspec
 import pytest
-from records import NOW, snapshot
+from records import NOW, deployment, member, replica, snapshot, template
 from server_records import GIB, heard, server, use, vm
 
 from fallow.decide.explain import explain
 from fallow.decide.harvest.heard import HeardServer
 from fallow.decide.harvest.views import pool_views, server_view, vm_views
+from fallow.model.containers import ContainerSpec, Resources
 from fallow.model.labels import Requirement, Selector
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.server_pools import LendingPolicy, ServerPool
@@ -54,6 +56,17 @@ def test_why_not_even_the_smallest_replica_may_go_there(
 ) -> None:
     known = snapshot(*records)  # type: ignore[arg-type]
     assert server_view(known, known.servers["s-srv"], said, NOW).why_not == told
+
+
+def test_an_offer_is_never_shown_below_what_is_placed() -> None:
+    of = deployment()
+    asks = ContainerSpec(image="x", resources=Resources(cpus=2.0, memory_bytes=GIB))
+    asked = msgspec.structs.replace(template(of), container=asks)
+    known = snapshot(server(), vm(node_id="n-a"), member("a"), of, asked, replica(of, node_id="n-a"))
+    little = server_view(known, known.servers["s-srv"], heard(offer_cpus=0.5, offer_memory_bytes=0), NOW)
+    assert (little.offered_cpus, little.offered_memory_bytes) == (2.0, GIB)
+    closed = server_view(known, known.servers["s-srv"], heard(offer_cpus=0.5, lends=False), NOW)
+    assert (closed.offered_cpus, closed.offered_memory_bytes) == (0.0, 0)
 
 
 def test_a_pool_counts_what_its_servers_said_of_late() -> None:

@@ -7,7 +7,7 @@ import msgspec
 from fallow.decide.harvest.hours import HoursError, lends_at
 from fallow.decide.harvest.measured import Measured
 from fallow.decide.harvest.offer import CPU_RISE_SECONDS, MEMORY_RISE_SECONDS, offered, smoothed
-from fallow.decide.harvest.pressure import Pressure, felt
+from fallow.decide.harvest.pressure import FLOOR_SLACK, IDLE_SHARE, LEAST, Pressure, felt
 from fallow.decide.harvest.relief import Burden, Relief, Strain, relief, stopped, strained
 from fallow.decide.harvest.suppress import (
     FLOOR_CPUS,
@@ -21,6 +21,7 @@ from fallow.decide.harvest.suppress import (
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.vms import VmOrder, VmWish
 
+MEMORY_PACE = 0.25  # of the speed at which processors are taken and given: a machine gives memory back in its own time
 BLIND_SECONDS = 3.0  # without a measurement; then the server is taken for full
 
 
@@ -59,7 +60,9 @@ class Held:
     lends: bool = False
     why_not: str = ""
     sure_seconds: float = 0.0  # for so long it has no more than it gets for sure
-    pressure: Pressure = field(default_factory=Pressure)
+    pressure: Pressure = field(default_factory=Pressure)  # of processors
+    disk_pressure: Pressure = field(default_factory=Pressure)
+    memory_pressure: Pressure = field(default_factory=Pressure)
     strain: Strain = field(default_factory=Strain)
     relief: Relief = field(default_factory=Relief)
 
@@ -67,16 +70,9 @@ class Held:
 def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: float) -> Held:
     """Return the next state. `now`: UTC seconds, for the hours alone."""
     policy, seconds = told.policy, measured.seconds
-    pressure = felt(
-        held.pressure,
-        waiting=measured.cpu_waiting,
-        busy=measured.primary_cpus / measured.cpus,
-        lent=measured.lent_cpus / measured.cpus,
-        seconds=seconds,
-        floor=FLOOR_CPUS / measured.cpus,
-    )
+    processors, disks, memory_felt = _pressures(held, measured)
     wanted = wanted_cpus(measured.cpus, policy.cpu_ceiling, measured.own_cpus, policy.reserve_cpus)
-    limit = next_limit(held.limit_cpus, wanted * pressure.allowed, measured.cpus, seconds)
+    limit = next_limit(held.limit_cpus, wanted * min(processors.allowed, disks.allowed), measured.cpus, seconds)
     sure = max(0.0, held.sure_seconds - seconds)
     if starved(held.limit_cpus, measured.lent_cpus, measured.lent_waiting):
         sure = SURE_SECONDS
@@ -85,6 +81,7 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
     memory = wanted_memory(
         measured.memory_bytes, policy.memory_ceiling, measured.own_memory_bytes, policy.reserve_memory_bytes
     )
+    memory = int(memory * memory_felt.allowed)
     burden = Burden(
         capacity_memory_bytes=measured.memory_bytes,
         ceiling=policy.memory_ceiling,
@@ -114,9 +111,42 @@ def hold(held: Held, told: Told, measured: Measured, expected: Expected, now: fl
         lends=not why_not,
         why_not=why_not,
         sure_seconds=sure,
-        pressure=pressure,
+        pressure=processors,
+        disk_pressure=disks,
+        memory_pressure=memory_felt,
         strain=stopped(strain) if found.stop_one else strain,
         relief=found,
+    )
+
+
+def _pressures(held: Held, measured: Measured) -> tuple[Pressure, Pressure, Pressure]:
+    """Return what primaries feel at processors, disks and memory.
+
+    What is lent is slowed at the disks by having fewer processors, and needs few of them to fill a disk's queue. Of
+    memory a machine keeps its least, so that its innocence is proven once it was asked for all.
+    """
+    busy, lent = measured.primary_cpus / measured.cpus, measured.lent_cpus / measured.cpus
+    floor = FLOOR_CPUS / measured.cpus * FLOOR_SLACK
+    return (
+        felt(
+            held.pressure,
+            waiting=measured.cpu_waiting,
+            busy=busy,
+            lent=lent,
+            seconds=measured.seconds,
+            idle=max(IDLE_SHARE, floor),
+        ),
+        felt(
+            held.disk_pressure, waiting=measured.io_waiting, busy=busy, lent=lent, seconds=measured.seconds, idle=floor
+        ),
+        felt(
+            held.memory_pressure,
+            waiting=measured.memory_waiting,
+            busy=measured.primary_memory_bytes / measured.memory_bytes,
+            lent=measured.lent_memory_bytes / measured.memory_bytes,
+            seconds=measured.seconds * MEMORY_PACE,
+            idle=1.0 if held.memory_pressure.allowed <= LEAST else IDLE_SHARE,
+        ),
     )
 
 

@@ -22,16 +22,18 @@ MOST_OVER = 1.02  # of what a server has, in a time: beyond that its sums are no
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """What was seen of a server between two counts, besides its sums: core-seconds."""
+    """What was seen of a server between two counts, besides its sums: core-seconds, and replica-seconds on it."""
 
     capacity_core_seconds: float = 0.0
     primary_core_seconds: float = 0.0
+    replica_seconds: float = 0.0
 
-    def more(self, report: ServerReport, seconds: float) -> "Sampled":
-        """Return it with `seconds` more, in which all was as in `report`."""
+    def more(self, report: ServerReport, seconds: float, replicas: int = 0) -> "Sampled":
+        """Return it with `seconds` more, in which all was as in `report` and so many replicas were there."""
         return Sampled(
             capacity_core_seconds=self.capacity_core_seconds + report.cpus * seconds,
             primary_core_seconds=self.primary_core_seconds + report.primary_cpus * seconds,
+            replica_seconds=self.replica_seconds + replicas * seconds,
         )
 
 
@@ -101,6 +103,7 @@ def count(
         evictions=record.evictions + max(0, evictions - before.evictions),
         primary_core_seconds=record.primary_core_seconds + sampled.primary_core_seconds,
         capacity_core_seconds=record.capacity_core_seconds + sampled.capacity_core_seconds,
+        replica_seconds=record.replica_seconds + sampled.replica_seconds,
         mark=mark,
         updated_at=now,
     )

@@ -6,6 +6,7 @@ from fallow.decide.placement.request import NANO
 from fallow.decide.placement.standing import need_of
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Scheduling
+from fallow.model.pools import NetworkMode, PortRange
 from fallow.model.server_frames import SetLending
 from fallow.model.servers import Lending
 from fallow.model.vms import Vm, VmOrder, VmWish
@@ -50,7 +51,7 @@ def orders_of(snapshot: Snapshot, server: Member) -> SetLending:
     return SetLending(
         policy=pool_of(snapshot, server)[1],
         closed=why,
-        vms=tuple(_order(snapshot, vm, closed=bool(why)) for vm in vms),
+        vms=tuple(_order(snapshot, server, vm, closed=bool(why)) for vm in vms),
     )
 
 
@@ -72,7 +73,7 @@ def told(snapshot: Snapshot, vm: Vm) -> VmWish:
     return VmWish.RUNNING if may_get or not empty(snapshot, vm) else vm.wanted
 
 
-def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
+def _order(snapshot: Snapshot, server: Member, vm: Vm, *, closed: bool) -> VmOrder:
     asked, rank = _held(snapshot, vm)
     return VmOrder(
         vm_id=vm.id,
@@ -86,7 +87,18 @@ def _order(snapshot: Snapshot, vm: Vm, *, closed: bool) -> VmOrder:
         joined=_joined(snapshot, vm),
         asked_cpus=asked / NANO,
         rank=rank,
+        ports=_ports(server, vm, snapshot.members.get(vm.node_id)),
     )
+
+
+def _ports(server: Member, vm: Vm, node: Member | None) -> tuple[PortRange, ...]:
+    """Return the ports of a node that is reached at its server's address: it joined from behind NAT."""
+    if node is None or vm.isolation != "vm" or node.lease.mode is not NetworkMode.DIRECT:
+        return ()
+    if node.lease.address != server.lease.address:
+        return ()
+    agent = node.lease.agent_port
+    return (node.lease.host_ports, *((PortRange(first=agent, last=agent),) if agent else ()))
 
 
 def _joined(snapshot: Snapshot, vm: Vm) -> bool:

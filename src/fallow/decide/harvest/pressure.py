@@ -1,5 +1,7 @@
 """When primaries wait more than is usual for them although there seems to be room, what is lent shrinks.
 
+For processors, disks and memory alike, each with a state of its own.
+
 What is usual is learned: a high quantile of their waiting, for each fifth of the processors that they use, since a busy
 application waits for itself. It rises only while (almost) nothing is lent, so that waiting which is our doing never
 becomes usual; an application that always waits is found out by what is lent shrinking until it proves innocent.
@@ -43,17 +45,17 @@ def line(pressure: Pressure, busy: float) -> float:
 
 
 def felt(
-    pressure: Pressure, *, waiting: float, busy: float, lent: float, seconds: float, floor: float = 0.0
+    pressure: Pressure, *, waiting: float, busy: float, lent: float, seconds: float, idle: float = IDLE_SHARE
 ) -> Pressure:
-    """Return the state after `seconds` of this waiting. `busy` and `lent` are shares of all processors in use.
+    """Return the state after `seconds` of this waiting. `busy` and `lent` are shares of all there is in use.
 
-    `floor` is the share that what is lent keeps in any case: using no more, it cannot prove its innocence any better.
+    Using no more than the share `idle`, what is lent cannot prove its innocence any better.
     """
     seconds = min(5.0, max(0.0, seconds))
     above = line(pressure, busy)
-    idle = lent <= max(IDLE_SHARE, floor * FLOOR_SLACK)
-    learned = replace(pressure, usual=_learned(pressure.usual, band(busy), waiting, seconds, idle))
-    if waiting <= above or idle:
+    innocent = lent <= idle
+    learned = replace(pressure, usual=_learned(pressure.usual, band(busy), waiting, seconds, innocent))
+    if waiting <= above or innocent:
         allowed = min(1.0, pressure.allowed + RECOVER * seconds) if waiting <= above else pressure.allowed
         return replace(learned, high_seconds=0.0, allowed=allowed)
     high = pressure.high_seconds + seconds

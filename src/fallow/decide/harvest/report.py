@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fallow.model.servers import HarvestReport, HarvestRow, LentHour
 
 HOUR_SECONDS = 3600
+DAY_SECONDS = 86400
 
 
 def harvest_report(hours: Iterable[LentHour], since: float, until: float, price: float = 0.0) -> HarvestReport:
@@ -46,5 +47,6 @@ def _row(server: str, hours: Iterable[LentHour]) -> HarvestRow:
         lent_core_hours=core_hours(hour.lent_core_seconds for hour in found),
         used_core_hours=core_hours(hour.used_core_seconds for hour in found),
         over_seconds=math.fsum(hour.over_seconds for hour in found),
+        replica_days=math.fsum(hour.replica_seconds for hour in found) / DAY_SECONDS,
         evictions=sum(hour.evictions for hour in found),
     )

@@ -12,7 +12,7 @@ from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.members import Member, MemberState, Role
 from fallow.model.tokens import JoinToken
-from fallow.model.vms import INHERITED_LABELS, SERVER_LABEL, VM_LABEL, Vm, VmWish
+from fallow.model.vms import INHERITED_LABELS, SERVER_LABEL, SIZE_LABEL, VM_LABEL, Vm, VmWish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,8 @@ def unused_revoked(snapshot: Snapshot, vm: Vm, now: float) -> tuple[JoinToken, .
 def labels_of(server: Member, vm: Vm) -> dict[str, str]:
     """Return the assigned labels of a virtual machine's node."""
     inherited = {key: server.labels[key] for key in INHERITED_LABELS if key in server.labels}
-    return inherited | {SERVER_LABEL: server.name, VM_LABEL: vm.name}
+    size = f"{round(vm.cpus, 2):g}cpu-{vm.memory_bytes // 2**20}MiB"
+    return inherited | {SERVER_LABEL: server.name, VM_LABEL: vm.name, SIZE_LABEL: size}
 
 
 def _free_name(snapshot: Snapshot, vm: Vm) -> str:

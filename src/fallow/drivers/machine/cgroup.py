@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from fallow.drivers.folders import write_whole
 from fallow.drivers.machine.contract import ErrorKind, FoundMachine, MachineError, MachineSpec, MachineUse, Seed
 from fallow.drivers.machine.domain import domain_name
 from fallow.drivers.machine.groups import PERIOD_US, MachineGroups, quota_us
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Isolation
 from fallow.model.vms import LENT_GROUP
 
@@ -134,6 +135,9 @@ class CgroupMachines:
     def least_memory(self, memory_bytes: int) -> int:
         """Return a quarter."""
         return memory_bytes // 4
+
+    async def forward(self, ports: Mapping[str, Sequence[PortRange]]) -> None:
+        """Do nothing: containers publish on the server itself."""
 
     async def clear_seed(self, vm_id: str, seed: Seed) -> None:
         """Do nothing: its token is on no disk."""

@@ -5,9 +5,11 @@ the control group LENT_GROUP, at the lowest weight. Every call may be made twice
 what the one before it did: what is there, on the disk and in the hypervisor, is the only state.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Isolation
 
 ErrorKind = Literal["unreachable", "no-space", "not-found", "failed"]
@@ -103,6 +105,12 @@ class Machine(Protocol):
 
     def least_memory(self, memory_bytes: int) -> int:
         """Return how far a machine of this much memory may be held down."""
+
+    async def forward(self, ports: Mapping[str, Sequence[PortRange]]) -> None:
+        """Let just these ports of the server lead to its machines, by their ids; called before each survey.
+
+        Nothing where machines have addresses that others reach. What is in the way is told as the machine's problem.
+        """
 
     async def clear_seed(self, vm_id: str, seed: Seed) -> None:
         """Take the token off the seed of a machine, running or not; the rest of it stays."""

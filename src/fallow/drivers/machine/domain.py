@@ -82,10 +82,10 @@ def vcpus(cpus: float) -> int:
     return max(1, math.ceil(round(cpus, 3)))
 
 
-def memory_ceiling(spec: MachineSpec, accelerator: Accelerator) -> int:
-    """Return what a machine's process may take, in bytes: so much that only one gone wrong ever meets it."""
+def memory_ceiling(memory_bytes: int, accelerator: Accelerator) -> int:
+    """Return what the process of a machine may take that booted with `memory_bytes`: only one gone wrong meets it."""
     translated = 4 * _TCG_CACHE_MIB * 2**20 if accelerator == "tcg" else 0
-    return spec.memory_bytes + spec.memory_bytes // 4 + _OVERHEAD_BYTES + translated
+    return memory_bytes + memory_bytes // 4 + _OVERHEAD_BYTES + translated
 
 
 def domain_xml(plan: DomainPlan) -> str:

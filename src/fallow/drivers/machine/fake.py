@@ -1,10 +1,11 @@
 """Machines in memory, for tests: they start when told, and what goes wrong is scripted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fallow.drivers.machine.contract import FoundMachine, MachineError, MachineSpec, MachineUse, Seed
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Isolation
 
 
@@ -28,6 +29,7 @@ class FakeMachines:
         self.machines: dict[str, FakeMachine] = {}
         self.fail = fail
         self.calls: list[tuple[str, str]] = []
+        self.ports: dict[str, Sequence[PortRange]] = {}
 
     async def check(self) -> None:
         """Find nothing missing."""
@@ -91,6 +93,10 @@ class FakeMachines:
     def least_memory(self, memory_bytes: int) -> int:
         """Return a quarter."""
         return memory_bytes // 4
+
+    async def forward(self, ports: Mapping[str, Sequence[PortRange]]) -> None:
+        """Note which ports lead where."""
+        self.ports = dict(ports)
 
     async def clear_seed(self, vm_id: str, seed: Seed) -> None:
         """Drop the token."""

@@ -14,6 +14,8 @@ LEAST_QUOTA_US = 1_000  # the kernel's
 # An attribute of a group of version 1, in which no group may have a larger quota than those above it: the quota that
 # it gets back when there is room again. Whoever holds what is lent within its limit minds it.
 KEPT_QUOTA = "trusted.fallow.quota"
+_IO_WEIGHTS = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
+_UNLIMITED = 2**62  # version 1 writes the largest number of pages where there is no limit
 _CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
 
 
@@ -116,10 +118,28 @@ class MachineGroups:
         found = (number(folder / each) for each in ("cpu.shares", "cpu.weight")) if folder is not None else ()
         return next((value for value in found if value is not None), None)
 
+    def memory_limit(self, name: str) -> int | None:
+        """Return the bytes that a group may have at most, 0 without a limit; None: cannot be read."""
+        folder = self._groups.folder("memory", f"/{self.parent}/{name}")
+        words = "".join(lines(folder / "memory.max")).strip() if folder is not None else ""
+        found = int(words) if words.isdigit() else 0 if words else None
+        if found is None and folder is not None:
+            found = number(folder / "memory.limit_in_bytes")
+        return 0 if found is not None and found >= _UNLIMITED else found
+
+    def io_weight(self, name: str) -> int | None:
+        """Return the weight of input and output of a group; None: there is none here."""
+        for folder in self._groups.folders(f"/{self.parent}/{name}"):
+            for file in (folder / each for each in _IO_WEIGHTS):
+                words = " ".join(lines(file)[:1]).split()  # `100`, or `default 100`
+                if words and words[-1].isdigit():
+                    return int(words[-1])
+        return None
+
     def weighs_io(self) -> bool:
         """Say whether groups have a weight of input and output here."""
-        names = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
-        return any((folder / name).exists() for folder in self._groups.folders(f"/{self.parent}") for name in names)
+        folders = self._groups.folders(f"/{self.parent}")
+        return any((folder / name).exists() for folder in folders for name in _IO_WEIGHTS)
 
 
 def quota_us(cpus: float) -> int:

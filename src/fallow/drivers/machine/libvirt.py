@@ -18,6 +18,7 @@ from fallow.drivers.machine.commands import Virsh
 from fallow.drivers.machine.contract import FoundMachine, MachineError, MachineSpec, MachineUse, Seed
 from fallow.drivers.machine.domain import (
     LOWEST_SHARES,
+    LOWEST_WEIGHT,
     PREFIX,
     Accelerator,
     Attachment,
@@ -29,8 +30,10 @@ from fallow.drivers.machine.domain import (
     vcpus,
 )
 from fallow.drivers.machine.folders import Folders
+from fallow.drivers.machine.forwarding import Rules, Ways
 from fallow.drivers.machine.groups import MachineGroups, quota_us
 from fallow.drivers.machine.images import Images
+from fallow.model.pools import PortRange
 from fallow.model.server_pools import Isolation
 from fallow.model.vms import LENT_GROUP
 
@@ -66,6 +69,8 @@ class LibvirtMachines:
         self._groups = MachineGroups(parent)
         self._accelerator: Accelerator | None = None
         self._names: dict[str, str] = {}  # of their control groups
+        self._ways = Ways(self._virsh, options.attachment.network, Rules(member_id))
+        self._unreached: Mapping[str, str] = {}  # why gateways cannot reach a machine
         self._held: dict[str, tuple[int, float]] = {}  # bytes it should be left, and since when
 
     async def check(self) -> None:
@@ -107,7 +112,7 @@ class LibvirtMachines:
         group = self._names[spec.vm_id] = self._find(spec.vm_id)
         if group and plan.room < spec.cpus:
             await asyncio.to_thread(self._groups.keep_quota, group, spec.cpus)
-        ceiling = memory_ceiling(spec, plan.accelerator) // 1024
+        ceiling = memory_ceiling(spec.memory_bytes, plan.accelerator) // 1024
         await self._virsh.run("memtune", name, "--hard-limit", str(ceiling), "--live")
 
     async def _plan(self, spec: MachineSpec) -> DomainPlan:
@@ -203,6 +208,10 @@ class LibvirtMachines:
         """Return a quarter, but no less than what a kernel and an engine need."""
         return min(memory_bytes, max(memory_bytes // 4, 256 * 2**20))
 
+    async def forward(self, ports: Mapping[str, Sequence[PortRange]]) -> None:
+        """Forward them where libvirt's network is behind NAT."""
+        self._unreached = await self._ways.lead({} if self._options.attachment.bridge else ports)
+
     async def clear_seed(self, vm_id: str, seed: Seed) -> None:
         """Write the seed again, without the token."""
         await asyncio.to_thread(self._folders.write_seed, vm_id, replace(seed, token=""))
@@ -248,7 +257,8 @@ class LibvirtMachines:
         quota = self._groups.quota(group) if group else None
         granted = self._folders.made(vm_id).memory_bytes if whole else has
         problems = [f"it is paused: {why}"] if paused else []
-        problems += [*self._limits(vm_id, quota), *self._balloon(vm_id, domain)]
+        problems += [*self._limits(vm_id, quota, has), *self._balloon(vm_id, domain)]
+        problems += [self._unreached[vm_id]] if vm_id in self._unreached else []
         return FoundMachine(
             vm_id=vm_id,
             status="paused" if paused else "running",
@@ -259,7 +269,7 @@ class LibvirtMachines:
             problem="; ".join(problems),
         )
 
-    def _limits(self, vm_id: str, quota: float | None) -> Sequence[str]:
+    def _limits(self, vm_id: str, quota: float | None, booted_bytes: int) -> Sequence[str]:
         group = self._names[vm_id]
         if not group:
             return [f"it is not in the control group {self._groups.parent}, which all that is lent should be in"]
@@ -268,6 +278,13 @@ class LibvirtMachines:
             found.append("it has no limit of processor time")
         if weight is not None and weight > LOWEST_SHARES:
             found.append(f"its share of processor time reads back as {weight} instead of {LOWEST_SHARES}")
+        most, kept = memory_ceiling(booted_bytes, self._accelerator or "tcg"), self._groups.memory_limit(group)
+        if kept is not None and not 0 < kept <= most:
+            has = f"{kept // 2**20} MiB" if kept else "nothing"
+            found.append(f"its process is limited to {has} of memory instead of {most // 2**20} MiB")
+        io = self._groups.io_weight(group)
+        if io is not None and io > LOWEST_WEIGHT:
+            found.append(f"its weight of input and output reads back as {io} instead of {LOWEST_WEIGHT}")
         return found
 
     def _balloon(self, vm_id: str, domain: Mapping[str, str]) -> Sequence[str]:
