@@ -50,7 +50,7 @@ def test_what_uses_the_reference_is_renewed_when_every_node_has_it() -> None:
     assert (after.state, after.renewed) == (JobState.COMPLETED, ("shop/web",))
     assert after.reason == "3 of 3 nodes are done; deployments renewed: 1"
     made = world.snapshot.templates["d-web.2"]
-    assert (made.cause, made.actor) == ("restart", "api:ci")
+    assert (made.cause, made.actor, made.image) == ("restart", "api:ci", world.job().image)
     world.run()
     assert generations(world)["web"] == 2
 
