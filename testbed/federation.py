@@ -25,8 +25,6 @@ class Federation:
         for name, names in nodes.items():
             cluster = self.members[name]
             cluster.start_server()
-            for registry in host.insecure_registries:
-                cluster.fallow("registry", "add", registry, "--insecure")
             for node in names:
                 cluster.nodes[node].wait_ready()
                 cluster.join(node, "--name", node, token=cluster.token("node"))

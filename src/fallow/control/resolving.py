@@ -228,7 +228,7 @@ async def images_for_members(
 ) -> Mapping[str, ResolvedImage]:
     """Return what images stand for that member clusters will be told to run; nothing where there are none.
 
-    What cannot be found out in time is left out: whoever pulls it asks again.
+    What cannot be found out in time is left out: whoever pulls it asks again. A reference with a digest says it itself.
     """
     if alone(snapshot):
         return {}
@@ -241,5 +241,6 @@ async def images_for_members(
             _log.warning("image not resolved; each cluster finds out by itself", image=image, reason=str(error))
             return None
 
-    answers = await asyncio.gather(*map(found, images))
-    return {image: answer for image, answer in zip(images, answers, strict=True) if answer is not None}
+    asked = [image for image in images if "@" not in image]
+    answers = await asyncio.gather(*map(found, asked))
+    return {image: answer for image, answer in zip(asked, answers, strict=True) if answer is not None}

@@ -127,6 +127,7 @@ class ShareView(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment's share in one cluster as the API shows it."""
 
     cluster: str
+    here: bool = False
     cluster_state: str
     target: int  # by the newest division
     replicas: int  # it is told to run
