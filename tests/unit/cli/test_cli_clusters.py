@@ -68,7 +68,7 @@ def test_list_shows_clusters_by_name(api: FakeApi, fallow: Fallow) -> None:
     assert old[:7] == ["old", "ready,", "draining", "4", "0", "4", "out"]
     assert spent[:4] == ["spent", "ready,", "drained,", "tainted"]
     assert " ".join(west).startswith("west ready, full 5 6 1 in 3 0.5 of 12 1 GiB of 16 GiB 1.2.3 ")
-    assert "full for      shop/web" in fallow("cluster", "show", "west").out
+    assert "full for    shop/web" in fallow("cluster", "show", "west").out
 
 
 def test_show(api: FakeApi, fallow: Fallow) -> None:
