@@ -11,7 +11,7 @@ Peers publish no such figure. By their defaults: Karmada 40 s until a silent clu
 replicas move, one and a half workloads a second, and only when four switches are set; Liqo 40 s and 300 s; KubeFed 30 s
 and 60 s.
 
-    python benchmarks/failover.py [--rounds 10] [--after RESULT.json] [--deployments 10] [--replicas 20] [--nodes 10]
+    python benchmarks/failover.py [--rounds 30] [--after RESULT.json] [--deployments 10] [--replicas 20] [--nodes 10]
 """
 
 import argparse
@@ -168,7 +168,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="clusters to lose")
+    parser.add_argument("--rounds", type=int, default=30, help="clusters to lose")
     parser.add_argument("--after", type=Path, help="an earlier result, whose rounds count too")
     parser.add_argument("--deployments", type=int, default=10)
     parser.add_argument("--replicas", type=int, default=20, help="of each deployment")

@@ -42,7 +42,8 @@ def test_a_node_that_joins_draws_replicas_where_the_policy_rebalances(joined: Jo
     with nobody_notices(joined, 6):
         grow(joined, "east", "east-2")
         joined.wait_shares(60, west=2, east=4)
-    assert (joined.containers("west"), joined.containers("east")) == (2, 4)
+    joined.host.wait(lambda: joined.containers("west") == 2, 20, "west has stopped what left")
+    assert joined.containers("east") == 4
 
 
 def test_edited_weights_move_replicas(joined: Joined) -> None:
@@ -51,10 +52,6 @@ def test_edited_weights_move_replicas(joined: Joined) -> None:
         joined.deploy(6)
         joined.wait_shares(60, west=4, east=2)
     with nobody_notices(joined, 6):
-        joined.clusters_policy = "divide: weighted, where: region in (west), weights: {west: 2, east: 1}"
-        joined.deploy(5)
-        joined.wait_shares(60, west=5)
-    with nobody_notices(joined, 5):
         joined.clusters_policy = "divide: weighted, where: 'region in (west,east)'"
         joined.deploy(6)
         joined.wait_shares(60, west=3, east=3)
