@@ -1,7 +1,7 @@
 """A host and member clusters of the real command with real engines, a registry and a gateway."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from whole_cluster import Whole, replicas_on, web
 from demo.load import Load
 from fallow.client.errors import ClientError
 from testbed import images, parts, processes
-from testbed.cluster import LOOK_SECONDS, Cluster
+from testbed.cluster import Cluster
 from testbed.fabric import Fabric
 from testbed.federation import Federation
 from testbed.ports import free_port
@@ -20,6 +20,7 @@ from testbed.registry import Registry
 
 WEIGHTED = "divide: weighted, where: region, weights: {west: 2, east: 1}"
 PATH = "test/web"
+WATCH_SECONDS = 0.05
 
 
 class Joined(Federation):
@@ -133,23 +134,34 @@ def no_request_fails(port: int) -> Iterator[Load]:
 
 
 @contextmanager
-def never_fewer_ready(joined: Joined, least: int) -> Iterator[list[int]]:
-    """Look all the time how many replicas of the web service are ready in all clusters; never fewer than so many."""
-    seen: list[int] = []
+def watching(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` all the time meanwhile, from a thread of its own."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(LOOK_SECONDS):
-            with suppress(TestbedError, ClientError):  # a host that is busy or starts again is asked the next time
-                seen.append(int(joined.division()["ready"]))
+    def run() -> None:
+        while not over.wait(WATCH_SECONDS):
+            look()
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=run, daemon=True)
     watcher.start()
     try:
-        yield seen
+        yield
     finally:
         over.set()
         watcher.join(10)
+
+
+@contextmanager
+def never_fewer_ready(joined: Joined, least: int) -> Iterator[list[int]]:
+    """Look all the time how many replicas of the web service are ready in all clusters; never fewer than so many."""
+    seen: list[int] = []
+
+    def look() -> None:
+        with suppress(TestbedError, ClientError):  # a host that is busy or starts again is asked the next time
+            seen.append(int(joined.division()["ready"]))
+
+    with watching(look):
+        yield seen
     assert len(seen) > 5
     assert min(seen) >= least, f"ready, one look after the other: {seen}"
 

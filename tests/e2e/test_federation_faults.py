@@ -7,13 +7,12 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from joined import PATH, Joined, federation, no_request_fails, one_way, requests
+from joined import PATH, Joined, federation, no_request_fails, one_way, requests, watching
 from whole_cluster import replicas_on
 
 from testbed.cluster import Cluster
@@ -81,22 +80,15 @@ def never_twice(joined: Joined, deployment: str) -> Iterator[dict[str, bool]]:
     """Look all the time which clusters run a replica of a deployment, name -> True; it may never be two at once."""
     seen: dict[str, bool] = {}
     twice: list[str] = []
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.05):
-            where = [name for name, cluster in joined.members.items() if deployment in running(cluster)]
-            seen.update(dict.fromkeys(where, True))
-            if len(where) > 1:
-                twice.append(f"{time.time()}: {where}")
+        where = [name for name, cluster in joined.members.items() if deployment in running(cluster)]
+        seen.update(dict.fromkeys(where, True))
+        if len(where) > 1:
+            twice.append(f"{time.time()}: {where}")
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
+    with watching(look):
         yield seen
-    finally:
-        over.set()
-        watcher.join(10)
     assert twice == []
 
 
