@@ -178,7 +178,9 @@ def test_a_member_restored_from_an_old_backup_is_told_anew(joined: Joined) -> No
         joined.host.wait(lambda: load.sent["after"] > 50, 10, "requests afterwards")
     assert load.failed("after") == 0
     assert joined.containers("east") == 6
-    assert versions(joined) == {"2"}
+    joined.host.wait(lambda: versions(joined) == {"2"}, 30, "what the backup knew is renewed")
+    joined.wait_shares(west=4, east=6)
+    assert joined.containers("west") == 4
 
 
 def versions(joined: Joined) -> set[str]:
