@@ -16,7 +16,6 @@ class Federation:
 
     def add(self, sizes: Mapping[str, int]) -> None:
         """Start further control planes, each with so many nodes of its own; they have not joined the host yet."""
-        host = self.host
         for name in sizes:
             self.members[name] = self.cluster(name)
         nodes = {name: [f"{name}-{number + 1}" for number in range(size)] for name, size in sizes.items()}
