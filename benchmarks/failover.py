@@ -11,16 +11,18 @@ Peers publish no such figure. By their defaults: Karmada 40 s until a silent clu
 replicas move, one and a half workloads a second, and only when four switches are set; Liqo 40 s and 300 s; KubeFed 30 s
 and 60 s.
 
-    python benchmarks/failover.py [--rounds 10] [--deployments 10] [--replicas 20] [--nodes 10]
+    python benchmarks/failover.py [--rounds 30] [--after RESULT.json] [--deployments 10] [--replicas 20] [--nodes 10]
 """
 
 import argparse
 import asyncio
+import json
 import statistics
 import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from figures import options_of, write
@@ -141,7 +143,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 sys.stderr.write(f"{rounds[-1]}\n")
         fullest = max((await clusters(host)).items(), key=lambda found: found[1]["ready"])[0]
         drained = await drain(host, fullest)
-    again = sorted(found["ready_again_after_seconds"] for found in rounds)
+    before = json.loads(options.after.read_text())["rounds"] if options.after else []
+    rounds = [*before, *rounds]
+    again = [found["ready_again_after_seconds"] for found in rounds]
     return {
         "benchmark": "failover",
         "machine": describe(),
@@ -150,7 +154,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "deployments": options.deployments,
         "replicas": total,
         "rounds": rounds,
-        "ready_again_after_seconds": {"median": statistics.median(again), "largest": again[-1]},
+        "ready_again_after_seconds": {
+            "rounds": len(again),
+            "p50": round(statistics.median(again), 2),
+            "p99": round(statistics.quantiles(again, n=100, method="inclusive")[98], 2),
+            "largest": max(again),
+        },
         "drain": drained,
         "peers": PEERS,
     }
@@ -159,7 +168,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     parser = options_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="clusters to lose")
+    parser.add_argument("--rounds", type=int, default=30, help="clusters to lose")
+    parser.add_argument("--after", type=Path, help="an earlier result, whose rounds count too")
     parser.add_argument("--deployments", type=int, default=10)
     parser.add_argument("--replicas", type=int, default=20, help="of each deployment")
     parser.add_argument("--nodes", type=int, default=10, help="of each cluster")

@@ -16,7 +16,6 @@ class Federation:
 
     def add(self, sizes: Mapping[str, int]) -> None:
         """Start further control planes, each with so many nodes of its own; they have not joined the host yet."""
-        host = self.host
         for name in sizes:
             self.members[name] = self.cluster(name)
         nodes = {name: [f"{name}-{number + 1}" for number in range(size)] for name, size in sizes.items()}
@@ -25,8 +24,7 @@ class Federation:
         for name, names in nodes.items():
             cluster = self.members[name]
             cluster.start_server()
-            for registry in host.insecure_registries:
-                cluster.fallow("registry", "add", registry, "--insecure")
+            self.started(cluster)
             for node in names:
                 cluster.nodes[node].wait_ready()
                 cluster.join(node, "--name", node, token=cluster.token("node"))
@@ -36,6 +34,9 @@ class Federation:
     def cluster(self, name: str) -> Cluster:
         """Return a cluster of which nothing runs yet."""
         return Cluster(self.host.fabric, insecure_registries=self.host.insecure_registries, name=name)
+
+    def started(self, cluster: Cluster) -> None:
+        """Do what a cluster needs before it has nodes: nothing, for its host tells it of registries."""
 
     def join(self, name: str, *labels: str, seconds: float = 20) -> None:
         """Let a cluster join the host, and wait until it is ready there."""

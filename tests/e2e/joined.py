@@ -1,14 +1,17 @@
 """A host and member clusters of the real command with real engines, a registry and a gateway."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import yaml
 from whole_cluster import Whole, replicas_on, web
 
 from demo.load import Load
-from testbed import images, parts
+from fallow.client.errors import ClientError
+from testbed import images, parts, processes
+from testbed.cluster import Cluster
 from testbed.fabric import Fabric
 from testbed.federation import Federation
 from testbed.ports import free_port
@@ -17,6 +20,7 @@ from testbed.registry import Registry
 
 WEIGHTED = "divide: weighted, where: region, weights: {west: 2, east: 1}"
 PATH = "test/web"
+WATCH_SECONDS = 0.05
 
 
 class Joined(Federation):
@@ -24,6 +28,7 @@ class Joined(Federation):
 
     host: Whole
     clusters_policy = WEIGHTED
+    cpus = "0.05"  # that each replica reserves; a node has two
 
     def deploy(self, replicas: int, version: str = "1", *options: str) -> None:
         """Deploy the web service with so many replicas in all."""
@@ -31,7 +36,7 @@ class Joined(Federation):
         deploy = {
             "replicas": replicas,
             "update_config": {"parallelism": 2, "monitor": "1s"},
-            "resources": {"reservations": {"cpus": "0.05", "memory": "32M"}},
+            "resources": {"reservations": {"cpus": self.cpus, "memory": "32M"}},
         }
         health = {"http": "/healthz", "interval": "300ms", "retries": 2}
         fallow = {"health": health, "clusters": yaml.safe_load(f"{{{self.clusters_policy}}}")}
@@ -49,6 +54,24 @@ class Joined(Federation):
             self.host.wait(so, seconds, f"ready: {wanted}")
         except TestbedError as error:
             raise TestbedError(f"{error}\n{self.host.fallow('deployment', 'division', path)}") from None
+
+    def told(self, path: str = PATH) -> dict[str, int]:
+        """Return how many replicas each cluster is told to run, but for none."""
+        shares: list[dict[str, Any]] = self.division(path)["shares"]
+        return {share["cluster"]: share["replicas"] for share in shares if share["replicas"]}
+
+    def settled(self) -> dict[str, int]:
+        """Wait until all of the web service is ready and nothing is on the move; return what each cluster is told."""
+
+        def so() -> bool:
+            division = self.division()
+            return division["ready"] == division["total"] and not division["moving"]
+
+        try:
+            self.host.wait(so, 40, "settled")
+        except TestbedError as error:
+            raise TestbedError(f"{error}\n{self.host.fallow('deployment', 'division', PATH)}") from None
+        return self.told()
 
     def division(self, deployment: str = PATH) -> dict[str, Any]:
         """Return a deployment's division as the host tells it."""
@@ -108,3 +131,50 @@ def no_request_fails(port: int) -> Iterator[Load]:
         yield load
     assert load.failures == [], f"{len(load.failures)} of {load.sent.total()} failed"
     assert load.sent.total() > 20
+
+
+@contextmanager
+def watching(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` all the time meanwhile, from a thread of its own."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(WATCH_SECONDS):
+            look()
+
+    watcher = threading.Thread(target=run, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(10)
+
+
+@contextmanager
+def never_fewer_ready(joined: Joined, least: int) -> Iterator[list[int]]:
+    """Look all the time how many replicas of the web service are ready in all clusters; never fewer than so many."""
+    seen: list[int] = []
+
+    def look() -> None:
+        with suppress(TestbedError, ClientError):  # a host that is busy or starts again is asked the next time
+            seen.append(int(joined.division()["ready"]))
+
+    with watching(look):
+        yield seen
+    assert len(seen) > 5
+    assert min(seen) >= least, f"ready, one look after the other: {seen}"
+
+
+@contextmanager
+def one_way(joined: Joined, cluster: Cluster, way: str) -> Iterator[None]:
+    """Drop what a control plane sends to its host (`way` is OUTPUT), or what it hears (INPUT), but not both."""
+    assert cluster.network is not None
+    port = "--dport" if way == "OUTPUT" else "--sport"
+    rule = [way, "--protocol", "tcp", port, str(joined.host.port + 1), "--jump", "DROP"]
+    inside = ["nsenter", f"--net={cluster.network.path}", "iptables", "--wait"]
+    processes.run(*inside, "--append", *rule)
+    try:
+        yield
+    finally:
+        processes.run(*inside, "--delete", *rule)

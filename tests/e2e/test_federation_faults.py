@@ -7,16 +7,14 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from joined import PATH, Joined, federation, no_request_fails, requests
+from joined import PATH, Joined, federation, no_request_fails, one_way, requests, watching
 from whole_cluster import replicas_on
 
-from testbed import processes
 from testbed.cluster import Cluster
 from testbed.processes import TestbedError
 
@@ -68,28 +66,8 @@ def nothing_starts(cluster: Cluster) -> Iterator[None]:
             os.kill(outer, signal.SIGCONT)
 
 
-@contextmanager
-def one_way(joined: Joined, cluster: Cluster, way: str) -> Iterator[None]:
-    """Drop what a control plane sends to its host (`way` is OUTPUT), or what it hears (INPUT), but not both."""
-    assert cluster.network is not None
-    port = "--dport" if way == "OUTPUT" else "--sport"
-    rule = [way, "--protocol", "tcp", port, str(joined.host.port + 1), "--jump", "DROP"]
-    inside = ["nsenter", f"--net={cluster.network.path}", "iptables", "--wait"]
-    processes.run(*inside, "--append", *rule)
-    try:
-        yield
-    finally:
-        processes.run(*inside, "--delete", *rule)
-
-
 def events(cluster: Cluster) -> str:
     return cluster.fallow("events", "--since", "10m")
-
-
-def told(joined: Joined, path: str = PATH) -> dict[str, int]:
-    shares = joined.division(path)["shares"]
-    assert isinstance(shares, list)
-    return {share["cluster"]: share["replicas"] for share in shares if share["replicas"]}
 
 
 def running(cluster: Cluster) -> list[str]:
@@ -102,22 +80,15 @@ def never_twice(joined: Joined, deployment: str) -> Iterator[dict[str, bool]]:
     """Look all the time which clusters run a replica of a deployment, name -> True; it may never be two at once."""
     seen: dict[str, bool] = {}
     twice: list[str] = []
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.05):
-            where = [name for name, cluster in joined.members.items() if deployment in running(cluster)]
-            seen.update(dict.fromkeys(where, True))
-            if len(where) > 1:
-                twice.append(f"{time.time()}: {where}")
+        where = [name for name, cluster in joined.members.items() if deployment in running(cluster)]
+        seen.update(dict.fromkeys(where, True))
+        if len(where) > 1:
+            twice.append(f"{time.time()}: {where}")
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
+    with watching(look):
         yield seen
-    finally:
-        over.set()
-        watcher.join(10)
     assert twice == []
 
 
@@ -127,7 +98,7 @@ def test_a_drain_goes_on_when_the_host_is_killed_in_its_middle(joined: Joined) -
     with no_request_fails(joined.host.http_port):
         with nothing_starts(joined.members["east"]):
             joined.host.fallow("cluster", "drain", "west", "--no-wait")
-            joined.host.wait(lambda: told(joined) == {"west": 3, "east": 6}, 10, "replacements ordered")
+            joined.host.wait(lambda: joined.told() == {"west": 3, "east": 6}, 10, "replacements ordered")
             joined.host.kill_server()
         joined.host.start_server()
         joined.wait_shares(60, east=6)
@@ -140,9 +111,9 @@ def test_a_drain_is_called_off_in_its_middle_and_taken_up_again(joined: Joined) 
     with no_request_fails(joined.host.http_port):
         with nothing_starts(joined.members["west"]):
             joined.host.fallow("cluster", "drain", "east", "--no-wait")
-            joined.host.wait(lambda: told(joined).get("west") == 6, 10, "replacements ordered")
+            joined.host.wait(lambda: joined.told().get("west") == 6, 10, "replacements ordered")
             joined.host.fallow("cluster", "uncordon", "east")
-            joined.host.wait(lambda: told(joined) == {"east": 6}, 10, "what has not moved, stays")
+            joined.host.wait(lambda: joined.told() == {"east": 6}, 10, "what has not moved, stays")
         joined.wait_shares(east=6)
         joined.host.wait(lambda: joined.containers("west") == 0, 20, "west has nothing to run")
         joined.host.fallow("cluster", "drain", "east", "--timeout", "60s")
@@ -207,7 +178,9 @@ def test_a_member_restored_from_an_old_backup_is_told_anew(joined: Joined) -> No
         joined.host.wait(lambda: load.sent["after"] > 50, 10, "requests afterwards")
     assert load.failed("after") == 0
     assert joined.containers("east") == 6
-    assert versions(joined) == {"2"}
+    joined.host.wait(lambda: versions(joined) == {"2"}, 30, "what the backup knew is renewed")
+    joined.wait_shares(west=4, east=6)
+    assert joined.containers("west") == 4
 
 
 def versions(joined: Joined) -> set[str]:
@@ -221,7 +194,7 @@ def start_with_clock(joined: Joined, cluster: Cluster, offset: str) -> None:
     cluster.server_environment = off if offset else {}
     cluster.start_server()
     joined.host.wait(lambda: not silent(joined), 30, "all clusters speak")
-    settled(joined)
+    joined.settled()
 
 
 def silent(joined: Joined) -> bool:
@@ -231,30 +204,16 @@ def silent(joined: Joined) -> bool:
     return any(each["state"] != "ready" or newest - each["last_seen_at"] > 2 for each in found)
 
 
-def settled(joined: Joined) -> dict[str, int]:
-    """Wait until all of the web service is ready and nothing is on the move; return what each cluster is told."""
-
-    def so() -> bool:
-        division = joined.division()
-        return division["ready"] == division["total"] and not division["moving"]
-
-    try:
-        joined.host.wait(so, 40, "settled")
-    except TestbedError as error:
-        raise TestbedError(f"{error}\n{joined.host.fallow('deployment', 'division', PATH)}") from None
-    return told(joined)
-
-
 @pytest.mark.parametrize("offsets", [{"west": "+1h", "east": "-1h"}, {"host": "+1h"}])
 def test_clocks_hours_apart_move_nothing(joined: Joined, offsets: Mapping[str, str]) -> None:
     with no_request_fails(joined.host.http_port):
         for wrong in (True, False):
             for name, offset in offsets.items():
                 start_with_clock(joined, joined.members.get(name, joined.host), offset if wrong else "")
-            before = settled(joined)
+            before = joined.settled()
             total = sum(before.values())
             joined.host.fallow("deployment", "scale", f"{PATH}={total + (1 if wrong else -1)}", "--wait")
-            after = settled(joined)
+            after = joined.settled()
             changes = [after.get(name, 0) - before.get(name, 0) for name in ("west", "east")]
             assert sorted(map(abs, changes)) == [0, 1], "one more, or one fewer, moves nothing else"
 
@@ -274,7 +233,7 @@ def test_a_second_host_is_refused(joined: Joined) -> None:
 def test_a_copy_of_a_member_is_fenced_and_nothing_runs_twice(joined: Joined) -> None:
     west = joined.members["west"]
     copy = Cluster(joined.host.fabric, name="copy")
-    before = settled(joined)
+    before = joined.settled()
     with no_request_fails(joined.host.http_port):
         west.kill_server()
         for folder in ("server", "config"):

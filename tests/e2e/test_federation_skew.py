@@ -33,6 +33,11 @@ class Mixed(Joined):
             found.server_environment = found.agent_environment = self.of_the_earlier
         return found
 
+    def started(self, cluster: Cluster) -> None:
+        """Make the registry known there too: hosts of the earlier release do not tell of theirs."""
+        for registry in cluster.insecure_registries:
+            cluster.fallow("registry", "add", registry, "--insecure")
+
     def replace(self, cluster: Cluster) -> None:
         """Kill a control plane of the earlier release, and start one of this release in its place."""
         cluster.kill_server()

@@ -11,6 +11,7 @@ import structlog
 
 from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.agent.folder import prepare, write_private
+from fallow.agent.host_registries import kept_registries
 from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
 from fallow.agent.session import Session, SessionBroken, SessionRefused
 from fallow.client.tasks import first_to_end
@@ -111,6 +112,8 @@ class ClusterAgent:
         host = self._host()
         if host is None:
             HostIdentity(self._folder, self._clock, lambda _: None).clear()
+            if (step := kept_registries(self._cache, self._home.secrets, (), self._clock)) is not None:
+                await applier.commit(step)
             if self._cache.get("hosts", HOST_ID) is None:  # and whoever left it may have been killed on the way
                 await applier.apply(kept_shares(self._cache.snapshot(), self._clock(), self._new_id, ACTOR))
             await self._until_another("")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from fallow.agent.host_registries import Secrets, kept_registries
 from fallow.agent.share_outbox import ShareOutbox
 from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
 from fallow.decide.federation.fence import fence, fenceable
@@ -20,6 +21,7 @@ from fallow.decide.harvest.throttled import LOOK_SECONDS, Weights, reweighed, we
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.variables import Heard
+from fallow.drivers.authority import AuthorityError
 from fallow.drivers.clusters.counting import Counting
 from fallow.drivers.clusters.telling import REST_SECONDS, Telling, rest_seconds
 from fallow.model.cluster_frames import AskRoom, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
@@ -57,16 +59,6 @@ class Remotes(Protocol):
 
     async def run(self) -> None:
         """Work until cancelled. Raises Fenced."""
-
-
-class Secrets(Protocol):
-    """Seals what is stored; `control.vault` is one."""
-
-    def seal(self, secret: str, about: str) -> bytes:
-        """Return what may be stored."""
-
-    def unseal(self, sealed: bytes, about: str) -> str:
-        """Return what was sealed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +100,7 @@ class ClusterMember:
         self._cache = home.cache
         self._applier = applier
         self._guard = home.guard
+        self._secrets = home.secrets
         self._servers = home.servers
         self._new_id = home.new_id
         self._most_records = home.most_records
@@ -278,6 +271,7 @@ class ClusterMember:
 
         Raises StoreError.
         """
+        await self._keep_registries()
         now = self._clock()
         plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at, due)
         made = [step for step in plan.steps if creates(step)]
@@ -287,6 +281,16 @@ class ClusterMember:
             steps.append(self._guard(Step(puts=tuple(record for step in portion for record in step.puts)), now))
         applied = await self._applier.apply(Plan(steps=steps))
         return applied.dropped == 0, applied.dropped > 0 or len(portion) < len(made)
+
+    async def _keep_registries(self) -> None:
+        """Keep how the registries of all orders are spoken to, before anything is pulled. Raises StoreError."""
+        try:
+            step = kept_registries(self._cache, self._secrets, self._orders.orders.values(), self._clock)
+        except AuthorityError as error:
+            _log.warning("logins of the host's registries are not kept", error=str(error))
+            return
+        if step is not None:
+            await self._applier.commit(step)
 
     def _look_at(self, ids: Iterable[str]) -> None:
         """Look soon whether there is something new to report of deployments."""

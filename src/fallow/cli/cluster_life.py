@@ -4,6 +4,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -21,6 +22,8 @@ from fallow.model.units import format_duration
 
 if TYPE_CHECKING:
     from fallow.client.api import Client
+
+_NOT_COUNTED = "failed requests not counted: no gateway here"
 
 _EXAMPLES = {
     "drain": """Examples:
@@ -72,16 +75,24 @@ def drain(
         if as_json:
             output.write_json(view)
         else:
-            output.write(f"{output.clean(member.name)} is empty: it can be shut down")
+            failed = _NOT_COUNTED if view.requests_failed is None else f"{view.requests_failed} requests failed"
+            output.write(f"{output.clean(member.name)} is empty: it can be shut down ({failed})")
 
 
-def _watched(client: "Client", member_id: str, patience: float, timeout: str) -> ClusterView:
+class Drained(ClusterView, frozen=True, kw_only=True):
+    """A cluster that was emptied; `requests_failed` at gateways of this control plane meanwhile, None without any."""
+
+    requests_failed: int | None = None
+
+
+def _watched(client: "Client", member_id: str, patience: float, timeout: str) -> Drained:
     """Show how a cluster empties until it is empty. Raises Failure when that takes longer, or is called off."""
     began, failed_before = time.monotonic(), _failed_requests(client)
     view, most = client.clusters.one(member_id), 0
+    failed: int | None = None
 
     def look() -> tuple[bool, RenderableType]:
-        nonlocal view, most
+        nonlocal view, most, failed
         clusters = client.clusters.all().items
         view = next((found for found in clusters if found.member.id == member_id), view)
         most = max(most, view.left)
@@ -90,14 +101,15 @@ def _watched(client: "Client", member_id: str, patience: float, timeout: str) ->
         coming = sum(found.moving_in for found in clusters)
         head = [f"draining {view.member.name}: {view.left} left", f"{most - view.left} moved"]
         head += [f"{coming} replacements not ready yet"] if coming else []
-        if failed_before is not None and (failed := _failed_requests(client)) is not None:
-            head.append(f"{max(0, failed - failed_before)} requests failed")
+        now_failed = _failed_requests(client)
+        failed = max(0, now_failed - (failed_before or 0)) if now_failed is not None else None
+        head.append(_NOT_COUNTED if failed is None else f"{failed} requests failed")
         head.append(format_duration(time.monotonic() - began))
         lines = [Text("  " + output.clean(text)) for text in view.stuck]
         return view.left == 0, Group(Text(output.clean(", ".join(head))), *lines)
 
     if wait_until(look, patience):
-        return view
+        return Drained(**msgspec.structs.asdict(view), requests_failed=failed)
     raise Failure(
         f"{view.member.name} still runs {view.left} replicas after {timeout}",
         detail="; ".join(view.stuck)

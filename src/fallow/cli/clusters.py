@@ -25,9 +25,12 @@ Cluster = Annotated[
 app = typer.Typer(no_args_is_help=True, help="Look after the clusters that deployments are divided over.")
 
 
+_HAS = ("FREE CPUS", "FREE MEMORY")
+
+
 def cluster_table(found: Sequence[ClusterView]) -> Table:
     """Return a table of clusters, ordered by name."""
-    made = output.table("NAME", "STATE", "READY", "WANTED", "MOVING", "NODES", "CPUS", "MEMORY", "LABELS", "SEEN")
+    made = output.table("NAME", "STATE", "READY", "WANTED", "MOVING", "NODES", *_HAS, "VERSION", "LABELS", "SEEN")
     for each in sorted(found, key=lambda view: view.member.name):
         made.add_row(
             output.cell(each.member.name),
@@ -36,12 +39,20 @@ def cluster_table(found: Sequence[ClusterView]) -> Table:
             output.cell(each.wanted),
             output.cell(_moving(each)),
             output.cell(each.nodes or ""),
-            output.cell(f"{each.cpus:g}" if each.nodes else ""),
-            output.cell(format_bytes(each.memory_bytes) if each.nodes else ""),
+            *map(output.cell, _free(each)),
+            output.cell(each.member.agent_version),
             output.cell(output.pairs(each.member.labels)),
             output.cell("here" if each.here else output.age(each.member.last_seen_at)),
         )
     return made
+
+
+def _free(view: ClusterView) -> tuple[str, str]:
+    """Return how much of its processors and of its memory is free; empty while it has not said so."""
+    if not view.nodes:
+        return "", ""
+    memory = f"{format_bytes(view.free_memory_bytes)} of {format_bytes(view.memory_bytes)}"
+    return f"{view.free_cpus:.4g} of {view.cpus:g}", memory
 
 
 def _thresholds(view: ClusterView) -> str:
@@ -65,7 +76,8 @@ def _state(view: ClusterView) -> Text:
     if member.scheduling is not Scheduling.ACTIVE:
         empty = _leaves(view) and not view.left and member.state is MemberState.READY
         state = Text.assemble(state, ", ", output.cell("drained" if empty else member.scheduling.value))
-    return Text.assemble(state, ", tainted") if member.taints else state
+    words = [*(["full"] if view.full_for else []), *(["tainted"] if member.taints else [])]
+    return Text.assemble(state, *(f", {word}" for word in words))
 
 
 @app.command(
@@ -120,8 +132,8 @@ def _described(view: ClusterView) -> Table:
             ("replicas", f"{view.wanted} wanted, {view.running} running, {view.ready} ready"),
             ("moving", _moving(view)),
             ("nodes", view.nodes or ""),
-            ("cpus", f"{view.cpus:g}" if view.nodes else ""),
-            ("memory", format_bytes(view.memory_bytes) if view.nodes else ""),
+            *zip(("free cpus", "free memory"), _free(view), strict=True),
+            ("full for", ", ".join(view.full_for)),
             *(("cannot leave", text) for text in view.stuck),
             ("joined", output.clock(member.created_at)),
         )

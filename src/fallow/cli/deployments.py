@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fallow.cli import completion, output
 from fallow.cli.deploying import wait_for
+from fallow.cli.elsewhere import division_of, note_elsewhere, placed_elsewhere
 from fallow.cli.failures import usage
 from fallow.cli.names import deployment_path, suggesting
 from fallow.cli.options import Deployment, InProject, Json, Project, Watch, seconds
@@ -16,12 +17,10 @@ from fallow.cli.session import session_of
 from fallow.cli.shares import history_table, share_table
 from fallow.cli.updates import add_commands, ahead_line, update_line
 from fallow.cli.watching import show_list
-from fallow.client.errors import ApiError
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
-from fallow.model.divisions import DivisionView
 
 if TYPE_CHECKING:
-    from fallow.client.api import Client
+    pass
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")]
@@ -89,7 +88,7 @@ def show(ctx: typer.Context, name: Deployment, project: Project = "", as_json: J
             output.write_json(view)
             return
         output.show(_described(view))
-        division = _division(client, path)
+        division = division_of(client, path)
         if division is not None and division.shares:
             output.write("")
             output.show(share_table(division))
@@ -97,16 +96,8 @@ def show(ctx: typer.Context, name: Deployment, project: Project = "", as_json: J
         if living:
             output.write("")
             output.show(replica_table(living))
-
-
-def _division(client: "Client", path: tuple[str, str]) -> DivisionView | None:
-    """Return how it is divided; None from a control plane that is too old to say."""
-    try:
-        return client.clusters.division(*path)
-    except ApiError as error:
-        if error.problem.status != 404:
-            raise
-        return None
+        if division is not None:
+            note_elsewhere(placed_elsewhere(division), f"replica list --deployment {view.project}/{view.name}")
 
 
 def _described(view: DeploymentView) -> Table:

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from fallow.cli import completion, output
+from fallow.cli.elsewhere import division_of, note_elsewhere, placed_elsewhere, running_elsewhere
 from fallow.cli.names import deployment_path, suggesting
 from fallow.cli.options import InProject, Json, Project, Watch
 from fallow.cli.session import session_of
@@ -86,6 +87,13 @@ def list_(
         return msgspec.structs.replace(found, items=tuple(each for each in found.items if each.state not in ENDED))
 
     show_list(session, fetch, replica_table, as_json=as_json, watch=("replicas",) if watch else ())
+    if node or as_json:
+        return
+    with session.client() as client:
+        if not name:
+            note_elsewhere(running_elsewhere(client), "replica list")
+        elif (division := division_of(client, (project, name))) is not None:
+            note_elsewhere(placed_elsewhere(division), f"replica list --deployment {project}/{name}")
 
 
 def logs(
@@ -108,6 +116,8 @@ def logs(
 def _lines(client: "Client", name: str, path: tuple[str, str], follow: bool, tail: int) -> Iterator[str]:
     with suggesting(client, path):
         try:
+            if (division := division_of(client, path)) is not None and any(each.here for each in division.shares):
+                note_elsewhere(placed_elsewhere(division), f"logs {'/'.join(path)}")
             yield from client.deployment_logs(*path, follow=follow, tail=tail)
         except ApiError as error:
             if error.problem.status != 404 or "/" in name:

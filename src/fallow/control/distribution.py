@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fallow.control.blobs import Blobs
 from fallow.control.pulls import Pulls
-from fallow.control.registries import Registries
+from fallow.control.registries import HostRegistries, Registries
 from fallow.control.resolving import Resolver
 from fallow.control.vault import Vault
 from fallow.drivers.registry import Registry
@@ -31,6 +31,8 @@ class Distribution:
         self.registries = Registries(cache, applier, vault, driver, clock)
         self.resolver = Resolver(cache, self.registries, driver, clock, steady)
         self.pulls = Pulls(cache, applier, self.registries, self.resolver)
+        of_host = HostRegistries(cache, applier, vault, driver, clock)
+        self.pulls.for_host = of_host, Resolver(cache, of_host, driver, clock, steady)
         self.pulls.helpers = self.blobs.sources
         self._driver = driver
 

@@ -116,7 +116,8 @@ class ControlPlane:
         self.distribution.blobs.beside = self.archives.sources
         self.hosts = Hosts(self.cache, self.applier, self.vault, authority.ca_sha256, clock)
         self.remotes = Remotes(self.hub, settings, steady)
-        self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell)
+        registries = self.distribution.registries
+        self.shares = Shares(self.cache, self.applier, clock, questions, self.remotes.tell, registries.shared)
         vm_tokens = VmTokens(self.cache, self.applier, settings, authority.ca_sha256, clock, steady)
         self.servers = Servers(self.cache, self.applier, self.hub, vm_tokens, clock)
         self.member: Callable[[Applier], Awaitable[None]] | None = None  # the session with a host, while we lead

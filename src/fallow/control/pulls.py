@@ -11,11 +11,11 @@ from fallow.control.commits import commit_again
 from fallow.control.hub import Link, node_called
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
-from fallow.control.resolving import Resolver, Unresolved
+from fallow.control.resolving import RESOLVE_SECONDS, Resolver, Unresolved
 from fallow.decide.plan import Step
 from fallow.decide.trust import rules_of
 from fallow.drivers.authority import AuthorityError
-from fallow.model.deployments import Replica, Template
+from fallow.model.deployments import Deployment, Replica, Template
 from fallow.model.image_frames import PullAsked, PullGranted
 from fallow.model.image_jobs import ImageJob, ImageTask, TaskState
 from fallow.model.images import BlobSource, ImageErrorKind, PlatformImage, PullGrant, ResolvedImage
@@ -26,7 +26,6 @@ from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError
 
-RESOLVE_SECONDS = 5.0  # a node waits for us, and may reach a registry that we do not
 MAX_ASKED = 64  # pulls that one node waits for an answer to
 
 # Mirror (host:port, or empty) and sources for a member that is about to pull an image.
@@ -62,8 +61,8 @@ class Pulls:
     def __init__(self, cache: Cache, applier: Applier, registries: Registries, resolver: Resolver) -> None:
         self._cache = cache
         self._applier = applier
-        self._registries = registries
-        self._resolver = resolver
+        self._own = registries, resolver
+        self.for_host = self._own  # the same, for what runs for a host
         self.helpers: Helpers = no_helpers
         self._answering: dict[Link, set[asyncio.Task[None]]] = {}
 
@@ -152,10 +151,11 @@ class Pulls:
         return found if found is not None and _parsed(found.container.image) == reference else None
 
     async def _granted(self, member: Member, asked: PullAsked, wanted: _Wanted) -> PullGrant:
-        policy = self._resolver.policy(wanted.project)
+        registries, resolver = self._asked_of(wanted)
+        policy = resolver.policy(wanted.project)
         rules = rules_of(policy) if policy is not None else None
-        self._resolver.check_name(wanted.reference, wanted.project)
-        access = self._registries.access(wanted.reference.registry)
+        resolver.check_name(wanted.reference, wanted.project)
+        access = registries.access(wanted.reference.registry)
         grant = PullGrant(
             reference=asked.reference,
             login=access.login,
@@ -177,8 +177,16 @@ class Pulls:
             text = f"{wanted.reference.text} is for {offered}, and {member.name} is {member.facts.architecture}"
             raise Unresolved("wrong-platform", text)
         mirror, sources = self.helpers(member, image)
-        mirror = mirror or self._registries.mirror(wanted.reference.registry)
+        mirror = mirror or registries.mirror(wanted.reference.registry)
         return msgspec.structs.replace(grant, image=image, digest=resolved.digest, mirror=mirror, sources=sources)
+
+    def _asked_of(self, wanted: _Wanted) -> tuple[Registries, Resolver]:
+        """Return who knows the registry: what a host orders may be pulled with the host's login, nothing else."""
+        if isinstance(wanted.keeper, Template):
+            deployment = self._cache.get("deployments", wanted.keeper.deployment_id)
+            if isinstance(deployment, Deployment) and deployment.origin is not None:
+                return self.for_host
+        return self._own
 
     async def _soon(self, member: Member, wanted: _Wanted) -> ResolvedImage:
         """Resolve within the time a node can wait; asking goes on, for whoever asks next. Raises Unresolved."""
@@ -191,16 +199,17 @@ class Pulls:
 
     async def _resolved(self, member: Member, wanted: _Wanted) -> ResolvedImage:
         """Return the one image for all nodes: what was resolved first stays so. Raises Unresolved."""
+        _, resolver = self._asked_of(wanted)
         known = wanted.keeper.image
         if known is not None and known.for_architecture(member.facts.architecture) is not None:
-            await self._resolver.check_signed(known, wanted.project)  # the rules may have changed since
+            await resolver.check_signed(known, wanted.project)  # the rules may have changed since
             return known
         if known is not None:  # resolved before there was a node of this kind: the same image again, by its digest
             text = wanted.reference.at(known.digest)
-            found = await self._resolver.resolve(text, wanted.project)
+            found = await resolver.resolve(text, wanted.project)
             found = msgspec.structs.replace(found, reference=known.reference)
         else:
-            found = await self._resolver.resolve(wanted.reference.text, wanted.project, since=wanted.keeper.created_at)
+            found = await resolver.resolve(wanted.reference.text, wanted.project, since=wanted.keeper.created_at)
         return await self._pinned(wanted.keeper, found)
 
     async def _pinned(self, keeper: Template | ImageJob, found: ResolvedImage) -> ResolvedImage:

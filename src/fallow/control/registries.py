@@ -4,6 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable
 
+import msgspec
+import structlog
+
 from fallow.control.commits import commit_again
 from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, not_found, refuse
@@ -16,10 +19,14 @@ from fallow.drivers.authority import AuthorityError
 from fallow.drivers.registry import Access, Registry, RegistryError
 from fallow.drivers.registry.certificates import read_certificates
 from fallow.model.images import RegistryLogin
-from fallow.model.references import DEFAULT_REGISTRY
+from fallow.model.references import DEFAULT_REGISTRY, parse_reference
 from fallow.model.registries import CertificateView, KnownRegistry, RegistryCheck, RegistryRequest, RegistryView
+from fallow.model.secrets import SealedSecret
+from fallow.model.shares import SHARED_REGISTRY, SharedRegistry
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
+
+_log = structlog.get_logger("fallow.registries")
 
 MAX_REGISTRIES = 1000
 _ALIASES = {"index.docker.io": DEFAULT_REGISTRY, "registry-1.docker.io": DEFAULT_REGISTRY}
@@ -123,6 +130,19 @@ class Registries:
             login = RegistryLogin(username=found.username, password=password)
         return Access(host=host, login=login, insecure=found.insecure, ca_pem=found.ca_pem, proxy=found.proxy)
 
+    def shared(self, image: str) -> SharedRegistry | None:
+        """Return how member clusters speak to an image's registry; None: they need to know nothing.
+
+        A proxy is not shared: it leads there from here.
+        """
+        try:
+            found = self.access(parse_reference(image).registry)
+        except (ValueError, AuthorityError) as error:
+            _log.warning("members are not told how an image's registry is spoken to", image=image, reason=str(error))
+            return None
+        told = SharedRegistry(host=found.host, login=found.login, insecure=found.insecure, ca_pem=found.ca_pem)
+        return None if told == SharedRegistry(host=found.host) else told
+
     def mirror(self, host: str) -> str:
         """Return the mirror of a registry, that an operator named or that we run; empty when none serves."""
         found = self._cache.get("registries", host)
@@ -142,6 +162,18 @@ class Registries:
         if not isinstance(found, KnownRegistry):
             raise not_found(f"registry {host[:80]!r}", "fallow registry list shows all that are known")
         return found
+
+
+class HostRegistries(Registries):
+    """For what runs for a host: registries that are not known here are spoken to as the host does."""
+
+    def access(self, host: str) -> Access:
+        """Return how a registry is spoken to. Raises AuthorityError."""
+        sealed = self._cache.get("secrets", f"{SHARED_REGISTRY}{host}")
+        if self._cache.get("registries", host) is not None or not isinstance(sealed, SealedSecret):
+            return super().access(host)
+        shared = msgspec.json.decode(self._vault.unseal(sealed.sealed, sealed.id), type=SharedRegistry)
+        return Access(host=host, login=shared.login, insecure=shared.insecure, ca_pem=shared.ca_pem)
 
 
 def has_mirror(host: str, name: str) -> Refused:

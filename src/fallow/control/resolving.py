@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from fallow.control.refusals import Refused
 from fallow.control.registries import Registries
+from fallow.decide.federation.founding import alone
+from fallow.decide.snapshot import Snapshot
 from fallow.decide.trust import reference_trouble, rules_of, unsigned_text
 from fallow.drivers.authority import AuthorityError
 from fallow.drivers.registry import Access, Registry, RegistryError
@@ -20,9 +23,12 @@ from fallow.model.references import Reference, parse_reference
 from fallow.model.trust import TrustPolicy
 from fallow.store.cache import Cache
 
+_log = structlog.get_logger("fallow.images")
+
 TAG_SECONDS = 10.0  # so long a tag is taken to stand for the same: enough for many who ask at once
 DIGEST_SECONDS = 3600.0
 TROUBLE_SECONDS = 3.0  # so long a registry that is in trouble is not asked the same again
+RESOLVE_SECONDS = 5.0  # so long others wait for us, who may reach a registry that we do not
 MAX_QUIET_SECONDS = 900.0  # whatever a registry asks for
 REMEMBERED = 2000
 AT_ONCE = 4  # questions to one registry
@@ -215,3 +221,26 @@ class Resolver:
         self._remembered.move_to_end(key)
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+async def images_for_members(
+    resolver: Resolver, snapshot: Snapshot, images: Collection[str], project: str, since: float
+) -> Mapping[str, ResolvedImage]:
+    """Return what images stand for that member clusters will be told to run; nothing where there are none.
+
+    What cannot be found out in time is left out: whoever pulls it asks again. A reference with a digest says it itself.
+    """
+    if alone(snapshot):
+        return {}
+
+    async def found(image: str) -> ResolvedImage | None:
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                return await resolver.resolve(image, project, since=since)
+        except (TimeoutError, Unresolved) as error:
+            _log.warning("image not resolved; each cluster finds out by itself", image=image, reason=str(error))
+            return None
+
+    asked = [image for image in images if "@" not in image]
+    answers = await asyncio.gather(*map(found, asked))
+    return {image: answer for image, answer in zip(asked, answers, strict=True) if answer is not None}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from fallow.control.hub import Link
 from fallow.control.intake import Unstored
@@ -17,11 +17,13 @@ from fallow.model.cluster_frames import RoomReported, SharesReported, SharesStor
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
-from fallow.model.shares import Share, ShareOrder, parse_share_id
+from fallow.model.shares import Share, SharedRegistry, ShareOrder, parse_share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
 REST_SECONDS = 0.01  # what changes meanwhile is told together
+
+_ORDERED = frozenset({"shares", "deployments", "templates", "registries"})  # of which orders are made
 
 Questions = Callable[[Snapshot], tuple[RoomQuestion, ...]]
 
@@ -30,7 +32,8 @@ class Shares:
     """Remembers what each cluster was told, so that only differences are sent. One for each process.
 
     `clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise. `before_less` is called before
-    a cluster is told to run less: its gateways should know by then what runs elsewhere.
+    a cluster is told to run less: its gateways should know by then what runs elsewhere. `registry` tells how the
+    registry of an image is spoken to.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Shares:
         clock: Callable[[], float],
         questions: Questions,
         before_less: Callable[[Snapshot], None] = lambda _: None,
+        registry: Callable[[str], SharedRegistry | None] = lambda _: None,
     ) -> None:
         self.reports = ShareReports(cache, applier, clock)
         self.spoken = Spoken(cache, applier)
@@ -47,6 +51,7 @@ class Shares:
         self._cache = cache
         self._questions = questions
         self._before_less = before_less
+        self._registry = registry
         self._open: dict[str, Cluster] = {}
         self._told: dict[str, dict[str, ShareOrder]] = {}  # cluster id -> deployment id -> its order
         self._asked: dict[str, tuple[RoomQuestion, ...]] = {}
@@ -72,7 +77,7 @@ class Shares:
         self.reports.opened(cluster_id)
         self.rooms.opened(cluster_id)
         snapshot = self._cache.snapshot()
-        wanted = _orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
+        wanted = self._orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
         self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)
@@ -117,14 +122,18 @@ class Shares:
                 for kind, id_ in changed:
                     if kind == "members":
                         self.spoken.changed(id_)
-                if self._open and any(kind in ("shares", "deployments") for kind, _ in changed):
-                    self._send_changes(
-                        {id_ for kind, id_ in changed if kind == "shares"},
-                        {id_ for kind, id_ in changed if kind == "deployments"},
-                    )
+                if self._open and any(kind in _ORDERED for kind, _ in changed):
+                    self._send_changes({id_ for kind, id_ in changed if kind == "shares"}, self._concerned(changed))
                     await asyncio.sleep(REST_SECONDS)
         finally:
             subscription.close()
+
+    def _concerned(self, changed: Collection[tuple[str, str]]) -> set[str]:
+        """Return the ids of deployments whose orders may be others now, whatever became of their shares."""
+        if any(kind == "registries" for kind, _ in changed):
+            return set(self._cache.snapshot().deployments)
+        generations = {id_.rpartition(".")[0] for kind, id_ in changed if kind == "templates"}
+        return generations | {id_ for kind, id_ in changed if kind == "deployments"}
 
     def _send_changes(self, share_ids: set[str], deployment_ids: set[str]) -> None:
         snapshot = self._cache.snapshot()
@@ -137,7 +146,7 @@ class Shares:
         for cluster_id, cluster in list(self._open.items()):
             told, known = self._told[cluster_id], touched.get(cluster_id, ())
             shares = (share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None)
-            wanted = _orders(snapshot, shares)
+            wanted = self._orders(snapshot, shares)
             changed = [order for id_, order in wanted.items() if told.get(id_) != order]
             gone = {parse_share_id(id_)[0] for id_ in known} - wanted.keys()
             removed = sorted((gone | deleted) & told.keys())
@@ -151,6 +160,19 @@ class Shares:
         if deployment_ids:
             self._ask(snapshot)
 
+    def _orders(self, snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:
+        """Return the orders of shares by deployment id, but for those whose deployment is gone."""
+        return {
+            share.deployment_id: self._order_of(snapshot, share, deployment)
+            for share in shares
+            if (deployment := snapshot.deployments.get(share.deployment_id)) is not None
+        }
+
+    def _order_of(self, snapshot: Snapshot, share: Share, deployment: Deployment) -> ShareOrder:
+        template = snapshot.templates.get(f"{deployment.id}.{deployment.generation}")
+        image = template.image if template is not None else None
+        return order_of(share, deployment, image, self._registry(deployment.spec.container.image))
+
     def _ask(self, snapshot: Snapshot) -> None:
         """Ask every cluster the questions that stand now, if they are others than it was asked."""
         questions = self._questions(snapshot)
@@ -162,13 +184,3 @@ class Shares:
 
 def _lowers(before: ShareOrder | None, order: ShareOrder) -> bool:
     return before is not None and order.most < before.most
-
-
-def _orders(snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:
-    """Return the orders of shares by deployment id, but for those whose deployment is gone."""
-    deployments: Mapping[str, Deployment] = snapshot.deployments
-    return {
-        share.deployment_id: order_of(share, deployments[share.deployment_id])
-        for share in shares
-        if share.deployment_id in deployments
-    }

@@ -5,7 +5,7 @@ good as new then, and are not renewed.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +15,7 @@ from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, DeploymentSpec, GenerationView, Template
 from fallow.model.events import Event
+from fallow.model.images import ResolvedImage
 from fallow.model.updates import UpdateState, UpdateStatus
 
 Cause = Literal["deploy", "rollback", "restart"]
@@ -102,7 +103,18 @@ def reverted(
     )
     alike = (target.generation, *target.alike)
     after = msgspec.structs.replace(after, alike=alike, update=status)
-    return after, msgspec.structs.replace(template, alike=alike)
+    return after, msgspec.structs.replace(template, alike=alike, image=target.image)
+
+
+def pinned(step: Step, images: Mapping[str, ResolvedImage]) -> Step:
+    """Return a step whose new generations say what their images stand for, as far as `images` by reference know."""
+    puts = tuple(
+        msgspec.structs.replace(put, image=found)
+        if isinstance(put, Template) and put.image is None and (found := images.get(put.container.image)) is not None
+        else put
+        for put in step.puts
+    )
+    return replace(step, puts=puts)
 
 
 def restarted(current: Deployment, author: Author) -> Step:

@@ -5,7 +5,7 @@ from itertools import islice
 
 import msgspec
 
-from fallow.decide.generations import Author, restarted
+from fallow.decide.generations import Author, pinned, restarted
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
@@ -23,7 +23,8 @@ def renewal(snapshot: Snapshot, job: ImageJob, now: float, new_id: Callable[[], 
     author = Author(now, new_id, job.created_by)
     puts = [put for each in found for put in restarted(each, author).puts]
     noted = (*job.renewed, *(each.path for each in found))
-    return Step(puts=(msgspec.structs.replace(job, renewed=noted, updated_at=now), *puts))
+    step = Step(puts=(msgspec.structs.replace(job, renewed=noted, updated_at=now), *puts))
+    return pinned(step, {each.spec.container.image: job.image for each in found}) if job.image is not None else step
 
 
 def to_renew(snapshot: Snapshot, job: ImageJob) -> Iterator[Deployment]:

@@ -66,7 +66,9 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds | None = None
     nodes: int = 0
     cpus: float = 0.0
+    free_cpus: float = 0.0  # by its own account, as the rest of what it has
     memory_bytes: int = 0
+    free_memory_bytes: int = 0
     wanted: int = 0
     running: int = 0
     ready: int = 0
@@ -74,3 +76,4 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     moving_out: int = 0
     left: int = 0
     stuck: tuple[str, ...] = ()  # deployments that cannot leave it, and why
+    full_for: tuple[str, ...] = ()  # deployments that wait for a place, may use it, and find no room there

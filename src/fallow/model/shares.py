@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from fallow.model.deployments import DeploymentSpec, ReplicaCount
+from fallow.model.images import BlobDigest, RegistryLogin
 from fallow.model.meta import Name, Record
 
 ReplicaId = Annotated[str, msgspec.Meta(max_length=128)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+SHARED_REGISTRY = "host-registry."  # how the ids of sealed SharedRegistry records begin
 
 
 class RemoteEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,6 +26,20 @@ class RemoteEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100  # in hundredths of a full one: its node may be throttled
 
 
+class SharedRegistry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the host speaks to the registry of what it orders. The cluster keeps it sealed, for these orders alone."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    login: RegistryLogin | None = None
+    insecure: bool = False
+    ca_pem: Annotated[str, msgspec.Meta(max_length=65536)] = ""
+
+    @property
+    def secret_id(self) -> str:
+        """Return the id of the record that keeps it."""
+        return f"{SHARED_REGISTRY}{self.host}"
+
+
 class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a cluster should run of one deployment. `spec.replicas` is the total, `replicas` the cluster's share.
 
@@ -31,7 +47,8 @@ class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):
     `keep`: the host cannot know what becomes ready while it decides.
 
     `generation` is the host's; a cluster counts its own. `revision` grows with each order for the deployment; who
-    reports says which one it has taken in.
+    reports says which one it has taken in. `digest` is what the generation's image stands for in all clusters, as far
+    as the host knows; `registry` how to get it, where the host knows more than its name.
     """
 
     deployment_id: ReplicaId
@@ -42,6 +59,8 @@ class ShareOrder(msgspec.Struct, frozen=True, kw_only=True):
     replicas: ReplicaCount
     revision: int
     keep: ReplicaCount = 0
+    digest: BlobDigest | None = None
+    registry: SharedRegistry | None = None
 
     @property
     def most(self) -> int:
@@ -108,6 +127,7 @@ class ShareView(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment's share in one cluster as the API shows it."""
 
     cluster: str
+    here: bool = False
     cluster_state: str
     target: int  # by the newest division
     replicas: int  # it is told to run

@@ -8,7 +8,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.divisions import Division, PastDivision
 from fallow.model.members import Role
 from fallow.model.rooms import Room, RoomSummary
-from fallow.model.shares import Share, ShareReport, share_id
+from fallow.model.shares import RemoteEndpoint, Share, ShareReport, share_id
 
 EAST = node("east", "c-east", role=Role.CLUSTER, key_sha256="e" * 64)
 HERE = node("here", HERE_ID, role=Role.CLUSTER, key_sha256="")
@@ -51,6 +51,21 @@ async def test_clusters_are_listed_with_what_they_run(rig: Rig) -> None:
     one = await rig.call("GET", "/v1/clusters/east")
     assert one.json() == east
     assert one.headers["etag"]
+
+
+async def test_logs_of_what_other_clusters_run_are_asked_there(rig: Rig) -> None:
+    await federated(rig)
+    told = problem(await rig.call("GET", "/v1/deployments/shop/web/logs"), 409, "runs-elsewhere")
+    assert told["detail"].startswith("shop/web runs in other clusters (east 3)")
+    assert told["hint"].startswith("fallow --context east logs shop/web ")
+    problem(await rig.call("GET", "/v1/replicas/r-x/logs"), 404, "not-found")
+    reported = share("c-east", 3, 3)
+    assert reported.reported is not None
+    said = msgspec.structs.replace(reported.reported, endpoints=(RemoteEndpoint(id="r-x", address="10.0.0.7"),))
+    stored = rig.services.cache.snapshot().shares[reported.id]
+    await rig.put(msgspec.structs.replace(stored, reported=said))
+    told = problem(await rig.call("GET", "/v1/replicas/r-x/logs"), 409, "runs-elsewhere")
+    assert told["hint"].startswith("fallow --context east logs r-x ")
 
 
 async def test_a_node_is_no_cluster(rig: Rig) -> None:

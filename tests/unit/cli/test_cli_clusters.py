@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from cli_fake_api import FakeApi, listing, member
+from cli_fake_api import FakeApi, deployment, listing, member, replica
 from conftest import Fallow
 
 from fallow.cli import cluster_life
@@ -20,15 +20,27 @@ from fallow.model.taints import Taint
 def view(name: str = "west", scheduling: Scheduling = Scheduling.ACTIVE, **more: Any) -> ClusterView:
     state = more.pop("state", MemberState.READY)
     taints = more.pop("taints", ())
-    found = member(name, role=Role.CLUSTER, scheduling=scheduling, state=state, taints=taints)
+    found = member(name, role=Role.CLUSTER, scheduling=scheduling, state=state, taints=taints, agent_version="1.2.3")
     return ClusterView(member=found, **more)
 
 
 def test_list_shows_clusters_by_name(api: FakeApi, fallow: Fallow) -> None:
+    api.on("GET /v1/clusters/west", view("west", full_for=("shop/web",)))
     api.on(
         "GET /v1/clusters",
         listing(
-            view("west", nodes=3, cpus=12.0, memory_bytes=1 << 34, wanted=6, ready=5, moving_in=1),
+            view(
+                "west",
+                nodes=3,
+                cpus=12.0,
+                memory_bytes=1 << 34,
+                wanted=6,
+                ready=5,
+                moving_in=1,
+                free_cpus=0.5,
+                free_memory_bytes=1 << 30,
+                full_for=("shop/web",),
+            ),
             view("here", here=True, state=MemberState.SUSPECT),
             view("old", Scheduling.DRAINING, left=4, ready=4),
             view("spent", Scheduling.DRAINING, taints=(Taint(key="a"),)),
@@ -37,11 +49,26 @@ def test_list_shows_clusters_by_name(api: FakeApi, fallow: Fallow) -> None:
     ran = fallow("cluster", "list")
     assert ran.code == 0, ran
     head, here, old, spent, west = [line.split() for line in ran.out.splitlines()]
-    assert head == ["NAME", "STATE", "READY", "WANTED", "MOVING", "NODES", "CPUS", "MEMORY", "LABELS", "SEEN"]
+    assert head == [
+        "NAME",
+        "STATE",
+        "READY",
+        "WANTED",
+        "MOVING",
+        "NODES",
+        "FREE",
+        "CPUS",
+        "FREE",
+        "MEMORY",
+        "VERSION",
+        "LABELS",
+        "SEEN",
+    ]
     assert (here[:2], here[-1]) == (["here", "suspect"], "here")
     assert old[:7] == ["old", "ready,", "draining", "4", "0", "4", "out"]
     assert spent[:4] == ["spent", "ready,", "drained,", "tainted"]
-    assert west[:9] == ["west", "ready", "5", "6", "1", "in", "3", "12", "16"]
+    assert " ".join(west).startswith("west ready, full 5 6 1 in 3 0.5 of 12 1 GiB of 16 GiB 1.2.3 ")
+    assert "full for    shop/web" in fallow("cluster", "show", "west").out
 
 
 def test_show(api: FakeApi, fallow: Fallow) -> None:
@@ -165,7 +192,7 @@ def test_drain_is_watched_until_nothing_is_left(api: FakeApi, fallow: Fallow) ->
     api.on("GET /v1/clusters", clusters)
     ran = fallow("cluster", "drain", "old")
     assert ran.code == 0, ran
-    assert ran.out == "old is empty: it can be shut down\n"
+    assert ran.out == "old is empty: it can be shut down (1 requests failed)\n"
     told = [line.rpartition(", ")[0] for line in ran.err.splitlines() if line.startswith("draining")]
     assert list(dict.fromkeys(told)) == [
         "draining old: 4 left, 0 moved, 4 replacements not ready yet, 0 requests failed",
@@ -174,6 +201,24 @@ def test_drain_is_watched_until_nothing_is_left(api: FakeApi, fallow: Fallow) ->
         "draining old: 0 left, 4 moved, 1 requests failed",
     ]
     assert "  shop/web: 1 wait for replacements" in ran.err
+
+
+def test_a_drain_tells_programs_too_how_many_requests_failed_or_that_nobody_counts(
+    api: FakeApi, fallow: Fallow
+) -> None:
+    api.on("PATCH /v1/members/old", member("old", role=Role.CLUSTER))
+    for name in ("old", "n-old"):
+        api.on(f"GET /v1/clusters/{name}", view("old", Scheduling.DRAINING))
+    api.on("GET /v1/clusters", listing(view("old", Scheduling.DRAINING)))
+    errors = iter([2, 5, 5])
+    api.on("GET /v1/routes", lambda _: listing(route(next(errors))))
+    told = json.loads(fallow("cluster", "drain", "old", "--json").out)
+    assert (told["requests_failed"], told["member"]["name"]) == (3, "old")
+    api.on("GET /v1/routes", listing(msgspec.structs.replace(route(9), gateways=())))
+    assert json.loads(fallow("cluster", "drain", "old", "--json").out)["requests_failed"] is None
+    ran = fallow("cluster", "drain", "old")
+    assert ran.out == "old is empty: it can be shut down (failed requests not counted: no gateway here)\n"
+    assert "0 left, 0 moved, failed requests not counted: no gateway here" in ran.err
 
 
 def test_a_drain_that_is_called_off_or_takes_too_long_fails(api: FakeApi, fallow: Fallow) -> None:
@@ -240,3 +285,24 @@ def test_a_fenced_cluster_is_let_in_again(api: FakeApi, fallow: Fallow) -> None:
     ran = fallow("cluster", "unfence", "west")
     assert ran.code == 2
     assert "fallow cluster show west" in ran.err
+
+
+def test_what_runs_in_other_clusters_is_asked_there(api: FakeApi, fallow: Fallow) -> None:
+    here = ShareView(cluster="home", here=True, cluster_state="ready", target=1, replicas=1, placed=1)
+    divided = msgspec.structs.replace(DIVISION, shares=(*DIVISION.shares, here))
+    api.on("GET /v1/deployments/shop/web/division", divided)
+    api.on("GET /v1/deployments/shop/web", deployment())
+    api.on("GET /v1/deployments/shop/web/logs", "one\n")
+    api.on("GET /v1/replicas", listing(replica()))
+    api.on("GET /v1/clusters", listing(view("west", running=4), view("home", here=True, running=1)))
+    ask = "In other clusters: west 4. Ask there: fallow --context west"
+    listed = f"{ask} replica list --deployment shop/web\n"
+    assert fallow("deployment", "show", "shop/web").err == listed
+    assert fallow("replica", "list", "--deployment", "shop/web").err == listed
+    assert fallow("replica", "list").err == f"{ask} replica list\n"
+    ran = fallow("logs", "shop/web")
+    assert (ran.out, ran.err) == ("one\n", f"{ask} logs shop/web\n")
+    for quiet in (("replica", "list", "--json"), ("replica", "list", "--node", "n1")):
+        assert fallow(*quiet).err == ""
+    api.on("GET /v1/clusters", listing())
+    assert fallow("replica", "list").err == ""

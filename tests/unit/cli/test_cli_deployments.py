@@ -130,7 +130,7 @@ def test_logs_of_a_deployment_are_printed_as_they_are(api: FakeApi, fallow: Fall
     api.on("GET /v1/deployments/shop/web/logs", lambda _: iter([lines.encode()[:9], lines.encode()[9:]]))
     ran = fallow("logs", "shop/web", "-f", "--tail", "5")
     assert ran.out == lines.replace("\r", "")
-    assert api.asked[0].query == {"follow": "true", "tail": "5"}
+    assert api.asked[-1].query == {"follow": "true", "tail": "5"}
 
 
 def test_logs_of_a_replica(api: FakeApi, fallow: Fallow) -> None:

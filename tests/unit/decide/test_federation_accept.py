@@ -21,11 +21,11 @@ NEW_ID = ids()
 
 
 def order(name: str = "web", replicas: int = 2, revision: int = 10, keep: int = 0, **more: Any) -> ShareOrder:
-    image, generation = more.pop("image", "shop:1"), more.pop("generation", 1)
+    image, generation, digest = more.pop("image", "shop:1"), more.pop("generation", 1), more.pop("digest", None)
     spec = DeploymentSpec(replicas=5, container=ContainerSpec(image=image), **more)
     return ShareOrder(
         deployment_id=f"d-{name}", project="shop", name=name, spec=spec, generation=generation, replicas=replicas,
-        revision=revision, keep=keep,
+        revision=revision, keep=keep, digest=digest,
     )  # fmt: skip
 
 
@@ -66,6 +66,32 @@ def test_what_an_order_keeps_is_kept_until_another_says_otherwise() -> None:
     assert not follows(found, order())
     assert only(taken(order(revision=11), before=snapshot(found))).keep == 0
     assert [made.id for made in taken(order()).templates.values()] == ["d-web.1"]
+
+
+DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def digests(after: Snapshot) -> dict[str, str]:
+    return {found.id: found.image.digest for found in after.templates.values() if found.image is not None}
+
+
+def test_an_order_says_what_its_image_stands_for() -> None:
+    first = taken(order(digest=DIGEST))
+    assert digests(first) == {"d-web.1": DIGEST}
+    assert first.templates["d-web.1"].image.reference == "docker.io/library/shop:1"
+    second = taken(order(image="shop:2", generation=2, revision=11, digest=OTHER), before=first)
+    assert digests(second)["d-web.2"] == OTHER
+    renewed = taken(order(generation=2, revision=11, digest=OTHER), before=first)
+    assert digests(renewed)["d-web.2"] == OTHER
+
+
+def test_what_an_image_stands_for_may_be_said_later_but_not_changed() -> None:
+    first = taken(order())
+    assert digests(first) == {}
+    told = taken(order(digest=DIGEST, revision=11), before=first)
+    assert digests(told) == {"d-web.1": DIGEST}
+    assert (only(told).generation, only(told).origin) == (1, only(first).origin)
+    assert not accept(told, {"d-web": order(digest=OTHER, revision=12)}, NOW, NEW_ID).steps
 
 
 def test_the_same_order_changes_nothing_and_a_newer_one_of_the_same_writes_nothing() -> None:

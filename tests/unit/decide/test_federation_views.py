@@ -7,14 +7,16 @@ from federation_world import cluster, here, report, share
 from records import NOW, deployment, replica, snapshot
 
 from fallow.decide.explain import explain
+from fallow.decide.federation.shapes import question_of
 from fallow.decide.federation.views import cluster_views, division_view, whole_view
+from fallow.decide.selectors import parse_selector
 from fallow.decide.views import member_view
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterView
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division, PastDivision
 from fallow.model.members import Member, MemberState, Scheduling, Thresholds
 from fallow.model.meta import Record
-from fallow.model.rooms import Room, RoomSummary
+from fallow.model.rooms import Room, RoomAnswer, RoomSummary
 from fallow.model.shares import Share
 from fallow.model.taints import Taint
 
@@ -138,6 +140,27 @@ def test_a_cluster_shows_what_comes_and_goes() -> None:
     assert (east.nodes, east.cpus, east.stuck) == (3, 12.0, ())
     assert (west.wanted, west.moving_in, west.moving_out) == (10, 7, 0)
     assert (views["here"].here, views["here"].member.connected, west.here) == (True, True, False)
+
+
+def test_a_cluster_is_full_for_what_waits_and_may_use_it() -> None:
+    found = web()
+    policy = ClusterPolicy(where=parse_selector("region=west"))
+    found = msgspec.structs.replace(found, spec=msgspec.structs.replace(found.spec, clusters=policy))
+    key = question_of(found).key
+
+    def rooms(more: int) -> tuple[Room, ...]:
+        summary = RoomSummary(nodes=2, cpus=8.0, free_cpus=1.5, memory_bytes=100, free_memory_bytes=40)
+        answers = {key: RoomAnswer(key=key, more=more)}
+        return tuple(
+            Room(id=each.id, created_at=NOW, updated_at=NOW, answers=answers, summary=summary) for each in (EAST, WEST)
+        )
+
+    waiting = division({WEST.id: 4}, unplaced=6)
+    full = clusters(EAST, WEST, found, waiting, *rooms(0))
+    assert (full["west"].full_for, full["east"].full_for) == (("shop/web",), ())
+    assert (full["west"].free_cpus, full["west"].free_memory_bytes) == (1.5, 40)
+    assert clusters(EAST, WEST, found, waiting, *rooms(1))["west"].full_for == ()
+    assert clusters(EAST, WEST, found, division({WEST.id: 10}), *rooms(0))["west"].full_for == ()
 
 
 def test_what_a_dead_cluster_said_last_counts_for_nothing() -> None:

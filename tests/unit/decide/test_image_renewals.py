@@ -87,6 +87,7 @@ def test_what_runs_these_very_bytes_is_left_alone() -> None:
     world = World(update(image=stands_for(NEW)), *using("same", digest=NEW), *using("old", digest=OLD))
     world.run()
     assert generations(world) == {"same": 1, "old": 2}
+    assert world.snapshot.templates["d-old.2"].image == stands_for(NEW), "what the nodes have got, wherever the tag is"
 
 
 def test_what_is_younger_goes_away_or_belongs_to_a_host_is_left_alone() -> None:

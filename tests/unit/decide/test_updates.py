@@ -27,6 +27,7 @@ from fallow.model.deployments import (
     Template,
 )
 from fallow.model.events import Event
+from fallow.model.images import ResolvedImage
 from fallow.model.members import MemberState, Scheduling
 from fallow.model.updates import UpdateConfig, UpdateState
 
@@ -281,10 +282,12 @@ def test_rolling_back_by_hand() -> None:
     first = deployment(good_generation=1)
     first = msgspec.structs.replace(first, spec=msgspec.structs.replace(first.spec, routes=(route,)))
     second, made = renewed(first, msgspec.structs.replace(first.spec, container=NEW, routes=()), AUTHOR)
-    stored = snapshot(*NODES, second, template(first), made)
+    stands_for = ResolvedImage(reference="docker.io/library/shop:1", digest="sha256:" + "a" * 64, platforms=())
+    stored = snapshot(*NODES, second, msgspec.structs.replace(template(first), image=stands_for), made)
     step = rolled_back(stored, second, None, AUTHOR)
     assert step is not None
     back = step.puts[0]
+    assert step.puts[1].image == stands_for, "the bytes of that time, wherever the tag is by now"
     assert (back.generation, back.alike, back.spec.container.image, back.spec.routes) == (3, (1,), "shop:1", (route,))
     assert "api:ann" in back.update.reason
     after = applied(stored, Plan(steps=(step,)))

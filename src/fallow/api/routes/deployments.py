@@ -1,7 +1,7 @@
 """Deployments: deploying an application, reading, scaling and deleting what came of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,11 +17,14 @@ from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
+from fallow.control.resolving import images_for_members
 from fallow.control.rosters import guarded
 from fallow.decide.compose import Application, parse_compose
 from fallow.decide.deploy import Changes, changed, changes, check_ours, deleted
 from fallow.decide.federation.foretell import foretell_shares
+from fallow.decide.federation.founding import alone
 from fallow.decide.federation.views import whole_view
+from fallow.decide.generations import pinned
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.label_sets import spec_trouble
 from fallow.decide.placement import foretell
@@ -35,7 +38,9 @@ from fallow.model.deployments import (
     DeploymentView,
     DeployRequest,
     DeployResult,
+    Template,
 )
+from fallow.model.images import ResolvedImage
 from fallow.model.tokens import ApiRole
 
 Caller = Request[Any, Any, Any]
@@ -65,13 +70,15 @@ async def deploy(services: Needs, request: Caller, data: JSONBody[DeployRequest]
     for image in dict.fromkeys(spec.container.image for _, spec in application.deployments):
         await services.resolver.check(image, application.project)
 
+    images = {} if data.dry_run else await _images(services, application)
+
     def decide() -> tuple[Step | None, Changes]:
         now = services.clock()
         _check_label_sets(services.cache.snapshot(), application)
         done = changes(services.cache.snapshot(), application, now, services.new_id, data.prune, actor)
         if data.dry_run or done.step is None:
             return None, done
-        return guarded(services.cache, done.step, "deployments", now), done
+        return guarded(services.cache, pinned(done.step, images), "deployments", now), done
 
     async with services.deploying:
         done = await commit_again(services.applier, decide)
@@ -180,6 +187,16 @@ def _check_label_sets(snapshot: Snapshot, application: Application) -> None:
         trouble = spec_trouble(spec, snapshot.label_sets)
         if trouble:
             raise refuse(422, "label-set", "Not a usable label set", f"{name}: {trouble}", "fallow label-set list")
+
+
+async def _images(services: Needs, application: Application) -> Mapping[str, ResolvedImage]:
+    """Return what the images of the generations stand for that an application makes, where members will run them."""
+    snapshot, now = services.cache.snapshot(), services.clock()
+    if alone(snapshot):
+        return {}
+    step = changes(snapshot, application, now, services.new_id).step
+    made = {put.container.image for put in step.puts if isinstance(put, Template)} if step is not None else set()
+    return await images_for_members(services.resolver, snapshot, made, application.project, now)
 
 
 def _foretold(

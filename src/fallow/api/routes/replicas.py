@@ -1,6 +1,6 @@
 """Replicas and what they write to their logs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from litestar import Request, get
@@ -15,7 +15,8 @@ from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import merged, text_stream
 from fallow.control.hub import HubError
-from fallow.control.refusals import not_found, refuse
+from fallow.control.refusals import Refused, not_found, refuse
+from fallow.decide.federation.elsewhere import ask_there, elsewhere, has_replica, told_there
 from fallow.decide.views import replica_view
 from fallow.model.deployments import Replica
 from fallow.model.tokens import ApiRole
@@ -64,6 +65,9 @@ async def replica_logs(
     """Stream a replica's log: the last `tail` lines, and with `follow` everything after them."""
     replica = services.cache.snapshot().replicas.get(replica_id)
     if replica is None:
+        if (there := has_replica(services.cache.snapshot(), replica_id)) is not None:
+            cluster, deployment = there
+            raise _elsewhere(deployment.path, {cluster.name: 1}, f"logs {replica_id}")
         raise not_found(f"replica {replica_id[:80]!r}", "fallow replica list shows all")
     _check_reachable(services, replica)
     return await text_stream(services.limits, node_logs(services, request, replica, follow, tail))
@@ -86,10 +90,17 @@ async def deployment_logs(
         if not replica.ended and connected(services, replica)
     ]
     if not replicas:
+        if there := elsewhere(snapshot, found):
+            raise _elsewhere(found.path, there, f"logs {found.path}")
         raise HubError(f"{found.path} has no replica on a node that is connected just now")
     replicas.sort(key=lambda replica: (replica.slot, replica.id))
     sources = {replica.id: node_logs(services, request, replica, follow, tail) for replica in replicas}
     return await text_stream(services.limits, merged(sources))
+
+
+def _elsewhere(path: str, found: Mapping[str, int], words: str) -> Refused:
+    hint = ask_there(min(found), words)
+    return refuse(409, "runs-elsewhere", "It runs in other clusters", told_there(path, found), hint)
 
 
 def _check_reachable(services: Needs, replica: Replica) -> None:

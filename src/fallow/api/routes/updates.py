@@ -15,8 +15,9 @@ from fallow.api.routes.members import IfMatch
 from fallow.api.services import Needs
 from fallow.control.commits import commit_again
 from fallow.control.refusals import refuse
+from fallow.control.resolving import images_for_members
 from fallow.decide.deploy import check_ours
-from fallow.decide.generations import Author, NoSuchGenerationError, history, restarted, rolled_back
+from fallow.decide.generations import Author, NoSuchGenerationError, history, pinned, restarted, rolled_back
 from fallow.decide.plan import Step
 from fallow.decide.slots import slots_of
 from fallow.decide.snapshot import Snapshot
@@ -59,7 +60,10 @@ async def restart(
     Each call is another renewal; with `If-Match` a call that is repeated is refused (412).
     """
     change = _Change(services, request, project, name, if_match)
-    return await change.make(lambda _, current, author: restarted(current, author))
+    snapshot = services.cache.snapshot()
+    image = deployment_called(snapshot, project, name).spec.container.image
+    images = await images_for_members(services.resolver, snapshot, {image}, project, services.clock())
+    return await change.make(lambda _, current, author: pinned(restarted(current, author), images))
 
 
 async def rollback(

@@ -14,8 +14,10 @@ from fallow.decide.generations import Author, renewed, template_of
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.cluster_frames import SetShares
-from fallow.model.deployments import Deployment, DeploymentSpec, Origin
+from fallow.model.deployments import Deployment, DeploymentSpec, Origin, Template
+from fallow.model.images import ResolvedImage
 from fallow.model.meta import Record
+from fallow.model.references import qualified
 from fallow.model.shares import ShareOrder
 
 ACTOR = "host"
@@ -142,12 +144,17 @@ def _made(order: ShareOrder, author: Author) -> Step:
         origin=Origin(revision=order.revision, generation=order.generation, taken_as=1),
     )
     told = author.tells(deployment, "ShareTaken", f"is run for the host: {_portion(deployment)}")
-    return Step(puts=(deployment, template_of(deployment, author), told))
+    return Step(puts=(deployment, _pinned(template_of(deployment, author), order), told))
 
 
 def _changed(snapshot: Snapshot, current: Deployment, order: ShareOrder, author: Author) -> Iterable[Step]:
     """Return what makes a deployment follow an order."""
-    if follows(current, order) or current.origin is None:
+    if current.origin is None:
+        return
+    if follows(current, order):
+        template = snapshot.templates.get(f"{current.id}.{current.origin.taken_as}")
+        if template is not None and (pinned := _pinned(template, order)) is not template:
+            yield Step(puts=(msgspec.structs.replace(pinned, updated_at=author.now),))
         return
     spec, origin = _spec(current, order), current.origin
     after = msgspec.structs.replace(current, spec=spec, updated_at=author.now)
@@ -156,7 +163,7 @@ def _changed(snapshot: Snapshot, current: Deployment, order: ShareOrder, author:
         after, template = renewed(current, spec, author)
         alike = _alike(snapshot, current, spec)
         after = msgspec.structs.replace(after, alike=alike)
-        made = (msgspec.structs.replace(template, alike=alike),)
+        made = (_pinned(msgspec.structs.replace(template, alike=alike), order),)
     taken_as = after.generation if origin.generation != order.generation else origin.taken_as
     after = msgspec.structs.replace(
         after,
@@ -190,6 +197,16 @@ def _alike(snapshot: Snapshot, current: Deployment, spec: DeploymentSpec) -> tup
         found.generation
         for found in kept
         if found is not None and (found.container, found.placement) == (spec.container, spec.placement)
+    )
+
+
+def _pinned(template: Template, order: ShareOrder) -> Template:
+    """Return a template with what the host says its image stands for, unless that is known here already."""
+    if order.digest is None or template.image is not None:
+        return template
+    reference = qualified(template.container.image)
+    return msgspec.structs.replace(
+        template, image=ResolvedImage(reference=reference, digest=order.digest, platforms=())
     )
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from fallow.decide.federation.candidates import Use, candidates
 from fallow.decide.federation.causes import listed
 from fallow.decide.federation.migrate import held
+from fallow.decide.federation.shapes import question_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
 from fallow.model.clusters import HERE_ID, ClusterView
@@ -145,6 +147,7 @@ def _share_view(
     told = _said(cluster, share) or _SILENT
     return ShareView(
         cluster=cluster.name if cluster is not None else cluster_id,
+        here=cluster_id == HERE_ID,
         cluster_state=standing(cluster) if cluster is not None else "removed",
         target=target,
         replicas=share.replicas if share is not None else 0,
@@ -175,12 +178,31 @@ def cluster_views(snapshot: Snapshot, members: Iterable[MemberView], thresholds:
     for division in snapshot.divisions.values():
         for id_ in chosen.keys() & division.shares.keys():
             wanted[id_] += division.shares[id_]
-    views = (_cluster_view(snapshot, chosen[id_], shares.get(id_, ()), wanted[id_]) for id_ in chosen)
-    judged = (
-        view if view.here else msgspec.structs.replace(view, thresholds=view.member.thresholds or thresholds)
-        for view in views
-    )
-    return tuple(sorted(judged, key=lambda view: view.member.name))
+    found = []
+    full_for = _full_for(snapshot)
+    for id_, member in chosen.items():
+        view = _cluster_view(snapshot, member, shares.get(id_, ()), wanted[id_])
+        own = None if view.here else view.member.thresholds or thresholds
+        found.append(msgspec.structs.replace(view, thresholds=own, full_for=tuple(full_for.get(id_, ())[:MOST_STUCK])))
+    return tuple(sorted(found, key=lambda view: view.member.name))
+
+
+def _full_for(snapshot: Snapshot) -> dict[str, list[str]]:
+    """Return, by cluster, the deployments that have replicas without a place, may use it, and find no room there."""
+    found: dict[str, list[str]] = {}
+    clusters = tuple(snapshot.clusters.values())
+    for division in snapshot.divisions.values():
+        deployment = snapshot.deployments.get(division.deployment_id)
+        if not division.unplaced or deployment is None or deployment.deleting:
+            continue
+        key = question_of(deployment).key
+        judged = candidates(deployment.spec.clusters, clusters, snapshot.label_sets)
+        for cluster, candidate in zip(clusters, judged, strict=True):
+            room = snapshot.rooms.get(cluster.id)
+            answer = room.answers.get(key) if room is not None else None
+            if candidate.use is Use.OPEN and answer is not None and not answer.more:
+                found.setdefault(cluster.id, []).append(deployment.path)
+    return {id_: sorted(paths) for id_, paths in found.items()}
 
 
 def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share], wanted: int) -> ClusterView:
@@ -195,7 +217,9 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         here=here,
         nodes=room.summary.nodes if room is not None else 0,
         cpus=room.summary.cpus if room is not None else 0.0,
+        free_cpus=room.summary.free_cpus if room is not None else 0.0,
         memory_bytes=room.summary.memory_bytes if room is not None else 0,
+        free_memory_bytes=room.summary.free_memory_bytes if room is not None else 0,
         wanted=wanted,
         running=sum(report.running for _, report, _ in told),
         ready=sum(report.ready for _, report, _ in told),

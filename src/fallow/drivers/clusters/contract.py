@@ -22,8 +22,9 @@ class Cluster(Protocol):
 
         `full`: there are no others; what runs of any other goes. An order for 0 replicas keeps the deployment, and
         reports of it, until it is removed. A cluster retires replicas that are not ready before those that are, and
-        of those that are it keeps `ShareOrder.keep`, though they be more than ordered. What it cannot run it reports
-        with the state `refused` and the reason, and goes on trying.
+        of those that are it keeps `ShareOrder.keep`, though they be more than ordered. It runs the bytes that `digest`
+        names, and pulls with what `registry` says nothing but what is ordered. What it cannot run it reports with the
+        state `refused` and the reason, and goes on trying.
         """
 
     def ask(self, questions: Sequence[RoomQuestion]) -> None:
