@@ -491,4 +491,5 @@ def _services(plane: Plane) -> Any:
         clock=plane.clock,
         new_id=new_id,
         store=plane.store,
+        resolver=plane.distribution.resolver,
     )

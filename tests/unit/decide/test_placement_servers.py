@@ -57,6 +57,12 @@ def test_a_container_goes_where_both_have_room() -> None:
     assert placed(fleet(), heard()) == ["n-a"]
 
 
+def test_a_control_group_has_what_it_was_given_whatever_its_limit_was_when_its_node_started() -> None:
+    small = node("a", cpus=0.15, memory_bytes=GIB // 4)
+    assert placed(fleet(small, vm("a", isolation="cgroup")), heard()) == ["n-a"]
+    assert refused(fleet(small, vm("a")), heard()) == "not enough CPU (need 1, best has 0.15 free)"
+
+
 @pytest.mark.parametrize(
     ("said", "text"),
     [

@@ -218,7 +218,11 @@ def capacity_of(node: Member, vm: Vm | None, report: ServerReport | None = None)
     cpus, memory = round(node.facts.cpus * NANO), node.facts.memory_bytes
     if vm is None:
         return Need(cpus, memory)
-    cpus, memory = min(cpus, round(vm.cpus * NANO)), min(memory, vm.memory_bytes)
+    given = Need(round(vm.cpus * NANO), vm.memory_bytes)
+    if vm.isolation == "cgroup":  # its node saw the limit that all which is lent had at that moment
+        cpus, memory = given
+    else:
+        cpus, memory = min(cpus, given.cpus), min(memory, given.memory)
     use = _use_of(report, vm)
     if use is not None and use.memory_limit_bytes:
         memory = min(memory, use.memory_limit_bytes)  # its balloon holds the rest
