@@ -1,5 +1,6 @@
 """A server lends what its primary leaves idle: what runs there serves, and leaves when the primary wants it back."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,9 +25,9 @@ class Lending(Whole):
 
     lender: LendingServer
 
-    def web(self, service_class: str, replicas: int, cpus: float) -> str:
-        """Return a Compose file of the web service, which wants so many processors for each replica."""
-        reservations = {"cpus": str(cpus), "memory": "32M"}
+    def web(self, service_class: str, replicas: int, cpus: float, memory: str = "32M") -> str:
+        """Return a Compose file of the web service, which wants so much for each replica."""
+        reservations = {"cpus": str(cpus), "memory": memory}
         return web(
             self.image,
             deploy={"replicas": replicas, "resources": {"reservations": reservations}},
@@ -53,6 +54,10 @@ class Lending(Whole):
         """Return what the server said last."""
         found: dict[str, object] = self.ask(lambda client: client.servers.one("srv1"))["report"]
         return found
+
+    def explained(self) -> str:
+        """Return why the web service is as it is, on one line."""
+        return " ".join(self.fallow("explain", "test/web").split())
 
     def told(self) -> str:
         """Return what a person would look at when something is not as it should be."""
@@ -91,7 +96,11 @@ def lending(cpus: float, memory_bytes: int) -> Iterator[Lending]:
 
 def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() -> None:
     with lending(1.0, 4 * GIB) as cluster:
-        cluster.fallow("server-pool", "policy", "set", "default", "--isolation", "cgroup", "--evict-after", "2s")
+        cluster.fallow(
+            "server-pool", "policy", "set", "--isolation", "cgroup", "--evict-after", "2s",
+            "--cpu-threshold", "15%", "--cpu-ceiling", "95%", "--vm-cpus", "0.6", "--vm-memory", "1GiB",
+        )  # fmt: skip
+        cluster.lender.spike(0.2)
         cluster.lender.join(token=cluster.token("server", "--label", "region=west"))
         cluster.wait(cluster.vm_joined, 60, "a node on lent capacity")
         labels = cluster.members("node")["srv1-vm"]["labels"]
@@ -100,11 +109,32 @@ def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() 
 
         refused = cluster.web("standard", 1, cpus=0.1)
         assert "lent capacity" in cluster.fallow("deploy", "--dry-run", str(_written(cluster, refused)))
-        cluster.deploy(cluster.web("harvest", 2, cpus=0.1))
-        assert cluster.on("srv1-vm", 2)
+        _placed_by_both_conditions(cluster)
         _leaves_under_load(cluster, 1.0)
         cluster.lender.calm()
         _drained_and_used_again(cluster)
+
+
+def _placed_by_both_conditions(cluster: Lending) -> None:
+    """See replicas wait for their server to be below its threshold, then placed, and others wait for room of the VM."""
+    wanted = cluster.web("harvest", 2, cpus=0.1)
+    cluster.deploy(wanted, "--no-wait")
+    above = re.compile(r"srv1 would be at (\d+) % of its processors, above its threshold of 15 %")
+    cluster.wait(lambda: above.search(cluster.explained()) is not None, 20, "a refusal by the threshold")
+    found = above.search(cluster.explained())
+    assert found is not None
+    assert int(found[1]) > 15
+    assert not cluster.on("srv1-vm", 1)
+
+    cluster.lender.calm()
+    cluster.fallow("server-pool", "policy", "set", "--cpu-threshold", "93%")
+    cluster.deploy(wanted)
+    assert cluster.on("srv1-vm", 2)
+    cluster.deploy(cluster.web("harvest", 2, cpus=0.1, memory="1280M"), "--no-wait")
+    room = re.compile(r"not enough memory \(need 1\.2 GiB, best has \d+ MiB free\)")
+    cluster.wait(lambda: room.search(cluster.explained()) is not None, 20, "a refusal for want of room")
+    cluster.deploy(wanted)
+    cluster.wait(lambda: cluster.on("srv1-vm", 2), 20, "the two as they were")
 
 
 def _written(cluster: Lending, text: str) -> object:

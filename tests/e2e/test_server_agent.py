@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,12 @@ def pair():
         yield primary, lent
 
 
+def listens(child):
+    """Say whether a child has come so far that it may be told."""
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    return int(status.partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGUSR1 - 1) & 1
+
+
 async def come_true(condition, seconds):
     """Return how long it took; fails after `seconds`."""
     began = time.monotonic()
@@ -116,7 +123,7 @@ async def test_a_jump_from_a_twentieth_to_all_is_met_in_the_step_that_sees_it(pa
     task = asyncio.create_task(lending.run())
     try:
         await come_true(lambda: lending.report().lends and lending.report().primary_cpus > 0.02, 10)
-        await come_true(lambda: (limits.cpus() or 0) > 0.5, 10)
+        await come_true(lambda: (limits.cpus() or 0) > 0.5 and listens(child), 10)
         before = len(steps.seen)
         child.send_signal(signal.SIGUSR1)
         await come_true(lambda: (limits.cpus() or 1) <= LOW_CPUS, 30)
@@ -148,7 +155,7 @@ async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_
     child, burner = cgroups.burn(primary, READS.format(path=str(path))), cgroups.burn(lent)
     task = asyncio.create_task(lending.run())
     try:
-        await come_true(lambda: (limits.cpus() or 0) > 0.5, 20)
+        await come_true(lambda: (limits.cpus() or 0) > 0.5 and listens(child), 20)
         child.send_signal(signal.SIGUSR1)
         await come_true(lambda: lending.report().io_waiting > 0.2, 20)
         await come_true(lambda: (limits.cpus() or 1) < 0.2, 20)
