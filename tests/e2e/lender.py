@@ -181,7 +181,7 @@ class Lender:
 
     def vm(self, client: Client) -> VmView | None:
         """Return its one virtual machine."""
-        return next((found for found in client.vms.all(SERVER).items), None)
+        return next((found for found in client.vms.all().items if found.server == SERVER), None)
 
     def where(self, client: Client) -> list[str]:
         """Return on which nodes the healthy replicas of the web service are; `-` for one that is anything else."""

@@ -38,7 +38,8 @@ while True: pass
 """
 
 
-# Rests until it is told; from then on it reads a file past all caches.
+# Rests until it is told; from then on it reads a file past all caches: as a whole, so that it waits for the disk much
+# longer than for a processor afterwards, however many others want one.
 READS = """
 import mmap, os, signal, time
 told = False
@@ -48,9 +49,8 @@ def begin(*_):
 signal.signal(signal.SIGUSR1, begin)
 while not told: time.sleep(0.02)
 file = os.open({path!r}, os.O_RDONLY | os.O_DIRECT)
-size, buffer = os.fstat(file).st_size, mmap.mmap(-1, 2**20)
-while True:
-    for place in range(0, size, 2**20): os.preadv(file, [buffer], place)
+buffer = mmap.mmap(-1, os.fstat(file).st_size)
+while True: os.preadv(file, [buffer], 0)
 """
 FILE_BYTES = 2**27
 
@@ -156,9 +156,11 @@ async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_
     task = asyncio.create_task(lending.run())
     try:
         await come_true(lambda: (limits.cpus() or 0) > 0.5 and listens(child), 20)
+        before = limits.cpus() or 1
         child.send_signal(signal.SIGUSR1)
         await come_true(lambda: lending.report().io_waiting > 0.2, 20)
-        await come_true(lambda: (limits.cpus() or 1) < 0.2, 20)
+        # How far it falls depends on how much of it is used: what others on this machine take from it is not its doing.
+        await come_true(lambda: (limits.cpus() or 1) < before * 2 / 3, 20)
         assert lending.report().used_cpus < 0.8, "there was room"
     finally:
         for process in (child, burner):
