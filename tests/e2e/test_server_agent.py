@@ -22,31 +22,25 @@ from testbed import cgroups
 
 pytestmark = pytest.mark.real
 LOW_CPUS = 0.06  # the floor, as the kernel rounds it
+TOLD = """
+import mmap, os, signal, time
+told = False
+def tell(*_):
+    global told
+    told = True
+signal.signal(signal.SIGUSR1, tell)
+"""
 # Uses a twentieth of a processor until it is told, and all of it from then on.
-JUMPS = """
-import signal, time
-jumped = False
-def jump(*_):
-    global jumped
-    jumped = True
-signal.signal(signal.SIGUSR1, jump)
-while not jumped:
+JUMPS = f"""{TOLD}
+while not told:
     until = time.monotonic() + 0.005
     while time.monotonic() < until: pass
     time.sleep(0.095)
 while True: pass
 """
-
-
 # Rests until it is told; from then on it reads a file past all caches: as a whole, so that it waits for the disk much
 # longer than for a processor afterwards, however many others want one.
 READS = """
-import mmap, os, signal, time
-told = False
-def begin(*_):
-    global told
-    told = True
-signal.signal(signal.SIGUSR1, begin)
 while not told: time.sleep(0.02)
 file = os.open({path!r}, os.O_RDONLY | os.O_DIRECT)
 buffer = mmap.mmap(-1, os.fstat(file).st_size)
@@ -152,7 +146,7 @@ async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_
     limits.hold_cpus(0.6)
     lending = Lending(measuring(limits, primary, lent), limits, NoMachines(""), tmp_path)
     lending.told(SetLending(policy=LendingPolicy()))
-    child, burner = cgroups.burn(primary, READS.format(path=str(path))), cgroups.burn(lent)
+    child, burner = cgroups.burn(primary, TOLD + READS.format(path=str(path))), cgroups.burn(lent)
     task = asyncio.create_task(lending.run())
     try:
         await come_true(lambda: (limits.cpus() or 0) > 0.5 and listens(child), 20)
