@@ -41,9 +41,10 @@ while True: pass
 # Rests until it is told; from then on it reads a file past all caches: as a whole, so that it waits for the disk much
 # longer than for a processor afterwards, however many others want one.
 READS = """
-while not told: time.sleep(0.02)
 file = os.open({path!r}, os.O_RDONLY | os.O_DIRECT)
 buffer = mmap.mmap(-1, os.fstat(file).st_size)
+buffer.write(bytes(len(buffer)))
+while not told: time.sleep(0.02)
 while True: os.preadv(file, [buffer], 0)
 """
 FILE_BYTES = 2**27
