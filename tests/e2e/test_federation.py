@@ -106,10 +106,12 @@ def test_a_cluster_with_thresholds_of_its_own_may_be_silent_for_longer(joined: D
     west.fabric.cut(west.control_name)
     time.sleep(7)  # of silence, longer than the usual 5 s
     assert joined.state_of("west") == "ready"
-    joined.host.fallow("cluster", "set", "west", "--default")
-    joined.host.wait(lambda: joined.state_of("west") == "suspect", 10, "west is judged as all clusters again")
+    joined.host.fallow("cluster", "set", "west", "--suspect-after", "5s")
+    joined.host.wait(lambda: joined.state_of("west") == "suspect", 10, "west is judged by what is said now")
     west.fabric.restore(west.control_name)
     joined.host.wait(lambda: joined.state_of("west") == "ready", 30, "west is heard again")
+    joined.host.fallow("cluster", "set", "west", "--default")
+    assert "suspect after 5s, dead after 10s, as all clusters" in joined.host.fallow("cluster", "show", "west")
 
 
 def heard(joined: Divided, name: str) -> bool:

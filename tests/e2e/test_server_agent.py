@@ -155,8 +155,10 @@ async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_
         child.send_signal(signal.SIGUSR1)
         await come_true(lambda: lending.report().io_waiting > 0.2, 20)
         # How far it falls depends on how much of it is used: what others on this machine take from it is not its doing.
-        await come_true(lambda: (limits.cpus() or 1) < before * 2 / 3, 20)
-        assert lending.report().used_cpus < 0.8, "there was room"
+        shrunk = before * 2 / 3
+        await come_true(
+            lambda: (limits.cpus() or 1) < shrunk and lending.report().used_cpus < 0.7, 20
+        )  # with room left
     finally:
         for process in (child, burner):
             process.kill()
