@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.server_frames import SetLending
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.servers import Primary
-from testbed import cgroups
+from testbed import cgroups, processes
 
 pytestmark = pytest.mark.real
 LOW_CPUS = 0.06  # the floor, as the kernel rounds it
@@ -90,6 +91,15 @@ def pair():
         yield primary, lent
 
 
+@pytest.fixture
+def disk():
+    """Return a folder that is on a disk."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        if processes.run("stat", "-f", "-c", "%T", name).strip() == "tmpfs":
+            pytest.skip("/var/tmp is in memory: nobody waits for a disk there")
+        yield Path(name)
+
+
 def listens(child):
     """Say whether a child has come so far that it may be told."""
     status = Path(f"/proc/{child.pid}/status").read_text()
@@ -136,11 +146,11 @@ async def test_a_jump_from_a_twentieth_to_all_is_met_in_the_step_that_sees_it(pa
     assert limits.cpus() is not None  # ending leaves the limit as it is
 
 
-async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, tmp_path):
+async def test_a_primary_that_waits_for_its_disk_shrinks_what_is_lent(pair, disk, tmp_path):
     primary, lent = pair
     if Groups().waited_seconds(primary, "io") is None:
         pytest.skip("this kernel does not tell how long a control group waits (PSI)")
-    path = tmp_path / "file"
+    path = disk / "file"
     path.write_bytes(os.urandom(FILE_BYTES))
     limits = KernelLimits(lent)
     limits.prepare()
