@@ -34,9 +34,7 @@ test:  ## install what is missing, then run every test on real parts
 	bash scripts/as-root.sh $(BIN)/pytest $(WHOLE) -m "not slow" tests/e2e tests/contract; whole=$$?; \
 	wait $$aside; aside=$$?; cat build/aside.log; exit $$((whole | aside))
 
-aside: static  # whole systems wait a third of their time: what only computes has it meanwhile
-	@$(BIN)/pytest -q -n 2 tests/simulation
-	@$(BIN)/pytest -q -n 2 tests/unit tests/property
+aside: static simulation pure  # whole systems wait a third of their time: what only computes has it meanwhile
 
 faults: $(VENV)/.done  ## what takes long: federations cut off, one-way, killed, restored; emulated virtual machines
 	@bash scripts/install-parts.sh --for test

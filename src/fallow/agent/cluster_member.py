@@ -271,26 +271,24 @@ class ClusterMember:
 
         Raises StoreError.
         """
-        await self._keep_registries()
         now = self._clock()
         plan = accept(self._cache.snapshot(), self._orders.orders, now, self._new_id, self.heard_at, due)
         made = [step for step in plan.steps if creates(step)]
-        steps = [step for step in plan.steps if not creates(step)]
+        steps = [*self._registries(), *(step for step in plan.steps if not creates(step))]
         portion = first_steps(made, self._most_records - 1)  # one more is the guard
         if portion:
             steps.append(self._guard(Step(puts=tuple(record for step in portion for record in step.puts)), now))
         applied = await self._applier.apply(Plan(steps=steps))
         return applied.dropped == 0, applied.dropped > 0 or len(portion) < len(made)
 
-    async def _keep_registries(self) -> None:
-        """Keep how the registries of all orders are spoken to, before anything is pulled. Raises StoreError."""
+    def _registries(self) -> tuple[Step, ...]:
+        """Return what keeps how the registries of all orders are spoken to; it goes before what is pulled."""
         try:
             step = kept_registries(self._cache, self._secrets, self._orders.orders.values(), self._clock)
         except AuthorityError as error:
             _log.warning("logins of the host's registries are not kept", error=str(error))
-            return
-        if step is not None:
-            await self._applier.commit(step)
+            return ()
+        return (step,) if step is not None else ()
 
     def _look_at(self, ids: Iterable[str]) -> None:
         """Look soon whether there is something new to report of deployments."""

@@ -1,7 +1,7 @@
 """`fallow deployment`: sets of identical replicas."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -18,9 +18,6 @@ from fallow.cli.shares import history_table, share_table
 from fallow.cli.updates import add_commands, ahead_line, update_line
 from fallow.cli.watching import show_list
 from fallow.model.deployments import DeploymentChange, DeploymentView, RouteSpec
-
-if TYPE_CHECKING:
-    pass
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait.")]

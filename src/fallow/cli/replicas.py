@@ -86,14 +86,15 @@ def list_(
             return found
         return msgspec.structs.replace(found, items=tuple(each for each in found.items if each.state not in ENDED))
 
-    show_list(session, fetch, replica_table, as_json=as_json, watch=("replicas",) if watch else ())
-    if node or as_json:
-        return
-    with session.client() as client:
+    def note(client: "Client") -> None:
+        if node:
+            return
         if not name:
             note_elsewhere(running_elsewhere(client), "replica list")
         elif (division := division_of(client, (project, name))) is not None:
             note_elsewhere(placed_elsewhere(division), f"replica list --deployment {project}/{name}")
+
+    show_list(session, fetch, replica_table, as_json=as_json, watch=("replicas",) if watch else (), note=note)
 
 
 def logs(

@@ -105,8 +105,12 @@ def show_list(
     *,
     as_json: bool,
     watch: Sequence[str] = (),
+    note: Callable[["Client"], None] = lambda _: None,
 ) -> None:
-    """Print what `fetch` lists, once, or with `watch` (kinds of records) again on every change until interrupted."""
+    """Print what `fetch` lists, once, or with `watch` (kinds of records) again on every change until interrupted.
+
+    `note` tells what else is worth knowing, below a table that is printed once.
+    """
     with ExitStack() as stack:
         client = stack.enter_context(session.client())
         found = fetch(client)
@@ -115,6 +119,7 @@ def show_list(
                 output.write_json(found)
             else:
                 output.show(draw(found.items))
+                note(client)
             return
         changes = Changes(session, watch, found.revision)
         stack.callback(changes.close)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fallow.control.hub import Hub
 from fallow.control.runner import Controller
 from fallow.decide.harvest.lent_hours import Sampled, count, due_in, newest, unseen
+from fallow.decide.placement.standing import replicas_on
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.servers import LentHour
@@ -42,10 +43,9 @@ def lent_hours_controller(hub: Hub, cache: Cache, steady: Callable[[], float] = 
             if heard is None or not heard.fresh:
                 continue
             last = newest(get, server.id, now) if due.get(server.id, -math.inf) <= at else None
-            nodes = [vm.node_id for vm in snapshot.vms_by_server.get(server.id, ()) if vm.node_id]
-            replicas = sum(len(snapshot.replicas_by_node.get(node, ())) for node in nodes)
+            held = sum(1 for _ in replicas_on(snapshot, server.id))
             seconds = since if server.id in sampled else unseen(last, now)
-            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, seconds, replicas)
+            seen = sampled[server.id] = sampled.get(server.id, Sampled()).more(heard.report, seconds, held)
             if due.get(server.id, -math.inf) > at:
                 continue
             wait = due_in(last, now)

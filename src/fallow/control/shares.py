@@ -1,6 +1,7 @@
 """Tells member clusters what to run and what to answer: everything when one is opened, then what changes."""
 
 import asyncio
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 
@@ -26,6 +27,7 @@ REST_SECONDS = 0.01  # what changes meanwhile is told together
 _ORDERED = frozenset({"shares", "deployments", "templates", "registries"})  # of which orders are made
 
 Questions = Callable[[Snapshot], tuple[RoomQuestion, ...]]
+RegistryOf = Callable[[str], SharedRegistry | None]
 
 
 class Shares:
@@ -43,7 +45,7 @@ class Shares:
         clock: Callable[[], float],
         questions: Questions,
         before_less: Callable[[Snapshot], None] = lambda _: None,
-        registry: Callable[[str], SharedRegistry | None] = lambda _: None,
+        registry: RegistryOf = lambda _: None,
     ) -> None:
         self.reports = ShareReports(cache, applier, clock)
         self.spoken = Spoken(cache, applier)
@@ -77,7 +79,8 @@ class Shares:
         self.reports.opened(cluster_id)
         self.rooms.opened(cluster_id)
         snapshot = self._cache.snapshot()
-        wanted = self._orders(snapshot, snapshot.shares_by_cluster.get(cluster_id, ()))
+        shares = snapshot.shares_by_cluster.get(cluster_id, ())
+        wanted = self._orders(snapshot, shares, functools.cache(self._registry))
         self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)
@@ -143,10 +146,11 @@ class Shares:
         for share_id in share_ids.union(theirs):
             touched[parse_share_id(share_id)[1]].add(share_id)
         deleted = deployment_ids - snapshot.deployments.keys()
+        registry = functools.cache(self._registry)  # which opens a sealed login: once for all clusters
         for cluster_id, cluster in list(self._open.items()):
             told, known = self._told[cluster_id], touched.get(cluster_id, ())
             shares = (share for id_ in sorted(known) if (share := snapshot.shares.get(id_)) is not None)
-            wanted = self._orders(snapshot, shares)
+            wanted = self._orders(snapshot, shares, registry)
             changed = [order for id_, order in wanted.items() if told.get(id_) != order]
             gone = {parse_share_id(id_)[0] for id_ in known} - wanted.keys()
             removed = sorted((gone | deleted) & told.keys())
@@ -160,18 +164,13 @@ class Shares:
         if deployment_ids:
             self._ask(snapshot)
 
-    def _orders(self, snapshot: Snapshot, shares: Iterable[Share]) -> dict[str, ShareOrder]:
+    def _orders(self, snapshot: Snapshot, shares: Iterable[Share], registry: RegistryOf) -> dict[str, ShareOrder]:
         """Return the orders of shares by deployment id, but for those whose deployment is gone."""
         return {
-            share.deployment_id: self._order_of(snapshot, share, deployment)
+            share.deployment_id: _order_of(snapshot, share, deployment, registry)
             for share in shares
             if (deployment := snapshot.deployments.get(share.deployment_id)) is not None
         }
-
-    def _order_of(self, snapshot: Snapshot, share: Share, deployment: Deployment) -> ShareOrder:
-        template = snapshot.templates.get(f"{deployment.id}.{deployment.generation}")
-        image = template.image if template is not None else None
-        return order_of(share, deployment, image, self._registry(deployment.spec.container.image))
 
     def _ask(self, snapshot: Snapshot) -> None:
         """Ask every cluster the questions that stand now, if they are others than it was asked."""
@@ -180,6 +179,12 @@ class Shares:
             if self._asked[cluster_id] != questions:
                 self._asked[cluster_id] = questions
                 cluster.ask(questions)
+
+
+def _order_of(snapshot: Snapshot, share: Share, deployment: Deployment, registry: RegistryOf) -> ShareOrder:
+    template = snapshot.templates.get(f"{deployment.id}.{deployment.generation}")
+    image = template.image if template is not None else None
+    return order_of(share, deployment, image, registry(deployment.spec.container.image))
 
 
 def _lowers(before: ShareOrder | None, order: ShareOrder) -> bool:

@@ -124,9 +124,8 @@ class Template(Record, frozen=True, kw_only=True):
     cause: Literal["deploy", "rollback", "restart"] = "deploy"
     alike: tuple[int, ...] = ()  # older generations made of the very same
     earlier_routes: tuple[RouteSpec, ...] | None = None  # of the generation before, when this one took its place
-    image: ResolvedImage | None = (
-        None  # what its reference stands for in all replicas: asked by the first node, or at a deploy
-    )
+    # What its reference stands for in all replicas: asked by the first node, or at a deploy.
+    image: ResolvedImage | None = None
 
 
 class ReplicaState(enum.StrEnum):
