@@ -10,9 +10,9 @@ import numpy as np
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.assign import Job, assign
 from fallow.decide.placement.filters import Eligibility, refusal, room_for
+from fallow.decide.placement.rankings import Rankings
 from fallow.decide.placement.request import Request, going, replaced_by, request_of
 from fallow.decide.placement.result import Binding, Placement, Rejection
-from fallow.decide.placement.scores import Rankings
 from fallow.decide.placement.standing import NOBODY
 from fallow.decide.placement.table import NodeTable
 from fallow.decide.snapshot import Snapshot
@@ -115,7 +115,7 @@ class Run:
         held = self.held_by(replicas[0].deployment_id)
         placed = 0
         if len(self.table) and not (self._hopeless and request in self._hopeless):
-            if len(replicas) == 1 and not held and not request.policy.prefer:
+            if len(replicas) == 1 and not held:
                 placed = self._place_one(request, replicas[0], held)
             elif request.fixed_ports and self.table.ports.shared:
                 # One at a time: what one takes, no other node of the same address has.
@@ -153,11 +153,10 @@ class Run:
     def _place_one(self, request: Request, replica: Replica, held: Counter[int]) -> int:
         """Place the first replica of a deployment: no other counts, so that the best node with room is the place."""
         ranking = self.rankings.of(request)
-        row = ranking.best()
-        if row is not None and not self._surely_fits(row, request):
-            row = ranking.best_with_room(
-                room_for(self.table, self.eligibility.mask(request.policy), request, held, most=1)
-            )
+        row = ranking.best(request, self._surely_fits)
+        if row is None:
+            room = room_for(self.table, self.eligibility.mask(request.policy), request, held, most=1)
+            row = ranking.best_with_room(request, room)
         if row is None:
             return 0
         self.table.take(row, request)

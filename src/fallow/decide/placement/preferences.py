@@ -6,6 +6,7 @@ difference too small to matter leaves the choice to the load.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,28 @@ def preference(columns: Columns, wishes: Sequence[Preference], among: Mask) -> F
     for wish in wishes:
         total += wish.weight * _share(columns, wish, among)
     return np.round(total * STEPS / sum(wish.weight for wish in wishes))
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """A node that has the most of what a preference asks about."""
+
+    amounts: Floats
+    row: int
+
+    def held_by(self, row: int) -> bool:
+        """Say whether another one has as much."""
+        return bool(self.amounts[row] == self.amounts[self.row])
+
+
+def mosts(columns: Columns, wishes: Sequence[Preference], among: Mask) -> tuple[Most, ...]:
+    """Return, for each wish that compares amounts, the node of `among` that all others are compared with."""
+    found = []
+    for amounts in (columns.amounts(wish.key).amounts for wish in wishes if wish.order != "match"):
+        known = among & ~np.isnan(amounts)
+        if known.any():
+            found.append(Most(amounts, int(np.where(known, amounts, -np.inf).argmax())))
+    return tuple(found)
 
 
 def ranks(liked: Floats, scores: Floats) -> Floats:

@@ -5,10 +5,10 @@ Load is the larger of the reserved shares of processor and memory, then the numb
 reserves nothing looks at the number of replicas first. Between equals the smaller node id wins.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from fallow.decide.placement.filters import Eligibility
-from fallow.decide.placement.memory import remember
 from fallow.decide.placement.request import Request
 from fallow.decide.placement.table import Floats, Ints, Mask, NodeTable
 
@@ -31,13 +31,13 @@ class Ranking:
         self.scores: Floats = np.empty(0)
         self._refresh()
 
-    def best(self) -> int | None:
-        """Return the row of the best node, None when no node is eligible; whether it has room is not known here."""
+    def best(self, request: Request, fits: Callable[[int, Request], bool]) -> int | None:
+        """Return the row of the best node; None: it has no room, as far as `fits` can tell, or no node is eligible."""
         self._catch_up()
         row = int(self.scores.argmin())
-        return None if self.scores[row] == np.inf else row
+        return row if self.scores[row] != np.inf and fits(row, request) else None
 
-    def best_with_room(self, room: Ints) -> int | None:
+    def best_with_room(self, _: Request, room: Ints) -> int | None:
         """Return the row of the best node among those with room."""
         self._catch_up()
         scores = np.where(room > 0, self.scores, np.inf)
@@ -58,31 +58,6 @@ class Ranking:
     def _refresh(self) -> None:
         self.scores = np.where(self._eligible, self._sign * self._source, np.inf)
         self._seen = len(self._table.touched)
-
-
-class Rankings:
-    """A ranking for every kind of request that has been asked for."""
-
-    def __init__(self, table: NodeTable, eligibility: Eligibility) -> None:
-        self._table = table
-        self._eligibility = eligibility
-        self._kept: dict[tuple[object, ...], Ranking] = {}
-
-    def of(self, request: Request) -> Ranking:
-        """Return the ranking that `request` chooses by."""
-        policy = request.policy
-        key = (
-            policy.selector,
-            policy.architectures,
-            policy.resources,
-            policy.strategy,
-            request.reserves,
-            policy.service_class == "standard",
-        )
-        found = self._kept.get(key)
-        if found is None:
-            found = remember(self._kept, key, Ranking(self._table, self._eligibility.mask(policy), request))
-        return found
 
 
 def lowest(keys: Floats, count: int) -> Ints:
