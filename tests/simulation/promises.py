@@ -11,7 +11,8 @@ from fallow.model.updates import UpdateConfig
 WIDE_FROM = 1_000_000
 FEDERATION_FROM = 2_000_000
 HOSTING_FROM = 3_000_000
-_MAY_HAVE_FAILED = (ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.FAILED)
+# One that has waited for room for too long has failed, too, where updates stop first to make it.
+_MAY_HAVE_FAILED = (ReplicaState.PENDING, ReplicaState.PLACED, ReplicaState.RUNNING, ReplicaState.FAILED)
 
 
 def config_of(deployment: Deployment) -> UpdateConfig:

@@ -23,6 +23,7 @@ from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, T
 from fallow.store.cache import Cache
 
 LOG_BACKLOG_BYTES = 16 * 1024 * 1024
+ENDED_SECONDS = 5.0  # so long others are told of a session that has ended: its last sign of life may be news to them
 CHUNK_BYTES = 256  # what a chunk weighs beside its text
 
 
@@ -97,6 +98,7 @@ class Hub:
         self._links: dict[str, Link] = {}
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._heard: dict[str, float] = {}  # here, not at a peer: by `steady`
+        self._ended: dict[str, float] = {}  # when the session here ended: by `steady`
         self._usage: dict[str, Usage] = {}
         self._servers = HeardReports(steady)
         self._proxies: dict[str, ProxyReport] = {}
@@ -129,6 +131,7 @@ class Hub:
         if self._links.get(link.member_id) is not link:
             return
         del self._links[link.member_id]
+        self._ended[link.member_id] = self._steady()
         self._end_logs(link.member_id)
 
     def link(self, member_id: str) -> Link | None:
@@ -165,7 +168,9 @@ class Hub:
         living = {id_ for id_ in self._links if id_ in heard and heard[id_] >= self._seen[id_][1]}
         known = (self.connected() - (self._elsewhere.get(peer_id, frozenset()) - living)) & self._seen.keys()
         reports = self._servers.news(peer_id, known)
+        self._ended = {id_: at for id_, at in self._ended.items() if now - at < ENDED_SECONDS and id_ in heard}
         return Digest(
+            ended={id_: max(0.0, now - heard[id_]) for id_ in self._ended if id_ not in self._links},
             members=tuple(
                 MemberNews(
                     id_,
@@ -177,7 +182,7 @@ class Hub:
                     *reports.get(id_, (None, 0.0)),
                 )
                 for id_ in sorted(known)
-            )
+            ),
         )
 
     def absorb(self, peer_id: str, digest: Digest) -> None:
@@ -185,11 +190,10 @@ class Hub:
         held = frozenset(news.member_id for news in digest.members)
         came = held - self._elsewhere.get(peer_id, frozenset())
         self._elsewhere[peer_id] = held
-        wall, steady = self._clock(), self._steady()
+        for member_id, silence in digest.ended.items():
+            self._saw(member_id, silence)
         for news in digest.members:
-            at = steady - news.silence_seconds
-            if at > self._seen.get(news.member_id, (0.0, -math.inf))[1]:
-                self._seen[news.member_id] = (wall - news.silence_seconds, at)
+            at = self._saw(news.member_id, news.silence_seconds)
             if news.server is not None:
                 self._reported(news.member_id, news.server, news.server_age_seconds)
             if news.member_id in self._links and self._heard.get(news.member_id, -math.inf) > at:
@@ -203,6 +207,13 @@ class Hub:
             self.remotes_done(news.member_id, news.remotes)
         if came:
             self._changed()
+
+    def _saw(self, member_id: str, silence: float) -> float:
+        """Note a sign of life so many seconds ago, if it is the newest; return when that was, by `steady`."""
+        at = self._steady() - silence
+        if at > self._seen.get(member_id, (0.0, -math.inf))[1]:
+            self._seen[member_id] = (self._clock() - silence, at)
+        return at
 
     def peer_gone(self, peer_id: str) -> None:
         """Forget which sessions a peer holds; what it said of them last stays known."""
@@ -328,6 +339,7 @@ class Hub:
         for known in (
             self._seen,
             self._heard,
+            self._ended,
             self._usage,
             self._proxies,
             self._names,

@@ -162,9 +162,10 @@ class MemberNews(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Digest(Frame, frozen=True, kw_only=True, tag="digest"):
-    """All members whose sessions the sender holds."""
+    """All members whose sessions the sender holds; and of those that ended lately how long each has been silent."""
 
     members: tuple[MemberNews, ...]
+    ended: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}  # by member id
 
 
 # control plane -> member

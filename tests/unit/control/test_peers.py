@@ -10,7 +10,7 @@ from records import NOW, deployment, member, peer, replica, template
 from session_rig import SessionRig, accepting
 from test_hub import Line
 
-from fallow.control.hub import Hub
+from fallow.control.hub import ENDED_SECONDS, Hub
 from fallow.control.leader import Leadership
 from fallow.control.peers import Peers
 from fallow.model.deployments import ReplicaState
@@ -168,6 +168,27 @@ def test_a_session_that_is_dead_at_one_process_hides_none_that_lives_at_another(
         other.absorb("p1", leader.digest("p2"))
         leader.absorb("p2", other.digest("p1"))
     assert leader.silences() == other.silences() == {"n-a": 10.0}, "nobody keeps it alive by repeating the other"
+
+
+def test_the_last_word_of_a_session_that_has_ended_is_told_for_a_while() -> None:
+    steady = 100.0
+    leader, other = Hub(lambda: NOW, lambda: steady), Hub(lambda: NOW, lambda: steady)
+    line = Line("n-a")
+    other.open(line)
+    leader.absorb("p2", other.digest("p1"))
+    steady = 101.0
+    other.heard("n-a")
+    other.closed(line)
+    steady = 101.5
+    leader.absorb("p2", other.digest("p1"))
+    assert leader.silences() == {"n-a": 0.5}, "what was heard since the last digest"
+    assert leader.connected() == frozenset()
+    steady = 101.0 + ENDED_SECONDS
+    assert not other.digest("p1").ended
+    other.open(line)
+    other.closed(line)
+    other.forget("n-a")
+    assert not other.digest("p1").ended
 
 
 def test_what_two_dead_sessions_last_said_is_not_told_back_and_forth() -> None:
