@@ -6,7 +6,7 @@ from simulation.promises import FEDERATION_FROM, HOSTING_FROM, WIDE_FROM, is_fed
 
 # Seeds that found something once. Their stories change with the product, as all do; they cost little.
 ONCE_BROKEN = (
-    226, 1_000_003, 1_000_083, 1_000_120, 1_000_174, 1_000_214, 1_000_219,
+    226, 540_383, 540_396, 1_000_003, 1_000_083, 1_000_120, 1_000_174, 1_000_214, 1_000_219,
     1_000_288, 1_000_328, 1_000_336, 1_000_446, 1_000_537, 1_000_553, 1_000_626, 1_030_275, 1_030_303,
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fallow.decide.events import event
+from fallow.decide.image_redated import redated
 from fallow.decide.image_renewals import renewal
 from fallow.decide.image_standing import Queued, Standing, standing_of
 from fallow.decide.image_tasks import begun, cancelled, failed, given_up, not_begun
@@ -64,6 +65,9 @@ def advance(snapshot: Snapshot, now: float, new_id: MakeId, heard: Heard, per_re
     steps.extend(_of_ended_jobs(snapshot, now))
     for job in snapshot.image_jobs.values():
         if job.state not in OPEN:
+            continue
+        if misdated := list(redated(job, snapshot.image_tasks_open.get(job.id, ()), now)):
+            steps.extend(Step(puts=(record,)) for record in misdated)
             continue
         found = standing_of(snapshot, job, heard, now)
         if decided := list(_lapsed(snapshot, found, now)) or _over(snapshot, found, now, new_id):

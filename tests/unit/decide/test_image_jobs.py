@@ -42,6 +42,31 @@ def test_a_node_that_is_still_at_work_by_the_store_counts_whatever_else_is_seen(
     assert world.tasks(TaskState.WORKING) == first
 
 
+def test_a_clock_that_was_set_back_does_not_make_what_waits_wait_for_longer() -> None:
+    world = World(job(deadline_at=NOW + 600.0, attempts=3), *nodes(3))
+    world.run()
+    world.finish(state="failed", kind="unreachable")
+    waiting = world.tasks(TaskState.WAITING)
+    pauses = [task.not_before - NOW for task in waiting]
+    world.run()
+    working = world.tasks(TaskState.WORKING)
+    assert waiting
+    assert working
+    world.now = NOW - 7200.0
+    world.run()
+    assert world.job().deadline_at == world.now + 600.0
+    assert [task.not_before - world.now for task in world.tasks(TaskState.WAITING)] == pauses
+    assert {task.lease_until - world.now for task in world.tasks(TaskState.WORKING)} == {
+        task.lease_until - NOW for task in working
+    }
+    dated = world.job(), *world.tasks()
+    world.run()
+    assert (world.job(), *world.tasks()) == dated, "once"
+    world.now += max(pauses)
+    world.run()
+    assert (len(world.tasks(TaskState.WORKING)), len(working)) == (2, 1)
+
+
 def test_a_selector_a_label_set_names_and_a_share_choose() -> None:
     web, db = member("web", labels={"role": "web"}), member("db", labels={"role": "db"})
     webs = LabelSet(
