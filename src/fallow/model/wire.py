@@ -13,6 +13,7 @@ import msgspec
 
 from fallow.model.cluster_frames import (
     AskRoom,
+    LogRead,
     RemotesApplied,
     RoomReported,
     SetRemotes,
@@ -97,6 +98,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     variables: tuple[Variable, ...] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
     wireguard_key: WireguardKey = ""  # public; who sends one understands SetNetwork and ChangePeers
+    relays_logs: bool = False  # a cluster that understands OpenLog and LogRead
 
 
 class Heartbeat(Frame, frozen=True, kw_only=True, tag="beat"):
@@ -131,7 +133,7 @@ class NetworkReported(Frame, frozen=True, kw_only=True, tag="network"):
 
 
 class LogChunk(Frame, frozen=True, kw_only=True, tag="log"):
-    """Lines of a container's log; `end` closes the stream, with `error` when it broke."""
+    """Lines of a log; `end` closes the stream, with `error` when it broke."""
 
     stream_id: str
     lines: tuple[str, ...] = ()
@@ -245,10 +247,15 @@ class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):
 
 
 class OpenLog(Frame, frozen=True, kw_only=True, tag="open-log"):
-    """Send a replica's log as LogChunk frames under `stream_id`."""
+    """Send a replica's log as LogChunk frames under `stream_id`.
+
+    A cluster is asked for what it was ordered of `deployment_id`: for the log of this replica of it, or, when none is
+    named, for those of all that it has now, each line behind its replica's id. Only one that relays logs is asked.
+    """
 
     stream_id: str
     replica_id: str
+    deployment_id: str = ""
     follow: bool = False
     tail: int = 100
 
@@ -323,6 +330,7 @@ ToMember = (
     | ChangePeers
     | ObservedAck
     | OpenLog
+    | LogRead
     | CloseLog
     | ControlMoved
     | Renewed
