@@ -209,12 +209,15 @@ async def test_logs_are_read_at_any_process_of_the_host(tmp_path: Path) -> None:
     await member.start()
     try:
         await member.add_nodes(1)
+        await one.add_nodes(1)
         await member.join(one)
         await until(lambda: cluster_of(one).state is MemberState.READY)
         web, cluster = await one.deploy("web", 1), cluster_of(one)
         await one.tell(web, cluster.id, 1)
         await ready(one, web, 1)
+        (own,) = await until(lambda: [found for found in one.replicas() if found.node_id])
         (replica,) = member.replicas()
+        one.nodes[0].say(own.id, "serves here")
         member.nodes[0].say(replica.id, "serves")
         operator = await one.plane.tokens.create(TokenRequest(role="operator"), "test")
         headers = {"Authorization": f"Bearer {operator.secret}"}
@@ -222,9 +225,10 @@ async def test_logs_are_read_at_any_process_of_the_host(tmp_path: Path) -> None:
         assert sorted(held) == [False, True]
         async with httpx.AsyncClient(verify=False, headers=headers, timeout=20) as client:
             for site in (one, two):
-                await until(lambda: cluster.id in site.plane.hub.connected())  # noqa: B023
+                await until(lambda: {cluster.id, own.node_id} <= site.plane.hub.connected())  # noqa: B023
                 lines = await client.get(f"{site.url}/v1/deployments/shop/web/logs")
-                assert lines.text == f"{cluster.name}/{replica.id} | serves\n"
+                told = {f"{cluster.name}/{replica.id} | serves", f"{own.id} | serves here"}
+                assert sorted(lines.text.splitlines()) == sorted(told)
                 assert (await client.get(f"{site.url}/v1/replicas/{replica.id}/logs")).text == "serves\n"
     finally:
         for site in (member, one, two):

@@ -83,5 +83,7 @@ async def test_sources_are_closed_when_nobody_reads_any_more() -> None:
 
     found: Any = merged({"r": source("a")}, {"west": source("west/b | c")})
     assert {await anext(found) for _ in range(40)} == {"r | a", "west/b | c"}
+    for _ in range(100):  # until both wait for the reader
+        await asyncio.sleep(0)
     await found.aclose()
     assert sorted(closed) == ["a", "west/b | c"]
