@@ -3,6 +3,7 @@
 Each of the clusters west and east has a node and a gateway. The tests follow each other on one federation.
 """
 
+import http.client
 import json
 import time
 from collections import Counter
@@ -33,6 +34,15 @@ class Served(Joined):
             cluster.start_gateway(f"gw-{name}", self.ports[name], token)
         for name, cluster in self.members.items():
             cluster.wait_ready(f"gw-{name}")
+
+    def ask(self, port: int, method: str, path: str) -> int:
+        """Return the status of one request at a gateway."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request(method, path, headers={"Host": "web.test"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     def regions(self, answers: Counter[str]) -> Counter[str]:
         """Return how many answers came from each cluster."""
@@ -73,6 +83,28 @@ def test_a_cluster_that_runs_nothing_of_it_serves_it(served: Served) -> None:
     served.wait_shares(east=2)
     served.served_from("west", "east")
     assert served.containers("west") == 0
+
+
+def test_failed_requests_of_members_gateways_are_counted_at_the_host(served: Served) -> None:
+    """A drain counts what fails at any gateway, of its own clusters too."""
+    host, port = served.host, served.ports["west"]
+
+    def failed() -> int:
+        (route,) = host.ask(lambda client: client.routes())["items"]
+        assert route["gateways"] == ["gw1"]
+        return int(route["errors_5xx"]) if route["clusters"] == ["east", "west"] else -1
+
+    host.wait(lambda: failed() >= 0, 15, "all clusters count")
+    before = failed()
+    sick = 0
+    while sick < 3:  # until one that has just been told so answers before it is withdrawn
+        served.ask(port, "POST", "/sick")
+        sick += sum(served.ask(port, "GET", "/healthz") == 503 for _ in range(4))
+    host.wait(lambda: failed() >= before + sick, 20, "the host has heard of them")
+    told = json.loads(host.fallow("cluster", "drain", "west", "--json"))
+    assert told["requests_failed"] == 0
+    host.fallow("cluster", "uncordon", "west")
+    served.wait_shares(60, east=2)
 
 
 def test_requests_stay_in_their_region(served: Served) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from msgspec import UnsetType
 
 from fallow.agent.host_registries import Secrets, kept_registries
 from fallow.agent.logs import Bounds, Lines, LogStreams
@@ -70,8 +71,8 @@ class Home:
 
     `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
     they use, `servers` what servers that lend said last; `remotes` makes what keeps services of other clusters, given
-    an applier and a way to answer the host; `logs` reads what the host may read. `clock` gives UTC seconds, `steady`
-    seconds that nobody sets.
+    an applier and a way to answer the host; `logs` reads what the host may read, and `errors` counts
+    what gateways have answered. `clock` gives UTC seconds, `steady` seconds that nobody sets.
     """
 
     cache: Cache
@@ -83,6 +84,7 @@ class Home:
     most_records: int  # of one commit
     remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
     logs: Lines
+    errors: Callable[[], dict[str, int] | UnsetType]
     servers: Callable[[], HeardServers] = dict
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
@@ -100,6 +102,7 @@ class ClusterMember:
         self.rooms = Counting(home.cache.snapshot, home.heard, self._included, home.servers, home.clock)
         self._answers: asyncio.Queue[Frame] = asyncio.Queue()
         self._remotes = home.remotes(applier, self._answers.put_nowait)
+        self._errors = home.errors
         self._logs = LogStreams(home.logs, self._send, LOGS)
         self._sending: Callable[[Frame], Awaitable[None]] | None = None
         self.news = asyncio.Event()  # a session has opened or ended, or the host was heard
@@ -158,8 +161,8 @@ class ClusterMember:
         )
 
     def usage(self) -> Usage:
-        """Return one sample; what a cluster uses, its answers of room tell."""
-        return Usage()
+        """Return one sample: of errors alone, for what a cluster uses, its answers of room tell."""
+        return Usage(errors_5xx=self._errors())
 
     def opened(self, welcome: Welcome) -> None:
         """Tell the host how all its shares are; its orders follow by themselves."""

@@ -52,6 +52,10 @@ UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
 IMAGES_PROTOCOL = 3  # from which on agents take image orders, and ask before they pull
 SERVERS_PROTOCOL = 4  # from which on there are servers
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+MOST_ROUTES = 500  # whose errors a heartbeat of a cluster counts
+
+RouteKey = Annotated[str, msgspec.Meta(max_length=256)]
+Errors = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +70,19 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One sample of what a machine uses."""
+    """One sample of what a machine uses; of a cluster, how often its gateways have answered with a server's error.
+
+    `errors_5xx` is by `project/deployment:port`, of what the host deploys and where there was an error; left out by who
+    has no gateways, or is too old to count.
+    """
 
     cpus: Annotated[float, msgspec.Meta(ge=0, le=65536)] = 0.0  # bounded: JSON has neither NaN nor infinity
     memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     containers: int = 0
+    errors_5xx: Annotated[dict[RouteKey, Errors], msgspec.Meta(max_length=MOST_ROUTES)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
 
 # member -> control plane

@@ -100,6 +100,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
     from fallow.control.remote_services import RemoteServices
     from fallow.control.replica_logs import OrderedLogs
     from fallow.control.rosters import guarded
+    from fallow.decide.federation.failures import errors_for_host
 
     home = Home(
         cache=plane.cache,
@@ -112,6 +113,7 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
         most_records=min(2000, plane.store.max_operations - 1),  # one check is the fence
         remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
         logs=OrderedLogs(plane.cache, plane.hub).lines,
+        errors=lambda: errors_for_host(plane.cache.snapshot(), plane.hub.proxy_reports()),
         clock=plane.clock,
         steady=plane.steady,
     )

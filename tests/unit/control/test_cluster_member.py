@@ -52,5 +52,5 @@ def home(stored: Stored, folder: Path) -> Home:
         cache=stored.cache, secrets=vault, folder=folder, new_id=ids(), heard=dict, most_records=100,
         guard=lambda step, now: guarded(stored.cache, step, "deployments", now),
         remotes=lambda applier, send: RemoteServices(stored.cache, applier, Hub(time.time), time.time, send),
-        logs=OrderedLogs(stored.cache, Hub(time.time)).lines,
+        logs=OrderedLogs(stored.cache, Hub(time.time)).lines, errors=lambda: msgspec.UNSET,
     )  # fmt: skip
