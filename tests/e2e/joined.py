@@ -134,10 +134,11 @@ def no_request_fails(port: int) -> Iterator[Load]:
 
 
 @contextmanager
-def following(cluster: Cluster, *words: str) -> Iterator[Callable[[], list[str]]]:
-    """Follow a log with the command line meanwhile; give what returns the lines until now."""
-    log = cluster.folder / f"followed-{'-'.join(words).replace('/', '-')}.log"
-    process = processes.start([FALLOW, "logs", *words, "--follow"], log, cluster.environment)
+def told_by(cluster: Cluster, *words: str) -> Iterator[Callable[[], list[str]]]:
+    """Run the command line meanwhile; give what returns the lines that it has printed until now."""
+    log = cluster.folder / f"told-by-{'-'.join(words).replace('/', '-')}.log"
+    log.unlink(missing_ok=True)
+    process = processes.start([FALLOW, *words], log, cluster.environment)
     try:
         yield lambda: log.read_text().splitlines()
     finally:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from joined import PATH, Joined, federation, following, no_request_fails, requests
+from joined import PATH, Joined, federation, no_request_fails, requests, told_by
 
 from testbed.processes import TestbedError
 
@@ -57,7 +57,7 @@ def test_a_scale_up_takes_nothing_from_anybody(joined: Divided) -> None:
 
 def test_a_new_version_reaches_all_clusters_and_no_request_fails(joined: Divided) -> None:
     old = {f"{name}/{found['id']}" for name, cluster in joined.members.items() for found in cluster.replicas()}
-    with no_request_fails(joined.host.http_port), following(joined.host, PATH) as lines:
+    with no_request_fails(joined.host.http_port), told_by(joined.host, "logs", PATH, "--follow") as lines:
         joined.host.wait(lambda: len(lines()) == len(old), 20, "what all have printed")
         joined.deploy(9, "2")
         joined.wait_shares(60, west=6, east=3)
@@ -149,7 +149,7 @@ def test_what_a_lost_cluster_had_serves_elsewhere_within_seconds(
 ) -> None:
     foretold = after(joined, joined.host.fallow("plan", "cluster-loss", "west", "--json"))
     assert foretold == {"east": 12}
-    with requests(joined.host.http_port) as load, following(joined.host, PATH) as lines:
+    with requests(joined.host.http_port) as load, told_by(joined.host, "logs", PATH, "--follow") as lines:
         joined.host.wait(lambda: len(lines()) == 12, 20, "what all have printed")
         joined.kill("west")
         last_seen_at = joined.clusters()["west"]["member"]["last_seen_at"]
