@@ -112,6 +112,8 @@ async def test_logs_of_what_other_clusters_run_are_mixed_with_those_of_what_runs
     only = await rig.call("GET", "/v1/deployments/shop/web/logs", headers={"fallow-cluster": "east"})
     assert "r-0 | zero" not in only.text
     assert "east/r-1 | one" in only.text
+    other = await rig.call("GET", "/v1/deployments/shop/web/logs", headers={"fallow-cluster": "other"})
+    problem(other, 409, "not-connected")
 
 
 async def test_the_log_of_one_replica_in_another_cluster_is_as_it_is(rig: Rig) -> None:
