@@ -42,7 +42,7 @@ _log = structlog.get_logger("fallow.agent.cluster")
 RETRY_SECONDS = 0.5
 FENCE_LOOK_SECONDS = 0.5
 BYTES_AT_ONCE = 512 * 1024  # of deployments made in one commit, but for a single one that is larger
-# Reports, answers and heartbeats share the session with logs, and wait for no more of them than this: half a MiB.
+# Reports, answers and heartbeats share the session with logs, and wait for no more of them than this: a MiB at most.
 LOGS = Bounds(streams=16, chunk_chars=16 * 1024, unread=2)
 
 
@@ -71,8 +71,8 @@ class Home:
 
     `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
     they use, `servers` what servers that lend said last; `remotes` makes what keeps services of other clusters, given
-    an applier and a way to answer the host; `logs` reads what the host may read, and `errors` counts
-    what gateways have answered. `clock` gives UTC seconds, `steady` seconds that nobody sets.
+    an applier and a way to answer the host; `logs` reads what the host may read, and `errors` counts what gateways have
+    answered. `clock` gives UTC seconds, `steady` seconds that nobody sets.
     """
 
     cache: Cache

@@ -19,8 +19,6 @@ LINE_CHARS = 16 * 1024
 GATHER_SECONDS = 0.05
 
 Send = Callable[[LogChunk], Awaitable[None]]  # raises OSError when the session is over
-
-
 Lines = Callable[[OpenLog], AsyncGenerator[str, None]]  # raises EngineError and LogsRefused
 
 
@@ -117,8 +115,8 @@ class LogStreams:
                 batch, more = await _gather(lines, self._bounds.chunk_chars)
                 if batch:
                     await self._awaited(stream)
+                    stream.sent += 1  # before it is, for it may be read before we know that it has left
                     await self._send(LogChunk(stream_id=wanted.stream_id, lines=tuple(batch)))
-                    stream.sent += 1
             return await reading
         finally:
             reading.cancel()

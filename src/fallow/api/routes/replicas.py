@@ -16,6 +16,7 @@ from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.api.streams import text_stream
 from fallow.control.hub import HubError
+from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, not_found, refuse
 from fallow.control.replica_logs import Lines, current, merged, refused
 from fallow.decide.federation.elsewhere import ask_there, elsewhere, has_replica, told_there
@@ -67,7 +68,7 @@ async def replica_logs(
 ) -> Stream:
     """Stream a replica's log: the last `tail` lines, and with `follow` everything after them."""
     snapshot = services.cache.snapshot()
-    asks = partial(OpenLog, stream_id=services.new_id(), replica_id=replica_id, follow=follow, tail=tail)
+    asks = partial(OpenLog, stream_id=new_id(12), replica_id=replica_id, follow=follow, tail=tail)
     replica = snapshot.replicas.get(replica_id)
     if replica is not None:
         _check_reachable(services, replica)
@@ -98,7 +99,7 @@ async def deployment_logs(
     words = f"logs {found.path}"
 
     def ask(replica_id: str = "") -> OpenLog:
-        ids = {"stream_id": services.new_id(), "replica_id": replica_id, "deployment_id": found.id}
+        ids = {"stream_id": new_id(12), "replica_id": replica_id, "deployment_id": found.id}
         return OpenLog(**ids, follow=follow, tail=tail)
 
     only = request.headers.get(CLUSTER_HEADER, "")
