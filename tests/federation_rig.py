@@ -23,10 +23,12 @@ from fallow.drivers.authority import Authority, write_pair
 from fallow.model.clusters import HERE_ID
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import Deployment, DeploymentSpec, Replica
+from fallow.model.frames import Frame
 from fallow.model.hosts import HostRequest, HostView
 from fallow.model.members import Member, MemberState, Role
 from fallow.model.shares import Share, share_id
 from fallow.model.tokens import TokenRequest
+from fallow.model.wire import CloseLog, LogChunk, OpenLog
 from fallow.store.contract import Conflict
 from fallow.store.memory import MemoryStore
 from fallow.store.open import open_store
@@ -55,6 +57,34 @@ class Common(MemoryStore):
         """Stay."""
 
 
+class Node(Agent):
+    """A hollow node whose replicas print what a test says."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.printed: dict[str, list[str]] = {}
+        self.followed: dict[str, str] = {}  # stream id -> replica id
+
+    def say(self, replica_id: str, *lines: str) -> None:
+        """Let a replica print."""
+        self.printed.setdefault(replica_id, []).extend(lines)
+        for stream_id, id_ in self.followed.items():
+            if id_ == replica_id:
+                self.send(LogChunk(stream_id=stream_id, lines=lines))
+
+    def _received(self, frame: Frame) -> None:
+        if isinstance(frame, OpenLog):
+            found = self.printed.get(frame.replica_id, [])
+            lines = tuple(found[max(0, len(found) - frame.tail) :])
+            self.send(LogChunk(stream_id=frame.stream_id, lines=lines, end=not frame.follow))
+            if frame.follow:
+                self.followed[frame.stream_id] = frame.replica_id
+        elif isinstance(frame, CloseLog):
+            self.followed.pop(frame.stream_id, None)
+        else:
+            super()._received(frame)
+
+
 class Undivided(ControlPlane):
     """A host whose shares are a test's to say."""
 
@@ -77,7 +107,7 @@ class Site:
         self.folder.mkdir(exist_ok=True)
         self.port, self.session_port = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
-        self.nodes: list[Agent] = []
+        self.nodes: list[Node] = []
         self.plane: ControlPlane
         self._tasks: list[asyncio.Task[Any]] = []
         self._beating: asyncio.Task[None] | None = None
@@ -119,13 +149,13 @@ class Site:
         """Let hollow nodes join and open their sessions."""
         token = await self.token("node", uses=count)
         for _ in range(count):
-            agent = Agent(self.numbers + len(self.nodes), self.url, lambda _id, _run: None)
+            agent = Node(self.numbers + len(self.nodes), self.url, lambda _id, _run: None)
             await agent.join(token)
             self.nodes.append(agent)
             await self._open(agent)
         await until(lambda: len(self._ready()) == len(self.nodes))
 
-    async def _open(self, agent: Agent) -> None:
+    async def _open(self, agent: Node) -> None:
         agent.welcomed = asyncio.get_running_loop().create_future()
         await agent.open(self.folder)
         if self._beating is None:

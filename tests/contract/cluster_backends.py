@@ -12,7 +12,7 @@ from fallow.control.hub import Link
 from fallow.decide.plan import Step
 from fallow.drivers.clusters.contract import Cluster
 from fallow.drivers.clusters.fake import FakeCluster, Heard
-from fallow.drivers.clusters.session import SessionCluster
+from fallow.drivers.clusters.session import Logs, SessionCluster
 from fallow.model.members import Member, Role
 
 ROOM = 4  # replicas of the shape that these tests order
@@ -22,7 +22,8 @@ ROOM = 4  # replicas of the shape that these tests order
 class ClusterRig:
     """A cluster with room for ROOM replicas; `own` deploys something there, `reopen` opens it anew.
 
-    `throttle` lets its nodes be throttled for four tenths of the time.
+    `throttle` lets its nodes be throttled for four tenths of the time, `say` a replica print, and `followed` counts the
+    logs of replicas that somebody follows.
     """
 
     cluster: Cluster
@@ -30,6 +31,8 @@ class ClusterRig:
     own: Callable[[str], Awaitable[None]]
     reopen: Callable[[], Awaitable[None]]
     throttle: Callable[[], Awaitable[None]]
+    say: Callable[..., None]
+    followed: Callable[[], int]
 
 
 @contextlib.asynccontextmanager
@@ -48,19 +51,20 @@ async def fake_cluster() -> AsyncIterator[ClusterRig]:
         cluster.weigh(25)
 
     cluster.opened()
-    yield ClusterRig(cluster, heard, own, reopen, throttle)
+    yield ClusterRig(cluster, heard, own, reopen, throttle, cluster.say, lambda: cluster.followed)
 
 
 @contextlib.asynccontextmanager
 async def session_cluster(folder: Path) -> AsyncIterator[ClusterRig]:
     async with federation(folder, nodes=1) as (host, member):
         heard, shares = Heard(), host.plane.shares
-        opened: list[Link] = []
+        opened: list[SessionCluster] = []
+        (node,) = member.nodes
 
-        def greet(link: Link) -> None:
+        def greet(link: Link, logs: Logs | None = None) -> None:
             found = host.plane.cache.get("members", link.member_id)
             if isinstance(found, Member) and found.role is Role.CLUSTER:
-                opened.append(link)
+                opened.append(SessionCluster(link.send, logs))
 
         async def own(name: str) -> None:
             await member.deploy(name, 0)
@@ -69,11 +73,11 @@ async def session_cluster(folder: Path) -> AsyncIterator[ClusterRig]:
             count = len(opened)
             host.plane.hub.cut(cluster_of(host).id, "the test opens it anew")
             await until(lambda: len(opened) > count)
-            rig.cluster = SessionCluster(opened[-1].send)
+            rig.cluster = opened[-1]
 
         async def throttle() -> None:
-            (node,) = member.snapshot.nodes.values()
-            machine = vm("a", node_id=node.id, revision=0)
+            (machine_node,) = member.snapshot.nodes.values()
+            machine = vm("a", node_id=machine_node.id, revision=0)
             await member.plane.applier.commit(Step(puts=(server(revision=0), machine)))
             member.plane.hub.server_reported(machine.server_id, report(throttled=0.4))
 
@@ -81,6 +85,7 @@ async def session_cluster(folder: Path) -> AsyncIterator[ClusterRig]:
         shares.greet = greet  # type: ignore[method-assign]
         shares.reports.shared = heard.shared  # type: ignore[method-assign]
         shares.rooms.roomed = heard.roomed  # type: ignore[method-assign]
-        rig = ClusterRig(SessionCluster(lambda _: None), heard, own, reopen, throttle)
+        nothing = SessionCluster(lambda _: None)
+        rig = ClusterRig(nothing, heard, own, reopen, throttle, node.say, lambda: len(node.followed))
         await reopen()
         yield rig

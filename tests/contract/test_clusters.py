@@ -1,6 +1,9 @@
 """What a host may rely on of a member cluster, whatever it is."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,12 @@ import pytest
 from cluster_backends import ROOM, ClusterRig, fake_cluster, session_cluster
 from federation_rig import until
 
+from fallow.drivers.clusters.contract import LogsRefused
 from fallow.model.containers import ContainerSpec, PortSpec, Resources
 from fallow.model.deployments import DeploymentSpec
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder, ShareReport
+from fallow.model.wire import OpenLog
 
 CONTAINER = ContainerSpec(image="shop:1", ports=(PortSpec(container=80),), resources=Resources(cpus=8.0))
 QUESTION = RoomQuestion(key="k", resources=CONTAINER.resources, ports=CONTAINER.ports)
@@ -37,6 +42,16 @@ async def reported(rig: ClusterRig, holds: Callable[[ShareReport], bool], name: 
         return report if report is not None and holds(report) else None
 
     return await until(found, 20)
+
+
+streams = itertools.count()
+
+
+def log(rig: ClusterRig, replica_id: str = "", name: str = "web", **wanted: Any) -> AsyncGenerator[str, None]:
+    asked = OpenLog(stream_id=f"s-{next(streams)}", replica_id=replica_id, deployment_id=f"d-{name}", **wanted)
+    found = rig.cluster.logs(asked)
+    assert found is not None
+    return found
 
 
 def more(rig: ClusterRig) -> int:
@@ -159,3 +174,72 @@ async def test_opened_anew_it_reports_all_first_and_goes_on(rig: ClusterRig) -> 
     await reported(rig, lambda report: report.ready == 1, "other")
     rig.cluster.order([order(2, 20), order(1, 20, "other")], full=True)
     assert (await reported(rig, lambda report: report.revision == 20)).endpoints == before.endpoints
+
+
+async def two_that_print(rig: ClusterRig) -> tuple[str, str]:
+    """Let two replicas run and print two lines each; return their ids."""
+    rig.cluster.order([order(2, 10)], full=True)
+    report = await reported(rig, lambda report: report.ready == 2)
+    first, second = sorted(each.id for each in report.endpoints)
+    for replica in (first, second):
+        rig.say(replica, "begins", f"{replica} serves")
+    return first, second
+
+
+async def test_lines_of_all_replicas_are_told_apart_and_those_of_one_are_as_they_are(rig: ClusterRig) -> None:
+    first, second = await two_that_print(rig)
+    lines = [line async for line in log(rig)]
+    assert [line for line in lines if line.startswith(first)] == [f"{first} | begins", f"{first} | {first} serves"]
+    assert [line for line in lines if line.startswith(second)] == [f"{second} | begins", f"{second} | {second} serves"]
+    assert len(lines) == 4
+    assert [line async for line in log(rig, first)] == ["begins", f"{first} serves"]
+    assert [line async for line in log(rig, first, tail=1)] == [f"{first} serves"]
+
+
+async def test_a_log_is_followed_until_nobody_reads_it(rig: ClusterRig) -> None:
+    first, second = await two_that_print(rig)
+    async with (
+        asyncio.timeout(20),
+        aclosing(log(rig, follow=True, tail=0)) as lines,
+        aclosing(log(rig, first, follow=True)) as one,
+    ):
+        waiting = asyncio.ensure_future(anext(lines))
+        assert [await anext(one), await anext(one)] == ["begins", f"{first} serves"]
+        await until(lambda: rig.followed() >= 2, 20)
+        rig.say(second, "later")
+        assert await waiting == f"{second} | later"
+    await until(lambda: rig.followed() == 0, 20)
+
+
+async def test_only_what_is_ordered_is_told(rig: ClusterRig) -> None:
+    first, _ = await two_that_print(rig)
+    await rig.own("mine")
+    for refused in (log(rig, name="mine"), log(rig, first, name="mine"), log(rig, "nobody"), log(rig, name="none")):
+        with pytest.raises(LogsRefused):
+            await anext(refused)
+
+
+async def test_who_does_not_read_keeps_nothing_else_waiting(rig: ClusterRig) -> None:
+    first, _ = await two_that_print(rig)
+    async with aclosing(log(rig, first, follow=True)) as lines:
+        assert await anext(lines) == "begins"
+        for number in range(2000):
+            rig.say(first, f"{number} {'x' * 8000}")
+        rig.cluster.order([order(3, 11)])
+        await reported(rig, lambda report: report.ready == 3)
+        assert await anext(lines) == f"{first} serves"
+        async with asyncio.timeout(60):
+            async for line in lines:
+                if line.startswith("1999 "):
+                    break
+
+
+async def test_what_is_read_breaks_off_with_the_session(rig: ClusterRig) -> None:
+    first, _ = await two_that_print(rig)
+    lines = log(rig, first, follow=True, tail=1)
+    assert await anext(lines) == f"{first} serves"
+    await rig.reopen()
+    with pytest.raises(LogsRefused, match="session ended"):
+        await anext(lines)
+    await until(lambda: rig.followed() == 0, 20)
+    assert await anext(log(rig, first, tail=1)) == f"{first} serves"

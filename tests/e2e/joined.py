@@ -11,7 +11,7 @@ from whole_cluster import Whole, replicas_on, web
 from demo.load import Load
 from fallow.client.errors import ClientError
 from testbed import images, parts, processes
-from testbed.cluster import Cluster
+from testbed.cluster import FALLOW, Cluster
 from testbed.fabric import Fabric
 from testbed.federation import Federation
 from testbed.ports import free_port
@@ -131,6 +131,18 @@ def no_request_fails(port: int) -> Iterator[Load]:
         yield load
     assert load.failures == [], f"{len(load.failures)} of {load.sent.total()} failed"
     assert load.sent.total() > 20
+
+
+@contextmanager
+def told_by(cluster: Cluster, *words: str) -> Iterator[Callable[[], list[str]]]:
+    """Run the command line meanwhile; give what returns the lines that it has printed until now."""
+    log = cluster.folder / f"told-by-{'-'.join(words).replace('/', '-')}.log"
+    log.unlink(missing_ok=True)
+    process = processes.start([FALLOW, *words], log, cluster.environment)
+    try:
+        yield lambda: log.read_text().splitlines()
+    finally:
+        processes.stop(process)
 
 
 @contextmanager

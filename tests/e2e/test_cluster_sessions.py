@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 from federation_rig import Common, Site, Undivided, cluster_of, federation, until
 
 from fallow.control.ids import new_id
@@ -16,6 +17,7 @@ from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Deployment
 from fallow.model.members import MemberState
 from fallow.model.secrets import SealedSecret
+from fallow.model.tokens import TokenRequest
 from fallow.model.updates import UpdateConfig
 
 QUICK = UpdateConfig(parallelism=0, monitor_seconds=0.0)
@@ -192,6 +194,44 @@ async def test_the_process_that_leads_holds_the_session(tmp_path: Path) -> None:
         assert not cluster_of(host).fence
     finally:
         for site in (one, two, host):
+            await site.close()
+
+
+async def test_logs_are_read_at_any_process_of_the_host(tmp_path: Path) -> None:
+    """Two processes of the host's control plane, of which one holds the session with the member."""
+    common, settings = Common(), {"cluster_key": tmp_path / "cluster.key"}
+    one = Site(tmp_path / "one", common=common, settings=settings, kind=Undivided)
+    two = Site(tmp_path / "two", common=common, settings=settings, kind=Undivided)
+    member = Site(tmp_path / "member", "memory:", numbers=1000)
+    await one.start()
+    shutil.copytree(tmp_path / "one/ca", tmp_path / "two/ca")
+    await two.start()
+    await member.start()
+    try:
+        await member.add_nodes(1)
+        await one.add_nodes(1)
+        await member.join(one)
+        await until(lambda: cluster_of(one).state is MemberState.READY)
+        web, cluster = await one.deploy("web", 1), cluster_of(one)
+        await one.tell(web, cluster.id, 1)
+        await ready(one, web, 1)
+        (own,) = await until(lambda: [found for found in one.replicas() if found.node_id])
+        (replica,) = member.replicas()
+        one.nodes[0].say(own.id, "serves here")
+        member.nodes[0].say(replica.id, "serves")
+        operator = await one.plane.tokens.create(TokenRequest(role="operator"), "test")
+        headers = {"Authorization": f"Bearer {operator.secret}"}
+        held = [site.plane.hub.link(cluster.id) is not None for site in (one, two)]
+        assert sorted(held) == [False, True]
+        async with httpx.AsyncClient(verify=False, headers=headers, timeout=20) as client:
+            for site in (one, two):
+                await until(lambda: {cluster.id, own.node_id} <= site.plane.hub.connected())  # noqa: B023
+                lines = await client.get(f"{site.url}/v1/deployments/shop/web/logs")
+                told = {f"{cluster.name}/{replica.id} | serves", f"{own.id} | serves here"}
+                assert sorted(lines.text.splitlines()) == sorted(told)
+                assert (await client.get(f"{site.url}/v1/replicas/{replica.id}/logs")).text == "serves\n"
+    finally:
+        for site in (member, one, two):
             await site.close()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from joined import PATH, Joined, federation, no_request_fails, requests
+from joined import PATH, Joined, federation, no_request_fails, requests, told_by
 
 from testbed.processes import TestbedError
 
@@ -40,6 +40,15 @@ def test_a_total_is_divided_by_weight_and_served_at_one_address(joined: Divided)
     assert "east" in told
 
 
+def test_logs_of_all_clusters_are_read_at_the_host(joined: Divided) -> None:
+    ids = {name: {str(found["id"]) for found in joined.members[name].replicas()} for name in joined.members}
+    lines = joined.host.fallow("logs", PATH).splitlines()
+    told = {line.partition(" | ")[0] for line in lines if "listens on port 8080" in line}
+    assert told == {f"{name}/{id_}" for name, found in ids.items() for id_ in found}
+    one = min(ids["east"])
+    assert joined.host.fallow("logs", one) == joined.members["east"].fallow("logs", one)
+
+
 def test_a_scale_up_takes_nothing_from_anybody(joined: Divided) -> None:
     with no_request_fails(joined.host.http_port):
         joined.host.fallow("deployment", "scale", f"{PATH}=9", "--wait", "--timeout", "30s")
@@ -47,9 +56,12 @@ def test_a_scale_up_takes_nothing_from_anybody(joined: Divided) -> None:
 
 
 def test_a_new_version_reaches_all_clusters_and_no_request_fails(joined: Divided) -> None:
-    with no_request_fails(joined.host.http_port):
+    old = {f"{name}/{found['id']}" for name, cluster in joined.members.items() for found in cluster.replicas()}
+    with no_request_fails(joined.host.http_port), told_by(joined.host, "logs", PATH, "--follow") as lines:
+        joined.host.wait(lambda: len(lines()) == len(old), 20, "what all have printed")
         joined.deploy(9, "2")
         joined.wait_shares(60, west=6, east=3)
+        joined.host.wait(lambda: {f"{id_} | leaving" for id_ in old} <= set(lines()), 20, "the last words of all")
     joined.host.wait(lambda: joined.versions() == {"2"}, 30, "the old version is withdrawn from the gateway")
 
 
@@ -137,13 +149,16 @@ def test_what_a_lost_cluster_had_serves_elsewhere_within_seconds(
 ) -> None:
     foretold = after(joined, joined.host.fallow("plan", "cluster-loss", "west", "--json"))
     assert foretold == {"east": 12}
-    with requests(joined.host.http_port) as load:
+    with requests(joined.host.http_port) as load, told_by(joined.host, "logs", PATH, "--follow") as lines:
+        joined.host.wait(lambda: len(lines()) == 12, 20, "what all have printed")
         joined.kill("west")
         last_seen_at = joined.clusters()["west"]["member"]["last_seen_at"]
         joined.wait_shares(60, **foretold)
         ready_at = time.time()
         joined.host.wait(lambda: joined.state_of("west") == "dead", 30, "west dead")
         state_since = joined.clusters()["west"]["member"]["state_since"]
+        gone = "west | (the log breaks off here: the cluster's session ended)"
+        joined.host.wait(lambda: gone in lines(), 10, "that there is nothing more of west")
     with capsys.disabled():
         passed = ready_at - last_seen_at
         sys.stderr.write(f"\nready again {passed:.1f} s after the last sign of life of the cluster that was lost\n")

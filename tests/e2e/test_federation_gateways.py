@@ -3,13 +3,14 @@
 Each of the clusters west and east has a node and a gateway. The tests follow each other on one federation.
 """
 
+import http.client
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from joined import Joined, federation, no_request_fails, requests
+from joined import Joined, federation, no_request_fails, requests, told_by
 
 from testbed import processes
 from testbed.ports import free_port
@@ -33,6 +34,15 @@ class Served(Joined):
             cluster.start_gateway(f"gw-{name}", self.ports[name], token)
         for name, cluster in self.members.items():
             cluster.wait_ready(f"gw-{name}")
+
+    def ask(self, port: int, method: str, path: str) -> int:
+        """Return the status of one request at a gateway."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request(method, path, headers={"Host": "web.test"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     def regions(self, answers: Counter[str]) -> Counter[str]:
         """Return how many answers came from each cluster."""
@@ -73,6 +83,19 @@ def test_a_cluster_that_runs_nothing_of_it_serves_it(served: Served) -> None:
     served.wait_shares(east=2)
     served.served_from("west", "east")
     assert served.containers("west") == 0
+
+
+def test_a_drain_counts_requests_that_fail_at_gateways_of_members(served: Served) -> None:
+    """What may run in east alone cannot leave it, so the drain goes on until it is called off."""
+    host = served.host
+    with told_by(host, "cluster", "drain", "east", "--timeout", "2m") as lines:
+        host.wait(lambda: any("0 requests failed" in line for line in lines()), 20, "the drain counts")
+        assert served.ask(served.ports["west"], "POST", "/crash") == 502
+        host.wait(lambda: any(", 1 requests failed" in line for line in lines()), 20, "the drain has heard of it")
+        host.fallow("cluster", "uncordon", "east")
+    (route,) = host.ask(lambda client: client.routes())["items"]
+    assert (route["errors_5xx"], route["gateways"], route["clusters"]) == (1, ["gw1"], ["east", "west"])
+    served.wait_shares(60, east=2)
 
 
 def test_requests_stay_in_their_region(served: Served) -> None:

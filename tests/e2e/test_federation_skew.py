@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from joined import Joined, federation, no_request_fails
+from joined import PATH, Joined, federation, no_request_fails
 from releases import earlier
 
 from testbed.cluster import Cluster
+from testbed.processes import TestbedError
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -83,3 +84,10 @@ def test_a_host_of_this_release_has_a_member_of_the_one_before(mixed: Mixed) -> 
         mixed.clusters_policy = "divide: weighted, where: 'region in (east,north)', weights: {east: 1, north: 1}"
         mixed.deploy(6, "2")
         mixed.wait_shares(60, east=3, north=3)
+    lines = mixed.host.fallow("logs", PATH).splitlines()
+    assert len({line.partition(" | ")[0] for line in lines if line.startswith("east/")}) >= 3  # some may be leaving
+    (other,) = [line for line in lines if line.startswith("north")]
+    assert f"fallow --context north logs {PATH}" in other
+    one = str(mixed.members["north"].replicas()[0]["id"])
+    with pytest.raises(TestbedError, match=r"runs in other clusters \(north 1\)"):
+        mixed.host.fallow("logs", one)

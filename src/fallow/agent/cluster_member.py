@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from msgspec import UnsetType
 
 from fallow.agent.host_registries import Secrets, kept_registries
+from fallow.agent.logs import Bounds, Lines, LogStreams
 from fallow.agent.share_outbox import ShareOutbox
 from fallow.decide.federation.accept import Orders, accept, creates, follows, refusal
 from fallow.decide.federation.fence import fence, fenceable
@@ -24,12 +26,12 @@ from fallow.decide.variables import Heard
 from fallow.drivers.authority import AuthorityError
 from fallow.drivers.clusters.counting import Counting
 from fallow.drivers.clusters.telling import REST_SECONDS, Telling, rest_seconds
-from fallow.model.cluster_frames import AskRoom, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
+from fallow.model.cluster_frames import AskRoom, LogRead, RemotesApplied, SetRemotes, SetShares, SharesStored, Withdrawn
 from fallow.model.frames import Frame
 from fallow.model.members import Facts
 from fallow.model.portions import encoded_bytes, portions
 from fallow.model.shares import ShareReport
-from fallow.model.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, Hello, ToMember, Usage, Welcome
+from fallow.model.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, CloseLog, Hello, OpenLog, ToMember, Usage, Welcome
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Fenced, StoreError
@@ -40,6 +42,8 @@ _log = structlog.get_logger("fallow.agent.cluster")
 RETRY_SECONDS = 0.5
 FENCE_LOOK_SECONDS = 0.5
 BYTES_AT_ONCE = 512 * 1024  # of deployments made in one commit, but for a single one that is larger
+# Reports, answers and heartbeats share the session with logs, and wait for no more of them than this: a MiB at most.
+LOGS = Bounds(streams=16, chunk_chars=16 * 1024, unread=2)
 
 
 class Remotes(Protocol):
@@ -67,7 +71,8 @@ class Home:
 
     `guard` makes a step fail when another has made a deployment meanwhile; `heard` gives what nodes said last that
     they use, `servers` what servers that lend said last; `remotes` makes what keeps services of other clusters, given
-    an applier and a way to answer the host. `clock` gives UTC seconds, `steady` seconds that nobody sets.
+    an applier and a way to answer the host; `logs` reads what the host may read, and `errors` counts what gateways have
+    answered. `clock` gives UTC seconds, `steady` seconds that nobody sets.
     """
 
     cache: Cache
@@ -78,6 +83,8 @@ class Home:
     heard: Callable[[], Heard]
     most_records: int  # of one commit
     remotes: Callable[[Applier, Callable[[RemotesApplied], None]], Remotes]
+    logs: Lines
+    errors: Callable[[], dict[str, int] | UnsetType]
     servers: Callable[[], HeardServers] = dict
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
@@ -95,6 +102,9 @@ class ClusterMember:
         self.rooms = Counting(home.cache.snapshot, home.heard, self._included, home.servers, home.clock)
         self._answers: asyncio.Queue[Frame] = asyncio.Queue()
         self._remotes = home.remotes(applier, self._answers.put_nowait)
+        self._errors = home.errors
+        self._logs = LogStreams(home.logs, self._send, LOGS)
+        self._sending: Callable[[Frame], Awaitable[None]] | None = None
         self.news = asyncio.Event()  # a session has opened or ended, or the host was heard
         self.welcome: Welcome | None = None
         self._cache = home.cache
@@ -147,11 +157,12 @@ class ClusterMember:
             boot_id="",
             facts=facts,
             variables=(),
+            relays_logs=True,
         )
 
     def usage(self) -> Usage:
-        """Return one sample; what a cluster uses, its answers of room tell."""
-        return Usage()
+        """Return one sample: of errors alone, for what a cluster uses, its answers of room tell."""
+        return Usage(errors_5xx=self._errors())
 
     def opened(self, welcome: Welcome) -> None:
         """Tell the host how all its shares are; its orders follow by themselves."""
@@ -182,6 +193,12 @@ class ClusterMember:
                 self.rooms.ask(questions)
             case SetRemotes() | Withdrawn():
                 self._remotes.received(frame)
+            case OpenLog():
+                self._logs.open(frame)
+            case LogRead():
+                self._logs.read(frame)
+            case CloseLog(stream_id=stream_id):
+                self._logs.close(stream_id)
             case _:
                 _log.warning("frame not for a cluster", frame=type(frame).__name__)
 
@@ -190,6 +207,7 @@ class ClusterMember:
         self.welcome = None
         self._orders = Orders()
         self._remotes.closed()
+        self._logs.close_all()
         self.rooms.ask(())
         self.news.set()
 
@@ -197,6 +215,7 @@ class ClusterMember:
 
     async def run(self, send: Callable[[Frame], Awaitable[None]]) -> None:
         """Take in orders, report and answer until cancelled. Raises Fenced when another process leads."""
+        self._sending = send
         parts = (
             self._follow(),
             self._accept(),
@@ -217,6 +236,12 @@ class ClusterMember:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, frame: Frame) -> None:
+        """Send a frame. Raises OSError when there is no session."""
+        if self._sending is None:
+            raise ConnectionError("there is no session yet")
+        await self._sending(frame)
 
     async def _answer(self, send: Callable[[Frame], Awaitable[None]]) -> None:
         """Send what is said beside reports; without a session it is not needed."""

@@ -13,7 +13,7 @@ from fallow.agent.blobs import Blobs
 from fallow.agent.folder import lock
 from fallow.agent.identity import IdentityStore
 from fallow.agent.images import Images
-from fallow.agent.logs import LogStreams
+from fallow.agent.logs import LogStreams, engine_lines
 from fallow.agent.network import Networking
 from fallow.agent.outbox import Outbox
 from fallow.agent.session import Session, SessionRefused
@@ -82,7 +82,7 @@ class NodeAgent:
         if network is not None:
             self._shell.resolving = network.resolving
         self._session = Session(identity, self, self._outbox, clock=clock)
-        self._logs = LogStreams(engine, self._session.send, self._machine.container_id)
+        self._logs = LogStreams(engine_lines(engine, self._machine.container_id), self._session.send)
         self._vitals = Vitals(folder=folder)
 
     @property

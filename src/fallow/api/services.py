@@ -1,7 +1,7 @@
 """Everything the API calls; `main.py` puts it together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,6 +29,7 @@ from fallow.control.tokens import Tokens
 from fallow.control.trust import Trust
 from fallow.drivers.packages import Packages
 from fallow.model.image_jobs import TaskProgress
+from fallow.model.wire import OpenLog
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import Store
@@ -65,6 +66,7 @@ class Services:
     image_requests: ImageRequests
     hosts: Hosts
     image_progress: Callable[[str], TaskProgress | None] = lambda _: None
+    cluster_logs: Callable[[str, OpenLog], AsyncGenerator[str, None] | None] = lambda _id, _wanted: None
     limits: Limits = field(default_factory=Limits)
     deploying: asyncio.Lock = field(default_factory=asyncio.Lock)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -1,10 +1,9 @@
 """Long answers: begun only once their first step is known to work, and pulled as fast as the caller reads."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Generic, TypeVar
 
-import structlog
 from litestar.response import Stream
 
 from fallow.api.limits import Limits
@@ -13,10 +12,7 @@ from fallow.control.refusals import refuse
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("fallow.api")
-
 FIRST_STEP_SECONDS = 0.05
-MERGED_LINES = 16  # a line may be as large as a frame
 
 
 class Steps(Generic[T]):
@@ -84,33 +80,3 @@ async def _text(limits: Limits, steps: Steps[str]) -> AsyncGenerator[str, None]:
             yield f"(the log breaks off here: {error})\n"
         finally:
             await steps.aclose()
-
-
-async def merged(sources: Mapping[str, AsyncIterator[str]]) -> AsyncGenerator[str, None]:
-    """Yield the lines of every source as they come, each behind its source's name; a source that fails says so."""
-    lines: asyncio.Queue[str | None] = asyncio.Queue(MERGED_LINES)
-
-    async def pump(name: str, source: AsyncIterator[str]) -> None:
-        try:
-            async for line in source:
-                await lines.put(f"{name} | {line}")
-        except HubError as error:
-            await lines.put(f"{name} | (the log breaks off here: {error})")
-        except Exception:  # noqa: BLE001 - the reader must not wait for the end of this source for ever
-            _log.exception("log failed", replica=name)
-            await lines.put(f"{name} | (the log breaks off here)")
-        await lines.put(None)
-
-    tasks = [asyncio.create_task(pump(name, source)) for name, source in sources.items()]
-    try:
-        left = len(tasks)
-        while left:
-            line = await lines.get()
-            if line is None:
-                left -= 1
-            else:
-                yield line
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

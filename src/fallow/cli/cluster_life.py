@@ -23,7 +23,7 @@ from fallow.model.units import format_duration
 if TYPE_CHECKING:
     from fallow.client.api import Client
 
-_NOT_COUNTED = "failed requests not counted: no gateway here"
+_NOT_COUNTED = "failed requests not counted: no gateway tells of any"
 
 _EXAMPLES = {
     "drain": """Examples:
@@ -80,7 +80,7 @@ def drain(
 
 
 class Drained(ClusterView, frozen=True, kw_only=True):
-    """A cluster that was emptied; `requests_failed` at gateways of this control plane meanwhile, None without any."""
+    """A cluster that was emptied; `requests_failed` at gateways of all clusters meanwhile, None: none counts them."""
 
     requests_failed: int | None = None
 
@@ -119,9 +119,9 @@ def _watched(client: "Client", member_id: str, patience: float, timeout: str) ->
 
 
 def _failed_requests(client: "Client") -> int | None:
-    """Return how many requests the gateways here have answered with an error of the server; None: no gateway says."""
+    """Return how many requests gateways have answered with an error of the server; None: no gateway says."""
     found = {(route.project, route.deployment, route.port): route for route in client.routes().items}
-    if not any(route.gateways for route in found.values()):
+    if not any(route.gateways or route.clusters for route in found.values()):
         return None
     return sum(route.errors_5xx for route in found.values())
 

@@ -107,7 +107,7 @@ def logs(
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, max=10_000, help="How many lines that are there.")] = 100,
     project: Project = "",
 ) -> None:
-    """Print what containers print: one replica's, or all of a deployment's."""
+    """Print what containers print: one replica's, or all of a deployment's, in all clusters."""
     session = session_of(ctx)
     with session.client() as client:
         for line in _lines(client, name, deployment_path(session, name, project), follow, tail):
@@ -117,8 +117,6 @@ def logs(
 def _lines(client: "Client", name: str, path: tuple[str, str], follow: bool, tail: int) -> Iterator[str]:
     with suggesting(client, path):
         try:
-            if (division := division_of(client, path)) is not None and any(each.here for each in division.shares):
-                note_elsewhere(placed_elsewhere(division), f"logs {'/'.join(path)}")
             yield from client.deployment_logs(*path, follow=follow, tail=tail)
         except ApiError as error:
             if error.problem.status != 404 or "/" in name:

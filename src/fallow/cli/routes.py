@@ -47,7 +47,7 @@ def _table(found: Sequence[RouteView]) -> Table:
                 each.endpoints,
                 each.requests,
                 each.errors_5xx,
-                " ".join(each.gateways),
+                " ".join((*each.gateways, *each.clusters)),
                 each.conflict,
             )
             for each in sorted(found, key=lambda route: (route.kind, route.address))

@@ -6,7 +6,7 @@ loop writes into the deployments themselves, so orders bring nothing new.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
 from fallow.client.tasks import first_to_end
 from fallow.control.shares import Shares
@@ -21,6 +21,7 @@ from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.clusters import HERE_ID
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, ShareOrder, ShareReport, parse_share_id, share_id
+from fallow.model.wire import OpenLog
 from fallow.store.cache import Cache, Subscription
 
 
@@ -49,6 +50,10 @@ class Here:
 
     def withdrawn(self, replica_ids: Sequence[str]) -> None:
         """Do nothing: the loop that lets replicas stop looks at all gateways."""
+
+    def logs(self, wanted: OpenLog) -> AsyncGenerator[str, None] | None:
+        """Return nothing: the host asks its own nodes."""
+        return None
 
     async def run(self) -> None:
         """Report until cancelled, whenever the host has a member record of itself."""

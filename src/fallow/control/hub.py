@@ -3,18 +3,17 @@
 Ten thousand nodes must not write ten thousand rows a second; only changes of state are stored.
 """
 
-import asyncio
 import math
-import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from fallow.control.backlog import Backlog
 from fallow.control.heard import HeardReports
-from fallow.control.ids import new_id
 from fallow.decide.harvest.heard import HeardServers
+from fallow.drivers.clusters.contract import LogsRefused
+from fallow.model.cluster_frames import LogRead
 from fallow.model.members import Member, Role
 from fallow.model.names import NamesReport
 from fallow.model.routes import ProxyReport
@@ -22,12 +21,10 @@ from fallow.model.servers import ServerReport
 from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember, Usage
 from fallow.store.cache import Cache
 
-LOG_BACKLOG_BYTES = 16 * 1024 * 1024
 ENDED_SECONDS = 5.0  # so long others are told of a session that has ended: its last sign of life may be news to them
-CHUNK_BYTES = 256  # what a chunk weighs beside its text
 
 
-class HubError(Exception):
+class HubError(LogsRefused):
     """The member cannot be reached; the text says why."""
 
 
@@ -54,37 +51,6 @@ class Link(Protocol):
         """End the session; `final` tells the member not to come back, `clean` to remove what it runs."""
 
 
-class Backlog:
-    """Chunks of one log on their way to its reader, who may be slow: the oldest are dropped, nobody waits.
-
-    Bounded in bytes, since a node chooses how large a chunk is; the newest chunk is kept whatever it weighs, so the
-    bound is LOG_BACKLOG_BYTES and one frame.
-    """
-
-    def __init__(self) -> None:
-        self._chunks: deque[tuple[int, LogChunk]] = deque()
-        self._bytes = 0
-        self._filled = asyncio.Event()
-
-    def put(self, chunk: LogChunk) -> None:
-        """Add a chunk."""
-        weight = CHUNK_BYTES + sum(map(sys.getsizeof, chunk.lines)) + sys.getsizeof(chunk.error)
-        self._chunks.append((weight, chunk))
-        self._bytes += weight
-        while self._bytes > LOG_BACKLOG_BYTES and len(self._chunks) > 1:
-            self._bytes -= self._chunks.popleft()[0]
-        self._filled.set()
-
-    async def get(self) -> LogChunk:
-        """Return the oldest chunk that is left, once there is one."""
-        while not self._chunks:
-            self._filled.clear()
-            await self._filled.wait()
-        weight, chunk = self._chunks.popleft()
-        self._bytes -= weight
-        return chunk
-
-
 class Hub:
     """Every open session by member id, and what was heard on it.
 
@@ -105,7 +71,7 @@ class Hub:
         self._names: dict[str, NamesReport] = {}
         self._name_servers: dict[Link, None] = {}  # sessions of those that serve names, in the order they came
         self._elsewhere: dict[str, frozenset[str]] = {}  # peer id -> members it says are connected, to it or by it
-        self._logs: dict[str, tuple[str, Backlog]] = {}  # stream id -> member id, chunks
+        self._logs: dict[str, tuple[Link, Backlog]] = {}  # stream id -> the session it comes by, chunks
         self._remotes: dict[str, int] = {}  # up to which revision a member's gateways do what they were asked
         self._remotes_said: dict[str, int] = {}  # by sessions of this process, in their words
         self._cleared: set[str] | None = None  # replicas our host lets stop; None: there is no session with one
@@ -365,39 +331,43 @@ class Hub:
 
     def log_chunk(self, member_id: str, chunk: LogChunk) -> None:
         """Hand lines of a log to whoever asked for them."""
-        owner, chunks = self._logs.get(chunk.stream_id, ("", None))
-        if chunks is not None and owner == member_id:
+        link, chunks = self._logs.get(chunk.stream_id, (None, None))
+        if link is not None and chunks is not None and link.member_id == member_id:
             chunks.put(chunk)
 
-    async def logs(self, member_id: str, replica_id: str, follow: bool, tail: int) -> AsyncIterator[str]:
-        """Yield a replica's log lines from its node. Raises HubError when the node is not connected."""
+    async def logs(self, member_id: str, wanted: OpenLog, paced: bool = False) -> AsyncGenerator[str, None]:
+        """Yield log lines of a node, or of a cluster, which is told how much of it has been read (`paced`).
+
+        Raises HubError when the member is not connected, and when its session ends.
+        """
+        member = "cluster" if paced else "node"
         link = self._links.get(member_id)
         if link is None:
-            raise HubError("the replica's node is not connected just now")
-        stream_id = new_id(12)
-        chunks = Backlog()
-        self._logs[stream_id] = (member_id, chunks)
+            raise HubError(f"the {member} is not connected just now")
+        chunks, read = Backlog(), 0
+        self._logs[wanted.stream_id] = link, chunks
         try:
-            link.send(OpenLog(stream_id=stream_id, replica_id=replica_id, follow=follow, tail=tail))
-            while True:
-                chunk = await chunks.get()
+            link.send(wanted)
+            while (chunk := await chunks.get()) is not None:
                 for line in chunk.lines:
                     yield line
                 if chunk.error:
                     raise HubError(chunk.error)
                 if chunk.end:
                     return
+                if paced:
+                    read += 1
+                    link.send(LogRead(stream_id=wanted.stream_id, chunks=read))
+            raise HubError(f"the {member}'s session ended")
         finally:
-            del self._logs[stream_id]
-            current = self._links.get(member_id)
-            if current is not None:
-                current.send(CloseLog(stream_id=stream_id))
+            del self._logs[wanted.stream_id]
+            link.send(CloseLog(stream_id=wanted.stream_id))
 
     def _end_logs(self, member_id: str) -> None:
         """End the streams of a session that is no more: nobody will send their rest."""
-        for stream_id, (owner, chunks) in self._logs.items():
-            if owner == member_id:
-                chunks.put(LogChunk(stream_id=stream_id, end=True, error="the node's session ended"))
+        for link, chunks in self._logs.values():
+            if link.member_id == member_id:
+                chunks.close()
 
     def _changed(self) -> None:
         for call in self.on_change:

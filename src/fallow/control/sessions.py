@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import msgspec
 import structlog
@@ -77,23 +77,23 @@ HELLO_SECONDS = 10.0
 FACTS_SECONDS = 60.0
 STOP_SECONDS = 1.0
 
-# What only members of one role say: a gateway runs no replicas, a node has no proxy.
-_SPEAKERS: dict[type[Frame], Role] = {
-    BlobsChanged: Role.NODE,
-    Observed: Role.NODE,
-    LogChunk: Role.NODE,
-    PullAsked: Role.NODE,
-    ImageTasksReported: Role.NODE,
-    ImageProgressed: Role.NODE,
-    ImagesReported: Role.NODE,
-    ProxyReported: Role.GATEWAY,
-    NamesReported: Role.GATEWAY,
-    SharesReported: Role.CLUSTER,
-    RoomReported: Role.CLUSTER,
-    RemotesApplied: Role.CLUSTER,
-    ServerReported: Role.SERVER,
-    VmTokenAsked: Role.SERVER,
-    ServerLeaving: Role.SERVER,
+# What only members of some roles say: a gateway runs no replicas, a node has no proxy.
+_SPEAKERS: dict[type[Frame], tuple[Role, ...]] = {
+    BlobsChanged: (Role.NODE,),
+    Observed: (Role.NODE,),
+    LogChunk: (Role.NODE, Role.CLUSTER),
+    PullAsked: (Role.NODE,),
+    ImageTasksReported: (Role.NODE,),
+    ImageProgressed: (Role.NODE,),
+    ImagesReported: (Role.NODE,),
+    ProxyReported: (Role.GATEWAY,),
+    NamesReported: (Role.GATEWAY,),
+    SharesReported: (Role.CLUSTER,),
+    RoomReported: (Role.CLUSTER,),
+    RemotesApplied: (Role.CLUSTER,),
+    ServerReported: (Role.SERVER,),
+    VmTokenAsked: (Role.SERVER,),
+    ServerLeaving: (Role.SERVER,),
 }
 
 # Every TLS connection of asyncio holds a read buffer of this size, 256 KiB unless told otherwise: too much for
@@ -282,7 +282,7 @@ class Sessions:
         self.hub.open(link, serves_names=names)
         self.assignments.greet(link)
         self.images.greet(link)
-        self.shares.greet(link)
+        self.shares.greet(link, partial(self.hub.logs, member.id, paced=True) if hello.relays_logs else None)
         self.servers.greet(link)
         if hello.wireguard_key:
             self.networks.greet(link)
@@ -332,7 +332,7 @@ class Sessions:
             if link.ended:
                 return
             proved()
-            if _SPEAKERS.get(type(frame), role) is not role:
+            if role not in _SPEAKERS.get(type(frame), (role,)):
                 raise ValueError(f"a {role} sends no {type(frame).__name__}")
             self._heard(link)
             if isinstance(frame, Goodbye):

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 
 from fallow.control.hub import Link
 from fallow.control.intake import Unstored
@@ -13,12 +13,13 @@ from fallow.control.spoken import Spoken
 from fallow.decide.federation.orders import order_of
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.clusters.contract import Cluster
-from fallow.drivers.clusters.session import SessionCluster
+from fallow.drivers.clusters.session import Logs, SessionCluster
 from fallow.model.cluster_frames import RoomReported, SharesReported, SharesStored
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, SharedRegistry, ShareOrder, parse_share_id
+from fallow.model.wire import OpenLog
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 
@@ -60,11 +61,11 @@ class Shares:
         self._links: dict[Link, SessionCluster] = {}
         self._unstored: dict[Link, Unstored] = {}
 
-    def greet(self, link: Link) -> None:
-        """Open the cluster whose session has just been opened."""
+    def greet(self, link: Link, logs: Logs | None = None) -> None:
+        """Open the cluster whose session has just been opened; `logs` asks it for lines, if it understands that."""
         member = self._cache.get("members", link.member_id)
         if isinstance(member, Member) and member.role is Role.CLUSTER:
-            self._links[link] = SessionCluster(link.send)
+            self._links[link] = SessionCluster(link.send, logs)
             self.open(link.member_id, self._links[link])
 
     def ended(self, link: Link) -> None:
@@ -93,6 +94,11 @@ class Shares:
         self.spoken.closed(cluster_id)
         for known in (self._open, self._told, self._asked):
             known.pop(cluster_id, None)
+
+    def logs(self, cluster_id: str, wanted: OpenLog) -> AsyncGenerator[str, None] | None:
+        """Ask a cluster for lines; see `drivers.clusters.contract.Cluster`. None, too: it is not open here."""
+        cluster = self._open.get(cluster_id)
+        return cluster.logs(wanted) if cluster is not None else None
 
     async def heard(self, link: Link, frame: SharesReported | RoomReported) -> None:
         """Take in what a cluster says; waits only for one that sends more than can be stored."""

@@ -156,9 +156,11 @@ def route_views(
     reports: Mapping[str, ProxyReport],
     state: ProxyState,
     conflicts: Mapping[tuple[str, RouteSpec], str],
+    elsewhere: Mapping[str, Mapping[str, int]],
 ) -> tuple[RouteView, ...]:
     """Return every wished route; `reports` by gateway id, `conflicts` by deployment path and route say why not served.
 
+    `elsewhere` are errors that gateways of member clusters have answered, by the cluster's name and by backend.
     Counters are a backend's, so routes to the same port of a deployment show the same numbers.
     """
     endpoints = {backend.key: len(backend.endpoints) for backend in state.backends}
@@ -182,7 +184,13 @@ def route_views(
                     port=route.port,
                     endpoints=endpoints.get(key, 0),
                     requests=_total(backend.requests for _, backend in told),
-                    errors_5xx=_total(backend.errors_5xx for _, backend in told),
+                    errors_5xx=_total(
+                        (
+                            *(found.errors_5xx for _, found in told),
+                            *(errors.get(key, 0) for errors in elsewhere.values()),
+                        )
+                    ),
+                    clusters=tuple(sorted(elsewhere)),
                     gateways=tuple(sorted(name for name, _ in told)),
                     conflict=conflicts.get((deployment.path, route), ""),
                 )

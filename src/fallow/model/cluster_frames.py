@@ -77,3 +77,10 @@ class Withdrawn(Frame, frozen=True, kw_only=True, tag="withdrawn"):
     """No gateway outside the cluster sends requests to these leaving replicas any more: they may stop."""
 
     replica_ids: tuple[ReplicaId, ...]
+
+
+class LogRead(Frame, frozen=True, kw_only=True, tag="log-read"):
+    """So many chunks of a stream have been read in all. A cluster keeps few unread ones on their way, and waits."""
+
+    stream_id: str
+    chunks: Annotated[int, msgspec.Meta(ge=0)]

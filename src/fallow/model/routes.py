@@ -79,7 +79,11 @@ class ProxyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteView(msgspec.Struct, frozen=True, kw_only=True):
-    """A route as the API shows it, with what all gateways report together."""
+    """A route as the API shows it, with what all gateways report together.
+
+    Requests are those of this cluster's `gateways`, errors also those that gateways of member clusters have answered;
+    `clusters` are the ones that count.
+    """
 
     kind: Literal["http", "tcp"]
     address: str  # "http://shop.example/cart" or "tcp port 5432"
@@ -90,4 +94,5 @@ class RouteView(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     errors_5xx: int = 0
     gateways: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
     conflict: str = ""  # why it is not served, when another route has the same address

@@ -13,6 +13,7 @@ import msgspec
 
 from fallow.model.cluster_frames import (
     AskRoom,
+    LogRead,
     RemotesApplied,
     RoomReported,
     SetRemotes,
@@ -51,6 +52,10 @@ UPGRADE_PROTOCOL = 2  # from which on agents can be told to upgrade
 IMAGES_PROTOCOL = 3  # from which on agents take image orders, and ask before they pull
 SERVERS_PROTOCOL = 4  # from which on there are servers
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+MOST_ROUTES = 500  # whose errors a heartbeat of a cluster counts
+
+RouteKey = Annotated[str, msgspec.Meta(max_length=256)]
+Errors = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +70,19 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One sample of what a machine uses."""
+    """One sample of what a machine uses; of a cluster, how often its gateways have answered with a server's error.
+
+    `errors_5xx` is by `project/deployment:port`, of what the host deploys and where there was an error; left out by who
+    has no gateways, or is too old to count.
+    """
 
     cpus: Annotated[float, msgspec.Meta(ge=0, le=65536)] = 0.0  # bounded: JSON has neither NaN nor infinity
     memory_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     disk_free_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
     containers: int = 0
+    errors_5xx: Annotated[dict[RouteKey, Errors], msgspec.Meta(max_length=MOST_ROUTES)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
 
 # member -> control plane
@@ -97,6 +109,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     variables: tuple[Variable, ...] = ()
     observations: tuple[Observation, ...] = ()  # of everything the agent knows
     wireguard_key: WireguardKey = ""  # public; who sends one understands SetNetwork and ChangePeers
+    relays_logs: bool = False  # a cluster that understands OpenLog and LogRead
 
 
 class Heartbeat(Frame, frozen=True, kw_only=True, tag="beat"):
@@ -131,7 +144,7 @@ class NetworkReported(Frame, frozen=True, kw_only=True, tag="network"):
 
 
 class LogChunk(Frame, frozen=True, kw_only=True, tag="log"):
-    """Lines of a container's log; `end` closes the stream, with `error` when it broke."""
+    """Lines of a log; `end` closes the stream, with `error` when it broke."""
 
     stream_id: str
     lines: tuple[str, ...] = ()
@@ -245,10 +258,15 @@ class ObservedAck(Frame, frozen=True, kw_only=True, tag="ack"):
 
 
 class OpenLog(Frame, frozen=True, kw_only=True, tag="open-log"):
-    """Send a replica's log as LogChunk frames under `stream_id`."""
+    """Send a replica's log as LogChunk frames under `stream_id`.
+
+    A cluster is asked for what it was ordered of `deployment_id`: for the log of this replica of it, or, when none is
+    named, for those of all that it has now, each line behind its replica's id. Only one that relays logs is asked.
+    """
 
     stream_id: str
     replica_id: str
+    deployment_id: str = ""
     follow: bool = False
     tail: int = 100
 
@@ -323,6 +341,7 @@ ToMember = (
     | ChangePeers
     | ObservedAck
     | OpenLog
+    | LogRead
     | CloseLog
     | ControlMoved
     | Renewed

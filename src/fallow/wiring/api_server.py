@@ -76,6 +76,7 @@ def _services(plane: ControlPlane, ca_pem: str) -> Services:
         image_requests=plane.image_requests,
         hosts=plane.hosts,
         image_progress=plane.images.reports.progress,
+        cluster_logs=plane.shares.logs,
         resolver=plane.distribution.resolver,
         settings=plane.settings,
         ca_pem=ca_pem,

@@ -98,7 +98,9 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
     from fallow.agent.cluster_member import Home
     from fallow.control.ids import new_id
     from fallow.control.remote_services import RemoteServices
+    from fallow.control.replica_logs import OrderedLogs
     from fallow.control.rosters import guarded
+    from fallow.decide.federation.failures import errors_for_host
 
     home = Home(
         cache=plane.cache,
@@ -110,6 +112,8 @@ def be_member(plane: "ControlPlane", folder: Path) -> None:
         servers=plane.hub.servers,
         most_records=min(2000, plane.store.max_operations - 1),  # one check is the fence
         remotes=lambda applier, send: RemoteServices(plane.cache, applier, plane.hub, plane.clock, send),
+        logs=OrderedLogs(plane.cache, plane.hub).lines,
+        errors=lambda: errors_for_host(plane.cache.snapshot(), plane.hub.proxy_reports()),
         clock=plane.clock,
         steady=plane.steady,
     )

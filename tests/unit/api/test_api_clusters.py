@@ -1,14 +1,18 @@
 """Clusters over the API: reading, labelling, tainting, draining, removing; and how deployments are divided."""
 
+from collections.abc import AsyncGenerator, Sequence
+
 import msgspec
 import pytest
-from api_rig import NOW, Rig, deployment, node, problem
+from api_rig import NOW, Rig, deployment, node, problem, replica
 
+from fallow.drivers.clusters.contract import LogsRefused
 from fallow.model.clusters import HERE_ID
 from fallow.model.divisions import Division, PastDivision
 from fallow.model.members import Role
 from fallow.model.rooms import Room, RoomSummary
 from fallow.model.shares import RemoteEndpoint, Share, ShareReport, share_id
+from fallow.model.wire import OpenLog
 
 EAST = node("east", "c-east", role=Role.CLUSTER, key_sha256="e" * 64)
 HERE = node("here", HERE_ID, role=Role.CLUSTER, key_sha256="")
@@ -37,6 +41,15 @@ async def federated(rig: Rig) -> None:
     await rig.put(EAST, HERE, web, division, room, share("c-east", 3, 3), share(HERE_ID, 2, 1))
 
 
+async def has_endpoint(rig: Rig, replica_id: str) -> None:
+    """Let the cluster east have said that this replica of its share is ready."""
+    reported = share("c-east", 3, 3)
+    assert reported.reported is not None
+    said = msgspec.structs.replace(reported.reported, endpoints=(RemoteEndpoint(id=replica_id, address="10.0.0.7"),))
+    stored = rig.services.cache.snapshot().shares[reported.id]
+    await rig.put(msgspec.structs.replace(stored, reported=said))
+
+
 async def test_there_are_no_clusters_without_members(rig: Rig) -> None:
     await rig.put(node())
     assert (await rig.call("GET", "/v1/clusters")).json()["items"] == []
@@ -59,13 +72,70 @@ async def test_logs_of_what_other_clusters_run_are_asked_there(rig: Rig) -> None
     assert told["detail"].startswith("shop/web runs in other clusters (east 3)")
     assert told["hint"].startswith("fallow --context east logs shop/web ")
     problem(await rig.call("GET", "/v1/replicas/r-x/logs"), 404, "not-found")
-    reported = share("c-east", 3, 3)
-    assert reported.reported is not None
-    said = msgspec.structs.replace(reported.reported, endpoints=(RemoteEndpoint(id="r-x", address="10.0.0.7"),))
-    stored = rig.services.cache.snapshot().shares[reported.id]
-    await rig.put(msgspec.structs.replace(stored, reported=said))
+    await has_endpoint(rig, "r-x")
     told = problem(await rig.call("GET", "/v1/replicas/r-x/logs"), 409, "runs-elsewhere")
     assert told["hint"].startswith("fallow --context east logs r-x ")
+
+
+def relaying(rig: Rig, lines: Sequence[str], error: str = "") -> list[OpenLog]:
+    """Let the cluster east be connected and answer lines; return what it is asked."""
+    asked = []
+
+    async def answer(wanted: OpenLog) -> AsyncGenerator[str, None]:
+        asked.append(wanted)
+        for line in lines:
+            yield line
+        if error:
+            raise LogsRefused(error)
+
+    rig.link("c-east")
+    rig.services.__dict__["cluster_logs"] = lambda _, wanted: answer(wanted)
+    return asked
+
+
+async def test_logs_of_what_other_clusters_run_are_mixed_with_those_of_what_runs_here(rig: Rig) -> None:
+    await federated(rig)
+    asked = relaying(rig, ["r-1 | one", "r-2 | two"], "its session ended")
+    await rig.put(node(), replica("r-0", WEB))
+    rig.link("n-1", lines=("zero",))
+    lines = (await rig.call("GET", "/v1/deployments/shop/web/logs?tail=7&follow=true", role="operator")).text
+    assert sorted(lines.splitlines()) == [
+        "east | (the log breaks off here: its session ended)",
+        "east/r-1 | one",
+        "east/r-2 | two",
+        "r-0 | zero of r-0",
+    ]
+    (wanted,) = asked
+    assert (wanted.deployment_id, wanted.replica_id, wanted.follow, wanted.tail) == (WEB.id, "", True, 7)
+    assert (await rig.call("GET", "/v1/deployments/shop/web/logs", role="viewer")).status_code == 403
+    assert len(asked) == 1
+    only = await rig.call("GET", "/v1/deployments/shop/web/logs", headers={"fallow-cluster": "east"})
+    assert "r-0 | zero" not in only.text
+    assert "east/r-1 | one" in only.text
+    other = await rig.call("GET", "/v1/deployments/shop/web/logs", headers={"fallow-cluster": "other"})
+    problem(other, 409, "not-connected")
+
+
+async def test_the_log_of_one_replica_in_another_cluster_is_as_it_is(rig: Rig) -> None:
+    await federated(rig)
+    await has_endpoint(rig, "r-x")
+    asked = relaying(rig, ["one", "two"])
+    assert (await rig.call("GET", "/v1/replicas/r-x/logs?tail=3")).text == "one\ntwo\n"
+    assert [(each.deployment_id, each.replica_id, each.tail) for each in asked] == [(WEB.id, "r-x", 3)]
+    relaying(rig, [], "no container")
+    problem(await rig.call("GET", "/v1/replicas/r-x/logs"), 409, "not-connected")
+
+
+async def test_a_cluster_of_a_release_before_is_named_beside_what_runs_here(rig: Rig) -> None:
+    await federated(rig)
+    rig.link("c-east")
+    problem(await rig.call("GET", "/v1/deployments/shop/web/logs"), 409, "runs-elsewhere")
+    await rig.put(node(), replica("r-0", WEB))
+    rig.link("n-1", lines=("zero",))
+    lines = (await rig.call("GET", "/v1/deployments/shop/web/logs")).text.splitlines()
+    assert "r-0 | zero of r-0" in lines
+    (other,) = [line for line in lines if line.startswith("east | ")]
+    assert "fallow --context east logs shop/web" in other
 
 
 async def test_a_node_is_no_cluster(rig: Rig) -> None:

@@ -12,6 +12,7 @@ from fallow.model.deployments import RouteSpec
 from fallow.model.kinds import SCHEMA_VERSION
 from fallow.model.members import Role
 from fallow.model.routes import BackendStats, ProxyReport
+from fallow.model.wire import Usage
 
 
 async def test_events_newest_last_and_limited(rig: Rig) -> None:
@@ -39,13 +40,17 @@ async def test_routes_with_counters_and_conflicts(rig: Rig) -> None:
         for found in (web, late)
     )
     running = replica("web-0", web, address="10.0.0.9", host_ports={"80/tcp": 20001}, healthy_since=NOW)
-    await rig.put(node(), node("gate", "g-1", role=Role.GATEWAY), web, late, running)
+    await rig.put(
+        node(), node("gate", "g-1", role=Role.GATEWAY), node("west", "c-1", role=Role.CLUSTER), web, late, running
+    )
     stats = BackendStats(key="p/web:80", requests=9, errors_5xx=1)
     rig.services.hub.proxied("g-1", ProxyReport(applied_revision=1, backends=(stats,)))
     rig.services.hub.proxied("g-gone", ProxyReport(applied_revision=1, backends=(stats,)))
+    rig.services.hub.used("c-1", Usage(errors_5xx={"p/web:80": 4}))
     late_view, web_view = (await rig.call("GET", "/v1/routes")).json()["items"]
     assert web_view["address"] == "http://shop.example/"
-    assert (web_view["requests"], web_view["errors_5xx"], web_view["gateways"]) == (9, 1, ["gate"])
+    assert (web_view["requests"], web_view["errors_5xx"], web_view["gateways"]) == (9, 5, ["gate"])
+    assert web_view["clusters"] == ["west"]
     assert web_view["endpoints"] == 1
     assert (web_view["conflict"], late_view["endpoints"]) == ("", 0)
     assert late_view["conflict"]

@@ -11,6 +11,7 @@ from records import deployment, ids
 from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.control.hub import Hub
 from fallow.control.remote_services import RemoteServices
+from fallow.control.replica_logs import OrderedLogs
 from fallow.control.rosters import guarded
 from fallow.model.cluster_frames import SetShares
 from fallow.model.deployments import Origin
@@ -51,4 +52,5 @@ def home(stored: Stored, folder: Path) -> Home:
         cache=stored.cache, secrets=vault, folder=folder, new_id=ids(), heard=dict, most_records=100,
         guard=lambda step, now: guarded(stored.cache, step, "deployments", now),
         remotes=lambda applier, send: RemoteServices(stored.cache, applier, Hub(time.time), time.time, send),
+        logs=OrderedLogs(stored.cache, Hub(time.time)).lines, errors=lambda: msgspec.UNSET,
     )  # fmt: skip

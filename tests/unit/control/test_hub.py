@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from fallow.control.hub import LOG_BACKLOG_BYTES, Backlog, Hub, HubError
+from fallow.control.backlog import LOG_BACKLOG_BYTES, Backlog
+from fallow.control.hub import Hub, HubError
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember
 
@@ -151,4 +152,4 @@ async def test_logs_of_a_node_that_is_not_connected_are_refused() -> None:
 
 
 async def collect(hub: Hub, member_id: str) -> list[str]:
-    return [line async for line in hub.logs(member_id, "web-0", follow=False, tail=10)]
+    return [line async for line in hub.logs(member_id, OpenLog(stream_id="s", replica_id="web-0", tail=10))]

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -16,6 +16,8 @@ from session_rig import GONE, Connection, Machine, SessionRig, accepting, hello
 from fallow.control import sessions as sessions_module
 from fallow.control.members import sessions_controller
 from fallow.drivers.authority import Authority
+from fallow.drivers.clusters.contract import LogsRefused
+from fallow.model.cluster_frames import LogRead
 from fallow.model.containers import ContainerSpec
 from fallow.model.deployments import Activity, DeploymentSpec, Health, Observation, ReplicaState
 from fallow.model.image_frames import PullAsked, PullGranted
@@ -25,11 +27,13 @@ from fallow.model.routes import ProxyReport
 from fallow.model.wire import (
     MAX_FRAME_BYTES,
     Assign,
+    CloseLog,
     Goodbye,
     Heartbeat,
     LogChunk,
     Observed,
     ObservedAck,
+    OpenLog,
     ProxyReported,
     Reject,
     RenewAsked,
@@ -41,6 +45,8 @@ from fallow.model.wire import (
 from fallow.store.contract import StoreError
 
 WEB = deployment(revision=0)
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -352,6 +358,40 @@ async def test_a_member_of_one_role_cannot_act_as_another(rig: SessionRig, role:
     await connection.say(frame)
     assert f"a {role} sends no" in (await rejected(connection)).reason
     assert not rig.hub.proxy_reports()
+
+
+async def test_what_a_cluster_sends_of_logs_is_lines_of_what_it_is_asked_and_nothing_else(rig: SessionRig) -> None:
+    connection = await welcomed(rig, await rig.member("west", Role.CLUSTER), relays_logs=True)
+    lines = rig.shares.logs("c-west", OpenLog(stream_id="s", replica_id="", deployment_id="d"))
+    assert lines is not None
+    first = asyncio.ensure_future(anext(lines))
+    opened = await heard(connection, OpenLog)
+    assert (opened.stream_id, opened.deployment_id) == ("s", "d")
+    await connection.say(LogChunk(stream_id="never asked for", lines=("forged",), end=True))
+    await connection.say(LogChunk(stream_id="s", lines=("r | one\nother/r | forged", "x" * 2**20)))
+    assert await first == "r | one other/r | forged"
+    assert len(await anext(lines)) == 2**20
+    await connection.say(LogChunk(stream_id="s", end=True, error="broken\n" * 1000))
+    with pytest.raises(LogsRefused, match="broken broken") as refused:
+        await anext(lines)
+    assert len(str(refused.value)) <= 500
+    assert (await heard(connection, LogRead)).chunks == 1
+    assert (await heard(connection, CloseLog)).stream_id == "s"
+    await connection.say(LogChunk(stream_id="s", lines=("too late",)), Heartbeat(usage=Usage(cpus=2.0)))
+    await until(lambda: (used := rig.hub.usage("c-west")) is not None and used.cpus == 2.0)
+
+
+async def test_a_cluster_of_a_release_before_is_not_asked_for_logs(rig: SessionRig) -> None:
+    await welcomed(rig, await rig.member("west", Role.CLUSTER))
+    assert rig.shares.logs("c-west", OpenLog(stream_id="s", replica_id="", deployment_id="d")) is None
+    assert rig.shares.logs("c-none", OpenLog(stream_id="s", replica_id="", deployment_id="d")) is None
+
+
+async def heard(connection: Connection, kind: type[T]) -> T:
+    """Return the next frame of a kind, whatever comes before."""
+    while not isinstance(frame := await connection.hear(), kind):
+        pass
+    return frame
 
 
 async def test_observations_that_come_again_or_out_of_order_change_nothing(rig: SessionRig) -> None:

@@ -31,5 +31,5 @@ def test_an_address_has_the_port_that_all_gateways_report(ports: list[str], addr
         for number, port in enumerate(ports)
     ]
     state = snapshot(deployment(spec=spec), *gateways)
-    (view,) = route_views(state, {}, render(state), conflicts(state))
+    (view,) = route_views(state, {}, render(state), conflicts(state), {})
     assert view.address == address

@@ -13,6 +13,7 @@ from fallow.api.problems import problems
 from fallow.api.services import Needs
 from fallow.control.refusals import not_found
 from fallow.decide.explain import explain
+from fallow.decide.federation.failures import errors_elsewhere
 from fallow.decide.routes import conflicts, render
 from fallow.decide.views import route_views
 from fallow.model.deployments import Explanation
@@ -49,9 +50,10 @@ async def list_routes(services: Needs) -> RouteList:
     snapshot = services.cache.snapshot()
     gateways = [found.id for found in snapshot.members.values() if found.role is Role.GATEWAY]
     reports = {id_: report for id_ in gateways if (report := services.hub.proxy_report(id_)) is not None}
+    elsewhere = errors_elsewhere(snapshot, services.hub.usages())
     return RouteList(
         revision=services.cache.revision,
-        items=route_views(snapshot, reports, render(snapshot), conflicts(snapshot)),
+        items=route_views(snapshot, reports, render(snapshot), conflicts(snapshot), elsewhere),
     )
 
 

@@ -1,6 +1,7 @@
 """Replicas and what they write to their logs."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from litestar import Request, get
@@ -10,16 +11,19 @@ from litestar.types import Guard
 
 from fallow.api.lists import ReplicaList
 from fallow.api.lookups import deployment_called
-from fallow.api.node_logs import connected, node_logs
+from fallow.api.node_logs import CLUSTER_HEADER, cluster_logs, connected, node_logs
 from fallow.api.problems import problems
 from fallow.api.services import Needs
-from fallow.api.streams import merged, text_stream
+from fallow.api.streams import text_stream
 from fallow.control.hub import HubError
+from fallow.control.ids import new_id
 from fallow.control.refusals import Refused, not_found, refuse
+from fallow.control.replica_logs import Lines, current, merged, refused
 from fallow.decide.federation.elsewhere import ask_there, elsewhere, has_replica, told_there
 from fallow.decide.views import replica_view
 from fallow.model.deployments import Replica
 from fallow.model.tokens import ApiRole
+from fallow.model.wire import OpenLog
 
 Tail = Annotated[int, QueryParameter(ge=0, le=10_000)]
 
@@ -63,14 +67,19 @@ async def replica_logs(
     tail: Tail = 100,
 ) -> Stream:
     """Stream a replica's log: the last `tail` lines, and with `follow` everything after them."""
-    replica = services.cache.snapshot().replicas.get(replica_id)
-    if replica is None:
-        if (there := has_replica(services.cache.snapshot(), replica_id)) is not None:
-            cluster, deployment = there
-            raise _elsewhere(deployment.path, {cluster.name: 1}, f"logs {replica_id}")
+    snapshot = services.cache.snapshot()
+    asks = partial(OpenLog, stream_id=new_id(12), replica_id=replica_id, follow=follow, tail=tail)
+    replica = snapshot.replicas.get(replica_id)
+    if replica is not None:
+        _check_reachable(services, replica)
+        return await text_stream(services.limits, node_logs(services, request, replica, asks()))
+    if (there := has_replica(snapshot, replica_id)) is None:
         raise not_found(f"replica {replica_id[:80]!r}", "fallow replica list shows all")
-    _check_reachable(services, replica)
-    return await text_stream(services.limits, node_logs(services, request, replica, follow, tail))
+    cluster, deployment = there
+    lines = cluster_logs(services, request, cluster, asks(deployment_id=deployment.id))
+    if lines is None:
+        raise _elsewhere(deployment.path, {cluster.name: 1}, f"logs {replica_id}")
+    return await text_stream(services.limits, lines)
 
 
 async def deployment_logs(
@@ -81,21 +90,35 @@ async def deployment_logs(
     follow: FromQuery[bool] = False,
     tail: Tail = 100,
 ) -> Stream:
-    """Stream the logs of all replicas that a deployment has now, each line behind its replica's id."""
+    """Stream the logs of all replicas that a deployment has now.
+
+    Each line is behind its replica's id; of another cluster than this one, behind the cluster's name as well.
+    """
     snapshot = services.cache.snapshot()
     found = deployment_called(snapshot, project, name)
-    replicas = [
-        replica
-        for replica in snapshot.replicas_by_deployment.get(found.id, [])
-        if not replica.ended and connected(services, replica)
-    ]
-    if not replicas:
-        if there := elsewhere(snapshot, found):
-            raise _elsewhere(found.path, there, f"logs {found.path}")
+    words = f"logs {found.path}"
+
+    def ask(replica_id: str = "") -> OpenLog:
+        ids = {"stream_id": new_id(12), "replica_id": replica_id, "deployment_id": found.id}
+        return OpenLog(**ids, follow=follow, tail=tail)
+
+    only = request.headers.get(CLUSTER_HEADER, "")
+    own = current(snapshot, services.hub, found) if not only else []
+    replicas = {each.id: node_logs(services, request, each, ask(each.id)) for each in own}
+    clusters: dict[str, Lines] = {}
+    silent: dict[str, int] = {}  # replicas by cluster
+    for id_, count in elsewhere(snapshot, found).items():
+        cluster = snapshot.clusters[id_]
+        if only in {"", cluster.name}:
+            lines = cluster_logs(services, request, cluster, ask())
+            if lines is None:
+                silent[cluster.name] = count
+            clusters[cluster.name] = lines or refused(f"it is asked itself: {ask_there(cluster.name, words)}")
+    if not replicas and len(silent) == len(clusters):
+        if silent:
+            raise _elsewhere(found.path, silent, words)
         raise HubError(f"{found.path} has no replica on a node that is connected just now")
-    replicas.sort(key=lambda replica: (replica.slot, replica.id))
-    sources = {replica.id: node_logs(services, request, replica, follow, tail) for replica in replicas}
-    return await text_stream(services.limits, merged(sources))
+    return await text_stream(services.limits, merged(replicas, clusters))
 
 
 def _elsewhere(path: str, found: Mapping[str, int], words: str) -> Refused:

@@ -10,9 +10,9 @@ from fallow.model.members import Member
 
 
 def elsewhere(snapshot: Snapshot, deployment: Deployment) -> dict[str, int]:
-    """Return how many replicas of a deployment other clusters said that they have last, by their names."""
+    """Return how many replicas of a deployment other clusters said that they have last, by their ids."""
     return {
-        snapshot.clusters[share.cluster_id].name: share.reported.placed
+        share.cluster_id: share.reported.placed
         for share in snapshot.shares_by_deployment.get(deployment.id, ())
         if share.cluster_id != HERE_ID
         and share.cluster_id in snapshot.clusters

@@ -6,12 +6,17 @@ host's own nodes are another. Back-ends pass `tests/contract/test_clusters.py`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import ShareOrder
+from fallow.model.wire import OpenLog
+
+
+class LogsRefused(Exception):  # noqa: N818 - an outcome, not an error of ours
+    """Lines of a log cannot be had, or no more of them; the text says why."""
 
 
 class Cluster(Protocol):
@@ -35,6 +40,15 @@ class Cluster(Protocol):
 
     def withdrawn(self, replica_ids: Sequence[str]) -> None:
         """Stop these leaving replicas: no gateway outside the cluster asks them any more."""
+
+    def logs(self, wanted: OpenLog) -> AsyncGenerator[str, None] | None:
+        """Yield lines of what runs of an order, no faster than they are read; None: this cluster cannot be asked.
+
+        Of one replica, the lines as they are; of all of an ordered deployment that it has now, each line as
+        `replica | line`, in whatever order they come. A line has no end of line in it. Raises LogsRefused when there
+        is no such order or replica, when it breaks, and when the cluster is not reached any more; its words are one
+        line. Whoever stops before the end closes the generator.
+        """
 
 
 class Listener(Protocol):

@@ -1,12 +1,13 @@
 """A scripted member cluster: so much room, and replicas that are ready as soon as they are ordered."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from fallow.drivers.clusters.contract import Listener
+from fallow.drivers.clusters.contract import Listener, LogsRefused
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion
 from fallow.model.shares import RemoteEndpoint, ShareOrder, ShareReport
+from fallow.model.wire import OpenLog
 
 
 class FakeCluster:
@@ -29,10 +30,15 @@ class FakeCluster:
         self._questions: tuple[RoomQuestion, ...] = ()
         self._made = 0
         self._weight = 100
+        self._printed: dict[str, list[str]] = {}  # lines of replicas
+        self._readers: set[asyncio.Event] = set()  # of logs that are followed
 
     def opened(self) -> None:
-        """Report all shares, as after a reconnect."""
+        """Report all shares, as after a reconnect; what was read before breaks off."""
         self.cut = False
+        readers, self._readers = self._readers, set()
+        for reader in readers:
+            reader.set()
         self._tell(self._orders, full=True)
 
     def order(self, orders: Sequence[ShareOrder], removed: Sequence[str] = (), full: bool = False) -> None:
@@ -60,6 +66,41 @@ class FakeCluster:
         for id_, found in self.leaving.items():
             self.leaving[id_] = [replica for replica in found if replica not in replica_ids]
         self._tell(self._orders)
+
+    def say(self, replica_id: str, *lines: str) -> None:
+        """Let a replica print."""
+        self._printed.setdefault(replica_id, []).extend(lines)
+        for reader in self._readers:
+            reader.set()
+
+    @property
+    def followed(self) -> int:
+        """Return how many logs are followed."""
+        return len(self._readers)
+
+    async def logs(self, wanted: OpenLog) -> AsyncGenerator[str, None]:
+        """Yield what replicas have printed; see `contract.Cluster`."""
+        id_ = wanted.deployment_id
+        known = [*self.running.get(id_, ()), *self.leaving.get(id_, ())]
+        if id_ not in self._orders or wanted.replica_id not in {"", *known}:
+            raise LogsRefused("nothing is ordered of it")
+        news = asyncio.Event()
+        self._readers.add(news)
+        told = {each: max(0, len(self._printed.get(each, ())) - wanted.tail) for each in known}
+        try:
+            while True:
+                news.clear()
+                for each in [wanted.replica_id] if wanted.replica_id else known:
+                    for line in self._printed.get(each, [])[told[each] :]:
+                        told[each] += 1
+                        yield line if wanted.replica_id else f"{each} | {line}"
+                if not wanted.follow:
+                    return
+                await news.wait()
+                if news not in self._readers:
+                    raise LogsRefused("the cluster's session ended")
+        finally:
+            self._readers.discard(news)
 
     def weigh(self, weight: int) -> None:
         """Let its endpoints have so much of a full weight, in hundredths."""
