@@ -7,6 +7,7 @@ import msgspec
 from fallow.decide.federation.candidates import Use, candidates
 from fallow.decide.federation.causes import listed
 from fallow.decide.federation.migrate import held
+from fallow.decide.federation.reach import unreached_text
 from fallow.decide.federation.shapes import question_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
@@ -227,6 +228,7 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         moving_out=sum(max(0, held(share) - _target(snapshot, share)) for share, _ in _heard(snapshot, shares)),
         left=sum(max(held(share), report.remaining) for share, report, _ in told),
         stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
+        unreached=unreached_text(cluster) if cluster is not None else "",
     )
 
 

@@ -1,0 +1,29 @@
+"""The loop that notes which gateways do not reach the nodes of member clusters."""
+
+import time
+from collections.abc import Callable
+
+from fallow.control.hub import Hub
+from fallow.control.runner import Controller
+from fallow.decide.federation.reach import Lapses, lapses, noted
+from fallow.decide.plan import Plan
+from fallow.decide.snapshot import Snapshot
+
+LOOK_SECONDS = 2.0
+
+
+def reach_controller(hub: Hub, new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic) -> Controller:
+    """Return the loop, which goes by what gateways report. `steady` gives seconds that nobody sets."""
+    since: Lapses = {}
+
+    def decide(snapshot: Snapshot, now: float) -> Plan:
+        nonlocal since
+        if not snapshot.clusters:
+            return Plan()
+        at = steady()
+        since = lapses(snapshot, hub.proxy_reports(), since, at)
+        return Plan(
+            steps=tuple(noted(snapshot, since, at, now, new_id)), wake_after_seconds=LOOK_SECONDS if since else None
+        )
+
+    return Controller(name="reach", kinds=frozenset({"members"}), every_seconds=LOOK_SECONDS, decide=decide)
