@@ -71,8 +71,7 @@ def test_it_joins_and_runs_what_it_is_told_and_no_request_fails(joined: Behind) 
     joined.deploy(4)
     joined.wait_shares(west=2, far=2)
     assert (joined.containers("west"), joined.containers("far")) == (2, 2)
-    (source,) = {found["member"]["id"] for found in joined.clusters().values() if found["member"]["name"] == "far"}
-    assert source
+    joined.host.wait(lambda: joined.host.get("web.test")[0] == 200, 10, "the gateway knows it")
     with no_request_fails(joined.host.http_port) as load:
         joined.host.wait(lambda: load.sent.total() > 200, 20, "requests")
     west = {found["id"] for found in joined.members["west"].replicas()}
@@ -86,6 +85,18 @@ def test_it_is_said_where_people_look(joined: Behind) -> None:
         assert "gw1" in joined.host.fallow(*command), command
     assert "not reached" in joined.host.fallow("cluster", "list")
     assert "ClusterUnreached" in joined.host.fallow("events", "--since", "5m", "--json")
+
+
+def test_a_drain_towards_it_waits_and_no_request_fails(joined: Behind) -> None:
+    host = joined.host
+    with no_request_fails(host.http_port):
+        host.fallow("cluster", "drain", "west", "--no-wait")
+        host.wait(lambda: joined.ready(PATH) == {"west": 2, "far": 4}, 30, "replacements ready")
+        with pytest.raises(processes.TestbedError, match="no gateway here reaches them"):
+            host.fallow("cluster", "drain", "west", "--timeout", "5s")
+        assert joined.containers("west") == 2
+        host.fallow("cluster", "uncordon", "west")
+        joined.settled()
 
 
 def test_updates_scaling_and_a_gateway_that_starts_again_fail_no_request(joined: Behind) -> None:

@@ -22,8 +22,6 @@ def reach_controller(hub: Hub, new_id: Callable[[], str], steady: Callable[[], f
             return Plan()
         at = steady()
         since = lapses(snapshot, hub.proxy_reports(), since, at)
-        return Plan(
-            steps=tuple(noted(snapshot, since, at, now, new_id)), wake_after_seconds=LOOK_SECONDS if since else None
-        )
+        return Plan(steps=tuple(noted(snapshot, since, at, now, new_id)))
 
-    return Controller(name="reach", kinds=frozenset({"members"}), every_seconds=LOOK_SECONDS, decide=decide)
+    return Controller(name="reach", kinds=frozenset(), every_seconds=LOOK_SECONDS, decide=decide)

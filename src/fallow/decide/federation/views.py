@@ -7,7 +7,7 @@ import msgspec
 from fallow.decide.federation.candidates import Use, candidates
 from fallow.decide.federation.causes import listed
 from fallow.decide.federation.migrate import held
-from fallow.decide.federation.reach import unreached_text
+from fallow.decide.federation.reach import only_unreached, unreached_text
 from fallow.decide.federation.shapes import question_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
@@ -270,5 +270,9 @@ def _awaited(snapshot: Snapshot, leaving: Share) -> str:
         late[cluster.name] = missing
         why = why or told.reason
     if not late:
+        deployment = snapshot.deployments.get(leaving.deployment_id)
+        division = snapshot.divisions.get(leaving.deployment_id)
+        if deployment is not None and division is not None and only_unreached(snapshot, deployment, division.shares):
+            return "they are ready, but no gateway here reaches them"
         return "they are ready, and take over"
     return f"not ready yet in {listed(late)}" + (f": {why}" if why else "")
