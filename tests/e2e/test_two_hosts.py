@@ -104,6 +104,8 @@ async def test_of_two_hosts_with_one_identity_the_one_that_led_last_is_obeyed(
                 await until(lambda: "HostTwice" in host.events(), 20)
                 assert "HostTwice" in member.events()
                 assert told(2), "what the other one says counts no more"
+                heard = cluster_of(host)
+                assert heard.spoken_at_revision < heard.opened_at_revision, "so the other one moves nothing of it"
 
                 way.lead_to(copy.session_port)
                 await copy.tell(web, cluster.id, 1)
