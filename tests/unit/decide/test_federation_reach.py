@@ -1,13 +1,11 @@
 """Gateways that do not reach a cluster's nodes: who is named, after how long, where people read it, and what waits."""
 
-from collections.abc import Mapping
-
 import msgspec
 import pytest
 from records import NOW, deployment, ids, member, snapshot
 
 from fallow.decide.federation.explain import cluster_explained, shares_explained
-from fallow.decide.federation.reach import LASTING_SECONDS, Lapses, lapses, noted, only_unreached, unreached_text
+from fallow.decide.federation.reach import LASTING_SECONDS, Reach, Seen, noted, only_unreached, seen, unreached_text
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment, RouteSpec
 from fallow.model.members import Member, MemberState, Role
@@ -17,7 +15,6 @@ from fallow.model.shares import RemoteEndpoint, Share, ShareReport, share_id
 WEST = msgspec.structs.replace(member("west"), role=Role.CLUSTER, id="c-west")
 GATEWAY = msgspec.structs.replace(member("gw1"), role=Role.GATEWAY)
 SILENT = msgspec.structs.replace(GATEWAY, state=MemberState.DEAD)
-SINCE_NONE = {("c-west", GATEWAY.id, True): 100.0}
 LATER = 100.0 + LASTING_SECONDS
 
 
@@ -38,43 +35,56 @@ def world(endpoints: int = 2, leaving: tuple[str, ...] = (), gateway: Member = G
     return snapshot(msgspec.structs.replace(WEST, **more), gateway, web, share)
 
 
-def seen(found: Snapshot, *refused: str, before: Lapses | None = None, at: float = 100.0) -> Mapping[object, float]:
-    return lapses(found, {GATEWAY.id: ProxyReport(applied_revision=1, refused=refused)}, before or {}, at)
+def look(found: Snapshot, *refused: str, before: Seen | None = None, at: float = 100.0) -> Seen:
+    return seen(found, {GATEWAY.id: ProxyReport(applied_revision=1, refused=refused)}, before or {}, at)
 
 
-def written(found: Snapshot, since: Lapses, at: float) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
-    puts = [step.puts for step in noted(found, since, at, NOW, ids())]
+def written(found: Snapshot, reach: Seen, at: float) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
+    puts = [step.puts for step in noted(found, reach, at, NOW, ids())]
     return [(west.unreached_by, west.partly_reached_by, told.reason) for west, told in puts]  # type: ignore[attr-defined]
+
+
+def of(reach: Reach, since: float = 100.0) -> Seen:
+    return {("c-west", GATEWAY.id): (reach, since)}
 
 
 def test_it_counts_from_when_a_gateway_reached_none_and_from_when_only_some() -> None:
     found = world()
-    assert seen(found, "c-west.web-0", "c-west.web-1", "own-1", "c-gone.web-1") == SINCE_NONE
-    assert seen(found, "c-west.web-0", "c-west.web-1", before=SINCE_NONE, at=LATER) == SINCE_NONE
-    assert seen(found, "c-west.web-0", before=SINCE_NONE, at=LATER) == {("c-west", GATEWAY.id, False): LATER}
-    assert seen(world(leaving=("web-1",)), "c-west.web-0") == SINCE_NONE, "what leaves is asked by nobody anyway"
-    assert seen(found) == {}
+    assert look(found, "c-west.web-0", "c-west.web-1", "own-1", "c-gone.web-1") == of("none")
+    assert look(found, "c-west.web-0", "c-west.web-1", before=of("none"), at=LATER) == of("none")
+    assert look(found, "c-west.web-0", before=of("none"), at=LATER) == of("some", LATER)
+    assert look(world(leaving=("web-1",)), "c-west.web-0") == of("none"), "what leaves is asked by nobody anyway"
+    assert look(found) == {}, "nobody has anything to say of it"
 
 
 def test_a_gateway_is_named_once_that_has_lasted() -> None:
-    assert written(world(), SINCE_NONE, LATER - 0.1) == []
-    assert written(world(), SINCE_NONE, LATER) == [(("gw1",), (), "ClusterUnreached")]
-    some = {("c-west", GATEWAY.id, False): 100.0}
-    assert written(world(), some, LATER) == [((), ("gw1",), "ClusterUnreached")]
-    assert written(world(unreached_by=("gw1",)), some, 100.0) == [((), (), "ClusterReached")]
+    assert written(world(), of("none"), LATER - 0.1) == []
+    assert written(world(), of("none"), LATER) == [(("gw1",), (), "ClusterUnreached")]
+    assert written(world(), of("some"), LATER) == [((), ("gw1",), "ClusterUnreached")]
+    assert written(world(unreached_by=("gw1",)), of("some"), LATER) == [((), ("gw1",), "ClusterUnreached")]
+
+
+def test_what_has_just_become_ready_and_was_not_tried_yet_is_no_sign_that_it_is_reached() -> None:
+    noted_ = world(endpoints=3, unreached_by=("gw1",))
+    reach = look(noted_, "c-west.web-0", "c-west.web-1", before=of("none"), at=LATER)
+    assert reach == of("some", LATER)
+    assert written(noted_, reach, LATER + 2) == []
+    assert look(noted_, *(f"c-west.web-{n}" for n in range(3)), before=reach, at=LATER + 2) == of("none", LATER + 2)
 
 
 @pytest.mark.parametrize(
-    ("more", "since"),
-    [({}, SINCE_NONE), ({"endpoints": 0}, {}), ({"gateway": SILENT}, {})],
-    ids=["another process has begun to lead", "there is nothing to reach", "the gateway is silent"],
+    "more", [{}, {"endpoints": 0}, {"gateway": SILENT}], ids=["just begun", "nothing to reach", "the gateway is silent"]
 )
-def test_what_was_noted_stays_for_as_long_as_nothing_else_is_known(more: dict[str, object], since: Lapses) -> None:
-    assert written(world(**more, unreached_by=("gw1",)), since, 100.0) == []  # type: ignore[arg-type]
+def test_what_was_noted_stays_for_as_long_as_nothing_else_is_known(more: dict[str, object]) -> None:
+    found = world(**more, unreached_by=("gw1",))  # type: ignore[arg-type]
+    assert written(found, look(found), 100.0) == []
+    assert written(found, look(found), 100.0 + LASTING_SECONDS - 0.1) == []
 
 
-def test_a_gateway_that_reaches_it_again_is_named_no_more() -> None:
-    assert written(world(unreached_by=("gw1",)), {}, 100.0) == [((), (), "ClusterReached")]
+def test_a_gateway_that_has_reached_it_for_long_is_named_no_more() -> None:
+    found = world(unreached_by=("gw1",))
+    assert look(found) == of("all")
+    assert written(found, of("all"), LATER) == [((), (), "ClusterReached")]
 
 
 def test_people_read_it_where_they_look() -> None:

@@ -6,6 +6,7 @@ that come here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -14,52 +15,47 @@ from fallow.decide.plan import Step
 from fallow.decide.services import gateway_id, is_elsewhere
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
-from fallow.model.members import Member, MemberState
+from fallow.model.members import Member
 from fallow.model.routes import ProxyReport
 
-LASTING_SECONDS = 12.0  # a node that has died is refused for as long as its own cluster does not know it
+# Until the cluster itself knows of a node that has died; and until a gateway has tried what has just become ready.
+LASTING_SECONDS = 12.0
 
-Lapses = Mapping[tuple[str, str, bool], float]  # cluster id, gateway id, whether it reaches none -> since when
+Reach = Literal["all", "some", "none"]
+Seen = Mapping[tuple[str, str], tuple[Reach, float]]  # by cluster id and gateway id: what it reaches, and since when
 
 
-def lapses(
-    snapshot: Snapshot, reports: Mapping[str, ProxyReport], before: Lapses, at: float
-) -> dict[tuple[str, str, bool], float]:
-    """Return since when which gateway does not reach endpoints of which cluster; `reports` are by gateway id.
+def seen(snapshot: Snapshot, reports: Mapping[str, ProxyReport], before: Seen, at: float) -> Seen:
+    """Return what gateways reach of the clusters that they, or others before, did not wholly reach.
 
-    `before` is what was returned last, `at` the seconds now, by a clock that nobody sets.
+    `reports` are by gateway id, `before` is what was returned last, `at` the seconds now, by a clock that nobody sets.
     """
-    refused: dict[str, dict[str, set[str]]] = {}  # cluster id -> gateway id -> endpoints
-    for gateway in snapshot.live_gateways:
-        report = reports.get(gateway.id)
-        for id_ in report.refused if report is not None else ():
-            cluster_id = id_.partition(".")[0]
-            if is_elsewhere(id_) and cluster_id in snapshot.clusters:
-                refused.setdefault(cluster_id, {}).setdefault(gateway.id, set()).add(id_)
-    found: dict[tuple[str, str, bool], float] = {}
-    for cluster_id, by_gateway in refused.items():
-        asked = _asked(snapshot, cluster_id)
-        for gateway_id_, ids in by_gateway.items():
-            if asked & ids:
-                key = (cluster_id, gateway_id_, asked <= ids)
-                found[key] = before.get(key, at)
+    gateways = [(gateway.id, reports[gateway.id]) for gateway in snapshot.live_gateways if gateway.id in reports]
+    refused = {id_.partition(".")[0] for _, report in gateways for id_ in report.refused if is_elsewhere(id_)}
+    found: dict[tuple[str, str], tuple[Reach, float]] = {}
+    for cluster in snapshot.clusters.values():
+        if cluster.id not in refused and not cluster.unreached_by and not cluster.partly_reached_by:
+            continue
+        asked = _asked(snapshot, cluster.id)
+        for gateway_id_, report in gateways if asked else ():
+            left = asked.difference(report.refused)
+            reach: Reach = "none" if not left else "all" if left == asked else "some"
+            was = before.get((cluster.id, gateway_id_))
+            found[cluster.id, gateway_id_] = was if was is not None and was[0] == reach else (reach, at)
     return found
 
 
-def noted(snapshot: Snapshot, since: Lapses, at: float, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
-    """Yield what puts on record which gateways have not reached a cluster for long, and which do so again.
+def noted(snapshot: Snapshot, found: Seen, at: float, now: float, new_id: Callable[[], str]) -> Iterator[Step]:
+    """Yield what puts on record which gateways have not reached a cluster for long, and which have done so again.
 
-    What was noted stays for as long as there is nothing in the cluster that could be reached.
+    What was noted stays until something else has lasted: there may be nothing in the cluster that could be reached.
     """
-    lapsed = {cluster_id for cluster_id, _, _ in since}
-    for cluster in snapshot.clusters.values():
-        known = cluster.unreached_by or cluster.partly_reached_by
-        if cluster.id not in lapsed and not (known and _asked(snapshot, cluster.id)):
-            continue
+    for cluster_id in sorted({cluster_id for cluster_id, _ in found}):
+        cluster = snapshot.clusters[cluster_id]
         after = msgspec.structs.replace(
             cluster,
-            unreached_by=_named(snapshot, cluster, since, at, none=True),
-            partly_reached_by=_named(snapshot, cluster, since, at, none=False),
+            unreached_by=_named(snapshot, cluster, found, at, "none"),
+            partly_reached_by=_named(snapshot, cluster, found, at, "some"),
         )
         if after == cluster:
             continue
@@ -83,19 +79,16 @@ def _asked(snapshot: Snapshot, cluster_id: str) -> set[str]:
     return found
 
 
-def _named(snapshot: Snapshot, cluster: Member, since: Lapses, at: float, none: bool) -> tuple[str, ...]:
-    """Return the names of gateways that reach none of a cluster, or only some; those that are silent are as before."""
-    before = cluster.unreached_by if none else cluster.partly_reached_by
-    found = []
+def _named(snapshot: Snapshot, cluster: Member, found: Seen, at: float, reach: Reach) -> tuple[str, ...]:
+    """Return the names of gateways that have reached so much of a cluster for long; others are as they were noted."""
+    before = cluster.unreached_by if reach == "none" else cluster.partly_reached_by
+    names = []
     for gateway in snapshot.gateways.values():
-        began, known = since.get((cluster.id, gateway.id, none)), gateway.name in before
-        if gateway.state is not MemberState.READY:
-            lasts = known
-        else:
-            lasts = began is not None and (known or at - began >= LASTING_SECONDS)
-        if lasts:
-            found.append(gateway.name)
-    return tuple(sorted(found))
+        now_reach, since = found.get((cluster.id, gateway.id), (None, at))
+        lasts = at - since >= LASTING_SECONDS
+        if (now_reach == reach) if lasts else (gateway.name in before):
+            names.append(gateway.name)
+    return tuple(sorted(names))
 
 
 def unreached_text(cluster: Member) -> str:
