@@ -25,9 +25,7 @@ class Federation:
             cluster = self.members[name]
             cluster.start_server()
             self.started(cluster)
-            for node in names:
-                cluster.nodes[node].wait_ready()
-                cluster.join(node, "--name", node, token=cluster.token("node"))
+            join_nodes(cluster, *names)
         for name, names in nodes.items():
             self.members[name].wait_ready(*names)
 
@@ -76,3 +74,10 @@ class Federation:
         for cluster in self.members.values():
             cluster.close()
         self.host.close()
+
+
+def join_nodes(cluster: Cluster, *names: str) -> None:
+    """Let machines that are switched on join a cluster as nodes of their own name, without waiting for that."""
+    for name in names:
+        cluster.nodes[name].wait_ready()
+        cluster.join(name, "--name", name, token=cluster.token("node"))

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from proxy_rigs import (
     wire,
 )
 
+from fallow.drivers.proxy import haproxy
 from fallow.drivers.proxy.contract import ProxyError
-from fallow.model.routes import ProxyReport, ProxyState
+from fallow.drivers.proxy.reach import TcpAddress, reachable
+from fallow.model.routes import Endpoint, ProxyReport, ProxyState
 from testbed import parts
 from testbed.ports import free_port
 
@@ -238,6 +240,26 @@ async def test_an_unreachable_endpoint_is_tried_again_without_being_asked(rig: H
     assert (await rig.get(HOST)).status == 503
     await rig.revive(one)
     await reported(rig.proxy, lambda found: found.refused == ())
+    assert (await rig.get(HOST)).body == "one"
+
+
+async def test_a_new_endpoint_does_not_wait_for_those_that_do_not_answer(
+    rig: HAProxyRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []  # behind NAT nothing answers, ever, and to try it takes a second each time
+
+    async def recorded(endpoints: Iterable[Endpoint]) -> set[TcpAddress]:
+        found = tuple(endpoints)
+        asked.append({endpoint.id for endpoint in found})
+        return await reachable(found)
+
+    monkeypatch.setattr(haproxy, "reachable", recorded)
+    one, other = await rig.endpoint("one"), await rig.endpoint("other")
+    await rig.kill(other)
+    await rig.proxy.start(None)
+    await rig.proxy.apply(web(1, other))
+    await rig.proxy.apply(web(2, one, other))
+    assert [ids for ids in asked if "one" in ids] == [{"one"}]
     assert (await rig.get(HOST)).body == "one"
 
 

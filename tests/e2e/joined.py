@@ -1,5 +1,6 @@
 """A host and member clusters of the real command with real engines, a registry and a gateway."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from fallow.client.errors import ClientError
 from testbed import images, parts, processes
 from testbed.cluster import FALLOW, Cluster
 from testbed.fabric import Fabric
-from testbed.federation import Federation
+from testbed.federation import Federation, join_nodes
 from testbed.ports import free_port
 from testbed.processes import TestbedError
 from testbed.registry import Registry
@@ -24,7 +25,7 @@ WATCH_SECONDS = 0.05
 
 
 class Joined(Federation):
-    """A host without nodes of its own, with a gateway; what has joined it lies in a region of its own name."""
+    """A host with a gateway, mostly without nodes of its own; what has joined it lies in a region of its own name."""
 
     host: Whole
     clusters_policy = WEIGHTED
@@ -38,7 +39,8 @@ class Joined(Federation):
             "update_config": {"parallelism": 2, "monitor": "1s"},
             "resources": {"reservations": {"cpus": self.cpus, "memory": "32M"}},
         }
-        health = {"http": "/healthz", "interval": "300ms", "retries": 2}
+        # A busy machine may let it start slowly: that would be a version that fails, and is taken back.
+        health = {"http": "/healthz", "interval": "300ms", "retries": 2, "start_period": "20s"}
         fallow = {"health": health, "clusters": yaml.safe_load(f"{{{self.clusters_policy}}}")}
         self.host.deploy(web(image, version=version, deploy=deploy, fallow=fallow), *options)
 
@@ -77,9 +79,21 @@ class Joined(Federation):
         """Return a deployment's division as the host tells it."""
         return super().division(deployment)
 
+    def site(self, name: str) -> Cluster:
+        """Return a cluster by its name at the host, which is `here` itself."""
+        return self.host if name == "here" else self.members[name]
+
     def containers(self, name: str) -> int:
         """Return how many replicas the engines of a cluster really run."""
-        return sum(len(replicas_on(node)) for node in self.members[name].nodes.values())
+        return sum(len(replicas_on(node)) for node in self.site(name).nodes.values())
+
+    def wait_versions(self, version: str, seconds: float = 30) -> None:
+        """Wait until no other version of the web service answers any more."""
+
+        def answers() -> set[str]:
+            return {json.loads(self.host.get("web.test")[1])["version"] for _ in range(20)}
+
+        self.host.wait(lambda: answers() == {version}, seconds, f"only version {version} answers")
 
     def wait_state(self, seconds: float = 30, **states: str) -> None:
         """Wait until the host sees clusters so, name -> state."""
@@ -90,8 +104,8 @@ Kind = TypeVar("Kind", bound=Joined)
 
 
 @contextmanager
-def federation(sizes: Mapping[str, int], kind: type[Kind]) -> Iterator[Kind]:
-    """Make a host with a gateway, and clusters with so many nodes each that have joined it."""
+def federation(sizes: Mapping[str, int], kind: type[Kind], own_nodes: int = 0) -> Iterator[Kind]:
+    """Make a host with a gateway and nodes of its own, and clusters with so many nodes each that have joined it."""
     parts.require("namespaces", "registry", "haproxy", "busybox", "curl")
     with Fabric() as fabric:
         registry = Registry(fabric)
@@ -100,11 +114,14 @@ def federation(sizes: Mapping[str, int], kind: type[Kind]) -> Iterator[Kind]:
         host.image2 = images.push(registry.address, "shop:2", images.shop("2"))
         host.http_port = free_port(18080)
         found = kind(host)
+        own = [f"here-{number + 1}" for number in range(own_nodes)]
         try:
+            host.power_on(*own)
             host.start_server()
             host.fallow("registry", "add", registry.address, "--insecure")
             host.start_gateway("gw1", host.http_port, host.token("gateway"))
-            host.wait_ready("gw1")
+            join_nodes(host, *own)
+            host.wait_ready("gw1", *own)
             found.add(sizes)
             for name in found.members:
                 found.join(name, f"region={name}")

@@ -129,17 +129,22 @@ async def test_both_sides_go_on_after_either_was_restarted(tmp_path: Path) -> No
         assert not cluster_of(host).fence
 
 
+def copy_files(site: Site, other: Site) -> None:
+    """Give a site all that another one, which is stopped, keeps in files."""
+    for source in site.folder.rglob("*"):
+        if source.is_file():
+            target = other.folder / source.relative_to(site.folder)
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            target.write_bytes(source.read_bytes())
+            target.chmod(source.stat().st_mode & 0o777)
+
+
 async def test_two_control_planes_with_one_key_are_fenced(tmp_path: Path) -> None:
     async with federation(tmp_path, store="") as (host, member):
         cluster = cluster_of(host)
         await member.stop()
         copy = Site(tmp_path / "copy")
-        for source in (tmp_path / "member").rglob("*"):
-            if source.is_file():
-                target = copy.folder / source.relative_to(tmp_path / "member")
-                target.parent.mkdir(exist_ok=True, mode=0o700)
-                target.write_bytes(source.read_bytes())
-                target.chmod(source.stat().st_mode & 0o777)
+        copy_files(member, copy)
         await member.start()
         await until(lambda: member.plane.hosts.view().connected, 40)
         await copy.start()

@@ -19,10 +19,6 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 class Divided(Joined):
     """The clusters west and east, and one deployment of which west gets twice as much as east."""
 
-    def versions(self) -> set[str]:
-        """Return which versions answer now, of a dozen requests."""
-        return {json.loads(self.host.get("web.test")[1])["version"] for _ in range(12)}
-
 
 @pytest.fixture(scope="module")
 def joined() -> Iterator[Divided]:
@@ -62,7 +58,7 @@ def test_a_new_version_reaches_all_clusters_and_no_request_fails(joined: Divided
         joined.deploy(9, "2")
         joined.wait_shares(60, west=6, east=3)
         joined.host.wait(lambda: {f"{id_} | leaving" for id_ in old} <= set(lines()), 20, "the last words of all")
-    joined.host.wait(lambda: joined.versions() == {"2"}, 30, "the old version is withdrawn from the gateway")
+    joined.wait_versions("2")
 
 
 def test_a_member_refuses_to_change_what_belongs_to_the_host(joined: Divided) -> None:

@@ -148,3 +148,19 @@ class Node(RuleBasedStateMachine):
 
 Node.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestImageMachine = Node.TestCase
+
+
+def test_an_attempt_before_the_last_one_is_begun_for_a_control_plane_that_was_restored():
+    machine = m.ImageMachine()
+    for attempt in (1, 2):
+        (flight,) = [
+            order.flight
+            for order in machine.handle(m.TasksOrdered(full=False, orders=(instruction(0, attempt),)), 1.0)
+            if isinstance(order, m.StartPull)
+        ]
+        state = "failed" if attempt == 1 else "done"
+        machine.handle(m.PullEnded(flight=flight, report=TaskReport(task_id="", attempt=0, state=state)), 2.0)
+    again = machine.handle(m.TasksOrdered(full=True, orders=(instruction(0, 1),)), 3.0)
+    (flight,) = [order.flight for order in again if isinstance(order, m.StartPull)]
+    ended = machine.handle(m.PullEnded(flight=flight, report=TaskReport(task_id="", attempt=0, state="done")), 4.0)
+    assert [(order.report.attempt, order.report.state) for order in ended] == [(1, "done")]

@@ -13,15 +13,17 @@ from fallow.agent.cluster_member import ClusterMember, Home
 from fallow.agent.folder import prepare, write_private
 from fallow.agent.host_registries import kept_registries
 from fallow.agent.identity import IdentityError, IdentityStore, SavedIdentity
-from fallow.agent.session import Session, SessionBroken, SessionRefused
+from fallow.agent.session import Session, SessionBroken, SessionDeclined, SessionRefused
 from fallow.client.tasks import first_to_end
 from fallow.decide.events import event
 from fallow.decide.federation.accept import ACTOR
+from fallow.decide.federation.leads import is_stale, stale_text, with_lead
 from fallow.decide.federation.leave import kept_shares, removed_shares
 from fallow.decide.plan import Plan, Step
 from fallow.model.hosts import HOST_ID, SEALED_ABOUT, Host, HostKey
 from fallow.model.members import Identity
 from fallow.model.secrets import SealedSecret
+from fallow.model.wire import Welcome
 from fallow.store.applier import Applier
 from fallow.store.contract import Conflict, Fenced, StoreError
 
@@ -85,6 +87,7 @@ class ClusterAgent:
         self._folder = home.folder / FOLDER
         self._new_id = home.new_id
         self._clock = home.clock
+        self._declined = ""  # the lead of the host that was declined last
         self.session: Session | None = None
 
     async def run(self, applier: Applier) -> None:
@@ -125,6 +128,7 @@ class ClusterAgent:
         member = ClusterMember(self._home, applier, host.heard_at)
         session = self.session = Session(identity, member, member.outbox, clock=self._clock)
         session.before_hello = partial(_check_leads, applier)
+        session.on_welcome = partial(self._check_host, applier)
         try:
             await first_to_end(
                 session.run(asyncio.Event()),
@@ -147,6 +151,40 @@ class ClusterAgent:
                 await anext(subscription)
         finally:
             subscription.close()
+
+    async def _check_host(self, applier: Applier, welcome: Welcome) -> None:
+        """Write down who leads at the host, before it is obeyed.
+
+        Raises SessionDeclined when another has led since, and SessionBroken when this process leads no more.
+        """
+        host = self._host()
+        stale = host is not None and is_stale(host.leads, welcome.lead)
+        try:
+            await self._commit(applier, partial(self._doubted if stale else self._led, welcome.lead))
+        except Fenced as error:
+            raise SessionBroken(f"this process may lead no more: {error}") from error
+        if stale and host is not None:
+            raise SessionDeclined(stale_text(host.url))
+
+    def _led(self, lead: str) -> Step | None:
+        """Return the host's record with who leads there; None: it says so, or is gone."""
+        host = self._host()
+        leads = with_lead(host.leads, lead) if host is not None else ()
+        if host is None or leads == host.leads:
+            return None
+        return Step(puts=(msgspec.structs.replace(host, leads=leads, updated_at=self._clock()),))
+
+    def _doubted(self, lead: str) -> Step | None:
+        """Return what tells of a host that is not obeyed, once for each of its leads."""
+        host = self._host()
+        if host is None or lead == self._declined:
+            return None
+        self._declined = lead
+        told = event(
+            self._new_id(), self._clock(), "cluster", "cluster", host.member_id, host.name, "HostTwice",
+            stale_text(host.url), "warning",
+        )  # fmt: skip
+        return Step(puts=(told,))
 
     def _stored_key(self) -> HostKey:
         """Return what proves us. Raises IdentityError when it is not there or cannot be opened."""

@@ -73,6 +73,10 @@ class SessionBroken(ConnectionError):  # noqa: N818
     """There is no session now, or it has just ended; the text says why."""
 
 
+class SessionDeclined(SessionBroken):
+    """We do not want this session: who welcomed us is not to be obeyed any more. It is told so."""
+
+
 class Member(Protocol):
     """What a session needs of the member it is for. Calls come from the event loop and must not block."""
 
@@ -110,6 +114,7 @@ class Session:
         self._chance = chance
         self.upgrader: Upgrader | None = None
         self.before_hello: Callable[[], Awaitable[object]] | None = None  # may keep us from saying it, by raising
+        self.on_welcome: Callable[[Welcome], Awaitable[object]] | None = None  # may raise SessionDeclined
         self._upgrading: set[asyncio.Task[None]] = set()
         self._control = ControlAddresses(identity)
         self._renewal = Renewal(identity, clock, chance)
@@ -263,6 +268,12 @@ class Session:
             raise self._rejected(answer)
         if not isinstance(answer, Welcome):
             raise SessionBroken(f"the control plane began with {type(answer).__name__} instead of a welcome")
+        if self.on_welcome is not None:
+            try:
+                await self.on_welcome(answer)
+            except SessionDeclined as declined:
+                await self._write(writer, Goodbye(reason=str(declined), stale=True))
+                raise
         if self._identity.refusal:
             self._identity.clear_refusal()
         self._control.learn(answer.control)

@@ -95,6 +95,10 @@ def join(
     output.write(
         f"{output.clean(found.name)}: a member of {output.clean(found.url)}; fallow cluster host shows how it is"
     )
+    output.note(
+        "Gateways of other clusters send requests to the nodes here. Whether they reach them, the host tells: "
+        f"fallow cluster show {output.clean(found.name)}"
+    )
 
 
 def host(ctx: typer.Context, as_json: Json = False) -> None:

@@ -105,7 +105,8 @@ def _watched(client: "Client", member_id: str, patience: float, timeout: str) ->
         failed = max(0, now_failed - (failed_before or 0)) if now_failed is not None else None
         head.append(_NOT_COUNTED if failed is None else f"{failed} requests failed")
         head.append(format_duration(time.monotonic() - began))
-        lines = [Text("  " + output.clean(text)) for text in view.stuck]
+        unreached = (found.unreached for found in clusters if found.moving_in and found.unreached)
+        lines = [Text("  " + output.clean(text)) for text in (*view.stuck, *unreached)]
         return view.left == 0, Group(Text(output.clean(", ".join(head))), *lines)
 
     if wait_until(look, patience):

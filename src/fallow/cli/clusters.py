@@ -76,7 +76,8 @@ def _state(view: ClusterView) -> Text:
     if member.scheduling is not Scheduling.ACTIVE:
         empty = _leaves(view) and not view.left and member.state is MemberState.READY
         state = Text.assemble(state, ", ", output.cell("drained" if empty else member.scheduling.value))
-    words = [*(["full"] if view.full_for else []), *(["tainted"] if member.taints else [])]
+    said = (("full", view.full_for), ("tainted", member.taints), ("not reached", view.unreached))
+    words = [word for word, holds in said if holds]
     return Text.assemble(state, *(f", {word}" for word in words))
 
 
@@ -134,6 +135,7 @@ def _described(view: ClusterView) -> Table:
             ("nodes", view.nodes or ""),
             *zip(("free cpus", "free memory"), _free(view), strict=True),
             ("full for", ", ".join(view.full_for)),
+            ("not reached", view.unreached),
             *(("cannot leave", text) for text in view.stuck),
             ("joined", output.clock(member.created_at)),
         )

@@ -19,12 +19,13 @@ from fallow.control.hub import Hub
 from fallow.control.leader import Leadership
 from fallow.control.runner import APPLIED, SESSIONS, Controller
 from fallow.control.settings import Settings
+from fallow.decide.federation.leads import lead_of
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.authority import Authority, write_pair
 from fallow.model.credentials import SERVER_NAME
 from fallow.model.kinds import KIND_OF
-from fallow.model.peers import ControlAddress, Peer
+from fallow.model.peers import LEADER_ID, ControlAddress, Leader, Peer
 from fallow.model.wire import ControlMoved, decode_digest, encode_frame
 from fallow.store.cache import Cache
 
@@ -65,6 +66,12 @@ class Peers:
             self._leader_id, self._heard_at = leader_id, self.steady()
             return False
         return self.steady() - self._heard_at > self._settings.suspect_after_seconds
+
+    @property
+    def lead(self) -> str:
+        """Return the name of whoever leads; empty: nobody does just now."""
+        found = self._cache.get("leaders", LEADER_ID)
+        return lead_of(found) if isinstance(found, Leader) else ""
 
     def apart_controller(self) -> Controller:
         """Return the loop that sends members elsewhere when this process is apart from the one that leads."""

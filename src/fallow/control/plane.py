@@ -41,6 +41,7 @@ from fallow.control.observations import Observations
 from fallow.control.peers import Peers
 from fallow.control.placement import binds, placement_controller, still_fits
 from fallow.control.pools import leases_controller
+from fallow.control.reach import reach_controller
 from fallow.control.registrations import Registrations, registrations_controller
 from fallow.control.remotes import Remotes
 from fallow.control.routes import RoutesLoop, withdrawal_controller
@@ -179,6 +180,7 @@ class ControlPlane:
             vms_controller(self.hub, new_id, self.steady),
             evictions_controller(self.hub, new_id),
             lent_hours_controller(self.hub, self.cache, self.steady),
+            reach_controller(self.hub, new_id, self.steady),
         )
 
     def _led(self) -> bool:

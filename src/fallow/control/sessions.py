@@ -275,6 +275,7 @@ class Sessions:
                 source_address=source,
                 protocol=link.protocol,
                 labels=member.labels if member.role is Role.CLUSTER else {},
+                lead=self.peers.lead if member.role is Role.CLUSTER else "",
             )
         )
         # By what it says now, not by what is stored: an agent of another release does not know the frame.
@@ -336,6 +337,7 @@ class Sessions:
                 raise ValueError(f"a {role} sends no {type(frame).__name__}")
             self._heard(link)
             if isinstance(frame, Goodbye):
+                await self.shares.parted(link, frame)
                 return
             await self._answer(link, frame)
 

@@ -5,12 +5,18 @@ import functools
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 
+import structlog
+
 from fallow.control.hub import Link
+from fallow.control.ids import new_id
 from fallow.control.intake import Unstored
 from fallow.control.rooms import Rooms
-from fallow.control.share_reports import ShareReports
+from fallow.control.share_reports import COMPLAIN_SECONDS, ShareReports
 from fallow.control.spoken import Spoken
+from fallow.decide.events import event
+from fallow.decide.federation.checks import cleaned
 from fallow.decide.federation.orders import order_of
+from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.drivers.clusters.contract import Cluster
 from fallow.drivers.clusters.session import Logs, SessionCluster
@@ -19,9 +25,11 @@ from fallow.model.deployments import Deployment
 from fallow.model.members import Member, Role
 from fallow.model.rooms import RoomQuestion
 from fallow.model.shares import Share, SharedRegistry, ShareOrder, parse_share_id
-from fallow.model.wire import OpenLog
+from fallow.model.wire import Goodbye, OpenLog
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
+
+_log = structlog.get_logger("fallow.control")
 
 REST_SECONDS = 0.01  # what changes meanwhile is told together
 
@@ -52,6 +60,8 @@ class Shares:
         self.spoken = Spoken(cache, applier)
         self.rooms = Rooms(cache, applier, clock, questions, self.spoken.room_stored)
         self._cache = cache
+        self._applier = applier
+        self._clock = clock
         self._questions = questions
         self._before_less = before_less
         self._registry = registry
@@ -60,6 +70,7 @@ class Shares:
         self._asked: dict[str, tuple[RoomQuestion, ...]] = {}
         self._links: dict[Link, SessionCluster] = {}
         self._unstored: dict[Link, Unstored] = {}
+        self._complained: dict[str, float] = {}  # when clusters that do not obey us were last told of
 
     def greet(self, link: Link, logs: Logs | None = None) -> None:
         """Open the cluster whose session has just been opened; `logs` asks it for lines, if it understands that."""
@@ -67,6 +78,21 @@ class Shares:
         if isinstance(member, Member) and member.role is Role.CLUSTER:
             self._links[link] = SessionCluster(link.send, logs)
             self.open(link.member_id, self._links[link])
+
+    async def parted(self, link: Link, goodbye: Goodbye) -> None:
+        """Note that a cluster has ended its session; that it does not obey us goes on record. Raises StoreError."""
+        member, now = self._cache.get("members", link.member_id), self._clock()
+        if not goodbye.stale or not isinstance(member, Member) or member.role is not Role.CLUSTER:
+            return
+        if 0 <= now - self._complained.get(member.id, -COMPLAIN_SECONDS) < COMPLAIN_SECONDS:
+            return
+        self._complained[member.id] = now
+        text = f"cluster {member.name} does not obey this control plane: {cleaned(goodbye.reason)[:512]}"
+        told = event(
+            new_id(), now, f"cluster:{member.name}", "member", member.id, member.name, "HostTwice", text, "warning"
+        )
+        _log.warning("a cluster does not obey us", cluster=member.name, reason=told.message)
+        await self._applier.commit(Step(puts=(told,)))
 
     def ended(self, link: Link) -> None:
         """Forget a session that has ended."""

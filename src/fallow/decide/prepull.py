@@ -33,8 +33,13 @@ _OPEN = (JobState.RUNNING, JobState.PAUSED)
 
 
 def job_id(deployment: Deployment) -> str:
-    """Return the id of the job that pulls ahead for the deployment's present generation."""
-    return f"a-{deployment.id}-{deployment.generation}"
+    """Return the id of the job that pulls ahead for the deployment's present generation.
+
+    Another one each time that a generation begins: a store that is restored from a backup gives out numbers again, and
+    nodes remember what became of a task.
+    """
+    began = deployment.update.started_at if deployment.update is not None else 0.0
+    return f"a-{deployment.id}-{deployment.generation}-{int(began * 1000):x}"
 
 
 def ahead(slots: Slots, owners: list[Replica]) -> tuple[list[Replica], list[Step]]:

@@ -77,3 +77,4 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     left: int = 0
     stuck: tuple[str, ...] = ()  # deployments that cannot leave it, and why
     full_for: tuple[str, ...] = ()  # deployments that wait for a place, may use it, and find no room there
+    unreached: str = ""  # which gateways here do not reach its nodes, and what comes of it

@@ -29,6 +29,7 @@ class Host(Record, frozen=True, kw_only=True):
     connected: bool = False
     since: float = 0.0  # connected or not
     heard_at: float = 0.0  # what we sent then, the host has answered; written seldom, for those that are fenced
+    leads: tuple[str, ...] = ()  # whoever led there when it was heard, the newest last
     problem: str = ""  # why there is no session
 
 

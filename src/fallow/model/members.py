@@ -131,6 +131,8 @@ class Member(Record, frozen=True, kw_only=True):
     died_at_revision: int = 0  # the store's then
     opened_at_revision: int = 0  # the store's when its newest session was about to open, of clusters
     spoken_at_revision: int = 0  # and when all that it had to say on it was stored
+    unreached_by: tuple[str, ...] = ()  # names of our gateways that reach none of its endpoints, of clusters
+    partly_reached_by: tuple[str, ...] = ()  # and of those that reach some and not others
     runs: tuple[AgentRun, ...] = ()  # oldest first; the last one has the session
     fence: str = ""  # why nobody with its key is let in, until an operator says so
     purge_at: float = 0.0  # when it is removed, being dead for so long; 0: not foreseen

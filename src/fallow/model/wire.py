@@ -195,6 +195,7 @@ class Welcome(Frame, frozen=True, kw_only=True, tag="welcome"):
     source_address: str = ""  # where the session comes from, as seen here; empty: it is not known
     protocol: int = 0  # that this session speaks; 0: less than IMAGES_PROTOCOL, from which on it is said
     labels: Labels = {}  # that a cluster has been given; others are not told theirs
+    lead: Annotated[str, msgspec.Meta(max_length=128)] = ""  # whose orders a cluster gets; empty: nobody leads just now
 
 
 class Reject(Frame, frozen=True, kw_only=True, tag="reject"):
@@ -303,9 +304,13 @@ class Upgrade(Frame, frozen=True, kw_only=True, tag="upgrade"):
 
 
 class Goodbye(Frame, frozen=True, kw_only=True, tag="goodbye"):
-    """Either side closes on purpose; a member that leaves so is not at once suspect."""
+    """Either side closes on purpose; a member that leaves so is not at once suspect.
+
+    `stale`: a cluster does not obey this control plane, for another with the same identity has spoken since.
+    """
 
     reason: str = ""
+    stale: bool = False
 
 
 FromMember = (

@@ -1,11 +1,13 @@
 """A drain that is called off in its middle: what has moved stays moved, and what has not stays where it is."""
 
+import msgspec
 import pytest
 from division_cases import LATER, cluster, divided, share, shares_by_name, wish
 from records import snapshot
 
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
+from fallow.model.deployments import RouteSpec
 from fallow.model.divisions import Division
 from fallow.model.members import Scheduling
 from fallow.model.shares import Share
@@ -50,3 +52,13 @@ def test_what_had_no_place_elsewhere_stays() -> None:
     division = divided(WEB, {"west": 2}, MARK, drained=("c-east",), unplaced=4, unplaced_reason="west is full")
     assert again(division, share(WEB, "east", 6), share(WEB, "west", 2, 0)) == {"east": 6}
     assert again(division, share(WEB, "east", 4), share(WEB, "west", 2)) == {"east": 4, "west": 2}
+
+
+def test_what_is_ready_where_no_gateway_reaches_it_has_not_moved() -> None:
+    routes = (RouteSpec(kind="http", host="web.test", port=80),)
+    web = msgspec.structs.replace(WEB, spec=msgspec.structs.replace(WEB.spec, routes=routes, replicas=4))
+    west = msgspec.structs.replace(cluster("west"), unreached_by=("gw1",))
+    division = divided(web, {"west": 4}, MARK, drained=("c-east",))
+    shares = share(web, "east", 2, 2), share(web, "west", 4, 4)
+    found = snapshot(web, cluster("east"), west, division, *shares)
+    assert shares_by_name(divide_all(found, LATER)[web.id]) == {"east": 2, "west": 2}

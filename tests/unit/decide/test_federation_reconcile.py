@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
+import pytest
 from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment, ids
 
@@ -11,10 +12,11 @@ from fallow.decide.federation.division import Target
 from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.reconcile import reconcile
 from fallow.decide.federation.stuck import is_held
+from fallow.decide.federation.views import stuck
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
 from fallow.model.containers import ContainerSpec
-from fallow.model.deployments import Deployment, DeploymentSpec, Origin
+from fallow.model.deployments import Deployment, DeploymentSpec, Origin, RouteSpec
 from fallow.model.divisions import Division
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.rooms import Room
@@ -101,6 +103,28 @@ def test_a_drain_raises_first_lowers_as_replacements_get_ready_and_ends_with_an_
     assert ledger.events[1].message == "shop/web: west 10 (was east 10): east is drained"
     assert ledger.events[2].message == "shop/web has moved: west 10; that took 0s"
     assert ledger.events[3].message == "east is empty: it can be shut down"
+
+
+@pytest.mark.parametrize("order", ["noted before", "noted on the way"])
+def test_a_drain_ends_nowhere_that_gateways_reach_nothing_and_says_so(order: str) -> None:
+    spec = DeploymentSpec(
+        replicas=4, container=ContainerSpec(image="shop:1"), routes=(RouteSpec(kind="http", host="w.test", port=80),)
+    )
+    ledger = host(share("c-east", 4, 4), replicas=4, spec=spec)
+    ledger.settle(to(east=4))
+    if order == "noted before":
+        ledger.change(Member, "c-west", unreached_by=("gw1",))
+    ledger.change(Member, "c-east", scheduling=Scheduling.DRAINING)
+    ledger.settle(to(west=4))
+    ledger.change(Member, "c-west", unreached_by=("gw1",))
+    ledger.says("c-west", 4)
+    ledger.settle(to(west=4))
+    assert ledger.told() == {"c-east": 4, "c-west": 4}
+    told = stuck(ledger.snapshot(), ledger.snapshot().shares_by_cluster["c-east"])
+    assert told == ("shop/web: 4 wait for replacements: they are ready, but no gateway here reaches them",)
+    ledger.change(Member, "c-west", unreached_by=())
+    ledger.settle(to(west=4))
+    assert ledger.told() == {"c-east": 0, "c-west": 4}
 
 
 def test_what_fits_nowhere_stays_where_it_is_and_that_is_said_once() -> None:

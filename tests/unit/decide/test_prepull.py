@@ -8,7 +8,7 @@ from records import NOW, deployment, member, replica, template
 
 from fallow.decide.deployments import reconcile
 from fallow.decide.harvest.heard import HeardServers
-from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, pulled_ahead, told_ahead
+from fallow.decide.prepull import DEADLINE_SECONDS, LOOK_SECONDS, job_id, pulled_ahead, told_ahead
 from fallow.decide.selectors import parse_selector
 from fallow.decide.views import deployment_view
 from fallow.model.containers import ContainerSpec
@@ -29,6 +29,9 @@ def updating(**more: object) -> Deployment:
             replicas=3, container=ContainerSpec(image="shop:2"), update=UpdateConfig(parallelism=0),
         ),
     )  # fmt: skip
+
+
+AHEAD = job_id(updating())  # what pulls ahead for it
 
 
 def has(name: str, *references: str) -> NodeImages:
@@ -65,7 +68,7 @@ ALL = {"n-a", "n-b", "n-c"}
 def test_a_replica_is_replaced_once_its_node_has_the_image() -> None:
     found = world(updating(), *(has(name, "docker.io/library/shop:1") for name in "abc"))
     wake = decide(found)
-    job = found.job("a-d-web-2")
+    job = found.job(AHEAD)
     assert (set(job.target.names), job.reference, job.deployment_id) == (ALL, "docker.io/library/shop:2", "d-web")
     assert renewed(found) == set()
     found.run()
@@ -83,8 +86,8 @@ def test_a_replica_is_replaced_once_its_node_has_the_image() -> None:
     found.finish([second], "failed", kind="not-found", text="no such tag")
     found.finish([third])
     found.run()
-    assert found.job("a-d-web-2").state is JobState.COMPLETED
-    told = told_ahead(found.snapshot, found.job("a-d-web-2"), found.now, found.new_id)
+    assert found.job(AHEAD).state is JobState.COMPLETED
+    told = told_ahead(found.snapshot, found.job(AHEAD), found.now, found.new_id)
     assert told is not None
     assert told.message.startswith("shop/web: images were pulled ahead on 2 nodes in 3.0 s, 3 MiB; ")
 
@@ -148,6 +151,14 @@ def test_a_rollback_never_waits() -> None:
     assert not found.snapshot.image_jobs
 
 
+def test_a_generation_that_begins_again_after_a_restore_pulls_by_another_job() -> None:
+    """Nodes remember how the tasks of the first one ended, of which the store that was restored knows nothing."""
+    before = updating()
+    assert before.update is not None
+    again = updating(started_at=before.update.started_at + 0.001)
+    assert job_id(again) != job_id(before)
+
+
 def test_a_newer_generation_takes_back_what_was_begun_for_the_one_before() -> None:
     found = world(updating(), has("a"), has("b"), has("c"))
     decide(found)
@@ -159,9 +170,9 @@ def test_a_newer_generation_takes_back_what_was_begun_for_the_one_before() -> No
     found.put(newer, template(newer, 3))
     decide(found)
     found.run()
-    assert found.job("a-d-web-2").state is JobState.CANCELLED
-    assert all(task.ended for task in found.tasks(job_id="a-d-web-2"))
-    assert len(found.tasks(TaskState.WORKING, "a-d-web-3")) == 3
+    assert found.job(AHEAD).state is JobState.CANCELLED
+    assert all(task.ended for task in found.tasks(job_id=AHEAD))
+    assert len(found.tasks(TaskState.WORKING, job_id(newer))) == 3
 
 
 @pytest.mark.parametrize(
@@ -178,4 +189,4 @@ def test_on_lent_capacity_it_is_pulled_where_both_conditions_are_met(said: dict[
         found.put(server(on), vm(name, on=on), node(name, labels={"lent": "yes"}))
     servers = heard(**said) | heard(on="srv2", lends=False, why_not="outside its hours")  # type: ignore[arg-type]
     decide(found, servers)
-    assert set(found.job("a-d-web-2").target.names) == ALL | pulled
+    assert set(found.job(AHEAD).target.names) == ALL | pulled

@@ -221,17 +221,19 @@ class ImageMachine:
                 self._take(order, now)
 
     def _take(self, order: ImageOrder, now: float) -> None:
-        """Begin an order, unless it has been begun, or has ended; then say so once more."""
+        """Begin an order, unless it has been begun, or has ended; then say so once more.
+
+        An attempt before the last one is begun too: the control plane was restored from a backup, and waits for it.
+        """
         ended, task = self._ended.get(order.task_id), self._tasks.get(order.task_id)
         if task is not None:
-            # A newer attempt while an older one is at work: the work goes on, and is the newer one's.
-            if task.order.attempt < order.attempt:
+            # Another attempt while one is at work: the work goes on, and is the one's that is waited for.
+            if task.order.attempt != order.attempt:
                 task.order, task.begun = order, now
                 self._deadline(order, now)
             return
-        if ended is not None and ended.attempt >= order.attempt:
-            if ended.attempt == order.attempt:
-                self._out.append(TellEnded(report=ended))
+        if ended is not None and ended.attempt == order.attempt:
+            self._out.append(TellEnded(report=ended))
             return
         task = self._tasks[order.task_id] = _Task(order, now)
         self._deadline(order, now)

@@ -1,5 +1,6 @@
 """Why a deployment is divided as it is, and what a cluster takes and gives up: short lines for a person."""
 
+from fallow.decide.federation.reach import unreached_text
 from fallow.decide.federation.views import division_view, stuck
 from fallow.decide.federation.why import passed_over
 from fallow.decide.snapshot import Snapshot
@@ -19,6 +20,11 @@ def shares_explained(snapshot: Snapshot, deployment: Deployment, now: float) -> 
     view = division_view(snapshot, deployment)
     lines = [_line(share) for share in view.shares if share.target or share.replicas]
     lines = [*lines[:MOST], *([f"and {len(lines) - MOST} more clusters"] if len(lines) > MOST else [])]
+    if deployment.spec.routes:
+        told = {share.cluster_id for share in snapshot.shares_by_deployment.get(deployment.id, ()) if share.replicas}
+        lines.extend(
+            text for id_ in sorted(told & snapshot.clusters.keys()) if (text := unreached_text(snapshot.clusters[id_]))
+        )
     lines.extend(passed_over(snapshot, deployment, now))
     if view.unplaced:
         lines.append(f"{view.unplaced} have no place: {view.unplaced_reason}")
@@ -46,6 +52,7 @@ def cluster_explained(snapshot: Snapshot, cluster: Member) -> list[str]:
     count = sum(share.replicas for share in shares)
     lines = [_use(cluster, bool(shares)), f"runs {count} replicas of {len(shares)} deployments"]
     lines += [f"taint {taint_text(taint)}" for taint in cluster.taints]
+    lines += [text] if (text := unreached_text(cluster)) else []
     if cluster.scheduling is Scheduling.DRAINING:
         lines.extend(stuck(snapshot, shares))
     room = snapshot.rooms.get(cluster.id)

@@ -11,6 +11,7 @@ from fallow.decide.federation.causes import cause_of, listed
 from fallow.decide.federation.division import Target
 from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.migrate import Side, Told, needed, next_told, retold, side_of
+from fallow.decide.federation.reach import only_unreached
 from fallow.decide.federation.rebalancing import CAUSE, Course
 from fallow.decide.federation.stuck import timed
 from fallow.decide.plan import Step
@@ -81,6 +82,9 @@ class Following:
             if cluster is not None:
                 side = side_of(self.shares.get(id_), cluster, self.target.shares.get(id_, 0), self.now)
                 found[id_] = replace(side, lowerable=True) if self._fenced_off(cluster) else side
+        if only_unreached(self.snapshot, self.deployment, self.target.shares):
+            # A drain would end with replicas that are ready, and with no gateway here that can ask any of them.
+            found = {id_: replace(side, lowerable=side.lowerable and not side.leaves) for id_, side in found.items()}
         return found
 
     def _fenced_off(self, cluster: Member) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fallow.decide.federation.migrate import held, reliable
+from fallow.decide.federation.reach import only_unreached
 from fallow.decide.snapshot import Snapshot
 from fallow.model.divisions import Division
 from fallow.model.members import Scheduling
@@ -11,8 +12,8 @@ from fallow.model.members import Scheduling
 def recalled(snapshot: Snapshot, division: Division) -> Mapping[str, int]:
     """Return a division's shares by cluster id, without the moves out of clusters that are not drained any more.
 
-    Replacements that are ready have moved and stay; those that are not are given up, and what they should have
-    replaced is kept.
+    Replacements that are ready have moved and stay; those that are not are given up, as are those that no gateway
+    reaches, and what they should have replaced is kept.
     """
     shares = {share.cluster_id: share for share in snapshot.shares_by_deployment.get(division.deployment_id, ())}
     found = dict(division.shares)
@@ -26,9 +27,12 @@ def recalled(snapshot: Snapshot, division: Division) -> Mapping[str, int]:
             back[id_] = more
             found[id_] = held(share)
     surplus = sum(back.values()) - division.unplaced
+    deployment = snapshot.deployments.get(division.deployment_id)
+    in_vain = deployment is not None and only_unreached(snapshot, deployment, division.shares)
     for id_ in sorted(set(found) - set(back)):
         share = shares.get(id_)
-        fewer = min(max(surplus, 0), found[id_] - min(found[id_], reliable(share) if share is not None else 0))
+        moved = reliable(share) if share is not None and not in_vain else 0
+        fewer = min(max(surplus, 0), found[id_] - min(found[id_], moved))
         found[id_] -= fewer
         surplus -= fewer
     for id_, more in back.items():

@@ -7,6 +7,7 @@ import msgspec
 from fallow.decide.federation.candidates import Use, candidates
 from fallow.decide.federation.causes import listed
 from fallow.decide.federation.migrate import held
+from fallow.decide.federation.reach import only_unreached, unreached_text
 from fallow.decide.federation.shapes import question_of
 from fallow.decide.snapshot import Snapshot
 from fallow.decide.views import deployment_view
@@ -227,6 +228,7 @@ def _cluster_view(snapshot: Snapshot, member: MemberView, shares: Sequence[Share
         moving_out=sum(max(0, held(share) - _target(snapshot, share)) for share, _ in _heard(snapshot, shares)),
         left=sum(max(held(share), report.remaining) for share, report, _ in told),
         stuck=stuck(snapshot, shares) if member.scheduling is Scheduling.DRAINING else (),
+        unreached=unreached_text(cluster) if cluster is not None else "",
     )
 
 
@@ -268,5 +270,9 @@ def _awaited(snapshot: Snapshot, leaving: Share) -> str:
         late[cluster.name] = missing
         why = why or told.reason
     if not late:
+        deployment = snapshot.deployments.get(leaving.deployment_id)
+        division = snapshot.divisions.get(leaving.deployment_id)
+        if deployment is not None and division is not None and only_unreached(snapshot, deployment, division.shares):
+            return "they are ready, but no gateway here reaches them"
         return "they are ready, and take over"
     return f"not ready yet in {listed(late)}" + (f": {why}" if why else "")

@@ -21,7 +21,7 @@ from fallow.drivers.proxy.config import (
 from fallow.drivers.proxy.contract import ProxyError
 from fallow.drivers.proxy.counters import Counters
 from fallow.drivers.proxy.process import Process, read_version
-from fallow.drivers.proxy.reach import reachable
+from fallow.drivers.proxy.reach import TcpAddress, reachable, tcp_address
 from fallow.drivers.proxy.runtime import Drift, Runtime
 from fallow.drivers.proxy.servers import Key, Servers
 from fallow.drivers.proxy.slots import (
@@ -82,6 +82,7 @@ class HAProxy:
         self._files: dict[str, bytes] = {}  # as last written
         self._saved: tuple[ProxyState, dict[str, int], Layout] | None = None
         self._refused: frozenset[str] = frozenset()
+        self._silent: dict[TcpAddress, Endpoint] = {}  # where those that are refused did not answer
         self._settled = False  # HAProxy does all of `_state` that can be done
         self._trouble = ""
         self._disk_trouble = ""
@@ -110,6 +111,8 @@ class HAProxy:
         """Make it do `state`."""
         self._must_be_started()
         check_state(state)
+        if state.same_content(self._state):
+            await self._ask_again()
         async with self._lock:
             if self._settled and not self._refused and not self._done.closed and state.same_content(self._state):
                 self._applied_revision = state.revision
@@ -172,6 +175,11 @@ class HAProxy:
         if self._task is None:
             raise ProxyError("the proxy is not started")
 
+    async def _ask_again(self) -> None:
+        """Find out who answers by now; without the lock, since nothing else should wait for those that never do."""
+        for place in await reachable(self._silent.values()):
+            self._silent.pop(place, None)
+
     # Everything below that changes HAProxy is called with the lock held.
 
     async def _tend(self) -> None:
@@ -188,6 +196,7 @@ class HAProxy:
             tick = min(tick * 1.5, _SLOWEST_TICK_SECONDS)
             again = waiting and self._now() >= retry_at
             if again:
+                await self._ask_again()
                 retry_at = self._now() + _RETRY_SECONDS
             async with self._lock:
                 try:
@@ -216,7 +225,7 @@ class HAProxy:
         await self._save(plan)
         await self._process.start()
         self._counters.begin_anew()
-        self._refused = frozenset()
+        self._refused, self._silent = frozenset(), {}
         self._servers.reloaded(plan.endpoints)
         self._arrived(plan, entries)
 
@@ -245,8 +254,9 @@ class HAProxy:
         if reload and plan.layout.generation == self._done.layout.generation:
             plan = plan.reloaded()
         missing = self._servers.missing(plan.endpoints)
-        reached = await reachable(missing.values())
-        refused = {key for key, found in missing.items() if (found.address, found.port) not in reached}
+        reached = await reachable(found for found in missing.values() if tcp_address(found) not in self._silent)
+        refused = {key for key, found in missing.items() if tcp_address(found) not in reached}
+        self._silent = {tcp_address(missing[key]): missing[key] for key in refused}
         serving = {key: found for key, found in plan.endpoints.items() if key not in refused}
         held = self._servers.held(plan.endpoints, serving, self._now())
         entries = map_entries(self._state.http, plan.slots)

@@ -10,9 +10,17 @@ CONNECT_SECONDS = 1.0
 _AT_ONCE = 128
 
 
-async def reachable(endpoints: Iterable[Endpoint]) -> set[tuple[str, int]]:
-    """Return address and port of those that accept a TCP connection within CONNECT_SECONDS, tried side by side."""
-    places = sorted({(endpoint.address, endpoint.port) for endpoint in endpoints})
+TcpAddress = tuple[str, int]  # address and port
+
+
+def tcp_address(endpoint: Endpoint) -> TcpAddress:
+    """Return where an endpoint is."""
+    return endpoint.address, endpoint.port
+
+
+async def reachable(endpoints: Iterable[Endpoint]) -> set[TcpAddress]:
+    """Return where those are that accept a TCP connection within CONNECT_SECONDS, tried side by side."""
+    places = sorted(set(map(tcp_address, endpoints)))
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def answers(address: str, port: int) -> bool:
