@@ -198,6 +198,7 @@ def test_a_server_that_was_switched_off_has_the_same_node_back(
     lender.cluster.wait(lambda: client.member(VM).state is MemberState.DEAD, 30, "a node that is silent")
     lender.wait_where_serving(client, OTHER, OTHER, seconds=60)
     lender.join(*ground.options)
+    lender.cluster.wait(lambda: client.member(VM).state is MemberState.READY, BOOT_SECONDS, "the node back")
     settled(lender, client)
     after = lender.vm(client)
     assert vm is not None
