@@ -46,6 +46,7 @@ class Inventory:
         self._changed = asyncio.Event()
         self._reported: ImagesReported | None = None  # in this session
         self._warning = ""
+        self._warned = ""  # of last, while it lasts
         self.last = Look()
 
     # what pulls and loads say
@@ -98,9 +99,15 @@ class Inventory:
     # telling
 
     def warn(self, text: str) -> None:
-        """Tell something with the next report."""
-        self._warning = text[:1024]
+        """Tell something with the next report, once until all is well."""
+        if text == self._warned:
+            return
+        self._warning, self._warned = text[:1024], text
         self._changed.set()
+
+    def well(self) -> None:
+        """Note that what was warned of is over."""
+        self._warned = ""
 
     def new_session(self) -> None:
         """Tell everything once more."""
