@@ -10,6 +10,7 @@ import structlog
 from fallow.agent.journal import Journal, JournalError, JournalWriter
 from fallow.agent.probes import Prober
 from fallow.agent.pulling import PullFailed
+from fallow.agent.reserve import Reserve
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Container, ContainerRequest, Engine, EngineError, EngineInfo, Resolving
@@ -39,7 +40,7 @@ class ImageSource(Protocol):
 
 
 class Shell:
-    """One machine and one engine. `clock` gives UTC seconds."""
+    """One machine and one engine. `clock` gives UTC seconds; `reserve` helps to remove containers from a full disk."""
 
     def __init__(
         self,
@@ -49,9 +50,11 @@ class Shell:
         report: Report,
         images: ImageSource,
         *,
+        reserve: Reserve | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._reserve = reserve
         self._machine = machine
         self._journal = journal
         self._report = report
@@ -84,6 +87,8 @@ class Shell:
         """Listen to the engine until cancelled; then everything under way is dropped, and no container touched."""
         tries = 0
         complained = ""
+        if self._reserve is not None:
+            await asyncio.to_thread(self._reserve.keep)
         try:
             while True:
                 begun = time.monotonic()
@@ -211,7 +216,10 @@ class Shell:
                 await _within(grace + QUICK_SECONDS, self._engine.stop(container_id, grace))
                 return m.ContainerStopped(replica_id=id_)
             case m.RemoveContainer(replica_id=id_, container_id=container_id):
-                await _within(START_SECONDS, self._engine.remove(container_id))
+                if self._reserve is not None:
+                    await _within(START_SECONDS, self._reserve.remove(self._engine, container_id))
+                else:
+                    await _within(START_SECONDS, self._engine.remove(container_id))
                 return m.ContainerRemoved(replica_id=id_)
         raise AssertionError(order)
 

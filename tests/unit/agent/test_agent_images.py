@@ -570,6 +570,21 @@ async def test_a_disk_that_stays_full_is_told_once_and_not_looked_at_all_the_tim
         assert len(looks) - before <= 22
 
 
+async def test_a_disk_too_full_to_list_images_is_told(engine, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "DEBOUNCE_SECONDS", 0.0)
+    machine.publish(APP)
+    await engine.pull(APP)
+    async with Control(engine, tmp_path) as control:
+        await until(lambda: control.inventory and control.inventory.images, "its images are told")
+        full = EngineError("no-space", "write /var/tmp/1: no space left on device")
+        machine.fail("images", *[full] * 5)
+        machine.publish("registry.test/other:1")
+        await engine.pull("registry.test/other:1")
+        await until(lambda: control.inventory.warning, "it is told")
+        assert "disk is full" in control.inventory.warning
+        assert control.inventory.images != ()
+
+
 # the inventory
 
 
