@@ -144,9 +144,7 @@ class Inventory:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
 
-    async def _tell(
-        self, report: ImagesReported | None, tell: Callable[[ImagesReported], Awaitable[bool]]
-    ) -> None:
+    async def _tell(self, report: ImagesReported | None, tell: Callable[[ImagesReported], Awaitable[bool]]) -> None:
         if report is not None and await tell(report):
             self._reported = report
             self._warning = "" if report.warning == self._warning else self._warning

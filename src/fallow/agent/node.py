@@ -78,9 +78,8 @@ class NodeAgent:
         self._journal = journal.JournalWriter(folder)
         self._network = network
         self._images = Images(engine, folder, self._send, self._machine.needed_images, clock=clock)
-        self._shell = Shell(
-            engine, self._machine, self._journal, self._outbox.put, self._images, reserve=Reserve(folder), clock=clock
-        )
+        self._shell = Shell(engine, self._machine, self._journal, self._outbox.put, self._images, clock=clock)
+        self._shell.reserve = Reserve(folder)
         self._shell.publishes_at(self._bind_address)
         if network is not None:
             self._shell.resolving = network.resolving

@@ -1,7 +1,7 @@
 """A little of the disk that is given up when that is full: to remove a container takes some.
 
-Podman (seen with 4.3) writes its lists of containers and layers anew for that. Where it cannot, it forgets the container
-and keeps all that this had written, for good: so there has to be room before it is asked.
+Podman (seen with 4.3) writes its lists of containers and layers anew for that. Where it cannot, it forgets the
+container and keeps all that this had written, for good: so there has to be room before it is asked.
 """
 
 import asyncio

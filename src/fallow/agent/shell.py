@@ -40,7 +40,7 @@ class ImageSource(Protocol):
 
 
 class Shell:
-    """One machine and one engine. `clock` gives UTC seconds; `reserve` helps to remove containers from a full disk."""
+    """One machine and one engine. `clock` gives UTC seconds."""
 
     def __init__(
         self,
@@ -50,11 +50,9 @@ class Shell:
         report: Report,
         images: ImageSource,
         *,
-        reserve: Reserve | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._reserve = reserve
         self._machine = machine
         self._journal = journal
         self._report = report
@@ -62,6 +60,7 @@ class Shell:
         self._wanted: dict[tuple[str, str], PlatformImage | None] = {}  # what was found to be missing
         self._bind_address: Callable[[], str] = str
         self.resolving: Callable[[str], Resolving] = lambda _: Resolving()  # how containers of a deployment find names
+        self.reserve: Reserve | None = None  # to remove containers from a full disk
         self._clock = clock
         self._prober = Prober(engine)
         self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
@@ -87,8 +86,8 @@ class Shell:
         """Listen to the engine until cancelled; then everything under way is dropped, and no container touched."""
         tries = 0
         complained = ""
-        if self._reserve is not None:
-            await asyncio.to_thread(self._reserve.keep)
+        if self.reserve is not None:
+            await asyncio.to_thread(self.reserve.keep)
         try:
             while True:
                 begun = time.monotonic()
@@ -216,8 +215,8 @@ class Shell:
                 await _within(grace + QUICK_SECONDS, self._engine.stop(container_id, grace))
                 return m.ContainerStopped(replica_id=id_)
             case m.RemoveContainer(replica_id=id_, container_id=container_id):
-                if self._reserve is not None:
-                    await _within(START_SECONDS, self._reserve.remove(self._engine, container_id))
+                if self.reserve is not None:
+                    await _within(START_SECONDS, self.reserve.remove(self._engine, container_id))
                 else:
                     await _within(START_SECONDS, self._engine.remove(container_id))
                 return m.ContainerRemoved(replica_id=id_)
