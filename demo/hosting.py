@@ -95,7 +95,7 @@ class Hosting:
         self.figures.serving_after = time.time() - began
         nodes = {one["node"] for one in self._replicas()}
         if nodes != {VM}:
-            raise TestbedError(f"what prefers lent capacity is on {', '.join(sorted(nodes))}")
+            raise TestbedError(f"what prefers lent capacity is on {', '.join(sorted(nodes))}\n{self._told()}")
         self.load.ask_too(HOST, self.size.one_request_in)
         self.screen.say(self.cluster.fallow("top", "--once", "--vms"))
 
@@ -158,9 +158,13 @@ class Hosting:
         try:
             self.cluster.wait(condition, seconds, what)
         except TestbedError as error:
-            told = [self.cluster.fallow("explain", SERVER), self.cluster.fallow("events", "--since", "3m")]
-            if self.server is not None:
-                told.append(self.server.log.read_text()[-2000:])
-            if self.ground is not None:
-                told.append(self.ground.consoles()[-2000:])
-            raise TestbedError("\n".join([str(error), *told])) from error
+            raise TestbedError(f"{error}\n{self._told()}") from error
+
+    def _told(self) -> str:
+        """Return what a person would look at when something is not as it should be."""
+        told = [self.cluster.fallow("explain", SERVER), self.cluster.fallow("events", "--since", "3m")]
+        if self.server is not None:
+            told.append(self.server.log.read_text()[-2000:])
+        if self.ground is not None:
+            told.append(self.ground.consoles()[-2000:])
+        return "\n".join(told)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from testbed import processes
-from testbed.fabric import Fabric
+from testbed.fabric import Fabric, NodeNetwork
 from testbed.processes import TestbedError
 
 _QEMU_CONF = """\
@@ -43,33 +43,51 @@ _INSIDE = ("--mount", "--root", "--wd=/", "--pid", "--net")
 class Libvirt:
     """One libvirtd with its machines; closing it ends them all.
 
-    On a fabric it lives in the network of that, and ends with it even if this program is killed.
+    On a fabric it lives in the network of that, or in that of one of its `node`s, and ends with it even if this program
+    is killed.
     """
 
-    def __init__(self, fabric: Fabric | None = None) -> None:
+    def __init__(self, fabric: Fabric | None = None, node: NodeNetwork | None = None) -> None:
         """Start it. Raises TestbedError."""
         self.folder = Path(
             tempfile.mkdtemp(prefix="fallow-libvirt-", dir=fabric.folder if fabric is not None else None)
         )
         self.uri = f"qemu:///system?socket={self.folder}/run/libvirt-sock"
         self._daemon: subprocess.Popen[bytes] | None = None
-        for name in ("run", "lib", "cache", "log"):
+        for name in ("run", "lib", "cache", "log", "lib/dnsmasq"):  # the last is where networks note who is on them
             (self.folder / name).mkdir()
         shutil.copytree("/etc/libvirt", self.folder / "etc", symlinks=True)
         (self.folder / "etc/qemu.conf").write_text(_QEMU_CONF)
         (self.folder / "etc/libvirtd.conf").write_text(_LIBVIRTD_CONF)
-        enter = ["nsenter", f"--net=/run/netns/{fabric.namespace}"] if fabric is not None else []
+        place = node.path if node is not None else f"/run/netns/{fabric.namespace}" if fabric is not None else ""
+        enter = ["nsenter", f"--net={place}"] if place else []
         apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        argv = [*enter, *apart, "sh", "-c", _BOOT]
-        self._machine = processes.start(argv, self.folder / "boot.log", {"LIBVIRT": str(self.folder)})
-        if fabric is not None:
-            fabric.remember(self._machine)
+        self._argv, self._fabric = [*enter, *apart, "sh", "-c", _BOOT], fabric
+        self._machine = self._boot()
         try:
-            processes.wait_until((self.folder / "ready").exists, 10, "namespaces of libvirt")
-            self.start()
+            self._begin()
         except BaseException:
             self.close()
             raise
+
+    def _boot(self) -> "subprocess.Popen[bytes]":
+        machine = processes.start(self._argv, self.folder / "boot.log", {"LIBVIRT": str(self.folder)})
+        if self._fabric is not None:
+            self._fabric.remember(machine)
+        return machine
+
+    def _begin(self) -> None:
+        processes.wait_until((self.folder / "ready").exists, 10, "namespaces of libvirt")
+        self.start()
+
+    def reboot(self) -> None:
+        """End libvirtd and every machine at once, and start it with what a disk still has. Raises TestbedError."""
+        self._end()
+        (self.folder / "ready").unlink()
+        shutil.rmtree(self.folder / "run")
+        (self.folder / "run").mkdir()
+        self._machine = self._boot()
+        self._begin()
 
     def start(self) -> None:
         """Start libvirtd, which takes over the machines that run. Raises TestbedError."""
@@ -97,12 +115,15 @@ class Libvirt:
 
     def close(self) -> None:
         """End everything, and leave nothing behind."""
+        self._end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self) -> None:
         self._machine.kill()
         self._machine.wait(10)
         if self._daemon is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._daemon.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import hashlib
+import ipaddress
 import os
 import shutil
 import subprocess
@@ -16,12 +17,17 @@ from fallow.drivers.machine.imaging import build
 from fallow.drivers.machine.imaging import kernel as kernels
 from fallow.drivers.packages import own_package
 from testbed import parts, processes
-from testbed.fabric import Fabric
+from testbed.fabric import Fabric, NodeNetwork
 from testbed.libvirt import Libvirt
 from testbed.processes import TestbedError
 
 CACHE = Path("/var/cache/fallow/testbed-images")
 PARTS = ("namespaces", "podman", "libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "mke2fs", "depmod", "busybox")
+BRIDGE, BEHIND = "virbr7", ipaddress.IPv4Network("192.168.177.0/24")
+NETWORK = f"""\
+<network><name>lent</name><forward mode='nat'/><bridge name='{BRIDGE}'/><dns enable='no'/>
+<ip address='{BEHIND[1]}' netmask='{BEHIND.netmask}'/></network>
+"""
 _FIRST, _LAST = 200, 250  # of the fabric's addresses, those of virtual machines
 _KEPT = 3  # images of former states of the program
 
@@ -39,22 +45,26 @@ def missing() -> str | None:
 
 
 class VmGround:
-    """Where a server's virtual machines run; closing it ends them. `options` are for `fallow join --role server`."""
+    """Where a server's virtual machines run; closing it ends them. `options` are for `fallow join --role server`.
 
-    def __init__(self, fabric: Fabric, accelerator: str = "tcg") -> None:
+    They are on the fabric's own network; with `behind` on one of libvirt's behind NAT, on that very server.
+    """
+
+    def __init__(self, fabric: Fabric, accelerator: str = "tcg", behind: NodeNetwork | None = None) -> None:
         """Start libvirt and DHCP, with the image `default` built or taken from a run before. Raises TestbedError."""
-        self.fabric = fabric
+        self.fabric, self.behind = fabric, behind
         self.folder = fabric.folder / "vms"
         self.folder.mkdir(mode=0o711)
-        self._dhcp = self._serve_addresses()
+        self.libvirt = Libvirt(fabric, behind)
         try:
+            attached = self._network() if behind is not None else ("--vm-bridge", "br0")
+            self._dhcp = self._serve_addresses()
             image_to(self.folder / "images")
-            self.libvirt = Libvirt(fabric)
         except BaseException:
-            processes.stop(self._dhcp)
+            self.libvirt.close()
             raise
         self.options = (
-            *("--libvirt", self.libvirt.uri, "--vm-bridge", "br0"),
+            *("--libvirt", self.libvirt.uri, *attached),
             *("--vm-accelerator", accelerator, "--vm-folder", str(self.folder)),
         )
 
@@ -68,15 +78,24 @@ class VmGround:
         self.libvirt.close()
         processes.stop(self._dhcp)
 
+    def _network(self) -> tuple[str, str]:
+        """Make a network as libvirt's usual one, but without its DHCP, which would need dnsmasq."""
+        file = self.folder / "network.xml"
+        file.write_text(NETWORK)
+        self.libvirt.virsh("net-create", str(file))
+        return "--vm-network", "lent"
+
     def _serve_addresses(self) -> "subprocess.Popen[bytes]":
-        subnet, leases = self.fabric.subnet, self.folder / "leases"
+        subnet, leases = (BEHIND if self.behind is not None else self.fabric.subnet), self.folder / "leases"
+        interface = BRIDGE if self.behind is not None else self.fabric.namespace
         leases.touch()
         (self.folder / "udhcpd.conf").write_text(
-            f"interface {self.fabric.namespace}\nstart {subnet[_FIRST]}\nend {subnet[_LAST]}\n"
-            f"opt subnet 255.255.255.0\nopt router {self.fabric.host_address}\nopt dns {self.fabric.host_address}\n"
+            f"interface {interface}\nstart {subnet[_FIRST]}\nend {subnet[_LAST]}\n"
+            f"opt subnet 255.255.255.0\nopt router {subnet[1]}\nopt dns {self.fabric.host_address}\n"
             f"lease_file {leases}\npidfile {self.folder / 'udhcpd.pid'}\n"
         )
-        argv = ["busybox", "udhcpd", "-f", str(self.folder / "udhcpd.conf")]
+        enter = ["nsenter", f"--net={self.behind.path}"] if self.behind is not None else []
+        argv = [*enter, "busybox", "udhcpd", "-f", str(self.folder / "udhcpd.conf")]
         process = processes.start(argv, self.folder / "udhcpd.log")
         self.fabric.remember(process)
         return process

@@ -9,6 +9,7 @@ from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.contract import LimitsError
 from fallow.drivers.limits.fake import FakeLimits
 from fallow.drivers.limits.kernel import PERIOD_US, KernelLimits
+from fallow.drivers.machine.groups import MachineGroups, quota_us
 from testbed import cgroups, processes
 
 MIB = 2**20
@@ -179,6 +180,24 @@ def test_a_larger_quota_below_makes_way_and_comes_back(kernel):
     assert another.hold_cpus(2.0) == ()
     assert (quota(folder / "pod"), quota(inner), quota(small)) == (180000, 150000, 5000)
     assert not [name for name in os.listxattr(folder / "pod") if "fallow" in name]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("grown", [0.25, 1.6])  # before the wish is noted, or after it
+def test_what_started_while_there_was_little_grows_with_the_limit(kernel, grown):
+    if Groups().version != 1:
+        pytest.skip("version 2 of control groups needs no help with this")
+    for cpus in (0.2, 0.25):
+        assert kernel.hold_cpus(cpus) == ()
+    machines = MachineGroups(kernel.group.strip("/"))
+    machines.make("vm.slice")
+    quota = Groups().folder("cpu", kernel.group) / "vm.slice" / "cpu.cfs_quota_us"
+    quota.write_text(str(quota_us(machines.room())))
+    assert kernel.hold_cpus(grown) == ()
+    machines.keep_quota("vm.slice", 1.0)
+    assert kernel.hold_cpus(1.6) == ()
+    assert quota.read_text() == "100000\n"
+    assert [name for group in (quota.parent, quota.parents[1]) for name in os.listxattr(group)] == []
 
 
 @pytest.mark.real

@@ -16,15 +16,12 @@ from testbed import parts, processes
 from testbed.fabric import Fabric
 from testbed.libvirt import Libvirt
 from testbed.processes import run
+from testbed.vms import BEHIND, BRIDGE, NETWORK
 
 pytestmark = pytest.mark.real
 
-GUEST, OTHER_GUEST = "192.168.177.2", "192.168.177.3"
+GUEST, OTHER_GUEST = str(BEHIND[2]), str(BEHIND[3])
 PORTS = (PortRange(first=20000, last=20999), PortRange(first=8456, last=8456))
-NETWORK = """\
-<network><name>lent</name><forward mode='nat'/><bridge name='virbr7'/><dns enable='no'/>
-<ip address='192.168.177.1' netmask='255.255.255.0'/></network>
-"""
 
 
 @dataclass
@@ -45,11 +42,11 @@ class Behind:
         namespace = self.fabric.node(name).namespace
         peer = f"type veth peer name lent netns {namespace} address {mac_address(vm_id)}"
         run("ip", "-n", self.fabric.namespace, "link", "add", f"g{name}", *peer.split())
-        run("ip", "-n", self.fabric.namespace, "link", "set", f"g{name}", "master", "virbr7", "up")
+        run("ip", "-n", self.fabric.namespace, "link", "set", f"g{name}", "master", BRIDGE, "up")
         run("ip", "-n", namespace, "link", "set", "eth0", "down")
         run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", "lent")
         run("ip", "-n", namespace, "link", "set", "lent", "up")
-        run("ip", "-n", namespace, "route", "replace", "default", "via", "192.168.177.1")
+        run("ip", "-n", namespace, "route", "replace", "default", "via", str(BEHIND[1]))
         answers = lambda: self.ask(self.fabric.namespace, 1, address) == "ConnectionRefusedError"  # noqa: E731
         processes.wait_until(answers, 10, f"{address} answers")
 
@@ -170,7 +167,7 @@ async def test_the_next_agent_takes_over_and_another_members_rules_stay(behind: 
 
 
 async def test_a_machine_that_nobody_sees_is_told(behind: Behind):
-    assert "no address of it is seen on virbr7" in await behind.lead(c3=PORTS)
+    assert f"no address of it is seen on {BRIDGE}" in await behind.lead(c3=PORTS)
     assert "--vm-bridge" in await behind.lead(c3=PORTS)
     gone = Ways(Virsh(behind.libvirt.uri), "nosuch", behind.rules)
     assert "nosuch" in (await gone.lead({"a1": PORTS}))["a1"]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from whole_cluster import Whole, web
@@ -180,10 +180,14 @@ def _drained_and_used_again(cluster: Lending) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
+@pytest.mark.parametrize("network", ["bridge", "nat"])
+def test_a_virtual_machine_joins_by_itself_serves_and_is_left(network: str) -> None:
     if (reason := vms.missing()) is not None:
         pytest.skip(reason)
-    with lending(1.45, 4 * GIB) as cluster, VmGround(cluster.fabric) as ground:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(lending(1.45, 4 * GIB))
+        behind = cluster.nodes["srv1"].network if network == "nat" else None
+        ground = stack.enter_context(VmGround(cluster.fabric, behind=behind))
         cluster.fallow(
             "server-pool", "policy", "set", "default",
             "--cpu-threshold", "95%", "--cpu-ceiling", "97%", "--evict-after", "2s",
@@ -191,6 +195,8 @@ def test_a_virtual_machine_joins_by_itself_serves_and_is_left() -> None:
         )  # fmt: skip
         cluster.lender.join(*ground.options, token=cluster.token("server"))
         cluster.wait(cluster.vm_joined, 180, f"a virtual machine that has joined\n{ground.consoles()[-3000:]}")
+        node = cluster.members("node")["srv1-vm"]
+        assert (node["lease"]["address"] == cluster.nodes["srv1"].address) == (network == "nat")
         cluster.deploy(cluster.web("harvest", 1, cpus=0.75), "--timeout", "150s")
         assert cluster.on("srv1-vm", 1)
         _leaves_under_load(cluster, 0.98)  # by one process, which does not wait for another one of its own

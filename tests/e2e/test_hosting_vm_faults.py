@@ -20,7 +20,7 @@ from fallow.drivers.machine.domain import domain_name
 from fallow.model.members import MemberState
 from fallow.model.server_pools import VmPlanChange
 from fallow.model.vms import VmState
-from testbed import processes, vms
+from testbed import cgroups, processes, vms
 from testbed.vms import VmGround
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -186,6 +186,25 @@ def test_a_machine_whose_server_has_no_disk_left_goes_on_when_there_is(
     finally:
         filler.unlink()
     settled(lender, client)
+
+
+def test_a_server_that_was_switched_off_has_the_same_node_back(
+    lender: Lender, ground: VmGround, client: Client
+) -> None:
+    node, vm = client.member(VM), lender.vm(client)
+    lender.kill_agent()
+    ground.libvirt.reboot()
+    cgroups.remove(lender.lent)  # after a boot there are no groups
+    lender.cluster.wait(lambda: client.member(VM).state is MemberState.DEAD, 30, "a node that is silent")
+    lender.wait_where_serving(client, OTHER, OTHER, seconds=60)
+    lender.join(*ground.options)
+    lender.cluster.wait(lambda: client.member(VM).state is MemberState.READY, BOOT_SECONDS, "the node back")
+    settled(lender, client)
+    after = lender.vm(client)
+    assert vm is not None
+    assert after is not None
+    assert (client.member(VM).id, after.id, after.problem) == (node.id, vm.id, "")
+    assert emulator(lender)
 
 
 def test_a_machine_that_was_ended_starts_again(lender: Lender, client: Client) -> None:

@@ -262,6 +262,8 @@ class Images:
         if self.watermarks is None:
             return
         rules = under_pressure(look.disk_bytes, look.disk_free_bytes, self.watermarks)
+        if rules is None:
+            self.inventory.well()
         if rules is None or m.OWN_TASK in self._machine.working:
             return
         _log.warning("the disk of the images is nearly full", free=look.disk_free_bytes, of=look.disk_bytes)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from fallow.agent.image_notes import ImageNotes
@@ -24,6 +25,7 @@ MAX_IMAGES = 2000  # of one report
 MAX_REPORT_BYTES = 6 * 1024 * 1024
 MAX_NAMES = 256
 FREE_STEP = 0.05  # of the disk: a smaller change is none to tell
+_FULL = "its disk is full: the engine has no room even to list its images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Inventory:
         self._changed = asyncio.Event()
         self._reported: ImagesReported | None = None  # in this session
         self._warning = ""
+        self._warned = ""  # of last, while it lasts
         self.last = Look()
 
     # what pulls and loads say
@@ -98,9 +101,15 @@ class Inventory:
     # telling
 
     def warn(self, text: str) -> None:
-        """Tell something with the next report."""
-        self._warning = text[:1024]
+        """Tell something with the next report, once until all is well."""
+        if text == self._warned:
+            return
+        self._warning, self._warned = text[:1024], text
         self._changed.set()
+
+    def well(self) -> None:
+        """Note that what was warned of is over."""
+        self._warned = ""
 
     def new_session(self) -> None:
         """Tell everything once more."""
@@ -117,14 +126,14 @@ class Inventory:
                 try:
                     look = await self.look()
                     await self._notes.save()
-                    report = self._news(look)
-                    if report is not None and await tell(report):
-                        self._reported = report
-                        self._warning = "" if report.warning == self._warning else self._warning
+                    await self._tell(self._news(look), tell)
                     looked()
                 except EngineError as error:
                     _log.debug("images not looked at", reason=str(error))
                     pause = RETRY_SECONDS
+                    if error.kind == "no-space":
+                        self.warn(_FULL)
+                        await self._tell(self._as_before(), tell)
                 try:
                     async with asyncio.timeout(pause):
                         await self._changed.wait()
@@ -134,6 +143,17 @@ class Inventory:
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+    async def _tell(self, report: ImagesReported | None, tell: Callable[[ImagesReported], Awaitable[bool]]) -> None:
+        if report is not None and await tell(report):
+            self._reported = report
+            self._warning = "" if report.warning == self._warning else self._warning
+
+    def _as_before(self) -> ImagesReported | None:
+        """Return what was told last with a new warning, None without one."""
+        if self._reported is None or not self._warning:
+            return None
+        return msgspec.structs.replace(self._reported, disk_free_bytes=0, warning=self._warning)
 
     async def _listen(self) -> None:
         """Hear what the engine says of its images. What is missed is found by the next look."""

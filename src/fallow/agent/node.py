@@ -16,6 +16,7 @@ from fallow.agent.images import Images
 from fallow.agent.logs import LogStreams, engine_lines
 from fallow.agent.network import Networking
 from fallow.agent.outbox import Outbox
+from fallow.agent.reserve import Reserve
 from fallow.agent.session import Session, SessionRefused
 from fallow.agent.shell import Shell
 from fallow.agent.versions import Upgrader
@@ -78,6 +79,7 @@ class NodeAgent:
         self._network = network
         self._images = Images(engine, folder, self._send, self._machine.needed_images, clock=clock)
         self._shell = Shell(engine, self._machine, self._journal, self._outbox.put, self._images, clock=clock)
+        self._shell.reserve = Reserve(folder)
         self._shell.publishes_at(self._bind_address)
         if network is not None:
             self._shell.resolving = network.resolving

@@ -10,6 +10,7 @@ import structlog
 from fallow.agent.journal import Journal, JournalError, JournalWriter
 from fallow.agent.probes import Prober
 from fallow.agent.pulling import PullFailed
+from fallow.agent.reserve import Reserve
 from fallow.decide.agent import AgentMachine
 from fallow.decide.agent import messages as m
 from fallow.drivers.engine.contract import Container, ContainerRequest, Engine, EngineError, EngineInfo, Resolving
@@ -59,6 +60,7 @@ class Shell:
         self._wanted: dict[tuple[str, str], PlatformImage | None] = {}  # what was found to be missing
         self._bind_address: Callable[[], str] = str
         self.resolving: Callable[[str], Resolving] = lambda _: Resolving()  # how containers of a deployment find names
+        self.reserve: Reserve | None = None  # to remove containers from a full disk
         self._clock = clock
         self._prober = Prober(engine)
         self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
@@ -84,6 +86,8 @@ class Shell:
         """Listen to the engine until cancelled; then everything under way is dropped, and no container touched."""
         tries = 0
         complained = ""
+        if self.reserve is not None:
+            await asyncio.to_thread(self.reserve.keep)
         try:
             while True:
                 begun = time.monotonic()
@@ -211,7 +215,10 @@ class Shell:
                 await _within(grace + QUICK_SECONDS, self._engine.stop(container_id, grace))
                 return m.ContainerStopped(replica_id=id_)
             case m.RemoveContainer(replica_id=id_, container_id=container_id):
-                await _within(START_SECONDS, self._engine.remove(container_id))
+                if self.reserve is not None:
+                    await _within(START_SECONDS, self.reserve.remove(self._engine, container_id))
+                else:
+                    await _within(START_SECONDS, self._engine.remove(container_id))
                 return m.ContainerRemoved(replica_id=id_)
         raise AssertionError(order)
 

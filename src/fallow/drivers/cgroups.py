@@ -7,6 +7,10 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 TREES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids", "perf_event", "net_cls")
+# Attributes of groups of version 1, in which no group may have a larger quota than those above it: the quota that one
+# gets back when there is room again, and, on the group of all that is lent, that one below has just got such a wish.
+KEPT_QUOTA = "trusted.fallow.quota"
+KEPT_BELOW = "trusted.fallow.quota-below"
 _READ_BYTES = 65536
 _SURELY_ALL = 2048  # the kernel ends a read early only where the next line does not fit in its page
 _MOST_GROUPS = 4096  # below one group that are looked at

@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 from image_rig import Control, clean, container, delete, pull, until
 
+from fallow.agent import inventory
 from fallow.agent.inventory import _that_fit
 from fallow.agent.pulling import PullFailed
 from fallow.drivers.blobs import BlobError
@@ -549,6 +550,39 @@ async def test_a_disk_nearly_full_is_relieved_and_told(engine, machine, tmp_path
         await until(lambda: control.inventory.warning, "it is told")
     assert "nearly full" in control.inventory.warning
     assert control.reports == []
+
+
+async def test_a_disk_that_stays_full_is_told_once_and_not_looked_at_all_the_time(
+    engine, machine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inventory, "DEBOUNCE_SECONDS", 0.0)
+    looks, disk = [], engine.disk
+    monkeypatch.setattr(engine, "disk", lambda: looks.append(1) or disk())
+    machine.publish(APP)
+    await engine.pull(APP)  # just now, so that it stays
+    machine.info = dataclasses.replace(machine.info, disk_free_bytes=0)
+    async with Control(engine, tmp_path) as control:
+        await until(lambda: control.inventory and control.inventory.warning, "it is told")
+        before = len(looks)
+        for number in range(20):
+            control.order(clean(f"j{number}.n"))
+            await control.done(f"j{number}.n")
+        assert len(looks) - before <= 22
+
+
+async def test_a_disk_too_full_to_list_images_is_told(engine, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "DEBOUNCE_SECONDS", 0.0)
+    machine.publish(APP)
+    await engine.pull(APP)
+    async with Control(engine, tmp_path) as control:
+        await until(lambda: control.inventory and control.inventory.images, "its images are told")
+        full = EngineError("no-space", "write /var/tmp/1: no space left on device")
+        machine.fail("images", *[full] * 5)
+        machine.publish("registry.test/other:1")
+        await engine.pull("registry.test/other:1")
+        await until(lambda: control.inventory.warning, "it is told")
+        assert "disk is full" in control.inventory.warning
+        assert control.inventory.images != ()
 
 
 # the inventory

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fallow.decide.harvest.suppress import SURE_CPUS
-from fallow.drivers.cgroups import TREES, Groups, lines, number
+from fallow.drivers.cgroups import KEPT_BELOW, KEPT_QUOTA, TREES, Groups, lines, number
 from fallow.drivers.limits.contract import LentUse, LimitsError
 
 PERIOD_US = 100_000
@@ -16,7 +16,6 @@ PAGE = 4096
 MEMORY_STEP = 16 * 2**20  # a memory limit that moves by less is not worth a write
 FLOOR_MEMORY = 16 * 2**20
 _NO_LIMIT = 2**60
-_KEPT = "trusted.fallow.quota"  # an attribute of a group of version 1: the quota that it had before we lowered it
 _CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
 
 
@@ -61,8 +60,10 @@ class KernelLimits:
 
     def _hold_quota(self, cpus: float) -> tuple[str, ...]:
         quota = max(LEAST_QUOTA_US, round(cpus * PERIOD_US))
-        if (held := self.cpus()) is not None and _close(held * PERIOD_US, quota):
+        anew = self._kept_below()
+        if (held := self.cpus()) is not None and _close(held * PERIOD_US, quota) and not anew:
             return ()
+        self._lowered |= anew
         try:
             self._write_quota(quota)
         except OSError as error:
@@ -152,6 +153,15 @@ class KernelLimits:
             if io is not None and (io / name).is_file():
                 yield from _weigh(io, name, weight_value)
 
+    def _kept_below(self) -> bool:
+        """Say whether a group below has been made since the last call that had to take less than its quota."""
+        folder = self._groups.folder("cpu", self._group)
+        try:
+            os.removexattr(folder or "", KEPT_BELOW)
+        except OSError:
+            return False
+        return True
+
     def _write_quota(self, quota_us: int) -> None:
         folder = self._groups.folder("cpu", self._group)
         assert folder is not None
@@ -197,7 +207,7 @@ def _fit_below(folder: Path, cpus: float) -> bool:
         if quota is None or not period or quota <= 0 or quota / period <= cpus:
             continue
         if _kept_quota(group) is None:
-            os.setxattr(group, _KEPT, str(quota).encode())
+            os.setxattr(group, KEPT_QUOTA, str(quota).encode())
         _write(group / "cpu.cfs_quota_us", str(max(LEAST_QUOTA_US, int(cpus * period))))
     lowered = False
     for group in below:
@@ -208,7 +218,7 @@ def _fit_below(folder: Path, cpus: float) -> bool:
         if (number(group / "cpu.cfs_quota_us") or 0) < quota:
             _write(group / "cpu.cfs_quota_us", str(quota))
         if quota == had:
-            os.removexattr(group, _KEPT)
+            os.removexattr(group, KEPT_QUOTA)
         else:
             lowered = True
     return lowered
@@ -227,7 +237,7 @@ def _room(group: Path, top: Path, cpus: float) -> float:
 
 def _kept_quota(group: Path) -> int | None:
     try:
-        return int(os.getxattr(group, _KEPT))
+        return int(os.getxattr(group, KEPT_QUOTA))
     except (OSError, ValueError):
         return None
 

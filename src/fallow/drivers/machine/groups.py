@@ -6,14 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fallow.drivers.cgroups import TREES, Groups, fields, lines, number
+from fallow.drivers.cgroups import KEPT_BELOW, KEPT_QUOTA, TREES, Groups, fields, lines, number
 from fallow.drivers.machine.contract import MachineUse
 
 PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000  # the kernel's
-# An attribute of a group of version 1, in which no group may have a larger quota than those above it: the quota that
-# it gets back when there is room again. Whoever holds what is lent within its limit minds it.
-KEPT_QUOTA = "trusted.fallow.quota"
 _IO_WEIGHTS = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
 _UNLIMITED = 2**62  # version 1 writes the largest number of pages where there is no limit
 _CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
@@ -100,10 +97,11 @@ class MachineGroups:
         return limit / period if limit is not None and limit > 0 and period else float("inf")
 
     def keep_quota(self, name: str, cpus: float) -> None:
-        """Note the quota that a group should have as soon as there is room. Raises OSError."""
+        """Note the quota that a group should have as soon as there is room, and tell who holds all. Raises OSError."""
         folder = self._groups.folder("cpu", f"/{self.parent}/{name}")
         if folder is not None:
             os.setxattr(folder, KEPT_QUOTA, str(quota_us(cpus)).encode())
+            os.setxattr(folder.parent, KEPT_BELOW, b"")
 
     def forget_quota(self, name: str) -> None:
         """Forget that a group should have another quota."""
