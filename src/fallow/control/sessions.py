@@ -200,7 +200,12 @@ class Sessions:
         if self.peers.apart:
             raise SessionRefused(APART)
         source = source_of(writer)
-        member, hello = await self._admit(await self._member(role, id_, certificate), reader, source)
+        member = await self._member(role, id_, certificate)
+        try:
+            member, hello = await self._admit(member, reader, source)
+        except StoreError:
+            self.hub.heard(member.id)  # it is not the one that is silent
+            raise
         run = run_of(hello, source, self.clock())
         link = SessionLink(member, writer, hello, run, self._claims.current(member.id))
         proved = self._prover(link, run)

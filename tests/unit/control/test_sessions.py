@@ -1,6 +1,7 @@
 """The listener for members: who is let in, what is done with what they say, and how a session ends."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -440,6 +441,8 @@ async def test_a_store_that_fails_refuses_for_now(rig: SessionRig) -> None:
     rig.stored.store.commit = refuse  # type: ignore[method-assign]
     refusal = await rejected(await rig.session(machine, facts=Facts(hostname="new")))
     assert not refusal.final
+    assert rig.hub.silence("n-a") < math.inf, "it was heard"
+    assert rig.hub.connected() == frozenset()
 
 
 async def test_what_is_too_large_to_send_cuts_only_that_session(
