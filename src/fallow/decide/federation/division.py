@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.divide import Counts, within
 from fallow.decide.federation.policy import shares_of
 from fallow.decide.federation.reservations import Reservations
 from fallow.decide.federation.rooms import Mask, Rooms
@@ -49,10 +49,34 @@ def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Ma
     what room they have for it. Deployments whose ids are in `anew` are divided as their policy wants them now, whatever
     there is: rebalancing moves towards that.
     """
-    if not snapshot.clusters:
-        return {}
-    table = Table(snapshot, now, anew)
-    shares = settled(table)
+    return Divider()(snapshot, now, anew)
+
+
+class Divider:
+    """`divide_all` for who divides again and again: what is as it was the last time is not worked out again.
+
+    Most of what clusters report, such as which replicas are ready, makes no other division.
+    """
+
+    def __init__(self) -> None:
+        self._table: Table | None = None
+        self._settled: dict[bool, tuple[bytes, Counts]] = {}  # by whether some were divided anew; of which table
+
+    def __call__(self, snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
+        """Return what `divide_all` does."""
+        if not snapshot.clusters:
+            return {}
+        table = self._table = Table(snapshot, now, anew, self._table)
+        digest = table.digest()
+        known = self._settled.get(bool(anew))
+        if known is None or known[0] != digest:
+            known = self._settled[bool(anew)] = digest, settled(table)
+        return _all_targets(table, known[1])
+
+
+def _all_targets(table: Table, shares: Counts) -> Mapping[str, Target]:
+    """Return the targets of all deployments; those that are being deleted should run nowhere."""
+    snapshot = table.snapshot
     found = _targets(table, shares)
     ended = (each for each in snapshot.deployments.values() if each.deleting and each.origin is None)
     return {**found, **{each.id: Target() for each in ended}}
@@ -110,7 +134,7 @@ def _granted(rooms: Rooms, reservations: Reservations, rows: Rows, wanted: Count
     starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
     for shape, part in zip(shape_of[starts].tolist(), np.split(asking, starts[1:]), strict=True):
         wish = wanted[part]
-        got = np.clip(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
+        got = within(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
         got[whole[part] & (got < wish).any(axis=1)] = 0
         reservations.promise(shape, got.sum(axis=0))
         granted[part] = got

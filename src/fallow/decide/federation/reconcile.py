@@ -60,9 +60,9 @@ def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Cou
         for found in snapshot.deployments.values()
         if found.spec.clusters.rebalance is not None and found.origin is None and not found.deleting
     ]
-    ideals = divide(snapshot, now, restless) if restless else {}
     # Of a cluster that is silent for a moment nobody knows what it has room for: until that is clear nothing is begun.
     unclear = any(found.state is MemberState.SUSPECT for found in snapshot.clusters.values())
+    ideals = divide(snapshot, now, restless) if restless and not unclear else {}
     return {
         id_: course(
             snapshot.divisions.get(id_), target, ideals.get(id_), snapshot.deployments[id_].spec.clusters.rebalance, now
