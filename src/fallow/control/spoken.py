@@ -67,6 +67,11 @@ class Spoken:
         if isinstance(member, Member):
             self._said[cluster_id] = _Said(member.opened_at_revision, room=not asked)
 
+    def opening_of(self, cluster_id: str) -> int:
+        """Return the store's revision at the opening of the session that is held here; 0: there is none."""
+        said = self._said.get(cluster_id)
+        return said.opening if said is not None else 0
+
     def closed(self, cluster_id: str) -> None:
         """Forget a cluster that is not heard here any more."""
         self._said.pop(cluster_id, None)
