@@ -117,13 +117,13 @@ class Spoken:
 
     def _step(self, cluster_id: str) -> Step | None:
         said, member = self._said.get(cluster_id), self._cache.get("members", cluster_id)
-        if said is None or not isinstance(member, Member) or not (said.shares and said.room):
+        if said is None or not isinstance(member, Member):
             return None
         if member.opened_at_revision != said.opening:
             if member.opened_at_revision != said.later:
                 said.later, said.seen_at = member.opened_at_revision, asyncio.get_running_loop().time()
             return None
-        if member.state is not MemberState.READY:
+        if not (said.shares and said.room) or member.state is not MemberState.READY:
             return None  # what it said counts when it is alive
         if said_all(member):
             return None

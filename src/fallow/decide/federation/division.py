@@ -9,7 +9,7 @@ the room that is left. So no cluster is given more than it has room for, however
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,7 +31,8 @@ class Target:
 
     `rules` says what made a cluster's share, `unplaced` how many replicas have no place. `fingerprint` is that of the
     policy; a division keeps it, so that another policy is noticed. One that `waits` stays as it is until clusters have
-    said what room they have for it, for `table.WAIT_SECONDS` at the most.
+    said what room they have for it, for `table.WAIT_SECONDS` at the most. `more` says, of one that may be rebalanced,
+    how many more each cluster has room for when all targets are met; None: that was not asked for.
     """
 
     shares: dict[str, int] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Target:
     unplaced_reason: str = ""
     fingerprint: str = ""
     waits: bool = False
+    more: Mapping[str, int] | None = None
 
 
 def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
@@ -78,6 +80,9 @@ def _all_targets(table: Table, shares: Counts) -> Mapping[str, Target]:
     """Return the targets of all deployments; those that are being deleted should run nowhere."""
     snapshot = table.snapshot
     found = _targets(table, shares)
+    for id_, more in _more(table, shares).items():
+        if id_ in found:
+            found[id_] = replace(found[id_], more=more)
     ended = (each for each in snapshot.deployments.values() if each.deleting and each.origin is None)
     return {**found, **{each.id: Target() for each in ended}}
 
@@ -148,6 +153,21 @@ def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Cou
     by_shape = rooms.by_shape(counts, rooms.shape_of[rows])
     for shape in np.flatnonzero(by_shape.any(axis=1)).tolist():
         reservations.promise(shape, -by_shape[shape])
+
+
+def _more(table: Table, shares: Counts) -> dict[str, dict[str, int]]:
+    """Return how many more of each deployment that may be rebalanced clusters have room for, by cluster id."""
+    rooms = table.rooms
+    rows = [row for row, found in enumerate(table.deployments) if found.spec.clusters.rebalance is not None]
+    if not rows:
+        return {}
+    reservations = Reservations(rooms)
+    promised = rooms.by_shape(np.maximum(shares - rooms.covered, 0), rooms.shape_of)
+    for shape in np.flatnonzero(promised.any(axis=1)).tolist():
+        reservations.promise(shape, promised[shape])
+    columns = [cluster.id for cluster in table.clusters]
+    left = {shape: reservations.left_for(shape).tolist() for shape in {rooms.shape_of.item(row) for row in rows}}
+    return {table.deployments[row].id: dict(zip(columns, left[rooms.shape_of.item(row)], strict=True)) for row in rows}
 
 
 def _targets(table: Table, shares: Counts) -> dict[str, Target]:
