@@ -115,23 +115,29 @@ def _groups(watch: FederationWatch, deployment: Deployment, running: Mapping[str
 def _duplicates(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:
     """Yield where there are not as many as in every other cluster that may be used."""
     total, policy = deployment.spec.replicas, deployment.spec.clusters
-    usable = [one for one in watch.members().values() if one.role is Role.CLUSTER and may_keep(deployment, one)]
-    first = min((group_of(deployment, one) for one in usable), default=0)
     for site in _roomy(watch, deployment):
         count, most = running.get(site.id, 0), min(total, policy.max.get(site.name, total))
-        if group_of(deployment, watch.members()[site.id]) == first and count < most:
+        if count < most:
             yield f"{count} of {most} in {site.name}, which could take more"
     for id_, count in running.items():
         if count > total:
             yield f"{count} in {watch._name(id_)}, {total} would do"
 
 
+def _first_group(watch: FederationWatch, deployment: Deployment) -> int:
+    """Return the number of the first fallback group with a cluster that may be used: all duplicates stand in it."""
+    usable = [one for one in watch.members().values() if one.role is Role.CLUSTER and may_keep(deployment, one)]
+    return min((group_of(deployment, one) for one in usable), default=0)
+
+
 def _roomy(watch: FederationWatch, deployment: Deployment) -> Iterable[Site]:
     """Return the clusters that could take one replica more, by what they really have."""
-    cpus = deployment.spec.container.resources.cpus
+    cpus, first = deployment.spec.container.resources.cpus, _first_group(watch, deployment)
     for site in watch.sites.values():
         member = watch.members().get(site.id)
         if member is None or not site.powered or site.free + 1e-6 < cpus or not may_take(watch, deployment, member):
+            continue
+        if deployment.spec.clusters.divide == "duplicate" and group_of(deployment, member) > first:
             continue
         most = deployment.spec.clusters.max.get(member.name)
         if most is None or site.live(deployment.id) < most:

@@ -237,6 +237,7 @@ async def _check_often(world: FederationWorld, people: FederationPeople) -> None
             or faults.error_share
             or faults.lag
             or len(world.working()) < len(world.hosts)
+            or world.leader() is None  # the one that leads was killed; another has begun in its place, and waits
         ):
             watch.host_stumbled_at = world.now()
         watch.note_rooms()

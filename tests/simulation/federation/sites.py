@@ -27,6 +27,7 @@ class Container:
     ready_at: float = 0.0  # when it became ready
     left_at: float = 0.0  # when it began to leave
     stops: bool = False  # it is being stopped now
+    given_up: bool = False  # it leaves since its host was not heard for too long; one like it may take its room
     extra: bool = False  # it is one more than there should be, until one of another generation has left for it
 
 
@@ -124,6 +125,7 @@ class Site:
     def give_up(self, container: Container) -> None:
         """Let one leave that may run elsewhere by now: its host was not heard for too long."""
         self._witness.lost(self, [container] if container.state == "ready" else [])
+        container.given_up = True
         self.retire(container, replaced=True)
 
     def stop(self, container: Container) -> None:

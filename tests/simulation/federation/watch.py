@@ -327,7 +327,10 @@ class FederationWatch(Watch):
         self._rooms[site.id].append(self._room(site))
 
     def _room(self, site: Site) -> "_Room":
-        return _Room(self._now(), site.free, {id_: site.live(id_) for id_ in self.deployments()})
+        kept = {
+            id_: sum(found.state != "leaving" or found.given_up for found in site.of(id_)) for id_ in self.deployments()
+        }
+        return _Room(self._now(), site.free, kept)
 
     def retires(self, site: Site, container: Container, replaced: bool) -> None:
         """Check that enough stay ready, but for those lost by faults since this was ordered."""
