@@ -76,7 +76,7 @@ class ShareReports(Intake[ShareReport]):
     def steps(self, batches: Sequence[Batch[ShareReport]]) -> list[Step]:
         """Return the shares that are different by what their own clusters say."""
         now, control = self._clock(), self._control_addresses()
-        changed: dict[str, tuple[Share, Sequence[Member]]] = {}  # and on whose record it rests
+        changed: dict[str, tuple[Share, tuple[Member, ...]]] = {}  # and on whose record it rests
         dropped: dict[str, dict[str, str]] = {}
         for batch in batches:
             member = self._cache.get("members", batch.member_id)
