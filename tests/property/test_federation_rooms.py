@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import snapshot
 
-from fallow.decide.federation.division import divide_all
+from fallow.decide.federation.division import Divider, divide_all
 from fallow.decide.federation.shapes import question_of, questions
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
@@ -141,3 +141,13 @@ def test_once_all_is_placed_and_counted_again_nothing_moves(world: World) -> Non
     for id_, target in targets.items():
         assert all(again[id_].shares.get(name, 0) >= count for name, count in target.shares.items())
         assert target.unplaced or again[id_].shares == target.shares
+
+
+@given(st.lists(worlds(), min_size=1, max_size=3))
+def test_who_divides_again_and_again_finds_what_a_fresh_look_finds(some: list[World]) -> None:
+    divider = Divider()
+    for world in some:
+        fuller = {name: [(cpus // 2, memory // 2) for cpus, memory in nodes] for name, nodes in world.nodes.items()}
+        for now in (stored(world), stored(at_rest(world)), stored(World(fuller, world.deployments, {})), stored(world)):
+            for anew in ((), tuple(now.deployments)):
+                assert divider(now, LATER, anew) == divide_all(now, LATER, anew)

@@ -36,9 +36,11 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
 
 
 class _Future(asyncio.Future):  # type: ignore[type-arg]
-    number = 0
+    number = 0  # few are ever asked for their hash: it is made then
 
     def __hash__(self) -> int:
+        if not self.number:
+            self.number = self.get_loop().next_number()  # type: ignore[attr-defined]
         return self.number
 
 
@@ -65,7 +67,13 @@ class _Timer(asyncio.TimerHandle):
     def __init__(
         self, when: float, callback: Callable[..., Any], args: Any, loop: Any, context: Context | None = None
     ) -> None:
-        _Handle.__init__(self, callback, args, loop, context)  # type: ignore[arg-type]
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
         self._when = when
         self._scheduled = False
 
@@ -85,14 +93,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._scheduled: list[tuple[float, int, asyncio.TimerHandle]]  # those of one instant in the order they were set
         super().__init__(selectors.SelectSelector())
         self.set_task_factory(_make_task)
+        self.get_debug = bool  # type: ignore[method-assign]  # False, said by C: every future and task asks
 
     def time(self) -> float:
         return self._now
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = _Handle(callback, args, self, context)
-        held = self._frozen.get(_owner_of(handle)) if self._frozen else None
-        (self._ready if held is None else held).append(handle)
+        if not self._frozen or (held := self._frozen.get(_owner_of(handle))) is None:
+            self._ready.append(handle)
+        else:
+            held.append(handle)
         return handle
 
     def call_at(
@@ -106,7 +117,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_later(
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        timer = _Timer(self._now + delay, callback, args, self, context)
+        self._made += 1
+        heappush(self._scheduled, (timer._when, self._made, timer))
+        return timer
 
     def _run_once(self) -> None:
         """Do what the loop of asyncio does, until it is stopped: there are no descriptors to look at."""
@@ -164,9 +178,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return process in self._frozen
 
     def create_future(self) -> Any:
-        future: Any = _Future(loop=self)
-        future.number = self.next_number()
-        return future
+        return _Future(loop=self)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
         """Do after a moment what a thread would do; a process that was killed meanwhile does it no more."""

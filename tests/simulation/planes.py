@@ -7,9 +7,12 @@ from contextlib import aclosing
 from pathlib import Path
 from random import Random
 
+from prometheus_client import CollectorRegistry
+
 from fallow.control.callers import SessionRefused
 from fallow.control.peers import CONNECT_SECONDS, Peers
 from fallow.control.plane import ControlPlane
+from fallow.control.runner import LoopMetrics
 from fallow.control.sessions import Sessions
 from fallow.control.settings import Settings
 from fallow.drivers.authority import Issued
@@ -208,6 +211,16 @@ class MemoryPeers(Peers):
             return await self.network.dial(self.host, name, address.session_host)
 
 
+class NoMetrics(LoopMetrics):
+    """Counts nothing: in virtual time every run of a loop takes none."""
+
+    def spent(self, loop: str, seconds: float) -> None:
+        """Count nothing."""
+
+    def ran_through(self, loop: str, now: float) -> None:
+        """Note nothing."""
+
+
 class Plane(ControlPlane):
     """One run of a control plane."""
 
@@ -220,6 +233,7 @@ class Plane(ControlPlane):
     ) -> None:
         steady = asyncio.get_running_loop().time
         super().__init__(store, PaperAuthority(), settings, clock, NOWHERE, steady)  # type: ignore[arg-type]
+        self._metrics = NoMetrics(CollectorRegistry())
         self.process = process
         self.host = settings.session_host
         self.running = False

@@ -96,11 +96,11 @@ class World:
         self.requests = {"answered": 0, "refused": 0}
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
     def clock(self) -> float:
         """Return the control plane's wall clock."""
-        return EPOCH + self.now() + self.skew
+        return EPOCH + self._loop.time() + self.skew
 
     # control planes
 

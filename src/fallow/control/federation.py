@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from fallow.control.runner import Controller
-from fallow.decide.federation.division import Target, divide_all
+from fallow.decide.federation.division import Divider, Target
 from fallow.decide.federation.reconcile import Divide, reconcile
 from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan
@@ -23,8 +23,8 @@ class Divisions:
     of which there are many while replicas start, do so after a rest, so that a tenth of the time is enough for it.
     """
 
-    def __init__(self, divide: Divide = divide_all, steady: Callable[[], float] = time.monotonic) -> None:
-        self._divide = divide
+    def __init__(self, divide: Divide | None = None, steady: Callable[[], float] = time.monotonic) -> None:
+        self._divide = divide if divide is not None else Divider()
         self._steady = steady
         self._made: dict[bool, _Made] = {}
         self.due_in = math.inf  # seconds until an answer that was given since `begin` may be another

@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[T]):
-    """What one member reports at once; `stored` is done when it has been taken in."""
+    """What one member reports at once; `stored` is done when it has been taken in.
+
+    `opening` is the store's revision at the opening of the session it came on, where that is kept; else 0.
+    """
 
     member_id: str
     items: Sequence[T]
     stored: asyncio.Future[None]
+    opening: int = 0
 
 
 class Unstored:
@@ -78,13 +82,13 @@ class Intake(Generic[T]):
     def taken_in(self) -> None:
         """Do what is to be done after each round."""
 
-    def submit(self, member_id: str, items: Sequence[T]) -> asyncio.Future[None]:
+    def submit(self, member_id: str, items: Sequence[T], opening: int = 0) -> asyncio.Future[None]:
         """Return a future that is done once `items` of a member are stored, or were found to say nothing new.
 
         It is cancelled when they cannot be taken in at all.
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(Batch(member_id=member_id, items=items, stored=stored))
+        self._queue.put_nowait(Batch(member_id=member_id, items=items, stored=stored, opening=opening))
         return stored
 
     async def run(self) -> None:

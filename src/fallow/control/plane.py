@@ -153,7 +153,7 @@ class ControlPlane:
     def _own_controllers(self) -> Sequence[Controller]:
         """Return the loops of every process: they act on the sessions it holds."""
         return (
-            sessions_controller(self.hub, self.settings),
+            sessions_controller(self.hub, self.settings, self.steady),
             RoutesLoop(self.hub, self.hub.servers).controller(),
             self.remotes.controller(),
             self.names.controller(),

@@ -48,13 +48,15 @@ class Remotes:
         self._offers: Offers = {}
         self._told: dict[Link, _Told] = {}
         self._asked: dict[str, dict[str, _Asked]] = {}  # cluster id -> replica id
+        self._controller = Controller(name="remotes", kinds=ROUTED | {APPLIED}, every_seconds=5.0, decide=self._decide)
 
     def controller(self) -> Controller:
         """Return the loop."""
-        return Controller(name="remotes", kinds=ROUTED | {APPLIED}, every_seconds=5.0, decide=self._decide)
+        return self._controller
 
     def _decide(self, snapshot: Snapshot, _now: float) -> Plan:
         self.tell(snapshot)
+        self._controller.awake.clear()  # what it notes itself wakes it, too, and is looked at right here
         return Plan(wake_after_seconds=self._clear(snapshot))
 
     def tell(self, snapshot: Snapshot) -> None:

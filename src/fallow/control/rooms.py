@@ -10,6 +10,7 @@ from fallow.decide.federation.checks import fit_room
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.cluster_frames import RoomReported
+from fallow.model.members import Member
 from fallow.model.rooms import Room, RoomQuestion
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -24,7 +25,8 @@ REST_SECONDS = 0.2  # answers that come meanwhile are stored together
 class Rooms:
     """`clock` gives UTC seconds; `questions` are those that a snapshot's deployments raise: others are not heard.
 
-    `stored` is called with a cluster's id when its newest answers are stored, or were before.
+    `stored` is called with a cluster's id when its newest answers are stored, or were before. `opening_of` is that of
+    `Spoken`: answers wait while another session opened later, until it is clear which of them the cluster has.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class Rooms:
         clock: Callable[[], float],
         questions: Callable[[Snapshot], tuple[RoomQuestion, ...]],
         stored: Callable[[str], None] = lambda _: None,
+        opening_of: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._cache = cache
         self._applier = applier
         self._clock = clock
         self._questions = questions
         self._stored = stored
+        self._opening_of = opening_of
         self._newest: dict[str, RoomReported] = {}
         self._filled = asyncio.Event()
 
@@ -48,8 +52,8 @@ class Rooms:
         self._newest[cluster_id] = frame
         self._filled.set()
 
-    def opened(self, cluster_id: str) -> None:
-        """Forget what a cluster said on an earlier session and is not stored yet."""
+    def forget(self, cluster_id: str) -> None:
+        """Forget what a cluster said on a session that is over, and is not stored yet."""
         self._newest.pop(cluster_id, None)
 
     async def run(self) -> None:
@@ -60,6 +64,10 @@ class Rooms:
             newest, self._newest = self._newest, {}
             keys = {question.key for question in self._questions(self._cache.snapshot())}
             for cluster_id, frame in newest.items():
+                if self._superseded(cluster_id):
+                    self._newest.setdefault(cluster_id, frame)
+                    asyncio.get_running_loop().call_later(RETRY_SECONDS, self._filled.set)
+                    continue
                 try:
                     await self._store(cluster_id, frame, keys)
                 except StoreError as error:
@@ -70,6 +78,11 @@ class Rooms:
                 else:
                     self._stored(cluster_id)
             await asyncio.sleep(REST_SECONDS)
+
+    def _superseded(self, cluster_id: str) -> bool:
+        """Say whether another session of a cluster opened after the one that is held here."""
+        member, opening = self._cache.get("members", cluster_id), self._opening_of(cluster_id)
+        return isinstance(member, Member) and 0 < opening < member.opened_at_revision
 
     async def _store(self, cluster_id: str, frame: RoomReported, keys: set[str]) -> None:
         """Store what a cluster says, if it is something else. Raises StoreError."""

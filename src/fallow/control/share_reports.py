@@ -27,12 +27,23 @@ COMPLAIN_SECONDS = 300.0  # the next complaint about one cluster's endpoints
 
 
 class ShareReports(Intake[ShareReport]):
-    """Reports of shares. `clock` gives UTC seconds."""
+    """Reports of shares. `clock` gives UTC seconds, `opening_of` what `Spoken.opening_of` does.
+
+    A process that was held up reads what came on sessions that have long been followed by others. That is not taken in;
+    should the later session be the dead one, the cluster says it again until it is.
+    """
 
     what = "reports of shares"
 
-    def __init__(self, cache: Cache, applier: Applier, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        applier: Applier,
+        clock: Callable[[], float],
+        opening_of: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         super().__init__(applier)
+        self._opening_of = opening_of
         self._cache = cache
         self._clock = clock
         self._named: dict[str, set[str]] = {}  # cluster id -> deployments that a full set has named until now
@@ -44,7 +55,11 @@ class ShareReports(Intake[ShareReport]):
 
     def shared(self, cluster_id: str, frame: SharesReported) -> "asyncio.Future[None]":
         """Take in reports; see `drivers.clusters.contract.Listener`."""
-        return self.submit(cluster_id, [*frame.reports, *self._missing(cluster_id, frame)])
+        items = [*frame.reports, *self._missing(cluster_id, frame)]
+        stored = self.submit(cluster_id, items, self._opening_of(cluster_id))
+        if frame.full and not frame.more:
+            stored.add_done_callback(lambda done: done.cancelled() or self._named.pop(cluster_id, None))
+        return stored
 
     def _missing(self, cluster_id: str, frame: SharesReported) -> list[ShareReport]:
         """Return that nothing is left of what a full set of reports has not named, once all of it is here."""
@@ -54,7 +69,6 @@ class ShareReports(Intake[ShareReport]):
         named.update(report.deployment_id for report in frame.reports)
         if frame.more:
             return []
-        del self._named[cluster_id]
         shares = self._cache.snapshot().shares_by_cluster.get(cluster_id, ())
         ids = [share.deployment_id for share in shares if share.reported is not None]
         return [ShareReport(deployment_id=id_) for id_ in ids if id_ not in named]
@@ -62,14 +76,18 @@ class ShareReports(Intake[ShareReport]):
     def steps(self, batches: Sequence[Batch[ShareReport]]) -> list[Step]:
         """Return the shares that are different by what their own clusters say."""
         now, control = self._clock(), self._control_addresses()
-        changed: dict[str, Share] = {}
+        changed: dict[str, tuple[Share, tuple[Member, ...]]] = {}  # and on whose record it rests
         dropped: dict[str, dict[str, str]] = {}
         for batch in batches:
             member = self._cache.get("members", batch.member_id)
             observed = member.observed_address if isinstance(member, Member) else ""
+            speaker = (member,) if isinstance(member, Member) and batch.opening else ()
+            if any(0 < batch.opening < found.opened_at_revision for found in speaker):
+                batch.stored.cancel()
+                continue
             for said in batch.items:
                 id_ = share_id(said.deployment_id, batch.member_id)
-                share = changed.get(id_) or self._cache.get("shares", id_)
+                share = changed[id_][0] if id_ in changed else self._cache.get("shares", id_)
                 if not isinstance(share, Share) or share.cluster_id != batch.member_id:
                     continue  # forgotten already, or another cluster's: not this one's to speak of
                 report = said
@@ -77,8 +95,9 @@ class ShareReports(Intake[ShareReport]):
                     report, why = fit_report(said, observed, control)
                     dropped.setdefault(batch.member_id, {}).update(why)
                 if report != share.reported:
-                    changed[id_] = msgspec.structs.replace(share, reported=report, reported_at=now, updated_at=now)
-        steps = [Step(puts=(share,)) for share in changed.values()]
+                    share = msgspec.structs.replace(share, reported=report, reported_at=now, updated_at=now)
+                    changed[id_] = share, speaker
+        steps = [Step(puts=(share,), guards=speaker) for share, speaker in changed.values()]
         return steps + [self._complaint(id_, why, now) for id_, why in dropped.items() if why and self._may(id_, now)]
 
     def _may(self, cluster_id: str, now: float) -> bool:

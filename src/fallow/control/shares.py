@@ -56,9 +56,9 @@ class Shares:
         before_less: Callable[[Snapshot], None] = lambda _: None,
         registry: RegistryOf = lambda _: None,
     ) -> None:
-        self.reports = ShareReports(cache, applier, clock)
         self.spoken = Spoken(cache, applier)
-        self.rooms = Rooms(cache, applier, clock, questions, self.spoken.room_stored)
+        self.reports = ShareReports(cache, applier, clock, self.spoken.opening_of)
+        self.rooms = Rooms(cache, applier, clock, questions, self.spoken.room_stored, self.spoken.opening_of)
         self._cache = cache
         self._applier = applier
         self._clock = clock
@@ -104,7 +104,7 @@ class Shares:
     def open(self, cluster_id: str, cluster: Cluster) -> None:
         """Tell a cluster all it should run, and all it should answer."""
         self.reports.opened(cluster_id)
-        self.rooms.opened(cluster_id)
+        self.rooms.forget(cluster_id)
         snapshot = self._cache.snapshot()
         shares = snapshot.shares_by_cluster.get(cluster_id, ())
         wanted = self._orders(snapshot, shares, functools.cache(self._registry))
@@ -118,6 +118,7 @@ class Shares:
     def close(self, cluster_id: str) -> None:
         """Forget a cluster that can be told nothing any more."""
         self.spoken.closed(cluster_id)
+        self.rooms.forget(cluster_id)
         for known in (self._open, self._told, self._asked):
             known.pop(cluster_id, None)
 

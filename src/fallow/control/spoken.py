@@ -67,6 +67,11 @@ class Spoken:
         if isinstance(member, Member):
             self._said[cluster_id] = _Said(member.opened_at_revision, room=not asked)
 
+    def opening_of(self, cluster_id: str) -> int:
+        """Return the store's revision at the opening of the session that is held here; 0: there is none."""
+        said = self._said.get(cluster_id)
+        return said.opening if said is not None else 0
+
     def closed(self, cluster_id: str) -> None:
         """Forget a cluster that is not heard here any more."""
         self._said.pop(cluster_id, None)
@@ -112,13 +117,13 @@ class Spoken:
 
     def _step(self, cluster_id: str) -> Step | None:
         said, member = self._said.get(cluster_id), self._cache.get("members", cluster_id)
-        if said is None or not isinstance(member, Member) or not (said.shares and said.room):
+        if said is None or not isinstance(member, Member):
             return None
         if member.opened_at_revision != said.opening:
             if member.opened_at_revision != said.later:
                 said.later, said.seen_at = member.opened_at_revision, asyncio.get_running_loop().time()
             return None
-        if member.state is not MemberState.READY:
+        if not (said.shares and said.room) or member.state is not MemberState.READY:
             return None  # what it said counts when it is alive
         if said_all(member):
             return None

@@ -80,6 +80,8 @@ def services(snapshot: Snapshot, before: Services | None = None, weights: Weight
     `weights` are of nodes on lent capacity that are throttled.
     """
     weights = weights if weights is not None else {}
+    if before is not None and before.snapshot is snapshot and (before.weights is weights or before.weights == weights):
+        return before
     region = own_region(snapshot)
     if before is not None and (before.region != region or _clusters(before.snapshot) != _clusters(snapshot)):
         before = None

@@ -40,6 +40,14 @@ class Reports(Repeating[ShareReport, SharesReported]):
     """Reports on their way, the newest of each deployment; the first frame of a session says that it is all."""
 
     full = True
+    packed_at = 0.0  # when what is flying was first sent
+    answered_at = -1e9  # when what the host has answered last was first sent
+
+    def ack(self, batch: int) -> None:
+        """Note that the host was there after a batch was sent."""
+        if self._flying is not None and self._flying.batch == batch:
+            self.answered_at = self.packed_at
+        super().ack(batch)
 
     def put(self, reports: Iterable[ShareReport]) -> None:
         """Take in reports; older ones of the same deployments that have not left are forgotten."""
@@ -56,6 +64,7 @@ class Reports(Repeating[ShareReport, SharesReported]):
 
     def pack(self, batch: int) -> SharesReported:
         """Take the first ones."""
+        self.packed_at = asyncio.get_running_loop().time()
         ids = list(self._waiting)[:BATCH_REPORTS]
         full, self.full = self.full, False
         return SharesReported(batch=batch, full=full, reports=tuple(self._waiting.pop(id_) for id_ in ids))
@@ -148,6 +157,7 @@ class Cluster:
             self._take(frame)
         elif isinstance(frame, SharesStored):
             self._reports.ack(frame.batch)
+            self.site.answered_at = max(self.site.answered_at, self._reports.answered_at)
         elif isinstance(frame, AskRoom):
             self._questions, self._said_room = frame.questions, None
         elif isinstance(frame, Withdrawn):
@@ -232,9 +242,13 @@ class Cluster:
         """Take the next step towards what is ordered: start, renew one at a time, retire the excess."""
         site = self.site
         order = site.kept.orders.get(deployment_id)
+        live = [found for found in site.of(deployment_id) if found.state != "leaving"]
+        if order is not None and self._is_fenced(order):
+            for container in live:
+                site.give_up(container)
+            return
         wanted = order.replicas if order is not None else 0
         generation = order.generation if order is not None else 0
-        live = [found for found in site.of(deployment_id) if found.state != "leaving"]
         ready = [found for found in live if found.state == "ready"]
         surge = 1 if any(found.generation != generation for found in live) and wanted else 0
         if not surge:
@@ -261,6 +275,11 @@ class Cluster:
                 break
             site.begin(deployment_id, generation, cpus, extra=len(live) + more >= wanted)
 
+    def _is_fenced(self, order: ShareOrder) -> bool:
+        """Say whether the host has answered nothing for as long as makes it run this elsewhere."""
+        fence = order.spec.clusters.fence_seconds
+        return fence > 0 and asyncio.get_running_loop().time() - self.site.answered_at >= fence
+
     def _stop_leaving(self) -> None:
         now = asyncio.get_running_loop().time()
         for container in list(self.site.containers.values()):
@@ -281,7 +300,7 @@ class Cluster:
         live = [found for found in all_ if found.state != "leaving"]
         ready = [found for found in live if found.state == "ready"]
         generation = order.generation if order is not None else 0
-        wanted = order.replicas if order is not None else 0
+        wanted = order.replicas if order is not None and not self._is_fenced(order) else 0
         return ShareReport(
             deployment_id=deployment_id,
             revision=order.revision if order is not None else 0,
@@ -313,6 +332,8 @@ class Cluster:
         ]
         self._said = {report.deployment_id: report for report in reports}
         self._reports.put([*changed, *gone])
+        if any(order.spec.clusters.fence_seconds for order in self.site.kept.orders.values()):
+            self._reports.put(reports[:1])  # for an answer
         room = self._room()
         if self._questions and room != self._said_room:
             self._said_room = room

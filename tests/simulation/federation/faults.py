@@ -201,3 +201,4 @@ class FederationFaults(Faults):
             member.skew += jump
         else:
             self.world.skew += jump
+            self.world.watch.jumped_at = self.world.now()

@@ -14,13 +14,14 @@ from fallow.model.deployments import Deployment, DeploymentSpec, RouteSpec
 from fallow.model.labels import Selector
 from fallow.model.members import Facts, JoinRequest, Member, MemberChange, Role, Scheduling
 from fallow.model.registrations import SignedBundle
-from fallow.model.taints import Taint
+from fallow.model.taints import Taint, Toleration
 from fallow.model.tokens import TokenRequest
 from simulation.federation.world import FederationWorld
 from simulation.planes import Plane
 from simulation.workload import _CALLER, Acts, People, _services
 
 REGIONS = ("east", "west")
+TAINT = "upgrade"
 MOST_CLUSTERS = 5
 FEWEST_CLUSTERS = 3
 
@@ -63,17 +64,28 @@ class FederationPeople(People):
             return ClusterPolicy()
         names = [found.name for found in self._clusters()]
         few = {name: chance.randint(1, 3) for name in names if chance.random() < 0.4}
+        one, other = chance.sample(REGIONS, 2)
         return ClusterPolicy(
-            divide=chance.choice(("weighted", "weighted", "capacity", "aggregate")),
+            divide=chance.choice(("weighted", "weighted", "capacity", "capacity", "aggregate", "duplicate")),
             where=parse_selector(f"region = {chance.choice(REGIONS)}") if chance.random() < 0.2 else Selector(),
             weights=few if chance.random() < 0.4 else {},
+            min=few if chance.random() < 0.2 else {},
             max={name: count + 2 for name, count in few.items()} if chance.random() < 0.2 else {},
+            fallback=tuple(parse_selector(f"region = {region}") for region in (one, other))
+            if chance.random() < 0.2
+            else (),
+            tolerate=(Toleration(key=TAINT),) if chance.random() < 0.3 else (),
             spread=ClusterSpread(label="region", min_groups=2) if chance.random() < 0.1 else None,
-            rebalance=Rebalance(after_seconds=chance.choice((0.0, 5.0, 20.0)), at_once=1)
-            if chance.random() < 0.3
-            else None,
+            rebalance=self._rebalance() if chance.random() < 0.3 else None,
+            fence_seconds=chance.choice((3.0, 8.0)) if chance.random() < 0.15 else 0.0,
             floor=chance.randint(0, 3) if chance.random() < 0.15 else None,
         )
+
+    def _rebalance(self) -> Rebalance:
+        after = self.chance.choice((0.0, 5.0, 20.0))
+        if self.chance.random() < 0.5:
+            return Rebalance(after_seconds=after, at_once=1)
+        return Rebalance(after_seconds=after, percent=self.chance.choice((10, 30, 100)))
 
     async def scale(self) -> None:
         """Want more or fewer replicas."""
@@ -124,7 +136,7 @@ class FederationPeople(People):
         clusters = self._clusters()
         if clusters:
             member = self.chance.choice(clusters)
-            taint = Taint(key="upgrade", effect=self.chance.choice(("no-new", "move")))
+            taint = Taint(key=TAINT, effect=self.chance.choice(("no-new", "move")))
             await self._change_member(member.name, MemberChange(taints=() if member.taints else (taint,)))
 
     async def _change_member(self, name: str, change: MemberChange) -> None:
@@ -187,12 +199,12 @@ class FederationPeople(People):
         return create
 
     async def tidy(self) -> None:
-        """Take back what would keep replicas from fitting: drains, cordons, taints, what is dead, what is too much."""
+        """Take back what would keep replicas from fitting: drains, cordons, what is dead, and some of the taints."""
         for member in self._clusters():
             world_member = self.world.clusters.get(member.id)
             if world_member is None or not world_member.site.powered:
                 await self._until(lambda name=member.name: self._remove(name))  # type: ignore[misc]
             elif member.scheduling is not Scheduling.ACTIVE:
                 await self._until_scheduled(member.name)
-            if member.taints:
+            if member.taints and self.chance.random() < 0.5:
                 await self._until(lambda name=member.name: self._change_member(name, MemberChange(taints=())))  # type: ignore[misc]

@@ -74,6 +74,7 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
     if division.off_since:
         yield "is to be rebalanced"
     if deployment.spec.clusters.divide == "duplicate":
+        yield from _duplicates(watch, deployment, running)
         return
     if sum(running.values()) > total:
         yield f"{sum(running.values())} ready of {total}"
@@ -88,18 +89,55 @@ def _deployment(watch: FederationWatch, deployment: Deployment) -> Iterable[str]
 
 
 def _limits(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:
+    policy = deployment.spec.clusters
     named = {member.name: member.id for member in watch.members().values()}
-    for name, most in deployment.spec.clusters.max.items():
+    for name, most in policy.max.items():
         if (count := running.get(named.get(name, ""), 0)) > most:
             yield f"{count} in {name}, which may have {most}"
+    takers = {site.name for site in _roomy(watch, deployment)}
+    if policy.spread is None and sum(policy.min.values()) <= deployment.spec.replicas:
+        for name, least in policy.min.items():
+            if (count := running.get(named.get(name, ""), 0)) < least and name in takers:
+                yield f"{count} in {name}, which should have {least}"
+    if policy.fallback and policy.rebalance is not None and policy.spread is None and not policy.min:
+        yield from _groups(watch, deployment, running)
+
+
+def _groups(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:
+    """Yield what runs in a later group, though an earlier one has room, and the policy asks to move there."""
+    earliest = min((group_of(deployment, watch.members()[site.id]) for site in _roomy(watch, deployment)), default=0)
+    for id_, count in running.items():
+        member = watch.members().get(id_)
+        if count and member is not None and id_ != HERE_ID and group_of(deployment, member) > earliest:
+            yield f"{count} in {member.name} though group {earliest + 1} could take more"
+
+
+def _duplicates(watch: FederationWatch, deployment: Deployment, running: Mapping[str, int]) -> Iterable[str]:
+    """Yield where there are not as many as in every other cluster that may be used."""
+    total, policy = deployment.spec.replicas, deployment.spec.clusters
+    for site in _roomy(watch, deployment):
+        count, most = running.get(site.id, 0), min(total, policy.max.get(site.name, total))
+        if count < most:
+            yield f"{count} of {most} in {site.name}, which could take more"
+    for id_, count in running.items():
+        if count > total:
+            yield f"{count} in {watch._name(id_)}, {total} would do"
+
+
+def _first_group(watch: FederationWatch, deployment: Deployment) -> int:
+    """Return the number of the first fallback group with a cluster that may be used: all duplicates stand in it."""
+    usable = [one for one in watch.members().values() if one.role is Role.CLUSTER and may_keep(deployment, one)]
+    return min((group_of(deployment, one) for one in usable), default=0)
 
 
 def _roomy(watch: FederationWatch, deployment: Deployment) -> Iterable[Site]:
     """Return the clusters that could take one replica more, by what they really have."""
-    cpus = deployment.spec.container.resources.cpus
+    cpus, first = deployment.spec.container.resources.cpus, _first_group(watch, deployment)
     for site in watch.sites.values():
         member = watch.members().get(site.id)
         if member is None or not site.powered or site.free + 1e-6 < cpus or not may_take(watch, deployment, member):
+            continue
+        if deployment.spec.clusters.divide == "duplicate" and group_of(deployment, member) > first:
             continue
         most = deployment.spec.clusters.max.get(member.name)
         if most is None or site.live(deployment.id) < most:
@@ -109,12 +147,25 @@ def _roomy(watch: FederationWatch, deployment: Deployment) -> Iterable[Site]:
 def may_keep(deployment: Deployment, member: Member) -> bool:
     """Say whether replicas of a deployment may stay in a cluster."""
     policy = deployment.spec.clusters
-    if member.scheduling is Scheduling.DRAINING or any(taint.effect == "move" for taint in member.taints):
+    moves = any(taint.effect == "move" for taint in member.taints)
+    if member.scheduling is Scheduling.DRAINING or (moves and not _borne(deployment, member)):
         return False
-    return matches(policy.where, member.labels)
+    in_group = not policy.fallback or group_of(deployment, member) < len(policy.fallback)
+    return in_group and matches(policy.where, member.labels)
+
+
+def group_of(deployment: Deployment, member: Member) -> int:
+    """Return the number of the first fallback group that a cluster is in; that of none behind the last."""
+    groups = deployment.spec.clusters.fallback
+    return next((number for number, group in enumerate(groups) if matches(group, member.labels)), len(groups))
+
+
+def _borne(deployment: Deployment, member: Member) -> bool:
+    """Say whether a deployment tolerates all taints of a cluster: those here have no values."""
+    return {taint.key for taint in member.taints} <= {found.key for found in deployment.spec.clusters.tolerate}
 
 
 def may_take(watch: FederationWatch, deployment: Deployment, member: Member) -> bool:
     """Say whether a cluster may get more replicas of a deployment."""
-    active = member.scheduling is Scheduling.ACTIVE and not member.taints and member.state is MemberState.READY
-    return active and may_keep(deployment, member)
+    active = member.scheduling is Scheduling.ACTIVE and member.state is MemberState.READY
+    return active and _borne(deployment, member) and may_keep(deployment, member)

@@ -126,17 +126,20 @@ class Course:
                 text = f"{deployment.path}: {sum(ready.values())} of {deployment.spec.replicas}"
                 self.world.story.broke("what a lost cluster ran is ready elsewhere in time", text)
         if lost.site.powered:
-            await asyncio.sleep(self.chance.uniform(0.0, 20.0))
+            await asyncio.sleep(self.chance.uniform(0.0, 60.0))
             self.world.story.tell("FAULT", f"{lost.site.name} is reached again")
             self.world.network.heal(lost.site.id)
         else:
             await self.people.tidy()
 
     def _fits_elsewhere(self, deployment_id: str, lost: Member) -> bool:
-        """Say whether any policy lets another cluster take what is lost: these runs have room enough."""
+        """Say whether any policy lets another cluster take what is lost, and one has room."""
         deployment = self.world.watch.deployments()[deployment_id]
-        policy = deployment.spec.clusters
-        return not (policy.max or policy.where.requirements or policy.weights or policy.spread)
+        policy, cpus = deployment.spec.clusters, deployment.spec.container.resources.cpus
+        if policy.max or policy.where.requirements or policy.weights or policy.spread or policy.fence_seconds:
+            return False
+        others = (found.site for found in self.world.clusters.values() if found is not lost)
+        return any(site.powered and site.free >= cpus for site in others)
 
     async def drains(self) -> None:
         """Drain, stop to drain, and scale, twenty times, all interleaved; now and then the host is killed."""
@@ -234,6 +237,7 @@ async def _check_often(world: FederationWorld, people: FederationPeople) -> None
             or faults.error_share
             or faults.lag
             or len(world.working()) < len(world.hosts)
+            or world.leader() is None  # the one that leads was killed; another has begun in its place, and waits
         ):
             watch.host_stumbled_at = world.now()
         watch.note_rooms()

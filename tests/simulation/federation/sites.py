@@ -27,6 +27,7 @@ class Container:
     ready_at: float = 0.0  # when it became ready
     left_at: float = 0.0  # when it began to leave
     stops: bool = False  # it is being stopped now
+    given_up: bool = False  # it leaves since its host was not heard for too long; one like it may take its room
     extra: bool = False  # it is one more than there should be, until one of another generation has left for it
 
 
@@ -36,7 +37,7 @@ class Witness(Protocol):
     def retires(self, site: "Site", container: Container, replaced: bool) -> None:
         """Note that one that was ready leaves: there are too many, or one of another generation took over."""
 
-    def loses_machines(self, site: "Site") -> None:
+    def has_less_room(self, site: "Site") -> None:
         """Note that it is about to have less room."""
 
     def lost(self, site: "Site", containers: Iterable[Container]) -> None:
@@ -71,6 +72,7 @@ class Site:
         self.routed: dict[str, set[str]] = {}  # deployment -> replicas of other clusters that its gateways ask
         self.lie: int | None = None  # what it says it has room for, of anything
         self.lied_at = -1e9  # when it last did
+        self.answered_at = -1e9  # when what the host has answered was sent
         self.changed: Callable[[], None] = lambda: None  # its control plane, if it has one just now
         self._witness = witness
         self._made = 0
@@ -99,6 +101,7 @@ class Site:
     def begin(self, deployment_id: str, generation: int, cpus: float, extra: bool = False) -> None:
         """Start a container; it is ready after a while. There must be room."""
         assert self.powered and self.free + 1e-9 >= cpus
+        self._witness.has_less_room(self)
         self._made += 1
         made = Container(f"{self.name}-{self._made}", deployment_id, generation, cpus, self._made, extra=extra)
         self.containers[made.id] = made
@@ -118,6 +121,12 @@ class Site:
         elif container.state == "starting":
             self.stop(container)
         self.changed()
+
+    def give_up(self, container: Container) -> None:
+        """Let one leave that may run elsewhere by now: its host was not heard for too long."""
+        self._witness.lost(self, [container] if container.state == "ready" else [])
+        container.given_up = True
+        self.retire(container, replaced=True)
 
     def stop(self, container: Container) -> None:
         """Stop one; its room is free when it is gone."""
@@ -147,7 +156,7 @@ class Site:
 
     def shrink(self, cpus: float) -> None:
         """Lose machines, and the newest containers with them."""
-        self._witness.loses_machines(self)
+        self._witness.has_less_room(self)
         self.cpus -= cpus
         gone = []
         over = -self.free
@@ -160,7 +169,7 @@ class Site:
 
     def power_cut(self) -> None:
         """Lose every machine at once."""
-        self._witness.loses_machines(self)
+        self._witness.has_less_room(self)
         self.powered = False
         self.lose(list(self.containers.values()))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fallow.control.settings import Settings
+from fallow.decide.federation.rebalancing import CAUSE
 from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import Division
@@ -46,11 +47,12 @@ class FederationWatch(Watch):
         self.stored: dict[str, dict[str, Record]] = {kind: {} for kind in KEPT}
         self.calm = False  # nobody asks for anything, and no fault lasts for long: nothing may move
         self.moves = 0  # orders that were changed, ever
+        self.jumped_at = NEVER  # when the clock of the host was last set
         self.host_stumbled_at = NEVER  # when a process of the host was last killed, frozen, slow or cut off
         self._lost: list[tuple[float, str, str]] = []  # ready replicas lost by faults: when, cluster, deployment
         self._floors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # until when, by deployment
         self._lowered: dict[tuple[str, str], float] = {}  # deployment, cluster -> when it was told to run fewer
-        self._rooms: dict[str, deque[_Room]] = defaultdict(lambda: deque(maxlen=100))  # of clusters, lately
+        self._rooms: dict[str, deque[_Room]] = defaultdict(lambda: deque(maxlen=300))  # of clusters, lately
         self._was: dict[str, list[tuple[float, Member]]] = defaultdict(list)  # until when members were what
 
     # what is stored
@@ -172,10 +174,43 @@ class FederationWatch(Watch):
         if deployment is None:
             return
         policy = deployment.spec.clusters
-        if policy.divide != "duplicate" and sum(after.shares.values()) > after.total:
+        shared = sum(after.shares.values()) if policy.divide != "duplicate" else max(after.shares.values(), default=0)
+        if shared > after.total:
             self.broke("a division is of the total", f"{deployment.path}: {named} of {after.total}")
         if self.calm and before is not None:
             self.broke("a glitch moves nothing", f"{deployment.path} is divided anew: {named}")
+        if isinstance(before, Division):
+            self._check_portion(deployment, before, after)
+            self._check_fence(deployment, before, after)
+
+    def _check_portion(self, deployment: Deployment, before: Division, after: Division) -> None:
+        """Check that rebalancing moves no more at once than it may."""
+        rebalance = deployment.spec.clusters.rebalance
+        if rebalance is None or not after.history or after.history[-1].cause != CAUSE:
+            return
+        most = rebalance.at_once or max(1, after.total * rebalance.percent // 100)
+        if (moved := sum(gained(before, after).values())) > most:
+            self.broke("rebalancing moves a portion", f"{deployment.path}: {moved} at once, {most} may")
+
+    def _check_fence(self, deployment: Deployment, before: Division, after: Division) -> None:
+        """Check that what a dead cluster runs is given to others only once that cluster has stopped it."""
+        fence, more = deployment.spec.clusters.fence_seconds, sum(gained(before, after).values())
+        if not fence or more <= max(0, after.total - before.total) or before.policy != after.policy:
+            return
+        for site in self.sites.values():
+            member, order = self.members().get(site.id), site.kept.orders.get(deployment.id)
+            if member is None or member.state is not MemberState.DEAD or order is None:
+                continue
+            knows = 0.0 < order.spec.clusters.fence_seconds <= fence and self.jumped_at < self._dead_since(site.id)
+            if knows and after.shares.get(site.id, 0) < before.shares.get(site.id, 0) and site.of(deployment.id):
+                left = ", ".join(found.id for found in site.of(deployment.id))
+                self.broke("what is fenced is replaced once it has stopped", f"{deployment.path}: {left} are there")
+
+    def _dead_since(self, member_id: str) -> float:
+        """Return when a member that is dead was last something else."""
+        return max(
+            (until for until, found in self._was[member_id] if found.state is not MemberState.DEAD), default=NEVER
+        )
 
     def _share_gone(self, share: Share) -> None:
         site = self.sites.get(share.cluster_id)
@@ -204,6 +239,7 @@ class FederationWatch(Watch):
             if max(new) < max(old):
                 self._lowered[deployment_id, id_] = self._now()
                 self._check_lowered(deployment_id, id_, max(old), max(new))
+                self._check_duplicate(deployment_id, id_, max(new))
             if new[0] > old[0]:
                 self._check_raised(deployment_id, id_, new[0])
 
@@ -227,6 +263,17 @@ class FederationWatch(Watch):
                 f"{self._path(deployment_id)}: {self._name(cluster_id)}, where {ready} are ready, is lowered to {new}; "
                 f"ready after that {named}, {floor} promised",
             )
+
+    def _check_duplicate(self, deployment_id: str, cluster_id: str, new: int) -> None:
+        """Check that where a total stands in each of several clusters, none loses what it is to have."""
+        deployment, division = self.deployments().get(deployment_id), self.divisions().get(deployment_id)
+        if deployment is None or division is None or deployment.deleting:
+            return
+        if deployment.spec.clusters.divide != "duplicate":
+            return
+        if new < (kept := min(division.shares.get(cluster_id, 0), deployment.spec.replicas)):
+            text = f"{deployment.path}: {self._name(cluster_id)} is told {new} of {kept}"
+            self.broke("each cluster of duplicates keeps its own", text)
 
     def _check_raised(self, deployment_id: str, cluster_id: str, told: int) -> None:
         deployment, site = self.deployments().get(deployment_id), self.sites.get(cluster_id)
@@ -273,14 +320,17 @@ class FederationWatch(Watch):
     def note_rooms(self) -> None:
         """Remember how much room clusters have; called often."""
         for site in self.sites.values():
-            self.loses_machines(site)
+            self.has_less_room(site)
 
-    def loses_machines(self, site: Site) -> None:
-        """Remember how much room a cluster has, before a fault takes some."""
+    def has_less_room(self, site: Site) -> None:
+        """Remember how much room a cluster has, before something takes some."""
         self._rooms[site.id].append(self._room(site))
 
     def _room(self, site: Site) -> "_Room":
-        return _Room(self._now(), site.free, {id_: site.live(id_) for id_ in self.deployments()})
+        kept = {
+            id_: sum(found.state != "leaving" or found.given_up for found in site.of(id_)) for id_ in self.deployments()
+        }
+        return _Room(self._now(), site.free, kept)
 
     def retires(self, site: Site, container: Container, replaced: bool) -> None:
         """Check that enough stay ready, but for those lost by faults since this was ordered."""
@@ -342,6 +392,12 @@ class FederationWatch(Watch):
     def _path(self, deployment_id: str) -> str:
         found = self.deployments().get(deployment_id)
         return found.path if found is not None else deployment_id
+
+
+def gained(before: Division, after: Division) -> dict[str, int]:
+    """Return by how many replicas more each cluster is to have."""
+    more = {id_: count - before.shares.get(id_, 0) for id_, count in after.shares.items()}
+    return {id_: count for id_, count in more.items() if count > 0}
 
 
 def floor_of(deployment: Deployment | None) -> int:

@@ -9,10 +9,14 @@ from federation_world import Ledger, cluster, here, share
 from records import NOW, deployment, ids, snapshot
 
 from fallow.control.federation import LOOK_SECONDS, REST_FACTOR, Divisions, federation_controller
-from fallow.decide.federation.division import Target
+from fallow.decide.federation import division
+from fallow.decide.federation.division import Divider, Target, settled
 from fallow.decide.federation.following import Following
+from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.table import Table
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import Rebalance
 from fallow.model.deployments import Deployment
 from fallow.model.members import Member, MemberState
 from fallow.model.rooms import Room
@@ -147,3 +151,33 @@ def test_a_run_follows_what_has_changed_and_now_and_then_all(monkeypatch: pytest
     at += 1.0
     loop.decide(ledger.snapshot(), NOW)
     assert followed == ["web", "web", "api"]
+
+
+def test_a_report_that_makes_no_other_division_is_not_divided_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Table] = []
+    monkeypatch.setattr(division, "settled", lambda table: (made.append(table), settled(table))[1])
+    divider = Divider()
+    told = share("c-east", 1, 1)
+    before = later(BEFORE, shares={"s": told})
+    divider(before, NOW)
+    assert told.reported is not None
+    ready = msgspec.structs.replace(told, reported=msgspec.structs.replace(told.reported, ready=0))
+    divider(later(before, shares={"s": ready}), NOW)
+    assert len(made) == 1
+    divider(later(before, shares={"s": msgspec.structs.replace(told, replicas=3)}), NOW)
+    assert len(made) == 2
+
+
+def test_a_cluster_that_is_silent_for_a_moment_lets_nobody_divide_afresh() -> None:
+    asked: list[Collection[str]] = []
+
+    def divide(now: Snapshot, _: float, anew: Collection[str]) -> Mapping[str, Target]:
+        asked.append(anew)
+        return dict.fromkeys(now.deployments, Target())
+
+    wish = deployment("web", share=0)
+    policy = msgspec.structs.replace(wish.spec.clusters, rebalance=Rebalance())
+    web = msgspec.structs.replace(wish, spec=msgspec.structs.replace(wish.spec, clusters=policy))
+    reconcile(snapshot(here(), cluster("east"), web), NOW, ids(), divide)
+    reconcile(snapshot(here(), cluster("east", state=MemberState.SUSPECT), web), NOW, ids(), divide)
+    assert asked == [(), [web.id], ()]

@@ -487,3 +487,19 @@ async def test_a_service_that_goes_is_taken_back(host: Plane) -> None:
     frame = one.sent[-1]
     assert isinstance(frame, SetRemotes)
     assert (frame.full, frame.removed, frame.services) == (False, (WEB.id,), ())
+
+
+async def test_what_the_loop_notes_itself_wakes_it_no_more() -> None:
+    async with storing(cluster("east", revision=0), WEB) as stored:
+        plane = Plane(stored)
+        plane.connect("c-east")
+        controller = plane.remotes.controller()
+        controller.decide(stored.cache.snapshot(), NOW)
+        assert plane.hub.remotes("c-east") == 0 and not controller.awake.is_set()
+        plane.hub.remotes_said("c-east", stored.cache.snapshot().revision)
+        assert controller.awake.is_set()
+        controller.awake.clear()
+        controller.decide(stored.cache.snapshot(), NOW)
+        assert plane.hub.remotes("c-east") == stored.cache.snapshot().revision
+        assert not controller.awake.is_set()
+        assert plane.controllers[1].awake.is_set()

@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from control_rig import Stored, ended, storing
+import pytest
+from control_rig import Stored, ended, storing, until
 from records import NOW, deployment, member
 
+from fallow.control.intake import Batch
 from fallow.control.rooms import Rooms
 from fallow.control.share_reports import ShareReports
 from fallow.control.shares import Shares
@@ -16,9 +18,10 @@ from fallow.decide.federation.shapes import question_of
 from fallow.drivers.clusters.fake import FakeCluster
 from fallow.model.cluster_frames import RoomReported, SharesReported
 from fallow.model.events import Event
-from fallow.model.members import Role
+from fallow.model.members import Member, Role
 from fallow.model.rooms import Room, RoomAnswer
 from fallow.model.shares import RemoteEndpoint, Share, ShareReport
+from fallow.store.contract import Conflict
 
 WEB = deployment("web", 5, revision=0)
 WEST = member("west", id="c-west", role=Role.CLUSTER, revision=0, observed_address="192.0.2.1")
@@ -41,7 +44,8 @@ class Rig:
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         self.now = NOW + 10
-        self.reports = ShareReports(stored.cache, stored.applier, lambda: self.now)
+        self.opening = 0  # of the session that is held here
+        self.reports = ShareReports(stored.cache, stored.applier, lambda: self.now, lambda _: self.opening)
 
     async def hear(self, cluster: str, *reports: ShareReport, full: bool = False, more: bool = False) -> None:
         async with asyncio.timeout(5):
@@ -82,6 +86,35 @@ async def test_the_same_words_are_stored_once() -> None:
         rig.now += 5
         await rig.hear("c-west", ready())
         assert rig.stored.cache.revision == revision
+
+
+async def test_what_came_on_a_session_that_another_has_followed_is_not_taken_in() -> None:
+    async with hearing(share("web", "c-west"), share("old", "c-west")) as rig:
+        west = rig.stored.cache.get("members", "c-west")
+        assert isinstance(west, Member)
+        await rig.stored.write(msgspec.structs.replace(west, opened_at_revision=7))
+        rig.opening = 7
+        await rig.hear("c-west", ready(count=2), ready("old"))
+        rig.opening = 6  # a process that was frozen goes on
+        with pytest.raises(asyncio.CancelledError):
+            await rig.hear("c-west", ready("old"), full=True)
+        assert rig.share("web", "c-west").reported == ready(count=2)
+        rig.opening = 7  # it was the living one all the same, and is answered now
+        await rig.hear("c-west", ready(), full=True)
+        assert rig.share("web", "c-west").reported == ready()
+        assert rig.share("old", "c-west").reported == ready("old")  # it was named before
+
+
+async def test_a_session_that_opens_meanwhile_elsewhere_counts_before_what_came_here() -> None:
+    async with hearing(share("web", "c-west")) as rig:
+        rig.opening = 6
+        west = rig.stored.cache.get("members", "c-west")
+        assert isinstance(west, Member)
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        steps = rig.reports.steps([Batch(member_id="c-west", items=[ready()], stored=stored, opening=6)])
+        await rig.stored.write(msgspec.structs.replace(west, opened_at_revision=7))
+        with pytest.raises(Conflict):
+            await rig.stored.applier.commit(steps[0])
 
 
 async def test_nothing_is_left_of_what_a_full_set_has_not_named() -> None:
@@ -138,6 +171,25 @@ async def test_room_is_stored_as_it_is_asked_for_and_when_it_differs() -> None:
             (room,) = stored.cache.records("rooms").values()
             assert isinstance(room, Room)
             assert (room.id, set(room.answers), room.orders) == ("c-west", {question.key}, {"d-web": 3})
+        finally:
+            await ended(running)
+
+
+async def test_room_waits_while_another_session_of_its_cluster_opened_later() -> None:
+    west = msgspec.structs.replace(WEST, opened_at_revision=7)
+    openings = {"c-west": 6}
+    async with storing(WEB, west, EAST) as stored:
+        rooms = Rooms(
+            stored.cache, stored.applier, lambda: NOW, lambda _: (), opening_of=lambda id_: openings.get(id_, 0)
+        )
+        running = asyncio.create_task(rooms.run())
+        try:
+            rooms.roomed("c-west", RoomReported(orders={"d-web": 3}))
+            rooms.roomed("c-east", RoomReported(orders={"d-web": 4}))
+            await until(lambda: "c-east" in stored.cache.records("rooms"))
+            assert "c-west" not in stored.cache.records("rooms")
+            openings["c-west"] = 7
+            await until(lambda: "c-west" in stored.cache.records("rooms"))
         finally:
             await ended(running)
 

@@ -102,6 +102,20 @@ async def test_a_session_that_goes_on_is_the_one_though_another_opened_meanwhile
         await rig.until_spoken()
 
 
+async def test_a_session_that_goes_on_is_the_one_before_anything_of_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with listening() as rig:
+        await rig.opens(asked=True)
+        await Spoken(rig.stored.cache, rig.stored.applier).opening("c-west")  # it had ended before, unnoticed
+        rig.spoken.changed("c-west")
+        await rig.settled()
+        assert rig.spoken.opening_of("c-west") < rig.west.opened_at_revision, "so nothing of it is taken in"
+        monkeypatch.setattr(spoken, "STILL_SECONDS", 0.0)
+        rig.spoken.heard("c-west")
+        assert rig.spoken.opening_of("c-west") == rig.west.opened_at_revision
+
+
 async def test_one_that_was_given_up_and_is_heard_again_has_spoken_on_the_session_it_has() -> None:
     async with listening() as rig:
         await rig.opens()

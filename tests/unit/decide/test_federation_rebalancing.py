@@ -1,14 +1,20 @@
 """Moving towards what a policy wants afresh: only where asked for, once it has been so for long, a few at a time."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
+import msgspec
 from federation_world import Ledger, cluster, here, share
-from records import NOW, deployment
+from records import NOW, deployment, ids, snapshot
 
 from fallow.decide.federation.division import Target
-from fallow.decide.federation.rebalancing import alike, course, towards
-from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.fence import stopped_after
+from fallow.decide.federation.rebalancing import Course, alike, course, towards
+from fallow.decide.federation.reconcile import UNDECIDED_SECONDS, reconcile
 from fallow.model.clusters import HERE_ID, ClusterPolicy, Rebalance
-from fallow.model.deployments import DeploymentSpec
+from fallow.model.deployments import Deployment, DeploymentSpec
 from fallow.model.divisions import Division
+from fallow.model.members import MemberState
 
 RESTLESS = Rebalance(after_seconds=300.0, at_once=2)
 
@@ -70,6 +76,56 @@ def test_what_must_move_goes_first_and_nothing_is_given_up_for_it() -> None:
     assert course(known, target(b=10), target(a=5, b=5), RESTLESS, NOW).target.shares == {"b": 10}
     full = Target(shares={"a": 4, "b": 4}, unplaced=2, fingerprint="p")
     assert course(known, target(a=10), full, RESTLESS, NOW).target.shares == {"a": 10}
+
+
+def test_a_step_is_taken_only_where_there_is_room_beside_what_others_are_to_have() -> None:
+    known = division({"a": 10}, off_since=NOW - 301, off_shares={"a": 5, "b": 5})
+    full = replace(target(a=10), more={"a": 0, "b": 1})
+    assert course(known, full, target(a=5, b=5), RESTLESS, NOW) == Course(target=full, off_shares={})
+    roomy = replace(target(a=10), more={"a": 0, "b": 2})
+    assert course(known, roomy, target(a=5, b=5), RESTLESS, NOW).step
+
+
+def test_of_several_steps_that_are_due_one_is_taken() -> None:
+    wish = deployment("web", 10, share=0)
+    spec = replace_spec(wish, rebalance=Rebalance(after_seconds=0.0, at_once=1))
+    wishes = [spec, msgspec.structs.replace(spec, id="d-api", name="api")]
+    off = {"off_since": NOW - 1, "off_shares": {"c-east": 5, "c-west": 5}}
+    known = [division({"c-east": 10}, id=one.id, deployment_id=one.id, **off) for one in wishes]
+    now = snapshot(here(), cluster("east"), cluster("west"), *wishes, *known)
+
+    def divide(_: object, at: float, anew: Collection[str]) -> dict[str, Target]:
+        shares = {"c-east": 5, "c-west": 5} if anew else {"c-east": 10}
+        return {one.id: Target(shares=shares, fingerprint="p") for one in wishes}
+
+    plan = reconcile(now, NOW, ids(), divide)
+    moved = [
+        found for step in plan.steps for found in step.puts if isinstance(found, Division) and "c-west" in found.shares
+    ]
+    assert len(moved) == 1 and plan.wake_after_seconds == UNDECIDED_SECONDS
+
+
+def test_what_a_dead_cluster_may_still_run_is_not_rebalanced_before_its_fence_has_passed() -> None:
+    wish = replace_spec(deployment("web", 10, share=0), rebalance=Rebalance(after_seconds=0.0), fence_seconds=60.0)
+    dead = cluster("east", state=MemberState.DEAD, died_at=NOW - 20)
+    known = division({"c-east": 10}, off_since=NOW - 1, off_shares={"c-east": 5, "c-west": 5})
+
+    def divide(_: object, at: float, anew: Collection[str]) -> dict[str, Target]:
+        return {wish.id: Target(shares={"c-east": 5, "c-west": 5} if anew else {"c-east": 10}, fingerprint="p")}
+
+    def moves(at: float) -> bool:
+        plan = reconcile(snapshot(here(), dead, cluster("west"), wish, known), at, ids(), divide)
+        return any(
+            isinstance(found, Division) and "c-west" in found.shares for step in plan.steps for found in step.puts
+        )
+
+    assert not moves(NOW)
+    assert moves(NOW - 20 + stopped_after(wish))
+
+
+def replace_spec(found: Deployment, **policy: object) -> Deployment:
+    clusters = msgspec.structs.replace(found.spec.clusters, **policy)
+    return msgspec.structs.replace(found, spec=msgspec.structs.replace(found.spec, clusters=clusters))
 
 
 def test_ways_that_are_alike() -> None:

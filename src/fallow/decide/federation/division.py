@@ -9,11 +9,11 @@ the room that is left. So no cluster is given more than it has room for, however
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.divide import Counts, within
 from fallow.decide.federation.policy import shares_of
 from fallow.decide.federation.reservations import Reservations
 from fallow.decide.federation.rooms import Mask, Rooms
@@ -31,7 +31,8 @@ class Target:
 
     `rules` says what made a cluster's share, `unplaced` how many replicas have no place. `fingerprint` is that of the
     policy; a division keeps it, so that another policy is noticed. One that `waits` stays as it is until clusters have
-    said what room they have for it, for `table.WAIT_SECONDS` at the most.
+    said what room they have for it, for `table.WAIT_SECONDS` at the most. `more` says, of one that may be rebalanced,
+    how many more each cluster has room for when all targets are met; None: that was not asked for.
     """
 
     shares: dict[str, int] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Target:
     unplaced_reason: str = ""
     fingerprint: str = ""
     waits: bool = False
+    more: Mapping[str, int] | None = None
 
 
 def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
@@ -49,11 +51,38 @@ def divide_all(snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Ma
     what room they have for it. Deployments whose ids are in `anew` are divided as their policy wants them now, whatever
     there is: rebalancing moves towards that.
     """
-    if not snapshot.clusters:
-        return {}
-    table = Table(snapshot, now, anew)
-    shares = settled(table)
+    return Divider()(snapshot, now, anew)
+
+
+class Divider:
+    """`divide_all` for who divides again and again: what is as it was the last time is not worked out again.
+
+    Most of what clusters report, such as which replicas are ready, makes no other division.
+    """
+
+    def __init__(self) -> None:
+        self._table: Table | None = None
+        self._settled: dict[bool, tuple[bytes, Counts]] = {}  # by whether some were divided anew; of which table
+
+    def __call__(self, snapshot: Snapshot, now: float, anew: Collection[str] = ()) -> Mapping[str, Target]:
+        """Return what `divide_all` does."""
+        if not snapshot.clusters:
+            return {}
+        table = self._table = Table(snapshot, now, anew, self._table)
+        digest = table.digest()
+        known = self._settled.get(bool(anew))
+        if known is None or known[0] != digest:
+            known = self._settled[bool(anew)] = digest, settled(table)
+        return _all_targets(table, known[1])
+
+
+def _all_targets(table: Table, shares: Counts) -> Mapping[str, Target]:
+    """Return the targets of all deployments; those that are being deleted should run nowhere."""
+    snapshot = table.snapshot
     found = _targets(table, shares)
+    for id_, more in _more(table, shares).items():
+        if id_ in found:
+            found[id_] = replace(found[id_], more=more)
     ended = (each for each in snapshot.deployments.values() if each.deleting and each.origin is None)
     return {**found, **{each.id: Target() for each in ended}}
 
@@ -110,7 +139,7 @@ def _granted(rooms: Rooms, reservations: Reservations, rows: Rows, wanted: Count
     starts = np.flatnonzero(np.diff(shape_of, prepend=-1))
     for shape, part in zip(shape_of[starts].tolist(), np.split(asking, starts[1:]), strict=True):
         wish = wanted[part]
-        got = np.clip(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
+        got = within(reservations.left_for(shape) - (np.cumsum(wish, axis=0) - wish), 0, wish)
         got[whole[part] & (got < wish).any(axis=1)] = 0
         reservations.promise(shape, got.sum(axis=0))
         granted[part] = got
@@ -124,6 +153,21 @@ def _take_back(rooms: Rooms, reservations: Reservations, rows: Rows, counts: Cou
     by_shape = rooms.by_shape(counts, rooms.shape_of[rows])
     for shape in np.flatnonzero(by_shape.any(axis=1)).tolist():
         reservations.promise(shape, -by_shape[shape])
+
+
+def _more(table: Table, shares: Counts) -> dict[str, dict[str, int]]:
+    """Return how many more of each deployment that may be rebalanced clusters have room for, by cluster id."""
+    rooms = table.rooms
+    rows = [row for row, found in enumerate(table.deployments) if found.spec.clusters.rebalance is not None]
+    if not rows:
+        return {}
+    reservations = Reservations(rooms)
+    promised = rooms.by_shape(np.maximum(shares - rooms.covered, 0), rooms.shape_of)
+    for shape in np.flatnonzero(promised.any(axis=1)).tolist():
+        reservations.promise(shape, promised[shape])
+    columns = [cluster.id for cluster in table.clusters]
+    left = {shape: reservations.left_for(shape).tolist() for shape in {rooms.shape_of.item(row) for row in rows}}
+    return {table.deployments[row].id: dict(zip(columns, left[rooms.shape_of.item(row)], strict=True)) for row in rows}
 
 
 def _targets(table: Table, shares: Counts) -> dict[str, Target]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fallow.decide.federation.divide import Counts, Division, Weights, keep
+from fallow.decide.federation.divide import Counts, Division, Weights, keep, within
 from fallow.decide.federation.rooms import Mask
 
 _HOLDER = 1e-7  # what holding all of the total adds to a weight: it tells equals apart, and nobody else
@@ -34,7 +34,9 @@ class Asked:
     turn: int = 0  # how often these were divided before, and others took the room
 
     def rows(self, chosen: NDArray[np.int64] | Mask) -> "Asked":
-        """Return some of the rows."""
+        """Return some of the rows, by number in their order or by a mask."""
+        if chosen.dtype != np.bool_ and len(chosen) == len(self.totals):
+            return self
         arrays = {name: getattr(self, name)[chosen] for name in self.__dataclass_fields__ if name != "turn"}
         return Asked(**arrays, turn=self.turn)
 
@@ -59,7 +61,7 @@ def _bounded(asked: Asked) -> Asked:
 
 def _tiered(asked: Asked) -> Counts:
     """Fill the fallback groups in their order, and empty them in the opposite one."""
-    begun = np.clip(asked.current, asked.floors, asked.ceilings)
+    begun = within(asked.current, asked.floors, asked.ceilings)
     several = asked.tiers.max(axis=1, initial=0) > 0
     shares = begun.copy()
     rows = np.flatnonzero(~several & (begun.sum(axis=1) != asked.totals))
@@ -104,7 +106,7 @@ def _one_tier(asked: Asked) -> Counts:
 
 def _fewest(asked: Asked) -> Counts:
     """Return ceilings that leave no more clusters open than are needed for the total, those that hold it first."""
-    begun = np.clip(asked.current, asked.floors, asked.ceilings)
+    begun = within(asked.current, asked.floors, asked.ceilings)
     fewer = begun.sum(axis=1) > asked.totals
     room = asked.ceilings - begun
     lacking = asked.totals - begun.sum(axis=1)

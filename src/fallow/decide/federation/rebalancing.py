@@ -40,6 +40,10 @@ def course(
         return Course(target=target, off_shares={})
     if ideal.shares == target.shares:
         return Course(target=target, off_shares={})
+    most = policy.at_once or max(1, known.total * policy.percent // 100)
+    shares = towards(target.shares, ideal.shares, most)
+    if shares == target.shares or not _fits(target, shares):
+        return Course(target=target, off_shares={})
     begun = 0.0 < known.off_since <= now  # not by a clock that was set back since
     if not begun or not alike(target.shares, known.off_shares, ideal.shares):
         return Course(target=target, off_since=now, off_shares=ideal.shares, wait=policy.after_seconds)
@@ -47,10 +51,17 @@ def course(
     if wait > 0 or known.moving_since:
         waiting = max(wait, 0.0) or None
         return Course(target=target, off_since=known.off_since, off_shares=known.off_shares, wait=waiting)
-    most = policy.at_once or max(1, known.total * policy.percent // 100)
-    shares = towards(target.shares, ideal.shares, most)
     moved = replace(target, shares=shares, rules=ideal.rules)
     return Course(target=moved, off_since=known.off_since, off_shares=ideal.shares, step=True)
+
+
+def _fits(target: Target, shares: Mapping[str, int]) -> bool:
+    """Say whether there is room for a step beside all that others are to have, who may stand elsewhere in the ideal."""
+    return target.more is None or all(
+        count - target.shares.get(id_, 0) <= target.more.get(id_, 0)
+        for id_, count in shares.items()
+        if count > target.shares.get(id_, 0)
+    )
 
 
 def standing(known: Division | None, target: Target) -> Course:

@@ -5,11 +5,13 @@ whoever holds its session sends it. See docs/design/federation.md.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 
 from fallow.decide.federation import founding
 from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.drains import forgotten
+from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import Told, retold
 from fallow.decide.federation.rebalancing import Course, course, standing
@@ -60,17 +62,29 @@ def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Cou
         for found in snapshot.deployments.values()
         if found.spec.clusters.rebalance is not None and found.origin is None and not found.deleting
     ]
-    ideals = divide(snapshot, now, restless) if restless else {}
     # Of a cluster that is silent for a moment nobody knows what it has room for: until that is clear nothing is begun.
     unclear = any(found.state is MemberState.SUSPECT for found in snapshot.clusters.values())
-    return {
+    ideals = divide(snapshot, now, restless) if restless and not unclear else {}
+    courses = {
         id_: course(
             snapshot.divisions.get(id_), target, ideals.get(id_), snapshot.deployments[id_].spec.clusters.rebalance, now
         )
-        if not unclear
+        if not unclear and not _waits_for_fence(snapshot, snapshot.deployments[id_], now)
         else standing(snapshot.divisions.get(id_), target)
         for id_, target in targets.items()
     }
+    # Each step has room beside all targets, but not beside another step.
+    for id_ in [id_ for id_, found in courses.items() if found.step][1:]:
+        courses[id_] = replace(standing(snapshot.divisions.get(id_), targets[id_]), wait=UNDECIDED_SECONDS)
+    return courses
+
+
+def _waits_for_fence(snapshot: Snapshot, deployment: Deployment, now: float) -> bool:
+    """Say whether a dead cluster may still run some of a deployment, which runs nowhere else until that has stopped."""
+    fence = stopped_after(deployment)
+    return fence > 0 and any(
+        found.state is MemberState.DEAD and now - found.died_at < fence for found in snapshot.clusters.values()
+    )
 
 
 def _steps(

@@ -57,7 +57,7 @@ class Reservations:
         rows = np.flatnonzero((self._ratios[shape] > 0) & self._promised.any(axis=1))
         if len(rows):
             most = np.minimum(most, self._left_beside(shape, rows))
-        left: Counts = np.clip(np.floor(most + _HAIR), 0, MOST).astype(np.int64)
+        left: Counts = np.minimum(np.maximum(np.floor(most + _HAIR), 0), MOST).astype(np.int64)
         return left
 
     def _left_beside(self, shape: int, rows: Counts) -> Weights:

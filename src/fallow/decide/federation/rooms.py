@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fallow.decide.federation.divide import Counts
+from fallow.decide.federation.divide import Counts, within
 from fallow.decide.federation.migrate import held, obeyed
 from fallow.decide.federation.shapes import Ratios, asked_by, divided, largest, question_of, slots_taken
 from fallow.decide.federation.stuck import is_held
@@ -95,7 +95,7 @@ def rooms_of(snapshot: Snapshot, now: float) -> Rooms:
         caps=orders.caps,
         covered=orders.covered,
         uncounted=orders.uncounted,
-        outdated=np.clip(outdated, 0, MOST),
+        outdated=within(outdated, 0, MOST),
         free=free,
         unanswered=unanswered,
     )
@@ -204,8 +204,8 @@ def _orders(snapshot: Snapshot, now: float, rows: Mapping[str, int], columns: Ma
     if HERE_ID in columns:
         for row, count in _undivided(snapshot, rows):
             told[row, columns[HERE_ID]] = count
-    told = np.clip(told, 0, MOST)
-    return _Orders(told, caps, np.maximum(told, np.clip(covered, 0, MOST)), np.clip(uncounted, 0, MOST), outdated)
+    told = within(told, 0, MOST)
+    return _Orders(told, caps, np.maximum(told, within(covered, 0, MOST)), within(uncounted, 0, MOST), outdated)
 
 
 def _counted(snapshot: Snapshot, share: Share) -> int | None:

@@ -28,12 +28,12 @@ _AGAINST = {
 def unplaced(table: Table, shares: Counts) -> Counts:
     """Return, by row, how many replicas have no place; of those that are duplicated, in all clusters together."""
     found: Counts = np.maximum(table.totals - shares.sum(axis=1), 0)
-    rows = np.flatnonzero(table.duplicate[table.policy_of])
+    rows = np.flatnonzero(table.policies.duplicate[table.policy_of])
     if len(rows):
         policy = table.policy_of[rows]
-        wanted = np.minimum(table.totals[rows, None], table.maxs[policy])
-        lacking = np.where(table.use[policy] == Use.OPEN, np.maximum(wanted - shares[rows], 0), 0).sum(axis=1)
-        found[rows] = np.where(table.use[policy].any(axis=1), lacking, table.totals[rows])
+        wanted = np.minimum(table.totals[rows, None], table.policies.maxs[policy])
+        lacking = np.where(table.policies.use[policy] == Use.OPEN, np.maximum(wanted - shares[rows], 0), 0).sum(axis=1)
+        found[rows] = np.where(table.policies.use[policy].any(axis=1), lacking, table.totals[rows])
     return found
 
 
@@ -109,11 +109,11 @@ class Reasons:
         policy, totals = table.policy_of[rows], table.totals[rows, None]
         return np.select(
             [
-                table.use[policy] != Use.OPEN,
+                table.policies.use[policy] != Use.OPEN,
                 (shares >= table.rooms.caps[rows]) & (shares < totals),
-                (shares >= table.maxs[policy]) & (shares < totals),
+                (shares >= table.policies.maxs[policy]) & (shares < totals),
                 (shares >= self._most) & (shares < totals),
-                (shares > 0) & (shares <= table.mins[policy]),
+                (shares > 0) & (shares <= table.policies.mins[policy]),
             ],
             [_CLOSED, _HELD, _MAX, _FULL, _MIN],
             _DIVIDED,
@@ -137,7 +137,7 @@ class Reasons:
         """Return how the policy divides, in view of one cluster."""
         table = self._table
         policy = table.policy_of.item(row)
-        tier = table.tiers.item(policy, column)
+        tier = table.policies.tiers.item(policy, column)
         if not share and tier:
             return f"fallback group {tier + 1}: not needed"
         match table.deployments[row].spec.clusters.divide:
@@ -152,7 +152,7 @@ class Reasons:
 
     def _weighted(self, policy: int) -> list[str]:
         if policy not in self._weights:
-            weights, usable = self._table.weights[policy], self._table.use[policy] != Use.NONE
+            weights, usable = self._table.policies.weights[policy], self._table.policies.use[policy] != Use.NONE
             total = int(weights[usable].sum())
             self._weights[policy] = [f"weight {int(weight)} of {total}" for weight in weights.tolist()]
         return self._weights[policy]
@@ -161,7 +161,7 @@ class Reasons:
         """Return why clusters are closed to a policy, the clusters first."""
         if policy not in self._closed:
             by_text: dict[str, list[int]] = {}
-            for column, candidate in enumerate(self._table.candidates[policy]):
+            for column, candidate in enumerate(self._table.policies.candidates[policy]):
                 if candidate.use != Use.OPEN:
                     by_text.setdefault(candidate.why, []).append(column)
             self._closed[policy] = [f"{self._named(columns)}: {text}" for text, columns in by_text.items()]
