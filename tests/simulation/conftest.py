@@ -14,6 +14,8 @@ FEDERATIONS_ONCE_BROKEN = (
     2_000_111, 2_003_743, 2_011_189, 2_012_012, 2_012_311, 2_500_800, 2_501_090, 2_610_178, 2_610_259, 2_610_333,
 )  # fmt: skip
 
+HOSTINGS_ONCE_BROKEN = (3_040_213, 3_040_241)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="play this one simulation again")
@@ -29,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         seeds = list(dict.fromkeys([*seeds, *FEDERATIONS_ONCE_BROKEN]))
         metafunc.parametrize("federation_seed", seeds if one is None else [one] if is_federation(one) else [])
     if "hosting_seed" in metafunc.fixturenames:
-        seeds = [*range(HOSTING_FROM, HOSTING_FROM + metafunc.config.getoption("--hostings"))]
+        seeds = [*range(HOSTING_FROM, HOSTING_FROM + metafunc.config.getoption("--hostings")), *HOSTINGS_ONCE_BROKEN]
         metafunc.parametrize("hosting_seed", seeds if one is None else [one] if is_hosting(one) else [])
     if "seed" in metafunc.fixturenames:
         count = metafunc.config.getoption("--simulations")

@@ -202,6 +202,17 @@ def test_another_size_is_given_once(order: VmOrder):
     assert actions(vms.next(4)) == ["resize"]
 
 
+def test_what_waits_for_a_next_start_that_never_comes_is_no_problem():
+    vms = machine(RUNS, order=changed(memory_bytes=2 * GIB, joined=True))
+    (resize,) = vms.next(0)
+    gone = changed(memory_bytes=2 * GIB, joined=True, wanted=VmWish.ABSENT)
+    vms.ordered([gone])  # while the other is on its way
+    vms.done(resize, 1, "from its next start on")
+    (destroy,) = vms.next(2)
+    vms.done(destroy, 3)
+    assert vms.state(gone, 4) == (VmState.STOPPED, "")
+
+
 def test_a_survey_from_before_says_nothing():
     vms = machine(Seen(vm_id="a"), order=changed(joined=True))
     (start,) = vms.next(0)

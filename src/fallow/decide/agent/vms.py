@@ -339,11 +339,13 @@ class VmMachines:
         return VmState.RUNNING if held.joined else VmState.STARTING
 
     def _problems(self, order: VmOrder, held: _Held, now: float) -> list[str]:
-        found = [self._lost.get(order.isolation, ""), held.problem, held.note, held.seen.problem if held.seen else ""]
+        running = held.seen is not None and held.seen.status == "running"
+        note = held.note if running else ""  # one that stands still has no problem for that: it could not be taken away
+        found = [self._lost.get(order.isolation, ""), held.problem, note, held.seen.problem if held.seen else ""]
         if self._informed and order.isolation in self._surveyed and held.joined:
             if order.wanted is not VmWish.ABSENT and (held.seen is None or not held.seen.whole):
                 found.append("its disk is gone, and it is a node already: delete it, and another takes its place")
-        elif held.seen is not None and held.seen.status == "running" and now - held.started_at > JOIN_SECONDS / 3:
+        elif running and now - held.started_at > JOIN_SECONDS / 3:
             found.append(f"it has run for {now - held.started_at:.0f} s and has not joined: its console may say why")
         if now < held.halted_until:
             found.append("stopped for a while, since the server ran out of memory")
