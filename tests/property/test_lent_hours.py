@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from records import NOW
 from server_records import heard, server
@@ -66,8 +66,12 @@ EVENTS = st.lists(
 )
 
 
+APART = [(900.0, "look", 0.0)] * 3 + [(798.0, "look", 0.0), (100.0, "evicted", 3700.0), (1.0, "look", -3700.0)]
+
+
 @settings(deadline=None)
 @given(EVENTS)
+@example(APART)  # one clock an hour ahead, the next an hour behind
 def test_nothing_is_counted_twice(events: list[tuple[float, str, float]]) -> None:
     fleet = Fleet()
     for seconds, what, clock in events:

@@ -16,6 +16,7 @@ from fallow.model.servers import LentHour, LentMark, ServerReport
 
 HOUR_SECONDS = 3600.0
 COUNT_SECONDS = 300.0
+MOST_AHEAD_HOURS = 3  # so far ahead may the clock of the one that led before have been: by an hour, ours behind by one
 MOST_BACK_HOURS = 48  # so far back the last mark is looked for
 MOST_OVER = 1.02  # of what a server has, in a time: beyond that its sums are not believed
 
@@ -49,7 +50,7 @@ def id_of(server_id: str, hour: int) -> str:
 
 def newest(get: Callable[[str], LentHour | None], server_id: str, now: float) -> LentHour | None:
     """Return the record that has what was counted of a server last; None: nothing was, or long ago."""
-    hour = hour_of(now) + 2  # the clock of the one that led before may have been ahead
+    hour = hour_of(now) + MOST_AHEAD_HOURS
     found = (get(id_of(server_id, hour - back)) for back in range(MOST_BACK_HOURS))
     return next((record for record in found if record is not None and record.mark is not None), None)
 
