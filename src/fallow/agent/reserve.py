@@ -31,8 +31,11 @@ class Reserve:
         with suppress(OSError):
             if self._path.exists() or shutil.disk_usage(self._path.parent).free < 4 * BYTES:
                 return
-            with self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, BYTES)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, BYTES)
+            finally:
+                os.close(descriptor)
 
     async def remove(self, engine: Engine, container_id: str) -> None:
         """Remove a container, also from a full disk. Raises EngineError."""
