@@ -5,6 +5,7 @@ they run anywhere), and on one node beside it.
 """
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from joined import no_request_fails
 from lender import OTHER, VM, Lender, lending
 
@@ -19,6 +21,7 @@ from fallow.client.api import Client
 from fallow.drivers.machine.domain import domain_name
 from fallow.model.members import MemberState
 from fallow.model.server_pools import VmPlanChange
+from fallow.model.units import parse_bytes
 from fallow.model.vms import VmState
 from testbed import cgroups, processes, vms
 from testbed.vms import VmGround
@@ -42,7 +45,7 @@ def pair() -> Iterator[tuple[Lender, VmGround]]:
         (disk / "images").symlink_to(ground.folder / "images")
         ground.options = (*ground.options, "--vm-folder", str(disk))
         ground.folder = disk
-        found.lend_patiently(client, vms=VmPlanChange(cpus=1, memory_bytes=GIB, disk_bytes=4 * GIB))
+        found.lend_patiently(client, vms=VmPlanChange(cpus=1, memory_bytes=GIB, disk_bytes=GIB))
         try:
             found.serve(client, *ground.options, seconds=BOOT_SECONDS)
         except processes.TestbedError as error:
@@ -186,6 +189,52 @@ def test_a_machine_whose_server_has_no_disk_left_goes_on_when_there_is(
     finally:
         filler.unlink()
     settled(lender, client)
+
+
+def test_a_container_that_fills_its_machines_disk_harms_nobody_else(
+    lender: Lender, ground: VmGround, client: Client
+) -> None:
+    lender.home(client)
+    node, machine = client.member(VM), emulator(lender)
+    with no_request_fails(lender.cluster.http_port):
+        on_machine(lender, "full", FILLS)
+        lender.cluster.wait(lambda: disk_free(client) == 0, 120, "the disk is full")
+        warned = lambda: "NodeDiskFull" in lender.cluster.fallow("events", "--since", "5m")  # noqa: E731
+        lender.cluster.wait(warned, 120, "its node tells it")
+        on_machine(lender, "late", RESTS)
+        full = lambda: "space" in " ".join(client.explain("late/it").lines)  # noqa: E731
+        lender.cluster.wait(full, 60, "what is placed there next cannot begin, and tells why")
+        assert client.member(VM).state_since == node.state_since
+        assert lender.lends(client)
+        assert (told(lender, client), emulator(lender)) == ("", machine)
+        assert shutil.disk_usage(ground.folder).free > 100 * 2**20
+        lender.cluster.fallow("deployment", "delete", "full/it", "--wait")
+        lender.cluster.wait(lambda: disk_free(client) > 100 * 2**20, 60, "room on the disk")
+        lender.cluster.healthy("late/it", 1)
+    lender.cluster.fallow("deployment", "delete", "late/it", "--wait")
+    settled(lender, client)
+
+
+FILLS = "trap 'exit 0' TERM; cat /dev/zero >/full; while :; do sleep 1; done"
+RESTS = "trap 'exit 0' TERM; while :; do sleep 1; done"
+
+
+def on_machine(lender: Lender, project: str, script: str) -> None:
+    """Deploy a container to the machine, and nowhere else."""
+    service = {
+        "image": lender.cluster.image,
+        "command": ["/bin/sh", "-c", script],
+        "stop_grace_period": "5s",
+        "x-fallow": {"class": "harvest", "selector": "fallow.vm"},
+    }
+    text = yaml.safe_dump({"services": {"it": service}})
+    lender.cluster.deploy(text, "--no-wait", project=project)
+
+
+def disk_free(client: Client) -> int:
+    """Return the bytes that the machine's node told to be free on its disk."""
+    found = {each.name: each.value for each in client.member(VM).measured}
+    return parse_bytes(found["disk.free"])
 
 
 def test_a_server_that_was_switched_off_has_the_same_node_back(
