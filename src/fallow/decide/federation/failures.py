@@ -8,7 +8,6 @@ import msgspec
 
 from fallow.decide.services import remote_services
 from fallow.decide.snapshot import Snapshot
-from fallow.model.members import Role
 from fallow.model.routes import ProxyReport
 from fallow.model.wire import MOST_ROUTES, Usage
 
@@ -20,7 +19,7 @@ def errors_for_host(snapshot: Snapshot, reports: Mapping[str, ProxyReport]) -> d
 
     `reports` are by gateway id. Of very many backends those with the most errors; UNSET: no gateway has reported.
     """
-    told = [report for id_, report in reports.items() if _is_gateway(snapshot, id_)]
+    told = [report for id_, report in reports.items() if id_ in snapshot.gateways]
     if not told:
         return msgspec.UNSET
     found: Counter[str] = Counter()
@@ -39,11 +38,6 @@ def errors_elsewhere(snapshot: Snapshot, usages: Mapping[str, Usage]) -> dict[st
     """
     found = {member.name: usages[id_].errors_5xx for id_, member in snapshot.clusters.items() if id_ in usages}
     return {name: errors for name, errors in found.items() if errors is not msgspec.UNSET}
-
-
-def _is_gateway(snapshot: Snapshot, member_id: str) -> bool:
-    member = snapshot.members.get(member_id)
-    return member is not None and member.role is Role.GATEWAY
 
 
 def _of_host(snapshot: Snapshot, keys: Iterable[str]) -> set[str]:
