@@ -6,11 +6,11 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from fallow.control.spoken import superseded
 from fallow.decide.federation.checks import fit_room
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.cluster_frames import RoomReported
-from fallow.model.members import Member
 from fallow.model.rooms import Room, RoomQuestion
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
@@ -64,7 +64,7 @@ class Rooms:
             newest, self._newest = self._newest, {}
             keys = {question.key for question in self._questions(self._cache.snapshot())}
             for cluster_id, frame in newest.items():
-                if self._superseded(cluster_id):
+                if superseded(self._opening_of(cluster_id), self._cache.get("members", cluster_id)):
                     self._newest.setdefault(cluster_id, frame)
                     asyncio.get_running_loop().call_later(RETRY_SECONDS, self._filled.set)
                     continue
@@ -78,11 +78,6 @@ class Rooms:
                 else:
                     self._stored(cluster_id)
             await asyncio.sleep(REST_SECONDS)
-
-    def _superseded(self, cluster_id: str) -> bool:
-        """Say whether another session of a cluster opened after the one that is held here."""
-        member, opening = self._cache.get("members", cluster_id), self._opening_of(cluster_id)
-        return isinstance(member, Member) and 0 < opening < member.opened_at_revision
 
     async def _store(self, cluster_id: str, frame: RoomReported, keys: set[str]) -> None:
         """Store what a cluster says, if it is something else. Raises StoreError."""

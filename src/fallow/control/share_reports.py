@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fallow.control.complaints import Complaints
 from fallow.control.ids import new_id
 from fallow.control.intake import Batch, Intake
+from fallow.control.spoken import superseded
 from fallow.decide.events import event
 from fallow.decide.federation.checks import fit_report
 from fallow.decide.plan import Step
@@ -22,8 +24,6 @@ from fallow.model.peers import Peer
 from fallow.model.shares import Share, ShareReport, share_id
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
-
-COMPLAIN_SECONDS = 300.0  # the next complaint about one cluster's endpoints
 
 
 class ShareReports(Intake[ShareReport]):
@@ -47,7 +47,7 @@ class ShareReports(Intake[ShareReport]):
         self._cache = cache
         self._clock = clock
         self._named: dict[str, set[str]] = {}  # cluster id -> deployments that a full set has named until now
-        self._complained: dict[str, float] = {}
+        self._complaints = Complaints()
 
     def opened(self, cluster_id: str) -> None:
         """Note that a cluster begins to report anew."""
@@ -81,10 +81,10 @@ class ShareReports(Intake[ShareReport]):
         for batch in batches:
             member = self._cache.get("members", batch.member_id)
             observed = member.observed_address if isinstance(member, Member) else ""
-            speaker = (member,) if isinstance(member, Member) and batch.opening else ()
-            if any(0 < batch.opening < found.opened_at_revision for found in speaker):
+            if superseded(batch.opening, member):
                 batch.stored.cancel()
                 continue
+            speaker = (member,) if isinstance(member, Member) and batch.opening else ()
             for said in batch.items:
                 id_ = share_id(said.deployment_id, batch.member_id)
                 share = changed[id_][0] if id_ in changed else self._cache.get("shares", id_)
@@ -98,15 +98,8 @@ class ShareReports(Intake[ShareReport]):
                     share = msgspec.structs.replace(share, reported=report, reported_at=now, updated_at=now)
                     changed[id_] = share, speaker
         steps = [Step(puts=(share,), guards=speaker) for share, speaker in changed.values()]
-        return steps + [self._complaint(id_, why, now) for id_, why in dropped.items() if why and self._may(id_, now)]
-
-    def _may(self, cluster_id: str, now: float) -> bool:
-        """Say whether to complain about a cluster again; then it is not for a while."""
-        before = self._complained.get(cluster_id)
-        if before is not None and 0 <= now - before < COMPLAIN_SECONDS:
-            return False
-        self._complained[cluster_id] = now
-        return True
+        told = [(id_, why) for id_, why in dropped.items() if why and self._complaints.may(id_, now)]
+        return steps + [self._complaint(id_, why, now) for id_, why in told]
 
     def _complaint(self, cluster_id: str, why: Mapping[str, str], now: float) -> Step:
         member = self._cache.get("members", cluster_id)

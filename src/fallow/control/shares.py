@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 
 import structlog
 
+from fallow.control.complaints import Complaints
 from fallow.control.hub import Link
 from fallow.control.ids import new_id
 from fallow.control.intake import Unstored
 from fallow.control.rooms import Rooms
-from fallow.control.share_reports import COMPLAIN_SECONDS, ShareReports
+from fallow.control.share_reports import ShareReports
 from fallow.control.spoken import Spoken
 from fallow.decide.events import event
 from fallow.decide.federation.checks import cleaned
@@ -70,7 +71,7 @@ class Shares:
         self._asked: dict[str, tuple[RoomQuestion, ...]] = {}
         self._links: dict[Link, SessionCluster] = {}
         self._unstored: dict[Link, Unstored] = {}
-        self._complained: dict[str, float] = {}  # when clusters that do not obey us were last told of
+        self._complaints = Complaints()  # about clusters that do not obey us
 
     def greet(self, link: Link, logs: Logs | None = None) -> None:
         """Open the cluster whose session has just been opened; `logs` asks it for lines, if it understands that."""
@@ -84,9 +85,8 @@ class Shares:
         member, now = self._cache.get("members", link.member_id), self._clock()
         if not goodbye.stale or not isinstance(member, Member) or member.role is not Role.CLUSTER:
             return
-        if 0 <= now - self._complained.get(member.id, -COMPLAIN_SECONDS) < COMPLAIN_SECONDS:
+        if not self._complaints.may(member.id, now):
             return
-        self._complained[member.id] = now
         text = f"cluster {member.name} does not obey this control plane: {cleaned(goodbye.reason)[:512]}"
         told = event(
             new_id(), now, f"cluster:{member.name}", "member", member.id, member.name, "HostTwice", text, "warning"

@@ -15,6 +15,7 @@ from fallow.control.refusals import Refused
 from fallow.decide.federation.migrate import said_all
 from fallow.decide.plan import Step
 from fallow.model.members import Member, MemberState
+from fallow.model.meta import Record
 from fallow.store.applier import Applier
 from fallow.store.cache import Cache
 from fallow.store.contract import StoreError
@@ -37,6 +38,11 @@ class _Said:
     room: bool = False
     later: int = 0
     seen_at: float = 0.0
+
+
+def superseded(opening: int, member: Record | None) -> bool:
+    """Say whether another session of a cluster opened after the one of `opening`; 0: it is not known which that is."""
+    return isinstance(member, Member) and 0 < opening < member.opened_at_revision
 
 
 class Spoken:
