@@ -12,6 +12,7 @@ from fallow.decide.events import event
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
+from fallow.model.members import Member, MemberState
 from fallow.model.units import format_duration
 
 NOTICED_SECONDS = 2.0  # by when a cluster has noticed that the time is over, and its nodes have been told
@@ -27,6 +28,12 @@ def stopped_after(deployment: Deployment) -> float:
     if fence <= 0:
         return 0.0
     return fence + NOTICED_SECONDS + DRAINED_SECONDS + deployment.spec.container.stop_grace_seconds
+
+
+def fenced_off(deployment: Deployment, cluster: Member, now: float) -> bool:
+    """Say whether a dead cluster has stopped all of a deployment by itself: it does not begin again when it is back."""
+    stopped = stopped_after(deployment)
+    return stopped > 0 and cluster.state is MemberState.DEAD and now - cluster.died_at >= stopped
 
 
 def fenceable(snapshot: Snapshot) -> Iterable[Deployment]:

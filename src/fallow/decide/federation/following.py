@@ -9,7 +9,7 @@ import msgspec
 from fallow.decide.events import event
 from fallow.decide.federation.causes import cause_of, listed
 from fallow.decide.federation.division import Target
-from fallow.decide.federation.fence import stopped_after
+from fallow.decide.federation.fence import fenced_off
 from fallow.decide.federation.migrate import Side, Told, needed, next_told, retold, side_of
 from fallow.decide.federation.reach import only_unreached
 from fallow.decide.federation.rebalancing import CAUSE, Course
@@ -20,7 +20,7 @@ from fallow.model.clusters import HERE_ID
 from fallow.model.deployments import Deployment
 from fallow.model.divisions import HISTORY, Division, PastDivision
 from fallow.model.events import Event
-from fallow.model.members import Member, MemberState
+from fallow.model.members import MemberState
 from fallow.model.meta import Record
 from fallow.model.shares import Share, share_id
 from fallow.model.units import format_duration
@@ -81,16 +81,11 @@ class Following:
             cluster = self.snapshot.clusters.get(id_)
             if cluster is not None:
                 side = side_of(self.shares.get(id_), cluster, self.target.shares.get(id_, 0), self.now)
-                found[id_] = replace(side, lowerable=True) if self._fenced_off(cluster) else side
+                found[id_] = replace(side, lowerable=True) if fenced_off(self.deployment, cluster, self.now) else side
         if only_unreached(self.snapshot, self.deployment, self.target.shares):
             # A drain would end with replicas that are ready, and with no gateway here that can ask any of them.
             found = {id_: replace(side, lowerable=side.lowerable and not side.leaves) for id_, side in found.items()}
         return found
-
-    def _fenced_off(self, cluster: Member) -> bool:
-        """Say whether a dead cluster has stopped all of this by itself: it is not to begin again when it is back."""
-        stopped = stopped_after(self.deployment)
-        return stopped > 0 and cluster.state is MemberState.DEAD and self.now - cluster.died_at >= stopped
 
     def _most(self, cluster_id: str) -> int:
         share = self.shares.get(cluster_id)

@@ -11,7 +11,7 @@ from itertools import islice
 from fallow.decide.federation import founding
 from fallow.decide.federation.division import Target, divide_all
 from fallow.decide.federation.drains import forgotten
-from fallow.decide.federation.fence import stopped_after
+from fallow.decide.federation.fence import fenced_off, stopped_after
 from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import Told, retold
 from fallow.decide.federation.rebalancing import Course, course, standing
@@ -81,10 +81,8 @@ def _courses(snapshot: Snapshot, now: float, divide: Divide) -> Mapping[str, Cou
 
 def _waits_for_fence(snapshot: Snapshot, deployment: Deployment, now: float) -> bool:
     """Say whether a dead cluster may still run some of a deployment, which runs nowhere else until that has stopped."""
-    fence = stopped_after(deployment)
-    return fence > 0 and any(
-        found.state is MemberState.DEAD and now - found.died_at < fence for found in snapshot.clusters.values()
-    )
+    dead = (found for found in snapshot.clusters.values() if found.state is MemberState.DEAD)
+    return stopped_after(deployment) > 0 and not all(fenced_off(deployment, found, now) for found in dead)
 
 
 def _steps(
