@@ -11,6 +11,8 @@ from fallow.decide.federation.reconcile import Divide, reconcile
 from fallow.decide.federation.resting import Resting
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
+from fallow.model.clusters import HERE_ID
+from fallow.model.members import MemberState
 
 LOOK_SECONDS = 10.0  # what time alone brings is noticed by then
 REST_FACTOR = 9.0  # so many times as long as a division took, reports alone make no other
@@ -82,11 +84,18 @@ class _Made:
     until: float
 
 
-def federation_controller(new_id: Callable[[], str], steady: Callable[[], float] = time.monotonic) -> Controller:
-    """Return the loop; `steady` gives seconds that nobody sets.
+def federation_controller(
+    new_id: Callable[[], str],
+    steady: Callable[[], float] = time.monotonic,
+    silence: Callable[[str], float] = lambda _: 0.0,
+) -> Controller:
+    """Return the loop; `steady` gives seconds that nobody sets, `silence` those since a cluster was heard.
 
     A run follows the deployments that something has changed for; every `LOOK_SECONDS`, and at first, all of them.
+    What a cluster said to whoever led before allows nothing to be taken away until this process has heard it, too: it
+    may be gone since then, and it takes a while until that is seen.
     """
+    began = steady()
     divisions = Divisions(steady=steady)
     resting = Resting()
     all_due = -math.inf
@@ -97,7 +106,8 @@ def federation_controller(new_id: Callable[[], str], steady: Callable[[], float]
         if steady() >= all_due:
             resting.forget()
             all_due = steady() + LOOK_SECONDS
-        plan = reconcile(snapshot, now, new_id, divisions.divide, resting)
+        unheard = _unheard(snapshot, silence, steady() - began)
+        plan = reconcile(snapshot, now, new_id, divisions.divide, resting, unheard)
         wake = min(divisions.due_in, max(0.0, all_due - steady()))
         if plan.wake_after_seconds is not None:
             wake = min(wake, plan.wake_after_seconds)
@@ -109,3 +119,9 @@ def federation_controller(new_id: Callable[[], str], steady: Callable[[], float]
         every_seconds=LOOK_SECONDS,
         decide=decide,
     )
+
+
+def _unheard(snapshot: Snapshot, silence: Callable[[str], float], seconds: float) -> frozenset[str]:
+    """Return the clusters that are ready, by what is stored, but were not heard in the last so many seconds."""
+    ready = (id_ for id_, found in snapshot.clusters.items() if found.state is MemberState.READY and id_ != HERE_ID)
+    return frozenset(id_ for id_ in ready if silence(id_) > seconds)

@@ -12,7 +12,7 @@ from fallow.control.federation import LOOK_SECONDS, REST_FACTOR, Divisions, fede
 from fallow.decide.federation import division
 from fallow.decide.federation.division import Divider, Target, settled
 from fallow.decide.federation.following import Following
-from fallow.decide.federation.reconcile import reconcile
+from fallow.decide.federation.reconcile import UNDECIDED_SECONDS, reconcile
 from fallow.decide.federation.table import Table
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
@@ -181,3 +181,25 @@ def test_a_cluster_that_is_silent_for_a_moment_lets_nobody_divide_afresh() -> No
     reconcile(snapshot(here(), cluster("east"), web), NOW, ids(), divide)
     reconcile(snapshot(here(), cluster("east", state=MemberState.SUSPECT), web), NOW, ids(), divide)
     assert asked == [(), [web.id], ()]
+
+
+def test_a_cluster_that_this_process_has_not_heard_yet_lets_nothing_be_taken_away() -> None:
+    at, silence = 100.0, 30.0
+    rooms = (Room(id=id_, created_at=NOW, updated_at=NOW) for id_ in ("c-east", "c-west"))
+    wish = deployment("web", 4, share=0, updated_at=NOW - 60)
+    ledger = Ledger(
+        here(), cluster("east"), cluster("west"), wish, share("c-east", 4, 4), share("c-west", 4, 4), *rooms
+    )
+    loop = federation_controller(ids(), lambda: at, lambda id_: silence if id_ == "c-west" else 0.0)
+
+    def look() -> tuple[dict[str, int], float | None]:
+        while (plan := loop.decide(ledger.snapshot(), NOW)).steps:
+            ledger.commit(plan)
+        return ledger.told(), plan.wake_after_seconds
+
+    at += 3.0
+    assert look() == ({"c-east": 4, "c-west": 4}, UNDECIDED_SECONDS), "what it said was said to another process"
+    silence = 1.0
+    told, wake = look()
+    assert sum(told.values()) == 4
+    assert wake != UNDECIDED_SECONDS

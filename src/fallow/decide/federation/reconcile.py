@@ -5,7 +5,7 @@ whoever holds its session sends it. See docs/design/federation.md.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from fallow.decide.federation import founding
@@ -35,20 +35,22 @@ def reconcile(
     new_id: Callable[[], str],
     divide: Divide = divide_all,
     resting: Resting | None = None,
+    unheard: Collection[str] = (),
 ) -> Plan:
     """Return what brings every deployment one step nearer to its division; nothing where there is only this cluster.
 
-    Those that are `resting` are not followed; it is put right for all others.
+    Those that are `resting` are not followed; it is put right for all others. `unheard`: see `Following`.
     """
     if founding.alone(snapshot):
         return Plan(steps=tuple(islice(founding.dissolved(snapshot, now, new_id), STEPS_AT_ONCE)))
     if HERE_ID not in snapshot.clusters:
         return Plan(steps=(founding.founded(snapshot, now, new_id),))
-    waits: list[float] = []
+    waits: list[float] = [UNDECIDED_SECONDS] if unheard else []
     courses = _courses(snapshot, now, divide)
     resting = resting if resting is not None else Resting()
-    resting.begin(snapshot)
-    steps = tuple(islice(_steps(snapshot, now, new_id, courses, resting, waits), STEPS_AT_ONCE))
+    resting.begin(snapshot, unheard)
+    look = _Look(snapshot=snapshot, now=now, new_id=new_id, unheard=unheard)
+    steps = tuple(islice(_steps(look, courses, resting, waits), STEPS_AT_ONCE))
     if len(steps) == STEPS_AT_ONCE:
         waits.append(0.0)
     return Plan(steps=steps, wake_after_seconds=min(waits, default=None))
@@ -85,15 +87,29 @@ def _waits_for_fence(snapshot: Snapshot, deployment: Deployment, now: float) -> 
     return stopped_after(deployment) > 0 and not all(fenced_off(deployment, found, now) for found in dead)
 
 
-def _steps(
-    snapshot: Snapshot,
-    now: float,
-    new_id: Callable[[], str],
-    courses: Mapping[str, Course],
-    resting: Resting,
-    waits: list[float],
-) -> Iterator[Step]:
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What all deployments are followed by; see `Following`."""
+
+    snapshot: Snapshot
+    now: float
+    new_id: Callable[[], str]
+    unheard: Collection[str]
+
+    def follow(self, deployment: Deployment, course: Course) -> Following:
+        return Following(
+            snapshot=self.snapshot,
+            deployment=deployment,
+            course=course,
+            now=self.now,
+            new_id=self.new_id,
+            unheard=self.unheard,
+        )
+
+
+def _steps(look: _Look, courses: Mapping[str, Course], resting: Resting, waits: list[float]) -> Iterator[Step]:
     """Yield what each deployment needs, whole or not at all; add to `waits` in how many seconds more is due."""
+    snapshot, now = look.snapshot, look.now
     written: set[str] = set()
     for deployment in snapshot.deployments.values():
         if deployment.origin is not None:
@@ -111,14 +127,14 @@ def _steps(
             continue
         if resting.rests(snapshot, deployment, found):
             continue
-        following = Following(snapshot=snapshot, deployment=deployment, course=found, now=now, new_id=new_id)
+        following = look.follow(deployment, found)
         step = following.step()
         resting.note(snapshot, deployment, found, rests=step is None and not following.waits)
         if step is not None:
             written.update(record.id for record in step.puts)
             yield step
         waits.extend(following.waits)
-    yield from forgotten(snapshot, now, new_id, written)
+    yield from forgotten(snapshot, now, look.new_id, written)
 
 
 def _ended(snapshot: Snapshot, deployment: Deployment, now: float) -> Iterator[Step]:
