@@ -43,6 +43,7 @@ PROJECT = "shop"
 NAMES = ("web", "api", "jobs", "pay")
 MISSING = "shop:missing"  # in no registry
 PATIENCE_SECONDS = 20.0
+TOKEN_SECONDS = 86400.0  # clocks jump by hours while people wait for an answer
 
 Acts = list[tuple[int, Callable[[], Awaitable[None]]]]  # with their weights
 
@@ -385,7 +386,7 @@ class People:
 
     def _token(self, role: Role) -> Callable[[Plane], Awaitable[Any]]:
         async def create(plane: Plane) -> Any:
-            return await plane.tokens.create(TokenRequest(role=role), "people")
+            return await plane.tokens.create(TokenRequest(role=role, ttl_seconds=TOKEN_SECONDS), "people")
 
         return create
 

@@ -39,8 +39,8 @@ def _lowered_before_ready() -> list[Any]:
 
 
 def _silent_count_as_ready() -> list[Any]:
-    def believing(share: Any, cluster: Any, target: int, now: float) -> Side:
-        side = side_of(share, cluster, target, now)
+    def believing(share: Any, cluster: Any, target: int, now: float, *, heard: bool = True) -> Side:
+        side = side_of(share, cluster, target, now, heard=heard)
         if share is None or cluster.state not in (MemberState.SUSPECT, MemberState.DEAD):
             return side
         return replace(side, sure=reliable(share))

@@ -18,7 +18,7 @@ from fallow.model.taints import Taint, Toleration
 from fallow.model.tokens import TokenRequest
 from simulation.federation.world import FederationWorld
 from simulation.planes import Plane
-from simulation.workload import _CALLER, Acts, People, _services
+from simulation.workload import _CALLER, TOKEN_SECONDS, Acts, People, _services
 
 REGIONS = ("east", "west")
 TAINT = "upgrade"
@@ -194,7 +194,8 @@ class FederationPeople(People):
 
     def _cluster_token(self, labels: dict[str, str]) -> Callable[[Plane], Awaitable[Any]]:
         async def create(plane: Plane) -> Any:
-            return await plane.tokens._create_join(TokenRequest(role=Role.CLUSTER, labels=labels), "people")
+            request = TokenRequest(role=Role.CLUSTER, labels=labels, ttl_seconds=TOKEN_SECONDS)
+            return await plane.tokens._create_join(request, "people")
 
         return create
 

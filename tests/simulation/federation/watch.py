@@ -52,6 +52,7 @@ class FederationWatch(Watch):
         self._lost: list[tuple[float, str, str]] = []  # ready replicas lost by faults: when, cluster, deployment
         self._floors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # until when, by deployment
         self._lowered: dict[tuple[str, str], float] = {}  # deployment, cluster -> when it was told to run fewer
+        self._told_until: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
         self._rooms: dict[str, deque[_Room]] = defaultdict(lambda: deque(maxlen=300))  # of clusters, lately
         self._was: dict[str, list[tuple[float, Member]]] = defaultdict(list)  # until when members were what
 
@@ -242,6 +243,7 @@ class FederationWatch(Watch):
                 self._check_duplicate(deployment_id, id_, max(new))
             if new[0] > old[0]:
                 self._check_raised(deployment_id, id_, new[0])
+            self._told_until[deployment_id, id_] = [*self._told_until[deployment_id, id_][-9:], (self._now(), max(old))]
 
     def _check_lowered(self, deployment_id: str, cluster_id: str, old: int, new: int) -> None:
         """Check that what stays ready, when all that is ordered is done, is enough; or that only the unready go."""
@@ -288,7 +290,9 @@ class FederationWatch(Watch):
             )
         if not any(_takes_more(found) for found in self._lately(member)) and told > site.live(deployment_id):
             self.broke("only who takes more is told more", f"{site.name} is {member.state} and {member.scheduling}")
-        self._check_room(site)
+        since, was = self._now() - UNTOLD_SECONDS, self._told_until[deployment_id, cluster_id]
+        if told > max((count for until, count in was if until > since), default=0):  # or it may not have taken in less
+            self._check_room(site)
 
     def _check_room(self, site: Site) -> None:
         """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds.
@@ -377,7 +381,8 @@ class FederationWatch(Watch):
             if found.role is Role.CLUSTER
             and (found.id == given_up.id or found.state in (MemberState.READY, MemberState.SUSPECT))
         ]
-        away = SUSPECT_SECONDS + SLACK_SECONDS
+        stumbled = self._now() - self.host_stumbled_at < STALE_SECONDS  # it may have decided a while ago
+        away = SUSPECT_SECONDS + SLACK_SECONDS + (STALE_SECONDS if stumbled else 0.0)
         silent = [found for found in watched if found.id != HERE_ID and self.silence(found.id) > away]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")

@@ -187,6 +187,20 @@ def test_a_fenced_replica_of_a_dead_cluster_is_replaced_once_it_has_stopped_ther
     assert "fence" in Table(snapshot(of, dead), dead.died_at).candidates_of(0)[0].why
 
 
+@pytest.mark.parametrize("policy", [{"spread": ClusterSpread(label="region", min_groups=2)}, {"min": {"c": 1}}])
+def test_neither_a_spread_nor_a_minimum_takes_from_a_dead_cluster_whose_fence_has_not_passed(
+    policy: dict[str, Any],
+) -> None:
+    of = wish(replicas=4, fence_seconds=60.0, **policy)
+    dead = [cluster(name, state=MemberState.DEAD, died_at=LATER, labels={"region": "west"}) for name in "ab"]
+    joined = [cluster("c", labels={"region": "east"}), room("c", (of, 9))]
+    division = divided(of, {"a": 2, "b": 2}, fingerprint_of(of.spec.clusters))
+    records = (of, division, *joined, *told(of, a=2, b=2))
+    assert divide_one(*records, *dead) == {"a": 2, "b": 2}
+    silent = [msgspec.structs.replace(found, state=MemberState.SUSPECT) for found in dead]
+    assert divide_one(*records, *silent)["c"] == 1, "of those it may be taken"
+
+
 def test_nothing_runs_away_when_nobody_has_room() -> None:
     of = wish(replicas=6)
     found = divide_all(snapshot(of, *fleet(of, a=0, b=0), *told(of, a=4)), LATER)[of.id]

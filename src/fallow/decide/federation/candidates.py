@@ -32,11 +32,15 @@ class Use(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One cluster in the eyes of one policy; `why` it may not be used freely, and its place in `fallback`."""
+    """One cluster in the eyes of one policy; `why` it may not be used freely, and its place in `fallback`.
+
+    What one that is `fenced` has may still run there: nobody else gets it.
+    """
 
     use: Use
     why: str = ""
     tier: int = 0
+    fenced: bool = False
 
 
 def fingerprint_of(policy: ClusterPolicy) -> str:
@@ -81,12 +85,13 @@ def _judged(policy: ClusterPolicy, cluster: Member, sets: Mapping[str, LabelSet]
     if policy.fallback and tier is None:
         return Candidate(Use.NONE, "is in none of the fallback groups")
     found = _in_service(cluster, fenced) or _untainted(cluster, policy.tolerate)
-    return Candidate(found.use if found else Use.OPEN, found.why if found else "", tier or 0)
+    found = found or Candidate(Use.OPEN)
+    return Candidate(found.use, found.why, tier or 0, found.fenced)
 
 
 def _in_service(cluster: Member, fenced: bool) -> Candidate | None:
     if cluster.state is MemberState.DEAD and fenced:
-        return Candidate(Use.KEPT, "dead; what it ran is not replaced before its fence has passed")
+        return Candidate(Use.KEPT, "dead; what it ran is not replaced before its fence has passed", fenced=True)
     if cluster.state in (MemberState.JOINING, MemberState.DEAD):
         return Candidate(Use.NONE, "has not come up yet" if cluster.state is MemberState.JOINING else "dead")
     if cluster.scheduling is Scheduling.DRAINING:

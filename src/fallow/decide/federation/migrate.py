@@ -74,12 +74,12 @@ def _lowered(side: Side, most: int) -> Told:
 def side_of(share: Share | None, cluster: Member, target: int, now: float, *, heard: bool = True) -> Side:
     """Return a cluster's side as it is stored; without a share it is told nothing yet.
 
-    One that whoever decides has not `heard` itself may long be gone: nobody counts on what it said to another.
+    One that whoever decides has not `heard` itself may long be gone, or another: what it said to others counts no more.
     """
-    ready = cluster.state is MemberState.READY and has_spoken(cluster, now)
+    ready = heard and cluster.state is MemberState.READY and has_spoken(cluster, now)
     if share is None:
         return Side(told=0, target=target, sure=0, raisable=ready, lowerable=False, asked=Told(0))
-    spoken = ready and heard and share.reported is not None
+    spoken = ready and share.reported is not None
     return Side(
         told=held(share),
         target=target,

@@ -54,8 +54,10 @@ class Policies:
         self.weighted: Mask = np.array([policy.divide == "weighted" for policy in policies], dtype=np.bool_)
         self.aggregate: Mask = np.array([policy.divide == "aggregate" for policy in policies], dtype=np.bool_)
         self.duplicate: Mask = np.array([policy.divide == "duplicate" for policy in policies], dtype=np.bool_)
+        fenced_ = [[each.fenced for each in found] for found in self.candidates]
+        self.fenced: Mask = np.array(fenced_, dtype=np.bool_).reshape(-1, self._columns)
         self.digest = _digest(
-            self.use, self.tiers, self.mins, self.maxs, self.weights, self.groups,
+            self.use, self.fenced, self.tiers, self.mins, self.maxs, self.weights, self.groups,
             self.min_groups, self.weighted, self.aggregate, self.duplicate,
         )  # fmt: skip
 
@@ -123,7 +125,7 @@ class Table:
         return Asked(
             totals=self.totals[rows],
             weights=np.where(weighted, self.policies.weights[policy], ceilings.astype(np.float64)),
-            floors=self.policies.mins[policy],
+            floors=np.maximum(self.policies.mins[policy], self._fenced_floors(rows)),
             ceilings=np.minimum(ceilings, self.policies.maxs[policy]),
             current=current,
             liked=self.was[rows],
@@ -134,6 +136,12 @@ class Table:
             duplicate=self.policies.duplicate[policy],
             turn=turn,
         )
+
+    def _fenced_floors(self, rows: Rows) -> Counts:
+        """Return what dead clusters keep where no fewer are wanted: no spread or minimum of others replaces it."""
+        floors = np.where(self.policies.fenced[self.policy_of[rows]], self.was[rows], 0)
+        floors[floors.sum(axis=1) > self.totals[rows]] = 0
+        return floors
 
     def _read_policies(self, before: "Table | None") -> None:
         keys: dict[tuple[str, float], int] = {}
