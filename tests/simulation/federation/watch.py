@@ -196,7 +196,7 @@ class FederationWatch(Watch):
     def _check_fence(self, deployment: Deployment, before: Division, after: Division) -> None:
         """Check that what a dead cluster runs is given to others only once that cluster has stopped it."""
         fence, more = deployment.spec.clusters.fence_seconds, sum(gained(before, after).values())
-        if not fence or more <= max(0, after.total - before.total) or before.policy != after.policy:
+        if not fence or more <= max(0, after.total - before.total):
             return
         for site in self.sites.values():
             member, order = self.members().get(site.id), site.kept.orders.get(deployment.id)

@@ -26,6 +26,7 @@ from fallow.decide.federation.division import divide_all
 from fallow.decide.federation.fence import stopped_after
 from fallow.decide.federation.shapes import question_of
 from fallow.decide.federation.table import Table
+from fallow.decide.selectors import parse_selector
 from fallow.model.clusters import HERE_ID, ClusterPolicy, ClusterSpread, Rebalance
 from fallow.model.deployments import Deployment, Origin
 from fallow.model.members import MemberState, Scheduling
@@ -199,6 +200,19 @@ def test_neither_a_spread_nor_a_minimum_takes_from_a_dead_cluster_whose_fence_ha
     assert divide_one(*records, *dead) == {"a": 2, "b": 2}
     silent = [msgspec.structs.replace(found, state=MemberState.SUSPECT) for found in dead]
     assert divide_one(*records, *silent)["c"] == 1, "of those it may be taken"
+
+
+@pytest.mark.parametrize(
+    "policy", [{"where": parse_selector("region=east")}, {"max": {"a": 1}}, {"divide": "weighted", "weights": {"c": 1}}]
+)
+def test_an_edited_policy_takes_nothing_from_a_dead_cluster_whose_fence_has_not_passed(policy: dict[str, Any]) -> None:
+    of = wish(replicas=4, fence_seconds=60.0, **policy)
+    dead = cluster("a", state=MemberState.DEAD, died_at=LATER, labels={"region": "west"})
+    joined = [cluster("c", labels={"region": "east"}), room("c", (of, 9))]
+    division = divided(of, {"a": 3, "c": 1}, fingerprint_of(ClusterPolicy()))
+    records = (of, division, dead, *joined, *told(of, a=3, c=1))
+    assert divide_one(*records) == {"a": 3, "c": 1}
+    assert divide_one(*records, now=LATER + stopped_after(of)) == {"c": 4}
 
 
 def test_nothing_runs_away_when_nobody_has_room() -> None:

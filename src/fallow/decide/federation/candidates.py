@@ -62,7 +62,9 @@ def candidates(
         return found
     first = min((each.tier for each in found if each.use), default=0)
     return tuple(
-        Candidate(Use.NONE, f"fallback group {each.tier + 1} is not needed") if each.use and each.tier > first else each
+        Candidate(Use.NONE, f"fallback group {each.tier + 1} is not needed")
+        if each.use and each.tier > first and not each.fenced
+        else each
         for each in found
     )
 
@@ -79,19 +81,19 @@ def known_labels(cluster: Member) -> Mapping[str, str]:
 
 def _judged(policy: ClusterPolicy, cluster: Member, sets: Mapping[str, LabelSet], fenced: bool) -> Candidate:
     labels = known_labels(cluster)
+    tier = next((index for index, each in enumerate(policy.fallback) if matches(each, labels, sets)), None)
+    if cluster.state is MemberState.DEAD and fenced:  # whatever the policy says by now
+        why = "dead; what it ran is not replaced before its fence has passed"
+        return Candidate(Use.KEPT, why, len(policy.fallback) if tier is None else tier, fenced=True)
     if not matches(policy.where, labels, sets):
         return Candidate(Use.NONE, _mismatch(policy.where, sets))
-    tier = next((index for index, each in enumerate(policy.fallback) if matches(each, labels, sets)), None)
     if policy.fallback and tier is None:
         return Candidate(Use.NONE, "is in none of the fallback groups")
-    found = _in_service(cluster, fenced) or _untainted(cluster, policy.tolerate)
-    found = found or Candidate(Use.OPEN)
-    return Candidate(found.use, found.why, tier or 0, found.fenced)
+    found = _in_service(cluster) or _untainted(cluster, policy.tolerate)
+    return Candidate(found.use if found else Use.OPEN, found.why if found else "", tier or 0)
 
 
-def _in_service(cluster: Member, fenced: bool) -> Candidate | None:
-    if cluster.state is MemberState.DEAD and fenced:
-        return Candidate(Use.KEPT, "dead; what it ran is not replaced before its fence has passed", fenced=True)
+def _in_service(cluster: Member) -> Candidate | None:
     if cluster.state in (MemberState.JOINING, MemberState.DEAD):
         return Candidate(Use.NONE, "has not come up yet" if cluster.state is MemberState.JOINING else "dead")
     if cluster.scheduling is Scheduling.DRAINING:

@@ -126,7 +126,7 @@ class Table:
             totals=self.totals[rows],
             weights=np.where(weighted, self.policies.weights[policy], ceilings.astype(np.float64)),
             floors=np.maximum(self.policies.mins[policy], self._fenced_floors(rows)),
-            ceilings=np.minimum(ceilings, self.policies.maxs[policy]),
+            ceilings=np.where(self.policies.fenced[policy], ceilings, np.minimum(ceilings, self.policies.maxs[policy])),
             current=current,
             liked=self.was[rows],
             tiers=self.policies.tiers[policy],
