@@ -3,10 +3,12 @@
 from records import NOW, deployment, member, replica, snapshot, template
 
 from fallow.decide.placement import Binding, fits, place
+from fallow.decide.placement.disk import FULL_BYTES
 from fallow.decide.selectors import parse_selector
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import DeploymentSpec, PlacementPolicy, Preference, ReplicaState
 from fallow.model.labels import LabelSet, Variable
+from fallow.model.members import Facts
 from fallow.model.wire import Usage
 
 GIB = 2**30
@@ -43,6 +45,22 @@ def test_resources_are_judged_anew_before_a_binding_is_stored() -> None:
     reason = fits(found, binding, {"n-a": Usage(disk_free_bytes=GIB)})
     assert reason is not None
     assert (reason.code, reason.text) == ("ResourcesMismatch", "a: disk.free is not at least 20GiB")
+
+
+def test_a_node_whose_disk_is_full_takes_nothing_new() -> None:
+    disk = Facts(cpus=4.0, memory_bytes=16 * GIB, disk_bytes=100 * GIB)
+    found = world(PlacementPolicy(), member("a", facts=disk), member("b"))
+    binding = Binding(replica_id="web-0", node_id="n-a", address="10.0.0.1", host_ports={})
+    for free, full in ((FULL_BYTES - 1, True), (FULL_BYTES, False)):
+        heard = {"n-a": Usage(disk_free_bytes=free), "n-b": Usage()}  # which tells of no disk at all
+        (made,) = place(found, NOW, heard).bindings
+        assert (made.node_id == "n-b") is full
+        reason = fits(found, binding, heard)
+        assert (reason.code if reason is not None else "") == ("NodeDiskFull" if full else "")
+    alone = world(PlacementPolicy(), member("a", facts=disk))
+    (rejection,) = place(alone, NOW, {"n-a": Usage(disk_free_bytes=0)}).rejections
+    assert rejection.reason.text == "1 of 1 node: its disk is full"
+    assert place(alone, NOW, {}).bindings, "nothing was heard of it yet"
 
 
 def test_resources_of_two_deployments_do_not_mix() -> None:

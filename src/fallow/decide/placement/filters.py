@@ -109,6 +109,7 @@ def _service_filters(table: NodeTable) -> Iterator[tuple[Mask, str]]:
     yield table.reachable, phrases.NO_ADDRESS
     yield table.networked, phrases.NO_NETWORK
     yield ~table.stray, phrases.VM_UNKNOWN
+    yield ~table.full, phrases.DISK_FULL
 
 
 def _policy_filters(table: NodeTable, policy: PlacementPolicy) -> Iterator[tuple[Mask, Trouble]]:

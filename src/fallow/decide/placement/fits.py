@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.matching import matches, picks, trouble_of
 from fallow.decide.placement import phrases
+from fallow.decide.placement.disk import disk_full
 from fallow.decide.placement.request import Request, going, protocol_bit, replaced_by, request_of
 from fallow.decide.placement.result import Binding
 from fallow.decide.placement.standing import NOBODY, Lenders, is_stray, needed, report_of, vm_trouble
@@ -44,7 +45,7 @@ def fits(
     neighbours = _neighbours(snapshot, node) if request.fixed_ports else []
     return (
         _in_service(node, binding)
-        or _known(snapshot, node)
+        or _known(snapshot, node, heard or {})
         or _wanted(snapshot, node, request)
         or _resourceful(snapshot, node, request, heard or {})
         or _room(snapshot, node, request, others, servers or NOBODY)
@@ -75,9 +76,12 @@ def _in_service(node: Member, binding: Binding) -> Reason | None:
     return None
 
 
-def _known(snapshot: Snapshot, node: Member) -> Reason | None:
-    stray = is_stray(snapshot, node)
-    return Reason(code="VmUnknown", text=f"{node.name}: {phrases.VM_UNKNOWN}") if stray else None
+def _known(snapshot: Snapshot, node: Member, heard: Heard) -> Reason | None:
+    if is_stray(snapshot, node):
+        return Reason(code="VmUnknown", text=f"{node.name}: {phrases.VM_UNKNOWN}")
+    if disk_full(node, heard.get(node.id)):
+        return Reason(code="NodeDiskFull", text=f"{node.name}: {phrases.DISK_FULL}")
+    return None
 
 
 def _wanted(snapshot: Snapshot, node: Member, request: Request) -> Reason | None:

@@ -21,6 +21,7 @@ NO_ADDRESS = "address not known"
 NO_NETWORK = "its lease's address does not work (fallow node show tells why)"
 STANDARD = "on lent capacity, which replicas of class standard never use"
 SERVER_GONE = "its server was removed"
+DISK_FULL = "its disk is full"
 VM_UNKNOWN = "joined as a virtual machine that is not known yet, or not any more"
 
 _COMPARED = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

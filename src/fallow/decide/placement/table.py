@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fallow.decide.harvest.heard import HeardServers
 from fallow.decide.placement.columns import Columns, SeeingColumns
+from fallow.decide.placement.disk import disk_full
 from fallow.decide.placement.lent import lent_of
 from fallow.decide.placement.ports import PortBook
 from fallow.decide.placement.request import MOST, NANO, Request, reservation
@@ -47,7 +48,7 @@ class NodeTable:
         )
         self.touched: list[int] = []
         self.lent = lent_of(self.nodes, snapshot, servers or NOBODY, now)
-        self._read_nodes(snapshot)
+        self._read_nodes(snapshot, heard or {})
         self._read_replicas(snapshot)
         self._score_all()
 
@@ -111,13 +112,14 @@ class NodeTable:
         memory = self._all_memory[rows] - self.free_memory[rows] + given * request.memory_bytes
         return np.maximum(cpus * self._per_cpu[rows], memory * self._per_byte[rows])
 
-    def _read_nodes(self, snapshot: Snapshot) -> None:
+    def _read_nodes(self, snapshot: Snapshot, heard: Heard) -> None:
         nodes, codes = self.nodes, dict[str, int]()
         self._states = np.array([_STATES[node.state] for node in nodes], dtype=np.int8)
         self._scheduling = np.array([_SCHEDULING[node.scheduling] for node in nodes], dtype=np.int8)
         self.reachable: Mask = np.array([bool(node.lease.address) for node in nodes], dtype=np.bool_)
         self.stray: Mask = np.array([is_stray(snapshot, node) for node in nodes], dtype=np.bool_)
         self.networked: Mask = np.array([not node.network_problem for node in nodes], dtype=np.bool_)
+        self.full: Mask = np.array([disk_full(node, heard.get(node.id)) for node in nodes], dtype=np.bool_)
         self._architectures = np.array(
             [codes.setdefault(node.facts.architecture, len(codes)) for node in nodes], dtype=np.int32
         )
