@@ -102,6 +102,7 @@ class Lending:
         self._ordered: tuple[VmOrder, ...] | None = None
         self._outside_since: float | None = None  # its hours, by the event loop's clock
         self._prepared = False
+        self._classes = ""
         self._problems: dict[str, tuple[str, ...]] = {}
         self._sums = [0.0, 0.0, 0.0]  # lent and used core-seconds, seconds above a ceiling
         self._unsaved = asyncio.Event()
@@ -271,6 +272,18 @@ class Lending:
         self._complain("memory", await asyncio.to_thread(self._limits.hold_memory, high, most))
         self._complain("weights", await asyncio.to_thread(self._limits.prepare))
 
+        await self._hold_classes()
+
+    async def _hold_classes(self) -> None:
+        """Hold caches and memory bandwidth, what has come into the group since the last time included."""
+        if self._told is None:
+            return
+        policy = self._told.policy
+        shares = policy.cache_share, policy.memory_bandwidth_share
+        classes = await asyncio.to_thread(self._limits.hold_classes, *shares)
+        self._classes = classes.told
+        self._complain("classes", classes.problems)
+
     def report(self) -> ServerReport:
         """Return what to tell the control plane now."""
         uses, held, expected = self._hosting.uses(), self._held, self._expected
@@ -303,6 +316,7 @@ class Lending:
             io_bytes_per_second=now.io_bytes_per_second,
             lent_waiting=now.lent_waiting,
             throttled=now.throttled,
+            classes=self._classes,
             window_seconds=now.seconds,
             relief_cpus=held.relief.cpus,
             relief_memory_bytes=held.relief.memory_bytes,

@@ -165,7 +165,9 @@ class ServerAgent:
                     self._keep_network(),
                     self._hold_session(stop),
                 )
-            except SessionRefused:
+            except SessionRefused as refused:
+                if refused.clean:
+                    await asyncio.to_thread(self._parts.limits.hold_classes, 1.0, 1.0)  # there are few
                 if self._network is not None:
                     await self._network.forget()
                 raise

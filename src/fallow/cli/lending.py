@@ -41,6 +41,22 @@ Reserve = Annotated[
     str,
     typer.Option(metavar="CPUS,BYTES", help="Kept free beside what is expected, as 2cpu,4GiB.", show_default=False),
 ]
+Cache = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARE",
+        help="Of the processors' last cache that what is lent may fill, where the kernel has resctrl; 100%: not held.",
+        show_default=False,
+    ),
+]
+MemoryBandwidth = Annotated[
+    str,
+    typer.Option(
+        metavar="SHARE",
+        help="Of memory bandwidth that it may use, where the kernel has resctrl; 100%: not held.",
+        show_default=False,
+    ),
+]
 Hours = Annotated[
     list[str] | None,
     typer.Option(
@@ -112,6 +128,7 @@ def show(ctx: typer.Context, name: PolicyOf = DEFAULT_POOL, as_json: Json = Fals
 
   fallow server-pool policy set --cpu-threshold 65% --cpu-ceiling 80%
   fallow server-pool policy set default --reserve 2cpu,4GiB --predictor auto
+  fallow server-pool policy set --cache 20% --memory-bandwidth 30%
   fallow server-pool policy set night --hours '20:00-07:00' --hours 'sat,sun 00:00-24:00' --timezone Europe/Berlin
   fallow server-pool policy set night --hours always
   fallow server-pool policy set lab --vms 2 --vm-cpus 4 --vm-memory 8GiB --vm-image default
@@ -125,6 +142,8 @@ def set_(
     memory_threshold: MemoryThreshold = "",
     memory_ceiling: MemoryCeiling = "",
     reserve: Reserve = "",
+    cache: Cache = "",
+    memory_bandwidth: MemoryBandwidth = "",
     hours: Hours = None,
     timezone: Timezone = "",
     predictor: Predictor = "",
@@ -160,6 +179,8 @@ def set_(
         memory_ceiling=_share("--memory-ceiling", memory_ceiling),
         reserve_cpus=cpus,
         reserve_memory_bytes=memory,
+        cache_share=_share("--cache", cache),
+        memory_bandwidth_share=_share("--memory-bandwidth", memory_bandwidth),
         hours=_hours(hours),
         timezone=timezone or None,
         predictor=predictor or None,
@@ -199,6 +220,7 @@ def policy_facts(policy: LendingPolicy) -> Table:
             ("processors", f"placed below {policy.cpu_threshold:.0%}, held below {policy.cpu_ceiling:.0%}"),
             ("memory", f"placed below {policy.memory_threshold:.0%}, held below {policy.memory_ceiling:.0%}"),
             ("reserve", f"{policy.reserve_cpus:g} processors, {format_bytes(policy.reserve_memory_bytes)}"),
+            ("cache", f"{policy.cache_share:.0%}, and {policy.memory_bandwidth_share:.0%} of memory bandwidth"),
             ("hours", f"{' and '.join(policy.hours)} ({policy.timezone})" if policy.hours else ALWAYS),
             ("predictor", policy.predictor),
             ("isolation", policy.isolation),

@@ -151,6 +151,21 @@ class Groups:
         found.discard(0)  # of another namespace
         return found
 
+    def threads(self, group: str) -> set[int]:
+        """Return the ids of all threads of a group and those below it, as this process sees them."""
+        places = [(self.unified / group.strip("/"), "cgroup.threads")] if self.unified is not None else []
+        if self.version == 1 and (folder := self.folder("cpu", group)) is not None:
+            places.append((folder, "tasks"))
+        found = {
+            int(line)
+            for folder, name in places
+            for below in _with_those_below(folder)
+            for line in lines(below / name)
+            if line.isdigit()
+        }
+        found.discard(0)  # of another namespace
+        return found
+
     def populated(self, group: str) -> bool:
         """Say whether any process is in a group or below it."""
         if self.unified is not None:
@@ -179,6 +194,15 @@ def text(path: Path | str) -> str:
         return b"".join(parts).decode(errors="replace")
     except OSError:  # a process ended meanwhile, or what the file tells of is switched off
         return ""
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, text: str) -> None:
+    """Write to a file of the kernel in one call. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
 

@@ -46,6 +46,8 @@ class LendingPolicy(msgspec.Struct, frozen=True, kw_only=True):
     memory_ceiling: Share = 0.90
     reserve_cpus: Cpus = 0.0  # on top of what the primary is expected to need
     reserve_memory_bytes: Bytes = 0
+    cache_share: Share = 1.0  # that what is lent may fill of the processors' last cache; 1: nothing is held
+    memory_bandwidth_share: Share = 1.0
     hours: Annotated[tuple[HoursText, ...], msgspec.Meta(max_length=32)] = ()  # empty: always
     timezone: Annotated[str, msgspec.Meta(max_length=64)] = "UTC"  # as the IANA database names it
     predictor: Annotated[str, msgspec.Meta(max_length=64)] = "auto"  # auto: what would have been best on its history
@@ -97,6 +99,8 @@ class LendingChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     memory_ceiling: Share | None = None
     reserve_cpus: Cpus | None = None
     reserve_memory_bytes: Bytes | None = None
+    cache_share: Share | None = None
+    memory_bandwidth_share: Share | None = None
     hours: Annotated[tuple[HoursText, ...], msgspec.Meta(max_length=32)] | None = None
     timezone: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     predictor: Annotated[str, msgspec.Meta(max_length=64)] | None = None

@@ -103,6 +103,7 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     io_bytes_per_second: Rate = 0.0  # of all disks
     lent_waiting: Fraction = 0.0  # share of the time that what is lent had to wait for processors
     throttled: Fraction = 0.0  # share of the time that it had to wait for its limit
+    classes: Text = ""  # what of caches and memory bandwidth it is held to; empty: nothing
     window_seconds: Seconds = 1.0  # that the figures of use are means of
     # what should go for all to be right again; 0: nothing
     relief_cpus: Cpus = 0.0

@@ -274,7 +274,7 @@ def test_what_the_kernel_makes_of_a_limit_is_told(tmp_path, monkeypatch):
     (place / "cpu.max").write_text("max 100000")
     (place / "cpu.weight").write_text("1")
     limits = KernelLimits("/fallow.slice", Groups(root=tmp_path))
-    monkeypatch.setattr("fallow.drivers.limits.kernel._write", lambda path, text: None)  # taken, and not done
+    monkeypatch.setattr("fallow.drivers.limits.kernel.write", lambda path, text: None)  # taken, and not done
     assert limits.hold_cpus(0.5) == ("the processor limit of /fallow.slice is none instead of 0.50",)
     assert any("memory" in problem for problem in limits.hold_memory(0, 0))
     (place / "cpu.weight").write_text("100")

@@ -338,6 +338,19 @@ async def test_a_server_that_was_removed_takes_its_machines_away(setting):
     assert setting.machines.orders == () and not setting.store.exists
 
 
+async def test_caches_and_bandwidth_are_held_as_told_until_lending_ends_for_good(setting):
+    setting.peer.greet_with = [SetLending(policy=LendingPolicy(cache_share=0.2, memory_bandwidth_share=0.3))]
+    task = setting.go()
+    await setting.until(lambda report: report.classes == "20%, 30%")
+    setting.limits.refuses = "no class is left"
+    await setting.until(lambda report: "no class is left" in report.problems and not report.classes)
+    assert setting.report.lends and setting.limits.classes == (0.2, 0.3)
+    setting.peer.send(wire.Reject(reason="removed", final=True, clean=True))
+    with pytest.raises(server_module.SessionRefused):
+        await asyncio.wait_for(task, 5)
+    assert setting.limits.classes is None
+
+
 async def test_the_last_minutes_are_told(setting):
     setting.peer.greet_with = [LENDS]
     setting.measuring.lent = 2.0

@@ -164,7 +164,8 @@ async def test_a_policy_that_contradicts_itself_is_refused(rig: Rig, policy: dic
     "policy",
     [
         {"hours": ["8-9"]}, {"hours": ["25:00-26:00"]}, {"hours": ["mon 08:00-09:00\n"]}, {"cpu_threshold": 0},
-        {"cpu_ceiling": 1.01}, {"reserve_cpus": -1}, {"isolation": "none"}, {"vms": {"count": 65}}, {"lend": True},
+        {"cpu_ceiling": 1.01}, {"cache_share": 0}, {"memory_bandwidth_share": 1.1},
+        {"reserve_cpus": -1}, {"isolation": "none"}, {"vms": {"count": 65}}, {"lend": True},
         {"lends": 0}, {"lends": "false"}, {"cpu_threshold": "0.5"}, {"vms": {"count": "2"}},
     ],
 )  # fmt: skip

@@ -180,6 +180,7 @@ def test_pools_are_listed_shown_made_and_deleted(api: FakeApi, fallow: Fallow) -
     out = fallow("server-pool", "show", "night").out
     for line in (
         "servers    1: srv1", "processors    placed below 65%, held below 80%", "hours         20:00-07:00 (UTC)",
+        "cache         100%, and 100% of memory bandwidth",
         "vms           2 on each server: 4 processors, as much memory as is lent, 20 GiB of disk, image default",
     ):  # fmt: skip
         assert line in out, out
@@ -196,6 +197,7 @@ def test_pools_are_listed_shown_made_and_deleted(api: FakeApi, fallow: Fallow) -
 WORDS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "shares": (("--cpu-threshold", "65%", "--cpu-ceiling", ".8"), {"cpu_threshold": 0.65, "cpu_ceiling": 0.8}),
     "memory": (("--memory-threshold", "70%", "--memory-ceiling", "1"), {"memory_threshold": 0.7, "memory_ceiling": 1}),
+    "classes": (("--cache", "20%", "--memory-bandwidth", ".3"), {"cache_share": 0.2, "memory_bandwidth_share": 0.3}),
     "reserve": (("--reserve", "2cpu,4GiB"), {"reserve_cpus": 2.0, "reserve_memory_bytes": 4 * GIB}),
     "cpus alone": (("--reserve", "1.5cpus"), {"reserve_cpus": 1.5}),
     "no reserve": (("--reserve", "0cpu, 0"), {"reserve_cpus": 0.0, "reserve_memory_bytes": 0}),

@@ -89,6 +89,7 @@ def test_a_server_is_explained_from_its_policy_to_its_machines() -> None:
         primary_cpus=12.0, lent_cpus=1.0, predicted_cpus=13.0, limit_cpus=0.8, throttled=0.9, relief_cpus=1.5,
         relief_seconds=61.0, primaries=(primary, PrimaryUse(name="cgroup:/shop", found=True, cpu_waiting=0.3)),
         predictor="learned margin", predictor_why="best on its history", vms=(use(),), problems=("a limit is off",),
+        classes="4 of 20 ways of L3",
     )  # fmt: skip
     policy = pool("night", reserve_cpus=2.0, hours=("20:00-07:00",), timezone="Europe/Berlin")
     known = snapshot(server(labels={"rack": "r7"}), policy, vm(), lent(evictions=1, evicted_at=NOW - 60))
@@ -102,6 +103,7 @@ def test_a_server_is_explained_from_its_policy_to_its_machines() -> None:
         "0.0 asked for of 8.0 offered",
         "1.5 processors and 0 B have to go, since 1m1s",
         "predicted by learned margin: best on its history",
+        "what is lent is held to 4 of 20 ways of L3",
         "primary process:java is not found: no process is called so",
         "primary cgroup:/shop uses 0.0 processors and 0 B, waits 30% for processors",
         "problem: a limit is off",

@@ -34,6 +34,8 @@ def server_explained(snapshot: Snapshot, server: Member, heard: HeardServer | No
             yield f"the figures below are {format_duration(heard.age_seconds)} old"
         yield from _processors(report, policy, view.requested_cpus, standing)
         yield from _memory(report, policy, view.requested_memory_bytes, standing)
+        if report.classes:
+            yield f"what is lent is held to {report.classes}"
         yield from _prediction(report)
         yield from (_primary(found) for found in report.primaries)
         yield from (f"problem: {text}" for text in report.problems)

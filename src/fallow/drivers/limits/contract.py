@@ -18,6 +18,14 @@ class LentUse:
     throttled_periods: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classes:
+    """What of caches and memory bandwidth what is lent is held to, as it reads back; both texts are for people."""
+
+    told: str = ""  # empty: nothing holds it
+    problems: tuple[str, ...] = ()
+
+
 class Limits(Protocol):
     """The group of what is lent. All calls block, those for memory possibly for seconds; problems are for people.
 
@@ -45,6 +53,13 @@ class Limits(Protocol):
         """Make the kernel take memory back above `high_bytes`, and never give more than `max_bytes`. Returns problems.
 
         The maximum is never set below what is used: the kernel would end processes of its own choice.
+        """
+
+    def hold_classes(self, cache: float, bandwidth: float) -> Classes:
+        """Let what is lent fill this share of the caches and use this share of memory bandwidth, in (0, 1].
+
+        Has to be called again and again: what has come into the group since is held from then on. Two shares of 1
+        take away whatever held it before. Where nothing can be divided that is a problem and nothing else.
         """
 
     def cpus(self) -> float | None:

@@ -1,6 +1,6 @@
 """A group of what is lent that exists in memory only, with faults to order."""
 
-from fallow.drivers.limits.contract import LentUse, LimitsError
+from fallow.drivers.limits.contract import Classes, LentUse, LimitsError
 
 
 class FakeLimits:
@@ -15,6 +15,7 @@ class FakeLimits:
         self.used = LentUse(cpu_seconds=0.0, memory_bytes=0)
         self.writes: list[float] = []
         self.memory: tuple[int, int] | None = None
+        self.classes: tuple[float, float] | None = None
         self._cpus: float | None = None
 
     @property
@@ -47,6 +48,13 @@ class FakeLimits:
             return (self.refuses,)
         self.memory = (high_bytes, max(high_bytes, max_bytes, self.used.memory_bytes or 0))
         return ()
+
+    def hold_classes(self, cache: float, bandwidth: float) -> Classes:
+        """Note the shares."""
+        self.classes = (cache, bandwidth) if min(cache, bandwidth) < 1 else None
+        if self.classes is None:
+            return Classes()
+        return Classes(problems=(self.refuses,)) if self.refuses else Classes(told=f"{cache:.0%}, {bandwidth:.0%}")
 
     def cpus(self) -> float | None:
         """Return the limit."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fallow.decide.harvest.suppress import SURE_CPUS
-from fallow.drivers.cgroups import KEPT_BELOW, KEPT_QUOTA, TREES, Groups, lines, number
-from fallow.drivers.limits.contract import LentUse, LimitsError
+from fallow.drivers.cgroups import KEPT_BELOW, KEPT_QUOTA, TREES, Groups, lines, number, write
+from fallow.drivers.limits.contract import Classes, LentUse, LimitsError
+from fallow.drivers.limits.resctrl import Files, Resctrl
 
 PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000  # the kernel's
@@ -20,11 +21,13 @@ _CONTROLLERS = ("cpu", "memory", "io", "pids", "cpuset")
 
 
 class KernelLimits:
-    """Limits by control group `group`. `groups` says where control groups lie."""
+    """Limits by control group `group`. `groups` says where control groups lie, `resctrl` what classes are made in."""
 
-    def __init__(self, group: str, groups: Groups | None = None) -> None:
+    def __init__(self, group: str, groups: Groups | None = None, resctrl: Files | None = None) -> None:
         self._group = group
         self._groups = groups or Groups()
+        name = group.strip("/").replace("/", "-")  # classes have no classes below them
+        self._classes = Resctrl(name, lambda: self._groups.threads(group), resctrl)
         self._lowered = True  # some quota below ours may be: this agent's or one's before it
 
     @property
@@ -86,6 +89,10 @@ class KernelLimits:
         problems = [_hold_bytes(folder / name, value) for name, value in zip(names, (high, most), strict=True)]
         return tuple(problem for problem in problems if problem)
 
+    def hold_classes(self, cache: float, bandwidth: float) -> Classes:
+        """Set and read back the class of all threads in the group."""
+        return self._classes.hold(cache, bandwidth)
+
     def cpus(self) -> float | None:
         """Return the quota in processors."""
         return self._groups.quota(self._group)
@@ -114,8 +121,8 @@ class KernelLimits:
             return
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not "".join(lines(folder / name)).strip():
-                _write(folder / name, "".join(lines(folder.parent / name)).strip())
-        _write(folder / "cgroup.clone_children", "1")
+                write(folder / name, "".join(lines(folder.parent / name)).strip())
+        write(folder / "cgroup.clone_children", "1")
 
     def _enable(self) -> None:
         """Let the group and those directly below it have controllers: version 2 hands them down one by one."""
@@ -127,7 +134,7 @@ class KernelLimits:
             for controller in _CONTROLLERS:
                 if controller in offered and controller not in had:
                     try:
-                        _write(folder / "cgroup.subtree_control", f"+{controller}")
+                        write(folder / "cgroup.subtree_control", f"+{controller}")
                     except OSError as error:
                         if error.errno != errno.EBUSY or controller in ("cpu", "memory"):
                             raise
@@ -166,17 +173,17 @@ class KernelLimits:
         folder = self._groups.folder("cpu", self._group)
         assert folder is not None
         if self._groups.version == 2:
-            _write(folder / "cpu.max", f"{quota_us} {PERIOD_US}")
+            write(folder / "cpu.max", f"{quota_us} {PERIOD_US}")
             return
         if number(folder / "cpu.cfs_period_us") != PERIOD_US:
-            _write(folder / "cpu.cfs_period_us", str(PERIOD_US))
+            write(folder / "cpu.cfs_period_us", str(PERIOD_US))
         try:
-            _write(folder / "cpu.cfs_quota_us", str(quota_us))
+            write(folder / "cpu.cfs_quota_us", str(quota_us))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             self._lowered = _fit_below(folder, quota_us / PERIOD_US)
-            _write(folder / "cpu.cfs_quota_us", str(quota_us))
+            write(folder / "cpu.cfs_quota_us", str(quota_us))
         else:
             if self._lowered:  # looking at all groups below costs more than all else of a second
                 self._lowered = _fit_below(folder, quota_us / PERIOD_US)
@@ -189,7 +196,7 @@ def _idle(folder: Path, wanted: bool) -> bool:
         return False
     try:
         if number(path) != int(wanted):
-            _write(path, str(int(wanted)))
+            write(path, str(int(wanted)))
     except OSError:
         return False
     return number(path) == int(wanted)
@@ -208,7 +215,7 @@ def _fit_below(folder: Path, cpus: float) -> bool:
             continue
         if _kept_quota(group) is None:
             os.setxattr(group, KEPT_QUOTA, str(quota).encode())
-        _write(group / "cpu.cfs_quota_us", str(max(LEAST_QUOTA_US, int(cpus * period))))
+        write(group / "cpu.cfs_quota_us", str(max(LEAST_QUOTA_US, int(cpus * period))))
     lowered = False
     for group in below:
         had, period = _kept_quota(group), number(group / "cpu.cfs_period_us")
@@ -216,7 +223,7 @@ def _fit_below(folder: Path, cpus: float) -> bool:
             continue
         quota = min(had, max(LEAST_QUOTA_US, int(_room(group.parent, folder, cpus) * period)))
         if (number(group / "cpu.cfs_quota_us") or 0) < quota:
-            _write(group / "cpu.cfs_quota_us", str(quota))
+            write(group / "cpu.cfs_quota_us", str(quota))
         if quota == had:
             os.removexattr(group, KEPT_QUOTA)
         else:
@@ -250,7 +257,7 @@ def _weigh(folder: Path | None, name: str, value: int) -> Iterator[str]:
     if _weight(path) == value:
         return
     try:
-        _write(path, str(value))
+        write(path, str(value))
     except OSError as error:
         yield f"{name} {value} of {folder.name} was refused: {error.strerror}"
         return
@@ -269,7 +276,7 @@ def _hold_bytes(path: Path, value: int) -> str:
     if held is not None and abs(held - value) < MEMORY_STEP:
         return ""
     try:
-        _write(path, str(value))
+        write(path, str(value))
     except OSError as error:
         return f"{path.name} {value} of {path.parent.name} was refused: {error.strerror}"
     held = _bytes(path)
@@ -289,12 +296,3 @@ def _close(one: float, other: float) -> bool:
 
 def _cpus_text(cpus: float | None) -> str:
     return "none" if cpus is None else f"{cpus:.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write to a file of the kernel in one call. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
