@@ -93,10 +93,14 @@ def groups(count: int) -> Iterator[list[str]]:
 def remove(group: str) -> None:
     """End all processes of a group and remove it, deepest first."""
     found = Groups()
-    for pid in found.processes(group):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    processes.wait_until(lambda: _removed(found.folders(group)), 5, f"the control group {group} to go")
+
+    def gone() -> bool:
+        for pid in found.processes(group):  # also what an agent there has started before its turn came
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return _removed(found.folders(group))
+
+    processes.wait_until(gone, 5, f"the control group {group} to go")
 
 
 def _removed(folders: list[Path]) -> bool:

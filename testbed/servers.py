@@ -1,7 +1,7 @@
 """A server that lends, as a control group of this machine: what others do here neither counts nor gets in its way."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fallow.drivers.cgroups import Groups
@@ -20,34 +20,50 @@ _ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 1; shift; done; shift; 
 class LendingServer:
     """A machine of `cluster` with a primary application; closing it ends all that runs in its control group."""
 
-    def __init__(self, cluster: Cluster, name: str, cpus: float, memory_bytes: int) -> None:
-        """Make the group with these limits, and an idle primary. The machine has to be booted."""
+    def __init__(self, cluster: Cluster, name: str, cpus: float | None, memory_bytes: int) -> None:
+        """Make the group with these limits, and an idle primary. The machine has to be booted.
+
+        `cpus` None: as many as this machine has.
+        """
         self.cluster, self.name = cluster, name
         self.node: EngineNode = cluster.nodes[name]
         self.within = f"/{cluster.fabric.namespace}-{name}.slice"  # libvirt would call another one otherwise
         self.primary = f"{self.within}/primary"
         self._groups = Groups()
-        for group in (self.primary, f"{self.within}/agent"):
-            MachineGroups(group.strip("/"), self._groups).make()
-        self._limit(self.within, cpus)
+        for part in ("primary", "agent"):
+            self.make(part)
+        if cpus is not None:
+            self._limit(self.within, cpus)
         self._hold(memory_bytes)
         self._primary = [cgroups.burn(self.primary, CALM)]
         self.agent: InsideProcess | None = None
 
     def join(self, *options: str, token: str = "", url: str = "") -> None:
         """Start the server's agent; with a token it joins, at `url` unless that is left out."""
-        folders = self._groups.folders(f"{self.within}/agent")
-        enter = [str(folder / "cgroup.procs") for folder in folders]
         told: Mapping[str, str] = {"FALLOW_JOIN_TOKEN": token} if token else {}
-        self.agent = self.node.run_inside(
+        self.agent = self.run(
+            "agent",
             [
-                "sh", "-c", _ENTER, "sh", *enter, "--", FALLOW, "join", url or self.cluster.url,
+                FALLOW, "join", url or self.cluster.url,
                 "--data", str(self.node.folder / "agent"), "--name", self.name, "--role", "server",
                 "--within", self.within, "--primary", f"cgroup:{self.primary}", "--engine", self.node.url, *options,
             ],
             self.log,
             {**self.cluster.environment, **told},
         )  # fmt: skip
+
+    def make(self, part: str) -> str:
+        """Make a group for a part of what it runs, and return its name."""
+        group = f"{self.within}/{part}"
+        MachineGroups(group.strip("/"), self._groups).make()
+        return group
+
+    def run(
+        self, part: str, argv: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> InsideProcess:
+        """Start a command on the machine, in the group of a part."""
+        enter = [str(folder / "cgroup.procs") for folder in self._groups.folders(f"{self.within}/{part}")]
+        return self.node.run_inside(["sh", "-c", _ENTER, "sh", *enter, "--", *argv], log, environment)
 
     @property
     def log(self) -> Path:

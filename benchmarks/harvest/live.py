@@ -1,30 +1,29 @@
-"""A latency-sensitive primary beside lent work: nginx under an open-loop load with bursts.
+"""A latency-sensitive primary beside lent work: nginx under an open-loop load with bursts, and containers.
 
-Three times the same load: the primary alone; beside burners of the same weight that nothing limits; beside the same
-burners in the group of what is lent, held by a server's agent. Told are response times from the moment a request was
-due (not from when a slow server let it be sent) until its answer had come (not until the client, which shares these
-processors, got to read it); how long nginx waited for processors; the share of the idle processor time that was lent;
-and how long after the begin of a burst the limit was down. nginx compresses each answer anew, so that a request costs
-milliseconds.
+Three times the same load on a machine with a real engine: the primary alone; beside containers that `podman run` has
+started and nothing limits; beside the same containers as replicas of a deployment, on what the machine lends: the real
+command joins it as a server, and the control plane places them. Each container uses all it gets. Told are response
+times from the moment a request was due (not from when a slow server let it be sent) until its answer had come (not
+until the client, which shares these processors, got to read it); how long nginx waited for processors; the share of the
+idle processor time that what is lent used; and how long after the begin of a burst the limit was down. nginx compresses
+each answer anew, so that a request costs milliseconds.
 
-All of it runs in a control group that goes before everything else here, so that other work on the machine shows less;
-still, figures count only from a machine at rest. Needs root, control groups and nginx (apt-get install nginx-light).
+The machine is a control group with all processors that goes before everything else here, so that other work shows less,
+such as that of the control plane; still, figures count only from a machine at rest. Needs root, control groups, Podman,
+docker-registry, busybox and nginx (apt-get install nginx-light).
 
     python benchmarks/harvest/live.py [--seconds 60] [--ceiling 0.8] [--json FILE]
 """
 
 import argparse
-import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,27 +31,36 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 # ruff: noqa: E402 - the folders above have to be found first
 import open_loop
+import yaml
+from figures import options_of, write
 from machine import describe
 
-from fallow.agent.lending import Lending
-from fallow.agent.measuring import Measuring
-from fallow.agent.primaries import source
 from fallow.agent.processes import Watched
-from fallow.agent.server import NoMachines
-from fallow.agent.whole import WholeGroup, WholeMachine
+from fallow.agent.whole import WholeMachine
 from fallow.drivers.cgroups import Groups
 from fallow.drivers.limits.kernel import KernelLimits
-from fallow.model.server_frames import SetLending
 from fallow.model.server_pools import LendingPolicy
-from fallow.model.servers import Primary
-from testbed import cgroups, parts
+from fallow.model.vms import LENT_GROUP
+from testbed import cgroups, images, parts
+from testbed.cluster import Cluster
+from testbed.fabric import Fabric
+from testbed.ports import free_port
+from testbed.processes import wait_until
+from testbed.registry import Registry
+from testbed.servers import LendingServer
 
 CPUS = os.cpu_count() or 1
 PERIOD, BURST = 15.0, 3.0  # seconds; each period ends with a burst
 CALM_RATE, BURST_RATE = 25.0, 130.0
 PAGE_BYTES = 160 * 1024
+PORT = 8080  # of nginx, on a machine of its own
+SERVER, VM = "srv1", "srv1-vm"
+MEMORY_BYTES = 4 * 2**30
+BUSY = ("sh", "-c", "while :; do :; done")
+RESERVED = {"cpus": "0.05", "memory": "16M"}
 LOOK_SECONDS = 0.02
 WARM_SECONDS = 5.0
+THRESHOLD_BELOW = 0.1
 CONFIG = """
 daemon off; master_process on; worker_processes {workers}; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 1024; }}
@@ -72,128 +80,122 @@ def due(now: float) -> float:
 
 @dataclass
 class Bench:
-    """One load on one nginx, in groups of one parent."""
+    """One load on one nginx, both in groups of a server."""
 
-    parent: str
-    folder: Path
-    port: int
+    server: LendingServer
+    image: str
     groups: Groups = field(default_factory=Groups)
     _watched: Watched = field(default_factory=Watched, init=False)
-    _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)  # when the load did, and what others had used
 
     def __post_init__(self) -> None:
-        """Make the groups."""
-        self.primary, self.load, self.lent = (f"{self.parent}/{name}" for name in ("primary", "load", "lent"))
-        for group in (self.parent, self.primary, self.load):
-            cgroups.make(group)
-        cgroups.favour(self.parent)
+        """Make the groups of the load and of what nothing limits."""
+        self.primary, self.load, self.greedy = self.server.primary, self.server.make("load"), self.server.make("greedy")
+        self.lent = f"{self.server.within}/{LENT_GROUP}"
+        cgroups.favour(self.server.within)
         cgroups.allow_first(self.load)
 
     def used(self, *names: str) -> float:
         """Return the processor time of groups so far."""
         return sum(self.groups.cpu_seconds(name) or 0.0 for name in names)
 
-    @contextmanager
-    def nginx(self) -> Iterator[None]:
-        """Run nginx in its group."""
-        text = CONFIG.format(folder=self.folder, port=self.port, workers=CPUS)
-        (self.folder / "nginx.conf").write_text(text, encoding="utf-8")
+    def start_nginx(self) -> None:
+        """Start nginx in its group; it ends with the server."""
+        folder = self.server.node.folder / "nginx"
+        folder.mkdir()
+        folder.chmod(0o755)
+        (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=PORT, workers=CPUS), encoding="utf-8")
         words = [f"line {number}: {number * 2654435761 % 2**32:x}" for number in range(PAGE_BYTES // 20)]
-        (self.folder / "page.txt").write_text("\n".join(words), encoding="utf-8")
-        self.folder.chmod(0o755)
+        (folder / "page.txt").write_text("\n".join(words), encoding="utf-8")
         program = parts.program("nginx") or "nginx"
-        server = subprocess.Popen(
-            [program, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")],
-            preexec_fn=lambda: cgroups.enter(self.primary),  # noqa: PLW1509
-        )
-        try:
-            time.sleep(1)
-            yield
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+        self.server.run("primary", [program, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder / "log")
+        wait_until((folder / "pid").exists, 10, "nginx")
 
-    def start_load(self, seconds: float) -> subprocess.Popen[bytes]:
-        """Start the load in its group, in a process of its own; it prints what it found."""
+    def under_load(self, name: str, seconds: float, lent: str) -> "Case":
+        """Run the load in its group, in a process of its own, and return what it found; what is lent is in `lent`."""
         self._watched.use(self.groups.processes(self.primary))
-        self._began = time.monotonic(), self._others()
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__)), "--load", str(self.port), "--seconds", str(seconds)],
-            stdout=subprocess.PIPE,
-            preexec_fn=lambda: cgroups.enter(self.load),  # noqa: PLW1509
-            env=dict(os.environ),
+        began, others, used = time.monotonic(), self._others(), self.used(lent)
+        before = self.used(self.primary, self.load)
+        log = self.server.node.folder / f"{name}.json"
+        words = [sys.executable, str(Path(__file__)), "--load", str(PORT), "--seconds", str(seconds)]
+        child, seen = self.server.run("load", words, log), []
+        limits = KernelLimits(self.lent, self.groups)
+        while child.poll() is None:
+            seen.append((time.monotonic() - began, limits.cpus() or float(CPUS)))
+            time.sleep(LOOK_SECONDS)
+        waited = self._watched.use(self.groups.processes(self.primary)).waited_seconds
+        return Case(
+            seconds=seconds,
+            text=log.read_bytes(),
+            seen=seen,
+            own_seconds=self.used(self.primary, self.load) - before,
+            lent_seconds=self.used(lent) - used,
+            beside={
+                "primary_waited_seconds": round(waited, 3),
+                "others_cpus": round((self._others() - others) / (time.monotonic() - began), 3),
+            },
         )
 
-    def seen(self) -> dict[str, float]:
-        """Return how long nginx waited for processors since the load began, and what others used meanwhile.
+    @contextmanager
+    def greedy_containers(self) -> Iterator[None]:
+        """Run containers that nothing limits, with a weight like the primary's."""
+        podman = ("podman", "--url", self.server.node.url)
+        run = ("run", "--detach", "--quiet", "--cgroup-parent", self.greedy, self.image, *BUSY)
+        for _ in range(CPUS):
+            subprocess.run((*podman, *run), check=True, stdout=subprocess.DEVNULL)
+        yield
+        subprocess.run((*podman, "rm", "--force", "--time", "0", "--all"), check=True, stdout=subprocess.DEVNULL)
 
-        Others are all but these groups: the agent and this program, what else runs here, and what the host took away.
-        """
-        waited = self._watched.use(self.groups.processes(self.primary)).waited_seconds
-        others = (self._others() - self._began[1]) / (time.monotonic() - self._began[0])
-        return {"primary_waited_seconds": round(waited, 3), "others_cpus": round(others, 3)}
+    def lend(self, ceiling: float) -> None:
+        """Let the machine join as a server, and deploy the same containers to what it lends; then let limits grow."""
+        cluster, shares = self.server.cluster, (f"{ceiling - THRESHOLD_BELOW:.0%}", f"{ceiling:.0%}")
+        policy = (
+            "--isolation",
+            "cgroup",
+            "--vm-memory",
+            "1GiB",
+            "--cpu-threshold",
+            shares[0],
+            "--cpu-ceiling",
+            shares[1],
+        )
+        cluster.fallow("server-pool", "policy", "set", *policy)
+        self.server.join(token=cluster.token("server"))
+        cluster.wait(lambda: cluster.members().get(VM, {}).get("state") == "ready", 60, "a node on lent capacity")
+        service = {
+            "image": self.image,
+            "command": list(BUSY),
+            "deploy": {"replicas": CPUS, "resources": {"reservations": RESERVED}},
+            "x-fallow": {"class": "harvest"},
+        }
+        file = cluster.fabric.folder / "busy.yaml"
+        file.write_text(yaml.safe_dump({"services": {"busy": service}}), encoding="utf-8")
+        cluster.fallow("deploy", str(file), "--project", "lent", "--timeout", "90s")
+        time.sleep(WARM_SECONDS)
+
+    def running(self) -> int:
+        """Return how many replicas run."""
+        return [replica["state"] for replica in self.server.cluster.replicas()].count("running")
 
     def _others(self) -> float:
-        return WholeMachine().use().busy_seconds - self.used(self.parent)
+        """Return what all else here used: the control plane, this program, and what the host took away."""
+        return WholeMachine().use().busy_seconds - self.used(self.server.within)
 
 
-async def looks(limits: KernelLimits, child: subprocess.Popen[bytes]) -> tuple[bytes, list[tuple[float, float]]]:
-    """Wait for the load to end; return what it printed, and the limit at moments since it began."""
-    began, found = time.monotonic(), []
-    done = asyncio.create_task(asyncio.to_thread(child.communicate))
-    while not done.done():
-        found.append((time.monotonic() - began, limits.cpus() or float(CPUS)))
-        await asyncio.sleep(LOOK_SECONDS)
-    return done.result()[0], found
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one load came to: what it printed, and the limit at moments since it was started."""
+
+    seconds: float
+    text: bytes
+    seen: list[tuple[float, float]]
+    own_seconds: float  # of processor, by the primary and its load
+    lent_seconds: float
+    beside: dict[str, float]
 
 
-async def held(bench: Bench, seconds: float, ceiling: float) -> tuple[bytes, list[tuple[float, float]], float]:
-    """Run the load beside lent work that an agent holds; the limit has `WARM_SECONDS` to grow first."""
-    limits = KernelLimits(bench.lent, bench.groups)
-    problems = limits.prepare()
-    if problems:
-        sys.exit("; ".join(problems))
-    primaries = [source(Primary(kind="cgroup", name=bench.primary), bench.groups, bench.lent)]
-    measuring = Measuring(limits, primaries, whole=WholeGroup(bench.parent, bench.groups))
-    with tempfile.TemporaryDirectory() as folder:
-        lending = Lending(measuring, limits, NoMachines("none"), Path(folder))
-        lending.told(SetLending(policy=LendingPolicy(cpu_threshold=ceiling - 0.1, cpu_ceiling=ceiling)))
-        task = asyncio.create_task(lending.run())
-        burners = [cgroups.burn(bench.lent) for _ in range(CPUS)]
-        try:
-            await asyncio.sleep(WARM_SECONDS)
-            before = bench.used(bench.lent)
-            text, found = await looks(limits, bench.start_load(seconds))
-            return text, found, bench.used(bench.lent) - before
-        finally:
-            _end(burners)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def unlimited(bench: Bench, seconds: float) -> tuple[bytes, float]:
-    """Run the load beside the same work with a weight like the primary's."""
-    name = f"{bench.parent}/greedy"
-    cgroups.make(name)
-    burners = [cgroups.burn(name) for _ in range(CPUS)]
-    try:
-        child = bench.start_load(seconds)
-        text, _ = await asyncio.to_thread(child.communicate)
-        return text, bench.used(name)
-    finally:
-        _end(burners)
-
-
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    for child in children:
-        with suppress(ProcessLookupError):
-            child.kill()
-        child.wait()
-
-
-def row(text: bytes, idle: float, lent: float) -> dict[str, Any]:
+def row(case: Case, idle: float) -> dict[str, Any]:
     """Return response times in milliseconds, and what was lent of the idle time."""
-    answers = [open_loop.Answer(*each) for each in json.loads(text)]
+    answers = [open_loop.Answer(*each) for each in json.loads(case.text)]
     found = [(answer.due, answer.took * 1000) for answer in answers]
     late = sorted(answer.late * 1000 for answer in answers)
     times = sorted(took for _, took in found)
@@ -205,8 +207,9 @@ def row(text: bytes, idle: float, lent: float) -> dict[str, Any]:
         "max_ms": round(times[-1], 2),
         "sent_late_p99_ms": round(late[int(len(late) * 0.99)], 2),
         "p99_ms_by_second_of_a_period": p99_by_second(found),
-        "lent_core_seconds": round(lent, 1),
-        "lent_share_of_idle": round(lent / idle, 3),
+        "lent_core_seconds": round(case.lent_seconds, 1),
+        "lent_share_of_idle": round(case.lent_seconds / idle, 3),
+        **case.beside,
     }
 
 
@@ -233,29 +236,42 @@ def reactions(seen: list[tuple[float, float]], seconds: float, start: float) -> 
     return found
 
 
-def run(seconds: float, ceiling: float) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run all three."""
-    with cgroups.groups(1) as (parent,), tempfile.TemporaryDirectory() as folder:
-        bench = Bench(parent, Path(folder), 20000 + os.getpid() % 20000)
-        with bench.nginx():
-            before = bench.used(bench.primary, bench.load)
-            alone = bench.start_load(seconds).communicate()[0]
-            beside = [bench.seen()]
-            idle = seconds * CPUS - (bench.used(bench.primary, bench.load) - before)
-            free, taken = asyncio.run(unlimited(bench, seconds))
-            beside.append(bench.seen())
-            text, seen, lent = asyncio.run(held(bench, seconds, ceiling))
-            beside.append(bench.seen())
-    begin = max(0.0, seen[-1][0] - seconds)  # the load's process takes a moment to start
-    times = reactions(seen, seconds, begin)
-    rows = {"alone": row(alone, idle, 0.0), "unlimited": row(free, idle, taken), "fallow": row(text, idle, lent)}
-    allowed = statistics.fmean(min(limit, CPUS) for at, limit in seen if at >= begin) * seconds
-    for told, more in zip(rows.values(), beside, strict=True):
-        told.update(more)
+    with ExitStack() as stack:
+        fabric = stack.enter_context(Fabric())
+        registry = Registry(fabric)
+        cluster = Cluster(fabric, insecure_registries=(registry.address,), port=free_port(17443))
+        stack.callback(cluster.close)
+        image = images.push(registry.address, "busybox:1", images.busybox())
+        cluster.power_on(SERVER)
+        cluster.start_server()
+        cluster.fallow("registry", "add", registry.address, "--insecure")
+        cluster.boot(SERVER)
+        server = LendingServer(cluster, SERVER, None, MEMORY_BYTES)
+        stack.callback(server.close)
+        bench = Bench(server, image)
+        bench.start_nginx()
+        cases = {"alone": bench.under_load("alone", options.seconds, bench.greedy)}
+        with bench.greedy_containers():
+            cases["unlimited"] = bench.under_load("unlimited", options.seconds, bench.greedy)
+        bench.lend(options.ceiling)
+        cases["fallow"] = bench.under_load("fallow", options.seconds, bench.lent)
+        replicas = bench.running()
+    figures = {"benchmark": "harvest-live", "machine": describe(), "seconds": options.seconds}
+    return figures | {"ceiling": options.ceiling, "containers": CPUS, "replicas_at_the_end": replicas} | told(cases)
+
+
+def told(cases: dict[str, Case]) -> dict[str, Any]:
+    """Return what the three cases came to."""
+    held, seconds = cases["fallow"], cases["alone"].seconds
+    idle = seconds * CPUS - cases["alone"].own_seconds
+    rows = {name: row(case, idle) for name, case in cases.items()}
+    begin = max(0.0, held.seen[-1][0] - seconds)  # the load's process takes a moment to start
+    times = reactions(held.seen, seconds, begin)
+    allowed = statistics.fmean(min(limit, CPUS) for at, limit in held.seen if at >= begin) * seconds
     rows["fallow"]["allowed_share_of_idle"] = round(allowed / idle, 3)  # other work on this machine may have taken it
     return {
-        "seconds": seconds,
-        "ceiling": ceiling,
         "idle_core_seconds": round(idle, 1),
         "rows": rows,
         "p99_against_alone": round(rows["fallow"]["p99_ms"] / rows["alone"]["p99_ms"], 3),
@@ -265,24 +281,20 @@ def run(seconds: float, ceiling: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and write."""
+    parser = options_of(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--ceiling", type=float, default=LendingPolicy().cpu_ceiling)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--load", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.load is not None:
+    options = parser.parse_args()
+    if options.load is not None:
         open_loop.go_first()
-        print(json.dumps([astuple(answer) for answer in open_loop.load(asked.load, asked.seconds, due)]))
+        print(json.dumps([astuple(answer) for answer in open_loop.load(options.load, options.seconds, due)]))
         return
-    reason = cgroups.missing() or parts.missing("nginx")
-    if reason is not None:
-        sys.exit(f"{reason} (nginx: apt-get install nginx-light)")
-    text = json.dumps({"machine": describe(), **run(asked.seconds, asked.ceiling)}, indent=1)
-    print(text)
-    if asked.json is not None:
-        asked.json.write_text(text + "\n", encoding="utf-8")
+    missing = (cgroups.missing(), *(parts.missing(part) for part in ("podman", "registry", "busybox", "nginx")))
+    if (reason := next((found for found in missing if found is not None), None)) is not None:
+        parser.error(reason)
+    write(run(options), options)
 
 
 if __name__ == "__main__":

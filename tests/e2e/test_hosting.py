@@ -8,6 +8,7 @@ import pytest
 from whole_cluster import Whole, web
 
 from demo.load import Load
+from fallow.drivers.limits.resctrl import KernelFiles
 from testbed import cgroups, images, parts, vms
 from testbed.fabric import Fabric
 from testbed.ports import free_port
@@ -110,6 +111,7 @@ def test_containers_in_a_control_group_leave_when_the_primary_wants_all_of_it() 
         refused = cluster.web("standard", 1, cpus=0.1)
         assert "lent capacity" in cluster.fallow("deploy", "--dry-run", str(_written(cluster, refused)))
         _placed_by_both_conditions(cluster)
+        _says_what_caches_are_held_to(cluster)
         _leaves_under_load(cluster, 1.0)
         cluster.lender.calm()
         _drained_and_used_again(cluster)
@@ -135,6 +137,24 @@ def _placed_by_both_conditions(cluster: Lending) -> None:
     cluster.wait(lambda: room.search(cluster.explained()) is not None, 20, "a refusal for want of room")
     cluster.deploy(wanted)
     cluster.wait(lambda: cluster.on("srv1-vm", 2), 20, "the two as they were")
+
+
+def _says_what_caches_are_held_to(cluster: Lending) -> None:
+    """Ask for a share of the cache: it is held, or both views of the server say why not, and it lends all the same."""
+
+    def told() -> bool:
+        report = cluster.report()
+        return bool(report["classes"]) or "--cache 100%" in str(report["problems"])
+
+    cluster.fallow("server-pool", "policy", "set", "--cache", "20%")
+    cluster.wait(told, 20, "what the cache is held to")
+    report = cluster.report()
+    assert report["lends"]
+    assert bool(report["classes"]) == bool(KernelFiles().read("schemata"))
+    for view in () if report["classes"] else (("server", "show", "srv1"), ("top", "--once")):
+        assert "--cache 100%" in " ".join(cluster.fallow(*view).split())
+    cluster.fallow("server-pool", "policy", "set", "--cache", "100%")
+    cluster.wait(lambda: not told(), 20, "a cache that nothing is held to")
 
 
 def _written(cluster: Lending, text: str) -> object:
