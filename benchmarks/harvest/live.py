@@ -147,18 +147,9 @@ class Bench:
 
     def lend(self, ceiling: float) -> None:
         """Let the machine join as a server, and deploy the same containers to what it lends; then let limits grow."""
-        cluster, shares = self.server.cluster, (f"{ceiling - THRESHOLD_BELOW:.0%}", f"{ceiling:.0%}")
-        policy = (
-            "--isolation",
-            "cgroup",
-            "--vm-memory",
-            "1GiB",
-            "--cpu-threshold",
-            shares[0],
-            "--cpu-ceiling",
-            shares[1],
-        )
-        cluster.fallow("server-pool", "policy", "set", *policy)
+        cluster = self.server.cluster
+        shares = ("--cpu-threshold", f"{ceiling - THRESHOLD_BELOW:.0%}", "--cpu-ceiling", f"{ceiling:.0%}")
+        cluster.fallow("server-pool", "policy", "set", "--isolation", "cgroup", "--vm-memory", "1GiB", *shares)
         self.server.join(token=cluster.token("server"))
         cluster.wait(lambda: cluster.members().get(VM, {}).get("state") == "ready", 60, "a node on lent capacity")
         service = {

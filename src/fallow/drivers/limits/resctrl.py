@@ -22,7 +22,7 @@ from fallow.drivers.limits.contract import Classes
 
 ROOT = Path("/sys/fs/resctrl")
 ROUNDS = 3  # threads that start while theirs are moved are looked for again so often
-_NOT_ASKED = "--cache 100% --memory-bandwidth 100% asks for none"
+_NOT_ASKED = "`fallow server-pool policy set NAME --cache 100% --memory-bandwidth 100%` asks for none"
 
 
 class Files(Protocol):
@@ -90,7 +90,7 @@ class Resctrl:
 
     def _hold(self, cache: float, bandwidth: float) -> Classes:
         if reason := self._missing():
-            return Classes(problems=(f"{reason}; what is lent is not kept from them ({_NOT_ASKED})",))
+            return Classes(problems=(f"{reason}; lending goes on without ({_NOT_ASKED})",))
         caches = dict(self._caches())
         found = wanted(cache, bandwidth, caches, self._bandwidth(), schemata(self._files.read("schemata")))
         lacks = tuple(f"{lack} ({_NOT_ASKED})" for lack in found.lacks)
