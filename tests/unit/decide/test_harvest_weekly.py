@@ -55,6 +55,11 @@ def test_the_monday_after_a_changed_weekend_is_met_no_worse_than_without_weeks(c
     assert above(usage, 28) <= above(usage, 28, weeks=False)
 
 
+def test_the_second_day_of_a_worked_weekend_is_met_as_without_weeks() -> None:
+    usage = office(29, {26: 1.0, 27: 1.0})
+    assert above(usage, 27) <= above(usage, 27, weeks=False)
+
+
 @pytest.mark.parametrize("earlier", [13, 20, 27])
 def test_after_a_change_of_clocks_no_more_is_above_than_without_weeks(earlier: int) -> None:
     usage, days = office(35, earlier=earlier), range(earlier + 1, earlier + 8)
