@@ -26,7 +26,9 @@ def draw(folder: Path, part: "Part", figures: dict[str, Any], foretold: dict[str
     name = f"harvest-{part.trace.name}-{part.trace.resource}"
     (folder / f"{name}.svg").write_text(_trade(figures), encoding="utf-8")
     if _SHOWN[0] in part.trace.servers and part.trace.resource == "cpu":
-        (folder / f"{name}-days.svg").write_text(_days(part.trace, foretold), encoding="utf-8")
+        row = part.trace.servers.index(_SHOWN[0])
+        shown = {other: foretold[other] for other in ("mean+5sd", "learned margin")}
+        draw_days(folder / f"{name}-days.svg", part.trace, (row, _SHOWN[1]), shown)
 
 
 def _trade(figures: dict[str, Any]) -> str:
@@ -48,21 +50,24 @@ def _trade(figures: dict[str, Any]) -> str:
     return _frame(title, (x_axis, "% of steps whose peak was above"), (y_axis, "% harvested"), marks)
 
 
-def _days(trace: Trace, foretold: dict[str, Floats]) -> str:
-    machine, days = _SHOWN
-    row, steps = trace.servers.index(machine), slice((days.start - 1) * DAY, (days.stop - 1) * DAY)
-    peaks = peak_ahead(trace.usage, 12)[row, steps]
-    lines = (
-        ("peak of the next hour", "#999999", peaks),
-        ("mean+5sd", _OTHER, foretold["mean+5sd"][row, steps]),
-        ("learned margin", _COLOURS["learned margin"], foretold["learned margin"][row, steps]),
-    )
+def draw_days(path: Path, trace: Trace, shown: tuple[int, range], foretold: dict[str, Floats], first: int = 1) -> None:
+    """Draw what was foretold of one server, a row of the trace, on some days, from 1 on; the last line in green.
+
+    `first` is the day with which what was foretold begins.
+    """
+    row, days = shown
+    steps = slice((days.start - first) * DAY, (days.stop - first) * DAY)
+    peaks = peak_ahead(trace.usage, 12)[:, (first - 1) * DAY :]
+    lines = {"peak of the next hour": ("#999999", peaks[row, steps])}
+    colours = [_OTHER] * (len(foretold) - 1) + [_COLOURS["learned margin"]]
+    lines |= {name: (colour, foretold[name][row, steps]) for name, colour in zip(foretold, colours, strict=True)}
     x_axis, y_axis = (float(days.start), float(days.stop)), (0.0, 100.0)
     marks = []
-    for number, (name, colour, values) in enumerate(lines):
+    for number, (name, (colour, values)) in enumerate(lines.items()):
         marks.extend(_line(values, colour, x_axis, y_axis))
         marks.append(f'<text x="{_LEFT + 10 + number * 170}" y="{_HEIGHT - 8}" fill="{colour}">{name}</text>')
-    return _frame(f"{trace.name}, {machine}: processors", (x_axis, ""), (y_axis, "% of capacity"), marks)
+    title = f"{trace.name}, {trace.servers[row]}: processors"
+    path.write_text(_frame(title, (x_axis, ""), (y_axis, "% of capacity"), marks), encoding="utf-8")
 
 
 def _line(values: Floats, colour: str, x_axis: tuple[float, float], y_axis: tuple[float, float]) -> list[str]:

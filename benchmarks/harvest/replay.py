@@ -1,6 +1,6 @@
 """Predictors of a server's peak, replayed on real traces: how often and how far they were wrong, and what they lend.
 
-Every five minutes each predictor foretells the peak of the next hour from at most eight days before, and is judged by
+Every five minutes each predictor foretells the peak of the next hour from at most 29 days before, and is judged by
 what came. `chosen by replay` is what a server does: once a day it takes the predictor that did best on its own last
 seven days. `oracle` knows the future. Settings were made on parts
 named `tune`; docs/design/harvest-prediction.md tells what was seen of parts named `judge` before. `prices` tells, of
@@ -65,11 +65,14 @@ def parts_of(folder: Path, name: str) -> Iterator[Part]:
         yield Part(numenta(folder), "judge", range(2, 16))
 
 
-def foretell(trace: Trace, predictor: Predictor, days: int) -> Floats:
-    """Return (servers, steps) what would have been foretold at every step, a day at a time as its history moves on."""
+def foretell(trace: Trace, predictor: Predictor, days: int, longest: int = LONGEST, first: int = 1) -> Floats:
+    """Return (servers, steps) what would have been foretold at every step, a day at a time as its history moves on.
+
+    From day `first` on until the last of so many days; `longest` is how many steps a history has at most.
+    """
     foretold = []
-    for end in range(DAY, days * DAY + 1, DAY):
-        usage = trace.usage[:, max(end - LONGEST, 0) : end]
+    for end in range(first * DAY, days * DAY + 1, DAY):
+        usage = trace.usage[:, max(end - longest, 0) : end]
         seen = history(usage, trace.starts_at + end * STEP_SECONDS)
         foretold.append(predictor.peaks(seen, HORIZON, DAY))
     return np.concatenate(foretold, axis=1)
@@ -148,7 +151,7 @@ def _figures(done: Score, scores: dict[str, Score]) -> dict[str, float]:
 
 
 def speed() -> dict[str, float]:
-    """Return milliseconds of one prediction over eight days, for one server and for a thousand, and of a choice."""
+    """Return milliseconds of one prediction over 29 days, for one server and for a thousand, and of a choice."""
     steps = np.arange(LONGEST)
     wave = 0.3 + 0.2 * np.sin(2 * np.pi * steps / DAY) + 0.1 * ((steps * 2_654_435_761) % 1_000 / 1_000)
     figures = {}

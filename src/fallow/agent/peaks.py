@@ -1,4 +1,4 @@
-"""The most that is expected to be needed beside what is lent: a history of eight days, and who foretells from it."""
+"""The most that is expected to be needed beside what is lent: a history of 29 days, and who foretells from it."""
 
 import asyncio
 import time
@@ -31,7 +31,10 @@ AUTO = "auto"
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A history on the disk: `usage` is little-endian single precision, row by row."""
+    """A history on the disk: `usage` is little-endian single precision, row by row; at most 67 kB.
+
+    Agents that kept eight days wrote the same with fewer steps, and take the newest of these.
+    """
 
     version: int = VERSION
     ends_at: float

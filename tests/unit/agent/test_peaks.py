@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 
+import msgspec
+import numpy as np
 import pytest
 from session_peer import until
 
-from fallow.agent.peaks import FILE, HORIZON_STEPS, Peaks
+from fallow.agent.peaks import FILE, HORIZON_STEPS, Peaks, Stored
 from fallow.decide.harvest.history import LONGEST_SECONDS, STEP_SECONDS
 from fallow.decide.harvest.measured import Measured
 
@@ -96,6 +98,23 @@ async def test_a_restart_goes_on_with_the_history(tmp_path, clock):
         await until(lambda: again.steps == 40)
         await until(lambda: "chosen" in again.expected(second(clock, 0.1)).why)
         assert again.expected(second(clock, 0.1)).cpus < 0.4 * 8
+
+
+def kept(folder):
+    return msgspec.msgpack.decode((folder / FILE).read_bytes(), type=Stored)
+
+
+@pytest.mark.parametrize("days", [8, 29, 40])
+async def test_weeks_survive_a_restart_and_what_older_agents_kept_is_read(tmp_path, clock, days):
+    usage = np.full((2, days * 288), 0.25, dtype="<f4")
+    stored = Stored(ends_at=clock.utc, step_seconds=STEP_SECONDS, usage=usage.tobytes(), chosen=("fixed 40",) * 2)
+    (tmp_path / FILE).write_bytes(msgspec.msgpack.encode(stored))
+    async with at_work(tmp_path, clock) as (peaks, _):
+        assert peaks.steps == days * 288
+        live(peaks, clock, 0.25, seconds=150)
+        assert peaks.steps == min(days * 288 + 1, LONGEST_SECONDS // STEP_SECONDS)
+        await until(lambda: len(kept(tmp_path).usage) == 2 * 4 * peaks.steps)
+        assert (tmp_path / FILE).stat().st_size < 68_000
 
 
 async def test_a_history_that_ended_long_ago_says_nothing_of_now(tmp_path, clock):

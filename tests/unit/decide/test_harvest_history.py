@@ -23,7 +23,7 @@ def test_what_is_no_history_is_refused(usage: np.ndarray, step: int, says: str) 
 
 
 def test_a_step_is_added_and_the_oldest_forgotten() -> None:
-    seen = constant(0.2).add(np.array([0.9]), NOON + 300.0)
+    seen = constant(0.2, days=29).add(np.array([0.9]), NOON + 300.0)
     assert seen.steps == LONGEST_SECONDS // 300
     assert seen.ends_at == NOON + 300
     np.testing.assert_array_equal(seen.usage[0, -2:], [0.2, 0.9])

@@ -4,6 +4,10 @@ A value is the *high value* of its step: the 90th percentile of the second sampl
 A mean over five minutes hides what a latency-sensitive application feels; a maximum over 300 seconds is often one
 second of garbage collection, which the loop that suppresses every second is there for. Public traces know one value a
 step only; it stands in the same place.
+
+The newest 29 days are kept, and nothing older: the day that is learned from, the week before it whose errors count,
+and three weeks before that to tell one day of the week from another. These are 8,352 values a resource: of processors
+and memory of one server 134 kB, and 67 kB on its disk.
 """
 
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 STEP_SECONDS = 300
-LONGEST_SECONDS = 8 * 86_400  # one week, and a day to learn from it
+LONGEST_SECONDS = 29 * 86_400
 _MEASURED = 0.5  # of a step's seconds, or the step was not measured
 
 
@@ -60,7 +64,7 @@ class History:
         return History(self.usage[:, max(self.steps - steps, 0) :], self.ends_at, self.step_seconds)
 
     def add(self, values: Floats, ends_at: float) -> "History":
-        """Return the history with one more step, (servers,), and without what is older than eight days.
+        """Return the history with one more step, (servers,), and without what is older than 29 days.
 
         Steps that passed unmeasured are filled with not-a-number. A step that is not later than the newest (the clock
         was set back) is merged with the newest by the higher value: nothing seen is forgotten, and no time is invented.

@@ -19,16 +19,23 @@ def moving_max(values: Floats, width: int) -> Floats:
     return high
 
 
+def moving_mean(values: Floats, width: int) -> Floats:
+    """Return the mean of each step and the `width` - 1 before it; not-a-number where none was measured."""
+    measured = np.isfinite(values)
+    counts = _moving_sum(measured.astype(np.float64), width)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Floats = _moving_sum(np.where(measured, values, 0.0), width) / counts
+    return mean
+
+
 def moving_mean_and_sd(values: Floats, width: int) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of each step and the `width` - 1 before it.
 
     The latter from the differences themselves: as a difference of large sums it would be off by what those round away.
     """
-    measured = np.isfinite(values)
-    known = np.where(measured, values, 0.0)
-    counts = _moving_sum(measured.astype(np.float64), width)
+    mean = moving_mean(values, width)
+    counts = _moving_sum(np.isfinite(values).astype(np.float64), width)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = _moving_sum(known, width) / counts
         squares = np.zeros_like(mean)
         for steps in range(min(width, values.shape[1])):
             off = lagged(values, steps) - mean
