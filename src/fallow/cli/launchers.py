@@ -18,6 +18,7 @@ DNS_OFF = "off"
 LogFormat = Literal["auto", "json", "console"]
 Accelerator = Literal["auto", "kvm", "tcg"]
 VmImageBase = Literal["debian", "host"]
+VM_IMAGE_PYTHONS = ("3.11", "3.12", "3.13")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +182,13 @@ class BuildVmImage:
 
 @dataclass(frozen=True, kw_only=True)
 class AddVmImage:
-    """Add somebody else's disk to the images in `folder`."""
+    """Add somebody else's disk to the images in `folder`, with Fallow beside it for each of `pythons`, as `3.11`."""
 
     folder: Path
     name: str
     file: Path
+    pythons: Sequence[str]
+    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,7 @@ VmImageTask = BuildVmImage | AddVmImage | ListVmImages
 
 @dataclass(frozen=True, kw_only=True)
 class VmImageView:
-    """An image of virtual machines on this machine; `agent` is the version of Fallow in it, empty: not known."""
+    """An image of virtual machines on this machine; `agent` is the version of Fallow in it or beside it, or empty."""
 
     name: str
     base: str

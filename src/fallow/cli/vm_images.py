@@ -1,5 +1,6 @@
 """`fallow vm image`: what virtual machines on this server start from. No control plane is asked."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from fallow.cli import output
 from fallow.cli.failures import usage
 from fallow.cli.launchers import (
+    VM_IMAGE_PYTHONS,
     AddVmImage,
     BuildVmImage,
     ListVmImages,
@@ -22,6 +24,7 @@ from fallow.model.meta import is_name
 from fallow.model.units import format_bytes
 
 VM_FOLDER = MachineOptions().folder
+_PYTHON = re.compile(r"3\.(1[1-9]|[2-9][0-9])")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,7 +87,9 @@ def build(
 @app.command(
     epilog="""Examples:
 
-  fallow vm image add bookworm debian-12-genericcloud-amd64.qcow2"""
+  fallow vm image add bookworm debian-12-genericcloud-amd64.qcow2
+  fallow vm image add bookworm debian-12-genericcloud-amd64.qcow2 --python 3.11
+  fallow vm image add ours ours.qcow2 --has-fallow"""
 )
 def add(
     ctx: typer.Context,
@@ -92,14 +97,32 @@ def add(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Its disk, of any format that QEMU knows.", show_default=False)
     ],
+    python: Annotated[
+        list[str],
+        typer.Option(
+            "--python",
+            metavar="VERSION",
+            help="A version of Python that may be in it: Fallow is put beside it for each. May be given several times.",
+            show_default="3.11, 3.12, 3.13",
+        ),
+    ] = list(VM_IMAGE_PYTHONS),  # noqa: B006 - never changed
+    has_fallow: Annotated[
+        bool, typer.Option("--has-fallow", help="Fallow is in it already: nothing is put beside it.")
+    ] = False,
     folder: Folder = VM_FOLDER,
     as_json: Json = False,
 ) -> None:
-    """Add somebody else's image with cloud-init in it.
+    """Add somebody else's image: any with systemd and cloud-init in it.
 
-    With its first start it runs `fallow join`: an engine and Fallow have to be in it.
+    What it lacks is brought with its first start: Fallow by this server, for the Python that is in it, and
+    Podman from the repositories of its distribution.
     """
-    _run(ctx, AddVmImage(folder=folder.absolute(), name=_name(name), file=file.absolute()), as_json)
+    for version in python:
+        if not _PYTHON.fullmatch(version):
+            raise usage(f"{version!r} is not a version of Python that Fallow runs on", "Say 3.11 or a newer one.")
+    pythons = () if has_fallow else tuple(dict.fromkeys(python))
+    task = AddVmImage(folder=folder.absolute(), name=_name(name), file=file.absolute(), pythons=pythons, tell=_tell)
+    _run(ctx, task, as_json)
 
 
 @app.command(

@@ -21,7 +21,7 @@ def run_vm_image(task: VmImageTask) -> Sequence[VmImageView]:
 
 
 async def _do(task: VmImageTask) -> Sequence[VmImageView]:
-    from fallow.drivers.machine.imaging.build import BuildRequest, add, build
+    from fallow.drivers.machine.imaging.build import AddRequest, BuildRequest, add, build
 
     images = task.folder / "images"
     match task:
@@ -29,7 +29,8 @@ async def _do(task: VmImageTask) -> Sequence[VmImageView]:
             request = BuildRequest(name=task.name, base=task.base, images=images, output=task.output)
             made = await build(request, task.tell)
         case AddVmImage():
-            made = await add(task.name, task.file, images)
+            added = AddRequest(name=task.name, file=task.file, images=images, pythons=task.pythons)
+            made = await add(added, task.tell)
         case ListVmImages():
             return _list(images)
     return [each for each in _list(made.parent) if each.folder == str(made)]

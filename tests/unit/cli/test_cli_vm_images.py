@@ -43,7 +43,7 @@ def test_no_image_yet(tmp_path: Path):
 def test_an_image_is_added_and_listed(tmp_path: Path):
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1024 * 1024))
-    ran = Ran("vm", "image", "add", "cloud", str(disk), "--vm-folder", str(tmp_path), "--json")
+    ran = Ran("vm", "image", "add", "cloud", str(disk), "--vm-folder", str(tmp_path), "--has-fallow", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["folder"] == str(tmp_path / "images/cloud")
     listed = Ran("vm", "image", "list", "--vm-folder", str(tmp_path))
@@ -55,6 +55,7 @@ def test_an_image_is_added_and_listed(tmp_path: Path):
     [
         (("add", "cloud", "/nope"), "no file /nope"),
         (("add", "Cloud", "/nope"), "cannot be a name"),
+        (("add", "cloud", "/nope", "--python", "3.9"), "not a version of Python"),
         (("build", "--name", "a/b"), "cannot be a name"),
         (("build", "--output", "/etc"), "is no image"),
         (("build", "--base", "windows"), "windows"),

@@ -57,6 +57,13 @@ def test_what_a_domain_is():
     assert root.find("devices/interface/source").get("network") == "default"
 
 
+def test_what_an_image_lacks_is_on_a_disk_that_nobody_writes_to():
+    disk = read(replace(PLAN, agent=Path("/v/agent.iso"))).findall("devices/disk")[2]
+    assert (disk.find("source").get("file"), disk.find("target").get("dev")) == ("/v/agent.iso", "vdc")
+    assert disk.find("driver").get("type") == "raw"
+    assert disk.find("readonly") is not None
+
+
 def test_an_emulated_one_with_a_kernel_on_a_bridge():
     plan = replace(
         PLAN,

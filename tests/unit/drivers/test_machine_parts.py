@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pycdlib
@@ -15,7 +16,7 @@ from fallow.drivers.machine.contract import MachineError, Seed
 from fallow.drivers.machine.groups import MachineGroups
 from fallow.drivers.machine.images import Image, Images
 from fallow.drivers.machine.imaging.initrd import archive
-from fallow.drivers.machine.seed import SIZE_BYTES, seed_image
+from fallow.drivers.machine.seed import SIZE_BYTES, problem_told, seed_image
 
 SEED = Seed(name="vm1", url="https://c:7443", token="fallow-join.A.SECRET.B")
 
@@ -39,6 +40,33 @@ def test_a_seed_says_how_to_join():
     assert json.loads(found["meta-data"]) == {"instance-id": "fallow-a1", "local-hostname": "vm1"}
     assert found["user-data"].startswith(b"#cloud-config\n")
     assert SEED.token.encode() not in found["user-data"]  # cloud-init keeps a copy of that
+
+
+def test_cloud_init_writes_what_our_own_images_have_and_what_brings_the_rest():
+    user_data = json.loads(files(seed_image("a1", SEED))["user-data"].removeprefix(b"#cloud-config\n"))
+    written = {each["path"]: each for each in user_data["write_files"]}
+    unit = "/etc/systemd/system/fallow-first-boot.service"
+    programs = {"/usr/local/sbin/fallow-first-boot", "/usr/local/sbin/fallow-prepare"}
+    assert written.keys() == {unit, f"{unit}.d/prepare.conf"} | programs
+    assert {path for path, each in written.items() if each["permissions"] == "0755"} == programs
+    for each in (written[path]["content"] for path in programs):
+        assert subprocess.run(["sh", "-n"], input=each, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("console", "told"),
+    [
+        ("", ""),
+        ("[ 5.0] systemd: fallow: problem: no Python\r\nlogin: ", "no Python"),
+        ("fallow: problem: no Python\nfallow: joining\n", ""),
+        ("fallow: problem: one\nfallow: problem: two\nanything\n", "two"),
+        ("fallow: problem: no Podman\nfallow: installing Podman\n", "no Podman"),
+        ("fallow: problem: \x1b[31mred\x00\n", "[31mred"),
+        ("fallow: problem: " + "x" * 1000, "x" * 300),
+    ],
+)
+def test_what_a_machine_says_on_its_console_is_its_problem(console: str, told: str):
+    assert problem_told(console) == told
 
 
 def test_a_seed_without_a_token_is_the_same_machine_with_no_secret():

@@ -40,7 +40,10 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainPlan:
-    """Everything a domain is made from. Without `kernel` the disk's own boot loader starts."""
+    """Everything a domain is made from. Without `kernel` the disk's own boot loader starts.
+
+    `agent` is a further disk, with what somebody else's image lacks.
+    """
 
     spec: MachineSpec
     member_id: str
@@ -51,6 +54,7 @@ class DomainPlan:
     kernel: Path | None = None
     initrd: Path | None = None
     command_line: str = ""
+    agent: Path | None = None
     attachment: Attachment = Attachment()
     accelerator: Accelerator = "kvm"
     partition: str = ""
@@ -146,6 +150,8 @@ def _devices(devices: ET.Element, plan: DomainPlan) -> None:
     _disk(devices, plan.disk, "vda", "qcow2", {"cache": "none", "io": "threads", "discard": "unmap"})
     seed = _disk(devices, plan.seed, "vdb", "raw", {"cache": "directsync"})
     ET.SubElement(seed, "readonly")
+    if plan.agent is not None:
+        ET.SubElement(_disk(devices, plan.agent, "vdc", "raw", {}), "readonly")
     interface = ET.SubElement(devices, "interface", type="bridge" if plan.attachment.bridge else "network")
     ET.SubElement(interface, "mac", address=mac_address(plan.spec.vm_id))
     if plan.attachment.bridge:

@@ -15,7 +15,7 @@ from fallow.drivers.machine import commands, images
 from fallow.drivers.machine.contract import MachineError, MachineSpec, Seed
 from fallow.drivers.machine.domain import domain_name
 from fallow.drivers.machine.images import Images
-from fallow.drivers.machine.seed import seed_image
+from fallow.drivers.machine.seed import problem_told, seed_image
 
 MANIFEST, DISK, BASE, SEED, MARK, CONSOLE = (
     "machine.json",
@@ -26,7 +26,7 @@ MANIFEST, DISK, BASE, SEED, MARK, CONSOLE = (
     "console.log",
 )
 _DRAFT, _GONE = ".draft", ".gone"
-COPY_SECONDS = 600.0
+CONSOLE_BYTES = 64 * 1024  # of its end, that are read
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str = ""
     initrd: str = ""
     command_line: str = ""
+    agent: str = ""  # a disk with Fallow, for an image that has none
     memory_bytes: int = 0
 
 
@@ -108,7 +109,8 @@ class Folders:
             str(draft / DISK), str(max(size, spec.disk_bytes)),
         )  # fmt: skip
         found = {}
-        for name in (images.KERNEL, images.INITRD) if image.kernel else ():
+        agent = (images.AGENT,) if (path / images.AGENT).exists() else ()
+        for name in (*((images.KERNEL, images.INITRD) if image.kernel else ()), *agent):
             linked = images.link(path / name, draft / name)
             found[name] = str(folder / name if linked.parent == draft else linked)
         for name in (DISK, SEED, CONSOLE):
@@ -119,6 +121,7 @@ class Folders:
             kernel=found.get(images.KERNEL, ""),
             initrd=found.get(images.INITRD, ""),
             command_line=image.command_line,
+            agent=found.get(images.AGENT, ""),
             memory_bytes=spec.memory_bytes,
         )
 
@@ -137,6 +140,13 @@ class Folders:
     def seeded(self, vm_id: str) -> bool:
         """Say whether a token may lie on a machine's seed."""
         return (self.of(vm_id) / MARK).exists()
+
+    def problem_told(self, vm_id: str) -> str:
+        """Return why a machine says on its console that it cannot join, empty when it does not."""
+        with contextlib.suppress(OSError), (self.of(vm_id) / CONSOLE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - CONSOLE_BYTES))
+            return problem_told(file.read().decode(errors="replace"))
+        return ""
 
     def write_seed(self, vm_id: str, seed: Seed) -> None:
         """Write a machine's seed in place, since a running one may have it open. Raises MachineError."""

@@ -15,11 +15,11 @@ from fallow.drivers.machine.contract import MachineError
 from fallow.model.meta import is_name
 
 MANIFEST = "image.json"
-DISK, KERNEL, INITRD = "disk.qcow2", "vmlinuz", "initrd"
+DISK, KERNEL, INITRD, AGENT = "disk.qcow2", "vmlinuz", "initrd", "agent.iso"
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image is. Without `kernel` its disk has a boot loader; `agent` is the version of Fallow in it."""
+    """What an image is. Without `kernel` its disk has a boot loader. `agent`: the version of Fallow in or beside it."""
 
     name: str
     base: str  # what it was made from

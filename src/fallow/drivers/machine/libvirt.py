@@ -130,6 +130,7 @@ class LibvirtMachines:
             kernel=Path(made.kernel) if made.kernel else None,
             initrd=Path(made.initrd) if made.initrd else None,
             command_line=made.command_line,
+            agent=Path(made.agent) if made.agent else None,
             attachment=self._options.attachment,
             accelerator=self._accelerator or "tcg",
             partition=_partition(self._groups.parent),
@@ -258,6 +259,8 @@ class LibvirtMachines:
         granted = self._folders.made(vm_id).memory_bytes if whole else has
         problems = [f"it is paused: {why}"] if paused else []
         problems += [*self._limits(vm_id, quota, has), *self._balloon(vm_id, domain)]
+        told = self._folders.problem_told(vm_id) if seeded else ""
+        problems += [f"it says that it cannot join: {told}"] if told else []
         problems += [self._unreached[vm_id]] if vm_id in self._unreached else []
         return FoundMachine(
             vm_id=vm_id,

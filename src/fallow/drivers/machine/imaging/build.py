@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from fallow.drivers.machine.contract import MachineError
 from fallow.drivers.machine.folders import describe
 from fallow.drivers.machine.images import Image, Images
 from fallow.drivers.machine.imaging import debian, host, kernel
+from fallow.drivers.machine.imaging.agent import agent_disk
 from fallow.drivers.machine.imaging.initrd import make_initrd
 from fallow.version import VERSION
 
@@ -61,24 +62,38 @@ async def build(request: BuildRequest, tell: Tell) -> Path:
         raise MachineError("failed", f"{error.filename or request.images}: {error.strerror or error}") from error
 
 
-async def add(name: str, file: Path, folder: Path) -> Path:
-    """Copy the disk of somebody else's image with cloud-init among ours; return its folder. Raises MachineError."""
+@dataclass(frozen=True, kw_only=True)
+class AddRequest:
+    """Somebody else's disk with cloud-init that is to be an image; for each of `pythons` Fallow is put beside it."""
+
+    name: str
+    file: Path
+    images: Path
+    pythons: Sequence[str]
+
+
+async def add(request: AddRequest, tell: Tell) -> Path:
+    """Copy a disk among our images; return its folder. Raises MachineError."""
+    file = request.file
     if shutil.which("qemu-img", path=commands.PATH) is None:
         raise MachineError("failed", "qemu-img is not installed: apt-get install qemu-utils")
     if not await asyncio.to_thread(file.is_file):
         raise MachineError("failed", f"there is no file {file}")
     _, kind = await describe(file)
-    store = Images(folder)
+    store = Images(request.images)
     try:
         draft = store.draft()
         try:
             words = ("qemu-img", "convert", "-f", kind, "-O", "qcow2", str(file), str(draft / images.DISK))
             await commands.run(*words, seconds=COPY_SECONDS)
-            return store.keep(draft, Image(name=name, base=file.name, created_at=images.now()))
+            if request.pythons:
+                await agent_disk(draft / images.AGENT, request.pythons, tell)
+            agent = VERSION if request.pythons else ""
+            return store.keep(draft, Image(name=request.name, base=file.name, created_at=images.now(), agent=agent))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        raise MachineError("failed", f"{error.filename or folder}: {error.strerror or error}") from error
+        raise MachineError("failed", f"{error.filename or request.images}: {error.strerror or error}") from error
 
 
 def check_programs(base: Base) -> None:

@@ -1,19 +1,12 @@
 """The root of an image made of Debian's packages, with systemd, an engine and this agent; from a mirror, in minutes."""
 
-import io
 import shutil
-import sys
-import zipfile
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from fallow.drivers.machine import commands
-from fallow.drivers.machine.contract import MachineError
+from fallow.drivers.machine.imaging.agent import agent_tree
 from fallow.drivers.machine.imaging.kernel import PACKAGE, Kernel, unpacked
-from fallow.drivers.packages import own_package
 
 PROGRAMS = {"mmdebstrap": "mmdebstrap"}
 SUITE = "bookworm"
@@ -23,7 +16,8 @@ PACKAGES = (
 )  # fmt: skip
 SECONDS = 3600.0
 FILES = Path(__file__).parent / "debian_skeleton"
-UNITS = ("fallow-first-boot.service", "podman.socket", "systemd-networkd.service", "systemd-resolved.service")
+UNIT = "fallow-first-boot.service"
+UNITS = (UNIT, "podman.socket", "systemd-networkd.service", "systemd-resolved.service")
 _VENV = "/opt/fallow"
 
 
@@ -48,23 +42,7 @@ async def _install_agent(root: Path) -> None:
     version = said.strip()
     await commands.run("chroot", str(root), "python3", "-m", "venv", _VENV)
     target = root / _VENV.lstrip("/") / "lib" / f"python{version}" / "site-packages"
-    # By this machine's pip, which knows its index and how to reach it; for the image's Python.
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), "--upgrade"]
-    words += ["--only-binary=:all:", f"--python-version={version}", "--implementation=cp", *_needs()]
-    try:
-        await commands.run(*words, seconds=SECONDS)
-    except MachineError as error:
-        raise MachineError("failed", f"the agent's packages could not be installed: {error}") from error
-    with zipfile.ZipFile(io.BytesIO(own_package().content)) as archive:
-        archive.extractall(target)
+    await agent_tree(target, version)
     program = root / _VENV.lstrip("/") / "bin/fallow"
     program.write_text(f'#!/bin/sh\nexec {_VENV}/bin/python3 -P -m fallow "$@"\n')
     program.chmod(0o755)
-
-
-def _needs() -> Iterator[str]:
-    """Yield what this agent needs, as pip is told."""
-    for text in metadata.requires("fallow") or ():
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield text.partition(";")[0].strip()
