@@ -98,6 +98,8 @@ need_parts() {
     need haproxy haproxy
     if [ "$purpose" = demo-vm ] || { [ "$purpose" = test ] && [ "$(uname -m)" = x86_64 ]; }; then need_machines; fi
     if [ "$purpose" = test ]; then
+        # Images as those of clouds are made from a mirror.
+        need mmdebstrap mmdebstrap
         need curl curl
         need ps procps
         need buildah buildah
