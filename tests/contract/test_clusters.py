@@ -154,6 +154,21 @@ async def test_questions_of_room_are_answered_beside_what_is_ordered(rig: Cluste
     await until(lambda: more(rig) == 0, 20)
 
 
+async def test_asked_nothing_it_tells_what_is_free_in_all_and_no_old_answers(rig: ClusterRig) -> None:
+    rig.cluster.order([], full=True)
+    rig.cluster.ask([QUESTION])
+    await until(lambda: more(rig) == ROOM, 20)
+    rig.heard.room = None
+    rig.cluster.ask([])
+    await until(lambda: rig.heard.room is not None, 20)
+    assert rig.heard.room is not None
+    assert rig.heard.room.answers == ()
+    assert rig.heard.room.summary.nodes
+    before = rig.heard.room.summary
+    rig.cluster.order([order(1, 10)])
+    await until(lambda: rig.heard.room is not None and rig.heard.room.summary != before, 20)
+
+
 async def test_a_path_that_is_taken_is_refused_with_the_reason(rig: ClusterRig) -> None:
     await rig.own("web")
     rig.cluster.order([order(2, 10), order(1, 10, "other")], full=True)

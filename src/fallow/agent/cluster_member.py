@@ -208,7 +208,7 @@ class ClusterMember:
         self._orders = Orders()
         self._remotes.closed()
         self._logs.close_all()
-        self.rooms.ask(())
+        self.rooms.ask(None)
         self.news.set()
 
     # what it does besides

@@ -111,7 +111,7 @@ class Shares:
         self._before_less(snapshot)
         self._open[cluster_id], self._told[cluster_id] = cluster, wanted
         cluster.order(tuple(wanted.values()), full=True)
-        self._asked[cluster_id] = ()
+        self._asked.pop(cluster_id, None)
         self._ask(snapshot)
         self.spoken.opened(cluster_id, asked=bool(self._asked[cluster_id]))
 
@@ -206,10 +206,13 @@ class Shares:
         }
 
     def _ask(self, snapshot: Snapshot) -> None:
-        """Ask every cluster the questions that stand now, if they are others than it was asked."""
+        """Ask every cluster the questions that stand now, if they are others than it was asked.
+
+        Also when there are none: what is free in all is told with the answers, and old ones are forgotten.
+        """
         questions = self._questions(snapshot)
         for cluster_id, cluster in self._open.items():
-            if self._asked[cluster_id] != questions:
+            if self._asked.get(cluster_id) != questions:
                 self._asked[cluster_id] = questions
                 cluster.ask(questions)
 

@@ -103,7 +103,7 @@ class Cluster:
         self._chance = chance
         self._reports = Reports()
         self._said: dict[str, ShareReport] = {}
-        self._questions: tuple[RoomQuestion, ...] = ()
+        self._questions: tuple[RoomQuestion, ...] | None = None
         self._said_room: RoomReported | None = None
         self._collecting: dict[str, ShareOrder] | None = None  # of a full SetShares whose rest is still to come
         self._collecting_remotes: dict[str, set[str]] | None = None
@@ -334,12 +334,11 @@ class Cluster:
         self._reports.put([*changed, *gone])
         if any(order.spec.clusters.fence_seconds for order in self.site.kept.orders.values()):
             self._reports.put(reports[:1])  # for an answer
-        room = self._room()
-        if self._questions and room != self._said_room:
+        if self._questions is not None and (room := self._room(self._questions)) != self._said_room:
             self._said_room = room
             self._outgoing.put_nowait(room)
 
-    def _room(self) -> RoomReported:
+    def _room(self, questions: Iterable[RoomQuestion]) -> RoomReported:
         """Count what is free, beside what is ordered and not yet placed."""
         site = self.site
         missing = sum(
@@ -347,7 +346,7 @@ class Cluster:
             for order in site.kept.orders.values()
         )
         free = max(0.0, site.free - missing)
-        answers = tuple(RoomAnswer(key=asked.key, more=self._more(asked, free)) for asked in self._questions)
+        answers = tuple(RoomAnswer(key=asked.key, more=self._more(asked, free)) for asked in questions)
         summary = RoomSummary(nodes=1, cpus=site.cpus, free_cpus=free, memory_bytes=2**40, free_memory_bytes=2**40)
         orders = {id_: order.revision for id_, order in site.kept.orders.items()}
         return RoomReported(answers=answers, orders=orders, summary=summary)

@@ -269,7 +269,7 @@ class FederationWatch(Watch):
     def _check_duplicate(self, deployment_id: str, cluster_id: str, new: int) -> None:
         """Check that where a total stands in each of several clusters, none loses what it is to have."""
         deployment, division = self.deployments().get(deployment_id), self.divisions().get(deployment_id)
-        if deployment is None or division is None or deployment.deleting:
+        if deployment is None or division is None or deployment.deleting or cluster_id not in self.members():
             return
         if deployment.spec.clusters.divide != "duplicate":
             return
@@ -316,7 +316,9 @@ class FederationWatch(Watch):
 
     def _lately(self, member: Member) -> list[Member]:
         """Return a member as it is, and as it was when what is committed now may have been decided."""
-        was = [found for until, found in self._was[member.id] if self._may_not_know(until)]
+        stumbled = self._now() - self.host_stumbled_at < STALE_SECONDS  # what hears late, commits later than others
+        late = STALE_SECONDS if stumbled else 0.0
+        was = [found for until, found in self._was[member.id] if self._may_not_know(until + late)]
         return [member, *was]
 
     # what happens in clusters

@@ -33,7 +33,7 @@ class Cluster(Protocol):
         """
 
     def ask(self, questions: Sequence[RoomQuestion]) -> None:
-        """Answer these questions, and no others, at once and whenever an answer changes.
+        """Answer these questions, and no others, at once and whenever an answer, or what is free in all, changes.
 
         Replicas that were ordered and have no place yet count as used.
         """

@@ -37,12 +37,12 @@ class Counting:
         self._included = included
         self._servers = servers
         self._clock = clock
-        self._questions: tuple[RoomQuestion, ...] = ()
+        self._questions: tuple[RoomQuestion, ...] | None = None
         self._awake = asyncio.Event()
         self._told: RoomReported | None = None
 
-    def ask(self, questions: tuple[RoomQuestion, ...]) -> None:
-        """Answer these from now on; all of them are told again."""
+    def ask(self, questions: tuple[RoomQuestion, ...] | None) -> None:
+        """Answer these from now on; all of them are told again, and what is free in all. None: nobody asks any more."""
         self._questions = questions
         self._told = None
         self._awake.set()
@@ -61,15 +61,16 @@ class Counting:
             except TimeoutError:
                 pass
             self._awake.clear()
-            if self._questions:
-                spent = await self._answer(tell)
+            if self._questions is not None:
+                spent = await self._answer(tell, self._questions)
                 await asyncio.sleep(max(LEAST_REST_SECONDS, spent * REST_FACTOR))
 
-    async def _answer(self, tell: Callable[[RoomReported], Awaitable[object]]) -> float:
+    async def _answer(
+        self, tell: Callable[[RoomReported], Awaitable[object]], questions: tuple[RoomQuestion, ...]
+    ) -> float:
         """Tell the answers if they are others than were told; return how many seconds it took to find them."""
         began = time.perf_counter()
-        snapshot, questions = self._snapshot(), self._questions
-        servers, now = self._servers(), self._clock()
+        snapshot, servers, now = self._snapshot(), self._servers(), self._clock()
         frame = RoomReported(
             answers=answers_to(snapshot, questions, self._heard(), servers, now),
             orders=dict(self._included(snapshot)),

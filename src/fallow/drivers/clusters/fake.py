@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from fallow.drivers.clusters.contract import Listener, LogsRefused
 from fallow.model.cluster_frames import RoomReported, SharesReported
-from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion
+from fallow.model.rooms import MOST, RoomAnswer, RoomQuestion, RoomSummary
 from fallow.model.shares import RemoteEndpoint, ShareOrder, ShareReport
 from fallow.model.wire import OpenLog
 
@@ -27,7 +27,7 @@ class FakeCluster:
         self.leaving: dict[str, list[str]] = {}
         self._listener = listener
         self._orders: dict[str, ShareOrder] = {}
-        self._questions: tuple[RoomQuestion, ...] = ()
+        self._questions: tuple[RoomQuestion, ...] | None = None
         self._made = 0
         self._weight = 100
         self._printed: dict[str, list[str]] = {}  # lines of replicas
@@ -159,12 +159,15 @@ class FakeCluster:
             self._listener.shared(self.cluster_id, SharesReported(batch=0, full=full, reports=reports))
 
     def _answer(self) -> None:
-        if not self.cut and self._questions:
+        if not self.cut and self._questions is not None:
             waiting = sum(order.replicas - len(self.running.get(id_, ())) for id_, order in self._orders.items())
             more = min(MOST, max(0, self._left() - max(0, waiting)))
             answers = tuple(RoomAnswer(key=question.key, more=more) for question in self._questions)
             orders = {id_: order.revision for id_, order in self._orders.items()}
-            self._listener.roomed(self.cluster_id, RoomReported(answers=answers, orders=orders))
+            summary = RoomSummary(
+                nodes=1, cpus=self.room, free_cpus=more, memory_bytes=self.room * 2**30, free_memory_bytes=more * 2**30
+            )
+            self._listener.roomed(self.cluster_id, RoomReported(answers=answers, orders=orders, summary=summary))
 
 
 class Heard:
