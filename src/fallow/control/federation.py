@@ -87,9 +87,9 @@ class _Made:
 def federation_controller(
     new_id: Callable[[], str],
     steady: Callable[[], float] = time.monotonic,
-    silence: Callable[[str], float] = lambda _: 0.0,
+    spoke_since: Callable[[str, float], bool] = lambda *_: True,
 ) -> Controller:
-    """Return the loop; `steady` gives seconds that nobody sets, `silence` those since a cluster was heard.
+    """Return the loop; `steady` gives seconds that nobody sets, `spoke_since` says who was heard on a session by then.
 
     A run follows the deployments that something has changed for; every `LOOK_SECONDS`, and at first, all of them.
     What a cluster said to whoever led before allows nothing to be taken away until this process has heard it, too: it
@@ -106,7 +106,7 @@ def federation_controller(
         if steady() >= all_due:
             resting.forget()
             all_due = steady() + LOOK_SECONDS
-        unheard = _unheard(snapshot, silence, steady() - began)
+        unheard = _unheard(snapshot, lambda id_: spoke_since(id_, began))
         plan = reconcile(snapshot, now, new_id, divisions.divide, resting, unheard)
         wake = min(divisions.due_in, max(0.0, all_due - steady()))
         if plan.wake_after_seconds is not None:
@@ -121,7 +121,7 @@ def federation_controller(
     )
 
 
-def _unheard(snapshot: Snapshot, silence: Callable[[str], float], seconds: float) -> frozenset[str]:
-    """Return the clusters that are ready, by what is stored, but were not heard in the last so many seconds."""
+def _unheard(snapshot: Snapshot, spoke: Callable[[str], bool]) -> frozenset[str]:
+    """Return the clusters that are ready, by what is stored, and have said nothing since this process leads."""
     ready = (id_ for id_, found in snapshot.clusters.items() if found.state is MemberState.READY and id_ != HERE_ID)
-    return frozenset(id_ for id_ in ready if silence(id_) > seconds)
+    return frozenset(id_ for id_ in ready if not spoke(id_))

@@ -64,6 +64,7 @@ class Hub:
         self._links: dict[str, Link] = {}
         self._seen: dict[str, tuple[float, float]] = {}  # by `clock` and by `steady`
         self._heard: dict[str, float] = {}  # here, not at a peer: by `steady`
+        self._spoke: dict[str, float] = {}  # on a session, wherever: by `steady`
         self._ended: dict[str, float] = {}  # when the session here ended: by `steady`
         self._usage: dict[str, Usage] = {}
         self._servers = HeardReports(steady)
@@ -179,6 +180,7 @@ class Hub:
         at = self._steady() - silence
         if at > self._seen.get(member_id, (0.0, -math.inf))[1]:
             self._seen[member_id] = (self._clock() - silence, at)
+            self._spoke[member_id] = at
         return at
 
     def peer_gone(self, peer_id: str) -> None:
@@ -191,9 +193,22 @@ class Hub:
         return self._steady()
 
     def heard(self, member_id: str) -> None:
-        """Note a sign of life."""
+        """Note a sign of life on a session."""
+        self.knocked(member_id)
+        self._spoke[member_id] = self._heard[member_id]
+
+    def knocked(self, member_id: str) -> None:
+        """Note a sign of life of a member that we could not open a session with."""
         self._heard[member_id] = self._steady()
         self._seen[member_id] = (self._clock(), self._heard[member_id])
+
+    def spoke_since(self, member_id: str, at: float) -> bool:
+        """Say whether a member was heard on a session, here or elsewhere, at `at` by `steady` or later.
+
+        One that has only knocked since then has not: who is to say what it would have told.
+        """
+        spoke = self._spoke.get(member_id, -math.inf)
+        return spoke >= at and spoke >= self._seen[member_id][1]
 
     def last_seen(self, member_id: str) -> float:
         """Return when the member was last heard, in UTC seconds; 0: never by this process."""
@@ -305,6 +320,7 @@ class Hub:
         for known in (
             self._seen,
             self._heard,
+            self._spoke,
             self._ended,
             self._usage,
             self._proxies,

@@ -168,7 +168,7 @@ class ControlPlane:
             registrations_controller(self.store, self.settings),
             members_controller(self.hub, self.settings, new_id, self.steady),
             purge_controller(self.hub, self.settings, new_id, self.steady),
-            federation_controller(new_id, self.steady, self.hub.silence),
+            federation_controller(new_id, self.steady, self.hub.spoke_since),
             deployments_controller(new_id, self.hub.usages, self.hub.servers),
             placement_controller(new_id, self.hub.usages, self.hub.servers),
             withdrawal_controller(self.hub, self.settings, self.steady),

@@ -204,7 +204,7 @@ class Sessions:
         try:
             member, hello = await self._admit(member, reader, source)
         except StoreError:
-            self.hub.heard(member.id)  # it is not the one that is silent
+            self.hub.knocked(member.id)  # it is not the one that is silent
             raise
         run = run_of(hello, source, self.clock())
         link = SessionLink(member, writer, hello, run, self._claims.current(member.id))

@@ -178,11 +178,18 @@ class FederationWatch(Watch):
         shared = sum(after.shares.values()) if policy.divide != "duplicate" else max(after.shares.values(), default=0)
         if shared > after.total:
             self.broke("a division is of the total", f"{deployment.path}: {named} of {after.total}")
-        if self.calm and before is not None:
+        if self._is_calm() and before is not None:
             self.broke("a glitch moves nothing", f"{deployment.path} is divided anew: {named}")
         if isinstance(before, Division):
             self._check_portion(deployment, before, after)
             self._check_fence(deployment, before, after)
+
+    def _is_calm(self) -> bool:
+        """Say whether nothing may move: not where a fence stops replicas, and others rebalance into their room."""
+        policies = [found.spec.clusters for found in self.deployments().values()]
+        return self.calm and not (
+            any(each.fence_seconds for each in policies) and any(each.rebalance for each in policies)
+        )
 
     def _check_portion(self, deployment: Deployment, before: Division, after: Division) -> None:
         """Check that rebalancing moves no more at once than it may."""
@@ -234,7 +241,7 @@ class FederationWatch(Watch):
             return
         self.moves += 1
         self._story.tell("store", f"{self._path(deployment_id)} is told: {text}")
-        if self.calm:
+        if self._is_calm():
             self.broke("a glitch moves nothing", f"{self._path(deployment_id)}: {text}")
         for id_, (old, new) in changed.items():
             if max(new) < max(old):

@@ -184,13 +184,13 @@ def test_a_cluster_that_is_silent_for_a_moment_lets_nobody_divide_afresh() -> No
 
 
 def test_a_cluster_that_this_process_has_not_heard_yet_lets_nothing_be_taken_away() -> None:
-    at, silence = 100.0, 30.0
+    at, spoke_at = 100.0, 70.0
     rooms = (Room(id=id_, created_at=NOW, updated_at=NOW) for id_ in ("c-east", "c-west"))
     wish = deployment("web", 4, share=0, updated_at=NOW - 60)
     ledger = Ledger(
         here(), cluster("east"), cluster("west"), wish, share("c-east", 4, 4), share("c-west", 4, 4), *rooms
     )
-    loop = federation_controller(ids(), lambda: at, lambda id_: silence if id_ == "c-west" else 0.0)
+    loop = federation_controller(ids(), lambda: at, lambda id_, since: id_ != "c-west" or spoke_at >= since)
 
     def look() -> tuple[dict[str, int], float | None]:
         while (plan := loop.decide(ledger.snapshot(), NOW)).steps:
@@ -199,7 +199,7 @@ def test_a_cluster_that_this_process_has_not_heard_yet_lets_nothing_be_taken_awa
 
     at += 3.0
     assert look() == ({"c-east": 4, "c-west": 4}, UNDECIDED_SECONDS), "what it said was said to another process"
-    silence = 1.0
+    spoke_at = 101.0
     told, wake = look()
     assert sum(told.values()) == 4
     assert wake != UNDECIDED_SECONDS

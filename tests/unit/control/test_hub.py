@@ -7,7 +7,7 @@ import pytest
 from fallow.control.backlog import LOG_BACKLOG_BYTES, Backlog
 from fallow.control.hub import Hub, HubError
 from fallow.model.routes import ProxyReport
-from fallow.model.wire import CloseLog, LogChunk, OpenLog, ToMember
+from fallow.model.wire import CloseLog, Digest, LogChunk, MemberNews, OpenLog, ToMember
 
 
 class Line:
@@ -62,6 +62,23 @@ def test_silence_is_measured_by_the_steady_clock() -> None:
     assert hub.last_seen("n1") == 1000.0
     hub.forget("n1")
     assert (hub.silences(), hub.last_seen("n1")) == ({}, 0.0)
+
+
+def test_who_knocks_in_vain_is_alive_and_has_said_nothing() -> None:
+    steady = [5.0]
+    hub = Hub(lambda: 1000.0, lambda: steady[0])
+    assert not hub.spoke_since("n1", 0.0)
+    hub.heard("n1")
+    assert hub.spoke_since("n1", 5.0)
+    assert not hub.spoke_since("n1", 5.1)
+    steady[0] += 2.5
+    hub.knocked("n1")
+    assert (hub.silence("n1"), hub.spoke_since("n1", 5.0)) == (0.0, False)
+    hub.heard("n1")
+    assert hub.spoke_since("n1", 5.0)
+    steady[0] += 2.5
+    hub.absorb("peer", Digest(members=(MemberNews(member_id="n1", silence_seconds=0.5),)))
+    assert hub.spoke_since("n1", 9.0)
 
 
 def test_loops_are_woken_by_what_changes_and_not_by_repetition() -> None:
