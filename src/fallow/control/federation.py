@@ -9,6 +9,7 @@ from fallow.control.runner import Controller
 from fallow.decide.federation.division import Divider, Target
 from fallow.decide.federation.reconcile import Divide, reconcile
 from fallow.decide.federation.resting import Resting
+from fallow.decide.federation.words import SILENT_SECONDS, Words, said_all
 from fallow.decide.plan import Plan
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -84,6 +85,28 @@ class _Made:
     until: float
 
 
+class _Listening:
+    """What a process hears of clusters while it leads; see `federation_controller`."""
+
+    def __init__(self, steady: Callable[[], float], spoke_since: Callable[[str, float], bool]) -> None:
+        self._steady = steady
+        self._spoke_since = spoke_since
+        self._began = steady()
+        self._mute_since: dict[str, float] = {}  # clusters that are ready, and have yet to say all there is to say
+
+    def words(self, snapshot: Snapshot) -> Words:
+        """Return how far what clusters said counts by now."""
+        now, ready = self._steady(), [each for each in snapshot.clusters.values() if each.state is MemberState.READY]
+        mute = [each.id for each in ready if not said_all(each)]
+        self._mute_since = {id_: self._mute_since.get(id_, now) for id_ in mute}
+        return Words(
+            unheard=frozenset(
+                each.id for each in ready if each.id != HERE_ID and not self._spoke_since(each.id, self._began)
+            ),
+            mute=frozenset(id_ for id_, since in self._mute_since.items() if now - since > SILENT_SECONDS),
+        )
+
+
 def federation_controller(
     new_id: Callable[[], str],
     steady: Callable[[], float] = time.monotonic,
@@ -95,7 +118,7 @@ def federation_controller(
     What a cluster said to whoever led before allows nothing to be taken away until this process has heard it, too: it
     may be gone since then, and it takes a while until that is seen.
     """
-    began = steady()
+    listening = _Listening(steady, spoke_since)
     divisions = Divisions(steady=steady)
     resting = Resting()
     all_due = -math.inf
@@ -106,8 +129,8 @@ def federation_controller(
         if steady() >= all_due:
             resting.forget()
             all_due = steady() + LOOK_SECONDS
-        unheard = _unheard(snapshot, lambda id_: spoke_since(id_, began))
-        plan = reconcile(snapshot, now, new_id, divisions.divide, resting, unheard)
+        words = listening.words(snapshot)
+        plan = reconcile(snapshot, now, new_id, divisions.divide, resting, words)
         wake = min(divisions.due_in, max(0.0, all_due - steady()))
         if plan.wake_after_seconds is not None:
             wake = min(wake, plan.wake_after_seconds)
@@ -119,9 +142,3 @@ def federation_controller(
         every_seconds=LOOK_SECONDS,
         decide=decide,
     )
-
-
-def _unheard(snapshot: Snapshot, spoke: Callable[[str], bool]) -> frozenset[str]:
-    """Return the clusters that are ready, by what is stored, and have said nothing since this process leads."""
-    ready = (id_ for id_, found in snapshot.clusters.items() if found.state is MemberState.READY and id_ != HERE_ID)
-    return frozenset(id_ for id_ in ready if not spoke(id_))

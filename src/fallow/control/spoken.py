@@ -12,7 +12,7 @@ import structlog
 
 from fallow.control.commits import commit_again
 from fallow.control.refusals import Refused
-from fallow.decide.federation.migrate import said_all
+from fallow.decide.federation.words import said_all
 from fallow.decide.plan import Step
 from fallow.model.members import Member, MemberState
 from fallow.model.meta import Record

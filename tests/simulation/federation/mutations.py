@@ -18,6 +18,7 @@ import fallow.decide.members
 from fallow.decide.federation.migrate import Side, Told, next_told, reliable, side_of
 from fallow.decide.federation.rebalancing import towards
 from fallow.decide.federation.table import Policies
+from fallow.decide.federation.words import Words
 from fallow.model.members import MemberState
 from simulation.federation.watch import MINIMUM
 from simulation.mutations import Mutation
@@ -39,8 +40,8 @@ def _lowered_before_ready() -> list[Any]:
 
 
 def _silent_count_as_ready() -> list[Any]:
-    def believing(share: Any, cluster: Any, target: int, now: float, *, heard: bool = True) -> Side:
-        side = side_of(share, cluster, target, now, heard=heard)
+    def believing(share: Any, cluster: Any, target: int, words: Words) -> Side:
+        side = side_of(share, cluster, target, words)
         if share is None or cluster.state not in (MemberState.SUSPECT, MemberState.DEAD):
             return side
         return replace(side, sure=reliable(share))
@@ -78,7 +79,7 @@ def _ready_by_now_not_kept() -> list[Any]:
 
 
 def _old_words_believed() -> list[Any]:
-    return [mock.patch.object(_migrate, "has_spoken", lambda cluster, now: True)]
+    return [mock.patch.object(Words, "count", lambda words, cluster: True)]
 
 
 def _orders_in_flight_forgotten() -> list[Any]:

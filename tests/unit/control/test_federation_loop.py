@@ -14,6 +14,7 @@ from fallow.decide.federation.division import Divider, Target, settled
 from fallow.decide.federation.following import Following
 from fallow.decide.federation.reconcile import UNDECIDED_SECONDS, reconcile
 from fallow.decide.federation.table import Table
+from fallow.decide.federation.words import SILENT_SECONDS
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import Rebalance
@@ -203,3 +204,22 @@ def test_a_cluster_that_this_process_has_not_heard_yet_lets_nothing_be_taken_awa
     told, wake = look()
     assert sum(told.values()) == 4
     assert wake != UNDECIDED_SECONDS
+
+
+def test_a_clock_that_jumps_makes_no_cluster_have_spoken() -> None:
+    at = 100.0
+    rooms = (Room(id=id_, created_at=NOW, updated_at=NOW) for id_ in ("c-east", "c-west"))
+    away = cluster("west", opened_at_revision=1)
+    wish = deployment("web", 4, share=0, updated_at=NOW - 60)
+    ledger = Ledger(here(), cluster("east"), away, wish, share("c-east", 4, 4), share("c-west", 4, 4), *rooms)
+    loop = federation_controller(ids(), lambda: at)
+
+    def told(now: float) -> int:
+        while (plan := loop.decide(ledger.snapshot(), now)).steps:
+            ledger.commit(plan)
+        return sum(ledger.told().values())
+
+    assert told(NOW) == 8
+    assert told(NOW + 3600) == 8
+    at += SILENT_SECONDS + 1
+    assert told(NOW + 3600) == 4, "it has long had the time to"

@@ -11,7 +11,7 @@ from records import NOW, member
 
 from fallow.control import spoken
 from fallow.control.spoken import Spoken
-from fallow.decide.federation.migrate import has_spoken
+from fallow.decide.federation.words import said_all
 from fallow.model.members import Member, MemberState, Role
 
 WEST = member("west", id="c-west", role=Role.CLUSTER, revision=0, state_since=NOW)
@@ -27,7 +27,7 @@ class Rig:
         return self.stored.member("c-west")
 
     def speaks(self) -> bool:
-        return has_spoken(self.west, NOW)
+        return said_all(self.west)
 
     async def opens(self, *, asked: bool = False) -> None:
         await self.spoken.opening("c-west")

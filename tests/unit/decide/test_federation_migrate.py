@@ -6,6 +6,7 @@ from federation_world import cluster, report, share
 from records import NOW
 
 from fallow.decide.federation.migrate import Side, Told, held, needed, next_told, reliable, retold, side_of
+from fallow.decide.federation.words import ALL_HEARD, Words
 from fallow.model.members import MemberState, Scheduling
 
 
@@ -56,33 +57,33 @@ def test_where_fewer_are_ready_than_wanted_none_that_is_ready_goes() -> None:
 
 
 def test_a_silent_cluster_is_neither_raised_nor_lowered_nor_relied_on() -> None:
-    silent = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.SUSPECT), 5, NOW)
+    silent = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.SUSPECT), 5, ALL_HEARD)
     assert (silent.sure, silent.raisable, silent.lowerable) == (0, False, False)
     assert replicas({"a": silent, "b": side(5, 0)}, 5) == {"a": 10, "b": 5}
-    dead = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.DEAD), 0, NOW)
+    dead = side_of(share("c-a", 10, 10), cluster("a", state=MemberState.DEAD), 0, ALL_HEARD)
     assert replicas({"a": dead, "b": side(0, 10)}, 10) == {"a": 10, "b": 10}
 
 
 def test_a_cluster_that_is_back_counts_and_goes_only_once_it_has_spoken() -> None:
     back = cluster("a", died_at=NOW - 30, died_at_revision=7, state_since=NOW - 10)
-    old = side_of(share("c-a", 5, 5), back, 9, NOW)
+    old = side_of(share("c-a", 5, 5), back, 9, ALL_HEARD)
     assert (old.sure, old.lowerable, old.raisable) == (0, False, False)
-    fresh = side_of(share("c-a", 5, 5), msgspec.structs.replace(back, spoken_at_revision=8), 9, NOW)
+    fresh = side_of(share("c-a", 5, 5), msgspec.structs.replace(back, spoken_at_revision=8), 9, ALL_HEARD)
     assert (fresh.sure, fresh.lowerable, fresh.raisable) == (5, True, True)
     away = msgspec.structs.replace(back, spoken_at_revision=8, opened_at_revision=9)
-    assert not side_of(share("c-a", 5, 5), away, 0, NOW).lowerable, "another session has begun since"
-    silent = side_of(
-        share("c-a", 5, 5), cluster("a", died_at=NOW - 700, died_at_revision=7, state_since=NOW - 601), 0, NOW
-    )
-    assert (silent.sure, silent.lowerable) == (5, True)
+    assert not side_of(share("c-a", 5, 5), away, 0, ALL_HEARD).lowerable, "another session has begun since"
+    silent = side_of(share("c-a", 5, 5), back, 0, Words(mute=frozenset({"c-a"})))
+    assert (silent.sure, silent.lowerable) == (5, True), "it has nothing to say"
+    unheard = side_of(share("c-a", 5, 5), cluster("a"), 0, Words(unheard=frozenset({"c-a"})))
+    assert (unheard.sure, unheard.raisable, unheard.lowerable) == (0, False, False)
 
 
 def test_a_share_that_nobody_has_spoken_of_is_not_lowered() -> None:
-    assert not side_of(share("c-a", 5), cluster("a"), 0, NOW).lowerable
+    assert not side_of(share("c-a", 5), cluster("a"), 0, ALL_HEARD).lowerable
 
 
 def test_a_draining_cluster_leaves() -> None:
-    assert side_of(share("c-a", 5, 5), cluster("a", scheduling=Scheduling.DRAINING), 0, NOW).leaves
+    assert side_of(share("c-a", 5, 5), cluster("a", scheduling=Scheduling.DRAINING), 0, ALL_HEARD).leaves
 
 
 def test_a_report_from_before_an_order_counts_up_to_the_fewest_that_were_told_since() -> None:

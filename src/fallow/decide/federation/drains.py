@@ -3,7 +3,8 @@
 from collections.abc import Callable, Container, Iterable, Iterator
 
 from fallow.decide.events import event
-from fallow.decide.federation.migrate import has_spoken, obeyed
+from fallow.decide.federation.migrate import obeyed
+from fallow.decide.federation.words import ALL_HEARD, Words
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -15,7 +16,11 @@ DELETED_AT_ONCE = 50  # shares of a cluster that has become empty, in one commit
 
 
 def forgotten(
-    snapshot: Snapshot, now: float, new_id: Callable[[], str], written: Container[str] = ()
+    snapshot: Snapshot,
+    now: float,
+    new_id: Callable[[], str],
+    written: Container[str] = (),
+    words: Words = ALL_HEARD,
 ) -> Iterator[Step]:
     """Return what deletes records of what is no more: empty shares, and all of removed clusters and deployments.
 
@@ -23,7 +28,7 @@ def forgotten(
     """
     empty: dict[str, list[Share]] = {}
     for share in _ended(snapshot):
-        if share.id not in written and _over(snapshot, share, now):
+        if share.id not in written and _over(snapshot, share, now, words):
             empty.setdefault(share.cluster_id, []).append(share)
     for cluster_id, shares in empty.items():
         cluster = snapshot.clusters.get(cluster_id)
@@ -57,7 +62,7 @@ def _ended(snapshot: Snapshot) -> Iterable[Share]:
     return {share.id: share for found in lists for share in found}.values()
 
 
-def _over(snapshot: Snapshot, share: Share, now: float) -> bool:
+def _over(snapshot: Snapshot, share: Share, now: float, words: Words) -> bool:
     """Say whether nothing of a share is left, as far as anybody can still tell."""
     cluster = snapshot.clusters.get(share.cluster_id)
     deployment = snapshot.deployments.get(share.deployment_id)
@@ -65,13 +70,13 @@ def _over(snapshot: Snapshot, share: Share, now: float) -> bool:
         return True
     if deployment is None:
         waited = cluster.state is MemberState.READY and now - cluster.state_since > ORPHAN_SECONDS
-        return waited or share.cluster_id == HERE_ID or _gone(share, cluster, now)
-    return share.replicas == 0 and obeyed(share) and _gone(share, cluster, now)
+        return waited or share.cluster_id == HERE_ID or _gone(share, cluster, words)
+    return share.replicas == 0 and obeyed(share) and _gone(share, cluster, words)
 
 
-def _gone(share: Share, cluster: Member, now: float) -> bool:
+def _gone(share: Share, cluster: Member, words: Words) -> bool:
     """Say whether a cluster that can be heard says that nothing is left."""
-    spoken = cluster.state is MemberState.READY and has_spoken(cluster, now)
+    spoken = cluster.state is MemberState.READY and words.count(cluster)
     return spoken and share.reported is not None and share.reported.remaining == 0
 
 

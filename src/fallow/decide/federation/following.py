@@ -1,6 +1,6 @@
 """One deployment on its way to its division: what is written of it next, in one commit."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from fallow.decide.federation.migrate import Side, Told, needed, next_told, reto
 from fallow.decide.federation.reach import only_unreached
 from fallow.decide.federation.rebalancing import CAUSE, Course
 from fallow.decide.federation.stuck import timed
+from fallow.decide.federation.words import ALL_HEARD, Words
 from fallow.decide.plan import Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -31,17 +32,14 @@ RELIED_AT_ONCE = 30  # clusters whose reports one commit is held to
 
 @dataclass(kw_only=True)
 class Following:
-    """A deployment and where it goes; `waits` are seconds until something is due that is not yet.
-
-    `unheard`: ids of clusters that are ready as it is stored, and that whoever decides has not heard yet.
-    """
+    """A deployment and where it goes; `waits` are seconds until something is due that is not yet."""
 
     snapshot: Snapshot
     deployment: Deployment
     course: Course
     now: float
     new_id: Callable[[], str]
-    unheard: Collection[str] = ()
+    words: Words = ALL_HEARD
     waits: list[float] = field(default_factory=list)
 
     def step(self) -> Step | None:
@@ -84,8 +82,7 @@ class Following:
         for id_ in dict.fromkeys((*self.shares, *self.target.shares)):
             cluster = self.snapshot.clusters.get(id_)
             if cluster is not None:
-                share, target = self.shares.get(id_), self.target.shares.get(id_, 0)
-                side = side_of(share, cluster, target, self.now, heard=id_ not in self.unheard)
+                side = side_of(self.shares.get(id_), cluster, self.target.shares.get(id_, 0), self.words)
                 found[id_] = replace(side, lowerable=True) if fenced_off(self.deployment, cluster, self.now) else side
         if only_unreached(self.snapshot, self.deployment, self.target.shares):
             # A drain would end with replicas that are ready, and with no gateway here that can ask any of them.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from fallow.decide.federation.words import Words
 from fallow.model.members import Member, MemberState, Scheduling
 from fallow.model.shares import Share
-
-SILENT_SECONDS = 600.0  # a cluster that is back for so long, and says nothing of a share, has nothing else to say
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,9 @@ def _lowered(side: Side, most: int) -> Told:
     return Told(replicas, most if most > replicas else 0)
 
 
-def side_of(share: Share | None, cluster: Member, target: int, now: float, *, heard: bool = True) -> Side:
-    """Return a cluster's side as it is stored; without a share it is told nothing yet.
-
-    One that whoever decides has not `heard` itself may long be gone, or another: what it said to others counts no more.
-    """
-    ready = heard and cluster.state is MemberState.READY and has_spoken(cluster, now)
+def side_of(share: Share | None, cluster: Member, target: int, words: Words) -> Side:
+    """Return a cluster's side as it is stored; without a share it is told nothing yet."""
+    ready = cluster.state is MemberState.READY and words.count(cluster)
     if share is None:
         return Side(told=0, target=target, sure=0, raisable=ready, lowerable=False, asked=Told(0))
     spoken = ready and share.reported is not None
@@ -89,19 +85,6 @@ def side_of(share: Share | None, cluster: Member, target: int, now: float, *, he
         asked=Told(share.replicas, share.keep),
         leaves=cluster.scheduling is Scheduling.DRAINING,
     )
-
-
-def has_spoken(cluster: Member, now: float) -> bool:
-    """Say whether a cluster has said all there is to say since it was last dead or away, or has long had the time to.
-
-    Revisions of the store tell that: unlike times, they are never set back.
-    """
-    return said_all(cluster) or now - cluster.state_since > SILENT_SECONDS
-
-
-def said_all(cluster: Member) -> bool:
-    """Say whether it is on record that a cluster has said all there is to say since it was last dead or away."""
-    return cluster.spoken_at_revision >= max(cluster.died_at_revision, cluster.opened_at_revision)
 
 
 def obeyed(share: Share) -> bool:

@@ -16,6 +16,7 @@ from fallow.decide.federation.following import Following
 from fallow.decide.federation.migrate import Told, retold
 from fallow.decide.federation.rebalancing import Course, course, standing
 from fallow.decide.federation.resting import Resting
+from fallow.decide.federation.words import ALL_HEARD, Words
 from fallow.decide.plan import Plan, Step
 from fallow.decide.snapshot import Snapshot
 from fallow.model.clusters import HERE_ID
@@ -35,21 +36,21 @@ def reconcile(
     new_id: Callable[[], str],
     divide: Divide = divide_all,
     resting: Resting | None = None,
-    unheard: Collection[str] = (),
+    words: Words = ALL_HEARD,
 ) -> Plan:
     """Return what brings every deployment one step nearer to its division; nothing where there is only this cluster.
 
-    Those that are `resting` are not followed; it is put right for all others. `unheard`: see `Following`.
+    Those that are `resting` are not followed; it is put right for all others. `words`: see there.
     """
     if founding.alone(snapshot):
         return Plan(steps=tuple(islice(founding.dissolved(snapshot, now, new_id), STEPS_AT_ONCE)))
     if HERE_ID not in snapshot.clusters:
         return Plan(steps=(founding.founded(snapshot, now, new_id),))
-    waits: list[float] = [UNDECIDED_SECONDS] if unheard else []
+    waits: list[float] = [UNDECIDED_SECONDS] if words.unheard else []
     courses = _courses(snapshot, now, divide)
     resting = resting if resting is not None else Resting()
-    resting.begin(snapshot, unheard)
-    look = _Look(snapshot=snapshot, now=now, new_id=new_id, unheard=unheard)
+    resting.begin(snapshot, words)
+    look = _Look(snapshot=snapshot, now=now, new_id=new_id, words=words)
     steps = tuple(islice(_steps(look, courses, resting, waits), STEPS_AT_ONCE))
     if len(steps) == STEPS_AT_ONCE:
         waits.append(0.0)
@@ -94,7 +95,7 @@ class _Look:
     snapshot: Snapshot
     now: float
     new_id: Callable[[], str]
-    unheard: Collection[str]
+    words: Words
 
     def follow(self, deployment: Deployment, course: Course) -> Following:
         return Following(
@@ -103,7 +104,7 @@ class _Look:
             course=course,
             now=self.now,
             new_id=self.new_id,
-            unheard=self.unheard,
+            words=self.words,
         )
 
 
@@ -134,7 +135,7 @@ def _steps(look: _Look, courses: Mapping[str, Course], resting: Resting, waits: 
             written.update(record.id for record in step.puts)
             yield step
         waits.extend(following.waits)
-    yield from forgotten(snapshot, now, look.new_id, written)
+    yield from forgotten(snapshot, now, look.new_id, written, look.words)
 
 
 def _ended(snapshot: Snapshot, deployment: Deployment, now: float) -> Iterator[Step]:

@@ -1,9 +1,10 @@
 """Deployments that needed nothing when they were last looked at, so that a wake looks at those that changed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fallow.decide.federation.rebalancing import Course
+from fallow.decide.federation.words import ALL_HEARD, Words
 from fallow.decide.snapshot import Snapshot
 from fallow.model.deployments import Deployment
 
@@ -16,16 +17,16 @@ class Resting:
     long been back, a fence that is over). So whoever keeps this forgets it every so often, and looks at all again.
     """
 
-    _clusters: tuple[Mapping[str, int], Collection[str]] = field(default=({}, ()))  # revisions, and who is unheard
+    _clusters: tuple[Mapping[str, int], Words] = field(default=({}, ALL_HEARD))  # revisions, and who was heard
     _seen: dict[str, tuple[tuple[object, ...], Course]] = field(default_factory=dict)  # by deployment id
 
     def forget(self) -> None:
         """Look at all again."""
         self._seen.clear()
 
-    def begin(self, snapshot: Snapshot, unheard: Collection[str] = ()) -> None:
+    def begin(self, snapshot: Snapshot, words: Words = ALL_HEARD) -> None:
         """Begin another run of the loop; where a cluster differs every deployment may need something."""
-        clusters = {id_: cluster.revision for id_, cluster in snapshot.clusters.items()}, unheard
+        clusters = {id_: cluster.revision for id_, cluster in snapshot.clusters.items()}, words
         if clusters != self._clusters:
             self._clusters = clusters
             self._seen.clear()
