@@ -244,13 +244,13 @@ class FederationWatch(Watch):
         if self._is_calm():
             self.broke("a glitch moves nothing", f"{self._path(deployment_id)}: {text}")
         for id_, (old, new) in changed.items():
+            self._told_until[deployment_id, id_] = [*self._told_until[deployment_id, id_][-9:], (self._now(), max(old))]
             if max(new) < max(old):
                 self._lowered[deployment_id, id_] = self._now()
                 self._check_lowered(deployment_id, id_, max(old), max(new))
                 self._check_duplicate(deployment_id, id_, max(new))
             if new[0] > old[0]:
                 self._check_raised(deployment_id, id_, new[0])
-            self._told_until[deployment_id, id_] = [*self._told_until[deployment_id, id_][-9:], (self._now(), max(old))]
 
     def _check_lowered(self, deployment_id: str, cluster_id: str, old: int, new: int) -> None:
         """Check that what stays ready, when all that is ordered is done, is enough; or that only the unready go."""
