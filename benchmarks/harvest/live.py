@@ -33,6 +33,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import open_loop
 import yaml
 from figures import options_of, write
+from ground import whole
 from machine import describe
 
 from fallow.agent.processes import Watched
@@ -42,11 +43,7 @@ from fallow.drivers.limits.kernel import KernelLimits
 from fallow.model.server_pools import LendingPolicy
 from fallow.model.vms import LENT_GROUP
 from testbed import cgroups, images, parts
-from testbed.cluster import Cluster
-from testbed.fabric import Fabric
-from testbed.ports import free_port
 from testbed.processes import wait_until
-from testbed.registry import Registry
 from testbed.servers import LendingServer
 
 CPUS = os.cpu_count() or 1
@@ -230,15 +227,7 @@ def reactions(seen: list[tuple[float, float]], seconds: float, start: float) -> 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run all three."""
     with ExitStack() as stack:
-        fabric = stack.enter_context(Fabric())
-        registry = Registry(fabric)
-        cluster = Cluster(fabric, insecure_registries=(registry.address,), port=free_port(17443))
-        stack.callback(cluster.close)
-        image = images.push(registry.address, "busybox:1", images.busybox())
-        cluster.power_on(SERVER)
-        cluster.start_server()
-        cluster.fallow("registry", "add", registry.address, "--insecure")
-        cluster.boot(SERVER)
+        cluster, image = stack.enter_context(whole(SERVER, "busybox:1", images.busybox()))
         server = LendingServer(cluster, SERVER, None, MEMORY_BYTES)
         stack.callback(server.close)
         bench = Bench(server, image)

@@ -18,14 +18,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 # ruff: noqa: E402 - the folders above have to be found first
 import yaml
 from figures import options_of, write
+from ground import whole
 from machine import describe
 
 from fallow.model.units import parse_bytes
 from testbed import cgroups, images, parts, vms
 from testbed.cluster import Cluster
-from testbed.fabric import Fabric
-from testbed.ports import free_port
-from testbed.registry import Registry
 from testbed.servers import LendingServer
 from testbed.vms import VmGround
 
@@ -38,17 +36,9 @@ POLICY = ("--cpu-threshold", "95%", "--cpu-ceiling", "97%", "--vm-cpus", "1", "-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Boot one machine, fill it, and return what was measured."""
     with ExitStack() as stack:
-        fabric = stack.enter_context(Fabric())
-        registry = Registry(fabric)
-        cluster = Cluster(fabric, insecure_registries=(registry.address,), port=free_port(17443))
-        stack.callback(cluster.close)
-        image = images.push(registry.address, "shop:1", images.shop("1"))
-        cluster.power_on(SERVER)
-        cluster.start_server()
-        cluster.fallow("registry", "add", registry.address, "--insecure")
+        cluster, image = stack.enter_context(whole(SERVER, "shop:1", images.shop("1")))
         cluster.fallow("server-pool", "policy", "set", *POLICY, "--vm-memory", options.memory)
-        cluster.boot(SERVER)
-        ground = stack.enter_context(VmGround(fabric, accelerator="auto"))
+        ground = stack.enter_context(VmGround(cluster.fabric, accelerator="auto"))
         server = LendingServer(cluster, SERVER, CPUS, parse_bytes(options.memory) + 3 * 2**30)
         stack.callback(server.close)
         began = time.time()

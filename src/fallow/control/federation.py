@@ -115,8 +115,8 @@ def federation_controller(
     """Return the loop; `steady` gives seconds that nobody sets, `spoke_since` says who was heard on a session by then.
 
     A run follows the deployments that something has changed for; every `LOOK_SECONDS`, and at first, all of them.
-    What a cluster said to whoever led before allows nothing to be taken away until this process has heard it, too: it
-    may be gone since then, and it takes a while until that is seen.
+    What a cluster said to whoever led before counts for nothing until this process has heard it, too: it may be gone
+    since then, and it takes a while until that is seen.
     """
     listening = _Listening(steady, spoke_since)
     divisions = Divisions(steady=steady)

@@ -323,10 +323,12 @@ class FederationWatch(Watch):
 
     def _lately(self, member: Member) -> list[Member]:
         """Return a member as it is, and as it was when what is committed now may have been decided."""
-        stumbled = self._now() - self.host_stumbled_at < STALE_SECONDS  # what hears late, commits later than others
-        late = STALE_SECONDS if stumbled else 0.0
-        was = [found for until, found in self._was[member.id] if self._may_not_know(until + late)]
+        was = [found for until, found in self._was[member.id] if self._may_not_know(until + self._late_seconds())]
         return [member, *was]
+
+    def _late_seconds(self) -> float:
+        """Return how much older than others a decision that is committed now may be: who hears late, commits late."""
+        return STALE_SECONDS if self._now() - self.host_stumbled_at < STALE_SECONDS else 0.0
 
     # what happens in clusters
 
@@ -390,8 +392,7 @@ class FederationWatch(Watch):
             if found.role is Role.CLUSTER
             and (found.id == given_up.id or found.state in (MemberState.READY, MemberState.SUSPECT))
         ]
-        stumbled = self._now() - self.host_stumbled_at < STALE_SECONDS  # it may have decided a while ago
-        away = SUSPECT_SECONDS + SLACK_SECONDS + (STALE_SECONDS if stumbled else 0.0)
+        away = SUSPECT_SECONDS + SLACK_SECONDS + self._late_seconds()
         silent = [found for found in watched if found.id != HERE_ID and self.silence(found.id) > away]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")
