@@ -46,6 +46,8 @@ class Watch:
         self.peers: dict[str, str] = {}  # ids of peers by the names of their processes
         self.deaf_at = NEVER  # when a control plane was last seen to be cut off or frozen
         self.held_up: dict[str, tuple[float, float]] = {}  # processes that were frozen: from when to when, last
+        self._committed_at: dict[int, float] = {}  # by revision
+        self._heard_of: dict[str, tuple[float, float]] = {}  # processes: when of a commit last, and how late that was
         self._slack = SLACK_SECONDS + (PEER_SECONDS if is_shared(seed) else 0.0)
         self._story = story
         self._now = now
@@ -96,11 +98,16 @@ class Watch:
 
     # commits
 
+    def heard_of(self, name: str, revision: int) -> None:
+        """Note that a process learns of a commit."""
+        self._heard_of[name] = self._now(), self._now() - self._committed_at[revision]
+
     def committed(self, revision: int, writes: Sequence[Write]) -> None:
         """Take in one commit."""
         if revision < self._revision or (revision == self._revision and writes):
             self.broke("revisions only grow", f"{revision} after {self._revision}")
         self._revision = revision
+        self._committed_at[revision] = self._now()
         changed: list[tuple[str, str, Record | None, Record | None]] = []
         for write in writes:
             kind, _, id_ = write.key.partition("/")
@@ -267,6 +274,10 @@ class Watch:
         """Return for how long the process whose turn it is took nothing in, because it was frozen until just now."""
         began, ended = self.held_up.get(acting(), (0.0, 0.0))
         return ended - began if self._now() - ended < STALE_SECONDS else 0.0
+
+    def _trailing_seconds(self) -> float:
+        """Return how late any process has heard of what is stored lately: what it hears itself it stores as late."""
+        return max((late for at, late in self._heard_of.values() if self._now() - at < STALE_SECONDS), default=0.0)
 
     def _update_changed(self, before: Deployment, after: Deployment, status: UpdateStatus) -> None:
         said = f": {status.reason or status.paused_because}" if status.reason or status.paused_because else ""

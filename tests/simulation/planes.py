@@ -62,6 +62,7 @@ class StoreFaults:
         self.freeze: Callable[[Process], None] = lambda process: None
         self.kill_after = False  # once it has taken effect, not before
         self.kill: Callable[[Process], None] = lambda process: None
+        self.heard_of: Callable[[str, int], None] = lambda name, revision: None  # a process has, of that commit
 
     def due(self) -> bool:
         if self.kill_in > 0:
@@ -132,6 +133,7 @@ class StoreHandle:
                 await asyncio.sleep(self._faults.lag.get(self._process, 0.0))
                 if self._faults.errs():
                     raise StoreError("the watch broke")
+                self._faults.heard_of(self._process.name, batch.revision)
                 yield batch
 
     async def grant(self, ttl_seconds: float) -> str:

@@ -206,6 +206,20 @@ def test_telling_more_than_fits_by_what_was_known_before_a_freeze(froze_after: f
     assert (picture.broken is None) is allowed
 
 
+@pytest.mark.parametrize(("late", "allowed"), [(1.0, False), (9.0, True)])
+def test_telling_more_than_fits_while_who_hears_of_it_trails(late: float, allowed: bool) -> None:
+    picture = Picture()
+    picture.watch.note_rooms()
+    picture.sites["c"].cpus = 1.0
+    picture.at += 10.0 - late
+    picture.commit(picture.division(a=0, b=0, c=4))
+    picture.at += late
+    picture.watch.heard_of("plane", picture.revision)
+    picture.hear("c")
+    picture.commit(picture.share("c", 4))
+    assert (picture.broken is None) is allowed
+
+
 def test_telling_more_to_who_takes_no_more() -> None:
     for changes in ({"state": MemberState.SUSPECT}, {"scheduling": Scheduling.DRAINING}):
         picture = Picture()

@@ -85,6 +85,7 @@ class World:
         self.store_faults = StoreFaults(self.chance["store"])
         self.store_faults.kill = self._kill_process
         self.store_faults.freeze = self._freeze_process
+        self.store_faults.heard_of = self.watch.heard_of
         self.network = Network(self.chance["network"])
         self.network.hear = self.watch.heard
         self.members: dict[str, Running] = {}

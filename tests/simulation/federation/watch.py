@@ -304,9 +304,10 @@ class FederationWatch(Watch):
     def _check_room(self, site: Site) -> None:
         """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds.
 
-        Nor what arrived while the process that tells it was frozen: it may decide before it has read and stored that.
+        Nor what arrived while the process that tells it was frozen, or the one that hears it trails: it may decide
+        before that is read and stored.
         """
-        known_at = self._now() - self.silence(site.id) - self._held_seconds()
+        known_at = self._now() - self.silence(site.id) - max(self._held_seconds(), self._trailing_seconds())
         if site.lie is not None or known_at - site.lied_at < ORDERED_SECONDS:
             return  # it was not heard for long since
         told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}

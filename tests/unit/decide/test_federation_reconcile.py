@@ -328,6 +328,17 @@ def test_who_waits_for_what_clusters_say_of_another_shape_is_looked_at_again_soo
     assert (ledger.run(waiting).wake_after_seconds or 60) < 1
 
 
+def test_nobody_is_told_more_before_clusters_say_what_room_they_have_for_another_shape() -> None:
+    ledger = host(share("c-east", 6, 6))
+    ledger.settle(to(east=6))
+    foreseen = to(east=6, west=4)  # as for a smaller shape: west may have no room for this one
+    waiting = {id_: replace(target, waits=True) for id_, target in foreseen.items()}
+    ledger.settle(waiting)
+    assert ledger.told() == {"c-east": 6}
+    ledger.settle(foreseen)
+    assert ledger.told() == {"c-east": 6, "c-west": 4}
+
+
 def test_what_a_dead_cluster_has_stopped_by_its_fence_it_is_not_told_again_when_it_is_back() -> None:
     spec = deployment("web", 1, share=0).spec
     fenced = msgspec.structs.replace(spec, clusters=ClusterPolicy(fence_seconds=60))

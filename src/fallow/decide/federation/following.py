@@ -87,6 +87,8 @@ class Following:
         if only_unreached(self.snapshot, self.deployment, self.target.shares):
             # A drain would end with replicas that are ready, and with no gateway here that can ask any of them.
             found = {id_: replace(side, lowerable=side.lowerable and not side.leaves) for id_, side in found.items()}
+        if self.target.waits:  # it was divided when each replica asked for less, perhaps
+            found = {id_: replace(side, raisable=False) for id_, side in found.items()}
         return found
 
     def _most(self, cluster_id: str) -> int:
