@@ -275,9 +275,18 @@ class Watch:
         began, ended = self.held_up.get(acting(), (0.0, 0.0))
         return ended - began if self._now() - ended < STALE_SECONDS else 0.0
 
-    def _trailing_seconds(self) -> float:
-        """Return how late any process has heard of what is stored lately: what it hears itself it stores as late."""
-        return max((late for at, late in self._heard_of.values() if self._now() - at < STALE_SECONDS), default=0.0)
+    def _unstored_seconds(self) -> float:
+        """Return for how long what any process was told may not be stored yet.
+
+        One that was frozen until just now has not read it; one that hears late of what is stored, stores late.
+        """
+        late = [seconds for at, seconds in self._heard_of.values() if self._now() - at < STALE_SECONDS]
+        return max((self._longest_held(STALE_SECONDS), *late))
+
+    def _longest_held(self, lately: float = 2 * STALE_SECONDS) -> float:
+        """Return for how long any process was frozen that went on so lately."""
+        held = (ended - began for began, ended in self.held_up.values() if self._now() - ended < lately)
+        return max(held, default=0.0)
 
     def _update_changed(self, before: Deployment, after: Deployment, status: UpdateStatus) -> None:
         said = f": {status.reason or status.paused_because}" if status.reason or status.paused_because else ""

@@ -200,7 +200,7 @@ def test_telling_more_than_fits_by_what_was_known_before_a_freeze(froze_after: f
     picture = Picture()
     picture.sites["c"].lied_at, picture.sites["c"].cpus = picture.at, 1.0
     began, picture.at = picture.at + froze_after, picture.at + 14.0
-    picture.watch.held_up[""] = (began, picture.at)
+    picture.watch.held_up["another"] = (began, picture.at)
     picture.hear("c")  # that waited to be read
     picture.commit(picture.division(a=0, b=0, c=4), picture.share("c", 4))
     assert (picture.broken is None) is allowed
@@ -263,6 +263,20 @@ def test_giving_up(seconds: float, heard: str, silent: str, promise: str) -> Non
     assert picture.broken is None
     picture.change("a", state=MemberState.DEAD)
     assert str(picture.broken).startswith(promise)
+
+
+@pytest.mark.parametrize(("froze_after", "allowed"), [(10.0, True), (25.0, False)])
+def test_giving_up_by_who_was_frozen_before_most_were_silent(froze_after: float, allowed: bool) -> None:
+    picture = Picture()
+    began, over = picture.at + froze_after, picture.at + 30.0
+    picture.at += 7.0
+    picture.change("a", state=MemberState.SUSPECT)
+    picture.at = over
+    picture.watch.held_up[""] = (began, picture.at)
+    picture.hear("c")
+    picture.watch.host_stumbled_at = picture.at
+    picture.change("a", state=MemberState.DEAD)
+    assert (picture.broken is None) is allowed
 
 
 def test_forgetting_a_share_of_which_something_is_left() -> None:

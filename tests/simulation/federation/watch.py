@@ -304,10 +304,9 @@ class FederationWatch(Watch):
     def _check_room(self, site: Site) -> None:
         """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds.
 
-        Nor what arrived while the process that tells it was frozen, or the one that hears it trails: it may decide
-        before that is read and stored.
+        Nor what arrived while the process that hears it was frozen, or trails: that is not stored yet.
         """
-        known_at = self._now() - self.silence(site.id) - max(self._held_seconds(), self._trailing_seconds())
+        known_at = self._now() - self.silence(site.id) - self._unstored_seconds()
         if site.lie is not None or known_at - site.lied_at < ORDERED_SECONDS:
             return  # it was not heard for long since
         told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}
@@ -393,7 +392,7 @@ class FederationWatch(Watch):
             if found.role is Role.CLUSTER
             and (found.id == given_up.id or found.state in (MemberState.READY, MemberState.SUSPECT))
         ]
-        away = SUSPECT_SECONDS + SLACK_SECONDS + self._late_seconds()
+        away = SUSPECT_SECONDS + SLACK_SECONDS + self._late_seconds() + self._held_seconds()
         silent = [found for found in watched if found.id != HERE_ID and self.silence(found.id) > away]
         if len(silent) >= 2 and len(silent) * 2 > len(watched):
             self.broke("who hears nobody gives nobody up", f"{given_up.name} is dead, {len(silent)} are silent")

@@ -198,12 +198,6 @@ class HostingWatch(Watch):
         slow = self._now() - self.store_slow_at < STALE_SECONDS
         return self._longest_held() + (STALE_SECONDS if slow else DECIDED_SECONDS)
 
-    def _longest_held(self) -> float:
-        lately = [
-            ended - began for began, ended in self.held_up.values() if self._now() - ended < 2 * STALE_SECONDS
-        ]  # fmt: skip
-        return max(lately, default=0.0)
-
     def _believable(self, server_id: str) -> list[_Heard]:
         """Return the reports that a decision committed now may have been made by, oldest first."""
         since, found = self._now() - self._lookback() - self._slack, list(self._heard[server_id])
