@@ -98,7 +98,8 @@ class Share(Record, frozen=True, kw_only=True):
     since: float = 0.0  # it is told that
     order: int = 0  # grows whenever `replicas` changes: one more than the revision that was decided from
     keep: int = 0  # so many it does not let go that are ready, though they be more
-    least: int = 0  # the fewest it might keep since the order that its newest report speaks of
+    least: int = 0  # the fewest that are ready it might keep since the order that its newest report speaks of
+    fewest: int | None = None  # the fewest it might have, ready or not; None: `least` says it
     highest: int = 0  # and the most it might have
     # observed
     reported: ShareReport | None = None

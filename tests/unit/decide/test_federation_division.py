@@ -24,6 +24,7 @@ from fallow.decide.explain import explain
 from fallow.decide.federation.candidates import fingerprint_of
 from fallow.decide.federation.division import divide_all
 from fallow.decide.federation.fence import stopped_after
+from fallow.decide.federation.migrate import Told, retold
 from fallow.decide.federation.shapes import question_of
 from fallow.decide.federation.table import Table
 from fallow.decide.selectors import parse_selector
@@ -299,6 +300,17 @@ def test_what_was_told_since_a_cluster_counted_is_kept_for_it() -> None:
     assert given(orders={known.id: 7}) == 12 - 4 * 2  # four more are on their way
     assert given(orders={known.id: 6}) == 0  # who knows how many it has counted
     assert given() == 0
+
+
+def test_what_was_told_again_after_it_was_only_kept_is_kept_room_for() -> None:
+    known, new = wish("known", 3, cpus=1.0), wish("new", 9, cpus=1.0)
+    report = ShareReport(deployment_id=known.id, revision=7, replicas=3, placed=3)  # none of them is ready
+    kept = retold(share(known, "a", 3, order=7, least=3, reported=report), Told(0, 3), revision=8, now=NOW)
+    again = retold(kept, Told(3), revision=10, now=NOW)
+    division = divided(known, {"a": 3}, fingerprint_of(known.spec.clusters))
+    counted = room_by_key("a", {question_of(known).key: 6}, orders={known.id: 9}, summary=RoomSummary(nodes=1))
+    targets = divide_all(snapshot(known, new, division, again, cluster("a"), counted), LATER)
+    assert targets[new.id].shares == {"c-a": 3}  # by what is counted the three are gone
 
 
 def test_the_same_order_is_not_kept_room_for_twice() -> None:

@@ -117,13 +117,19 @@ def retold(share: Share, told: Told, revision: int, now: float) -> Share:
     Whatever is committed after that decision has a greater revision than it.
     """
     most = max(told.replicas, told.keep)
-    least, highest = share.least, share.highest
+    least, fewest, highest = share.least, fewest_of(share), share.highest
     if obeyed(share):
-        least = highest = held(share)
+        least = fewest = highest = held(share)
     return msgspec.structs.replace(
         share, replicas=told.replicas, keep=told.keep, since=now, order=revision + 1,
-        least=min(least, most), highest=max(highest, most), short_since=0.0, updated_at=now,
+        least=min(least, most), fewest=min(fewest, told.replicas), highest=max(highest, most),
+        short_since=0.0, updated_at=now,
     )  # fmt: skip
+
+
+def fewest_of(share: Share) -> int:
+    """Return how many replicas a cluster has at the least: of those it only keeps, what is not ready may go."""
+    return share.least if share.fewest is None else share.fewest
 
 
 def needed(total: int, floor: int | None, targets: Iterable[int]) -> int:

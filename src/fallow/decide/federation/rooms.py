@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallow.decide.federation.divide import Counts, within
-from fallow.decide.federation.migrate import held, obeyed
+from fallow.decide.federation.migrate import fewest_of, held, obeyed
 from fallow.decide.federation.shapes import Ratios, asked_by, divided, largest, question_of, slots_taken
 from fallow.decide.federation.stuck import is_held
 from fallow.decide.placement.request import NANO, Request, going, reservation
@@ -224,7 +224,7 @@ def _uncounted(snapshot: Snapshot, share: Share) -> int:
         return 0
     if counted is None or share.reported is None or counted < share.reported.revision:
         return _highest(share)
-    return _highest(share) - share.least
+    return _highest(share) - fewest_of(share)
 
 
 def _older_shapes(snapshot: Snapshot, share: Share, deployment: Deployment) -> Sequence[RoomQuestion]:
