@@ -22,7 +22,7 @@ import fallow.store.memory
 from fallow.agent.session import SessionRefused
 from fallow.control.settings import Settings
 from simulation.clock import Process, SeededSecrets, VirtualLoop, acting, steady_clocks
-from simulation.invariants import Watch
+from simulation.invariants import NEVER, STALE_SECONDS, Watch
 from simulation.machines import Machine
 from simulation.members import Folder, Gateway, GatewayHost, Identity, Node, Paper, Proxy
 from simulation.network import Network
@@ -155,8 +155,13 @@ class World:
         self.story.tell("FAULT", f"{plane.process.name} is frozen")
         self.network.freeze(host)
         self._loop.freeze(plane.process)
-        self.watch.held_up[plane.process.name] = (self.now(), self.now())
+        self.watch.held_up[plane.process.name] = (self._stands_since(plane.process.name), self.now())
         return plane
+
+    def _stands_since(self, name: str) -> float:
+        """Return since when a process that is frozen now has hardly taken a step."""
+        began, ended = self.watch.held_up.get(name, (NEVER, NEVER))
+        return began if self.now() - ended < STALE_SECONDS else self.now()
 
     def thaw_plane(self, plane: Plane) -> None:
         if self.planes.get(plane.host) is plane and self.frozen(plane):

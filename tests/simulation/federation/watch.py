@@ -297,16 +297,17 @@ class FederationWatch(Watch):
             )
         if not any(_takes_more(found) for found in self._lately(member)) and told > site.live(deployment_id):
             self.broke("only who takes more is told more", f"{site.name} is {member.state} and {member.scheduling}")
-        since, was = self._now() - UNTOLD_SECONDS, self._told_until[deployment_id, cluster_id]
+        since, was = self._known_at(site) - UNTOLD_SECONDS, self._told_until[deployment_id, cluster_id]
         if told > max((count for until, count in was if until > since), default=0):  # or it may not have taken in less
             self._check_room(site)
 
-    def _check_room(self, site: Site) -> None:
-        """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds.
+    def _known_at(self, site: Site) -> float:
+        """Return until when what a cluster said is stored: not what arrived at a process that was frozen, or trails."""
+        return self._now() - self.silence(site.id) - self._unstored_seconds()
 
-        Nor what arrived while the process that hears it was frozen, or trails: that is not stored yet.
-        """
-        known_at = self._now() - self.silence(site.id) - self._unstored_seconds()
+    def _check_room(self, site: Site) -> None:
+        """Check that all it is told to run fits, beside what is still there; a host need not know the last seconds."""
+        known_at = self._known_at(site)
         if site.lie is not None or known_at - site.lied_at < ORDERED_SECONDS:
             return  # it was not heard for long since
         told = {id_: self.told(id_).get(site.id, 0) for id_ in self.deployments()}
