@@ -97,6 +97,7 @@ benchmarks: $(VENV)/.done  ## figures, as JSON in benchmarks/results
 	@$(BIN)/python benchmarks/rollup.py --etcd --json benchmarks/results/rollup-etcd.json
 	@bash scripts/install-parts.sh --for demo
 	@bash scripts/as-root.sh $(BIN)/python benchmarks/drain.py --json benchmarks/results/drain.json
+	@bash scripts/as-root.sh $(BIN)/python benchmarks/loss.py --json benchmarks/results/loss.json
 
 image: $(VENV)/.done  ## the control plane as the image localhost/fallow, from this machine's own Python
 	@bash scripts/as-root.sh $(BIN)/python scripts/build_image.py
