@@ -17,7 +17,6 @@ and 60 s.
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figures import options_of, write
+from figures import options_of, spread, write
 from machine import describe
 from rollup import compose
 from whole import Whole, whole
@@ -154,12 +153,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "deployments": options.deployments,
         "replicas": total,
         "rounds": rounds,
-        "ready_again_after_seconds": {
-            "rounds": len(again),
-            "p50": round(statistics.median(again), 2),
-            "p99": round(statistics.quantiles(again, n=100, method="inclusive")[98], 2),
-            "largest": max(again),
-        },
+        "ready_again_after_seconds": spread(again),
         "drain": drained,
         "peers": PEERS,
     }

@@ -13,7 +13,6 @@ what it says of peers holds here, too.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from asking import OpenLoop
 from failover import PEERS
-from figures import options_of, write
+from figures import options_of, spread, write
 from machine import describe
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tests" / "e2e")]
@@ -104,12 +103,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "replicas": options.replicas,
         "requests_per_second": options.rate,
         "rounds": rounds,
-        "ready_again_after_seconds": {
-            "rounds": len(again),
-            "p50": round(statistics.median(again), 2),
-            "p99": round(statistics.quantiles(again, n=100, method="inclusive")[98], 2),
-            "largest": max(again),
-        },
+        "ready_again_after_seconds": spread(again),
         "requests_failed": sum(found["requests"]["failed"] for found in rounds),
         "requests_sent": sum(found["requests"]["sent"] for found in rounds),
         "failed_after_dead": sum(found["failed_after_dead"] for found in rounds),

@@ -114,7 +114,9 @@ def test_a_drain_is_called_off_in_its_middle_and_taken_up_again(joined: Joined) 
             joined.host.fallow("cluster", "uncordon", "east")
             joined.host.wait(lambda: joined.told() == {"east": 6}, 10, "what has not moved, stays")
         joined.wait_shares(east=6)
-        joined.host.wait(lambda: joined.containers("west") == 0, 20, "west has nothing to run")
+        joined.host.wait(
+            lambda: joined.clusters()["west"]["left"] == 0, 30, "west has nothing left, nor anything to begin"
+        )
         joined.host.fallow("cluster", "drain", "east", "--timeout", "60s")
         joined.wait_shares(west=6)
     joined.host.fallow("cluster", "uncordon", "east")
